@@ -1,0 +1,216 @@
+"""The typed configuration of one federation: the only place where a default stands.
+
+``FederationConfig`` holds what every method shares. A method adds its own hyperparameters by subclassing it (see
+``promptfleet.methods``), so a YAML file or ``--set`` names all of them side by side: ``clients=10 experts=3``.
+"""
+
+import difflib
+import hashlib
+import json
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Annotated, Any, Literal, TypeVar
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from promptfleet.errors import ConfigError
+from promptfleet.yaml_files import parse_yaml
+
+Fraction = Annotated[float, Field(gt=0, le=1)]
+Share = Literal["auto"] | Annotated[float, Field(ge=0, allow_inf_nan=False)]
+
+
+class Section(BaseModel):
+    """Frozen, strict about types (``"10"`` is no number) and closed to unknown keys."""
+
+    model_config = ConfigDict(
+        frozen=True,
+        extra="forbid",
+        strict=True,
+        validate_by_name=True,
+        validate_by_alias=True,
+        serialize_by_alias=True,
+        allow_inf_nan=False,
+    )
+
+
+class PartitionConfig(Section):
+    """Who gets which samples; every client has a train, a validation and a test part of its own."""
+
+    kind: Literal["dirichlet", "pathological", "iid"] = "dirichlet"
+    alpha: float = Field(0.3, gt=0, description="Dirichlet concentration; small is skewed (dirichlet only)")
+    classes_per_client: int = Field(2, ge=1, description="classes each client sees (pathological only)")
+    val_fraction: float = Field(0.15, gt=0, lt=1, description="share of a client's samples kept for validation")
+    test_fraction: float = Field(0.25, gt=0, lt=1, description="share of a client's samples kept for test")
+    min_samples: int = Field(12, ge=3, description="fewest samples a client may have (dirichlet only)")
+
+
+class DataConfig(Section):
+    """Where datasets lie."""
+
+    root: str = Field("data", description="folder with one subfolder per dataset; digits needs none")
+
+
+class RuntimeConfig(Section):
+    """How a federation is executed. Nothing here changes a result."""
+
+    backend: Literal["ray", "local"] = Field("ray", description="ray: one actor per client; local: this process")
+    threads_per_client: int = Field(1, ge=1, description="CPU threads of one client's arithmetic")
+    start_timeout_s: float = Field(300, gt=0, description="how long actors may take to start")
+
+
+class ActorShare(Section):
+    """What one actor takes. ``auto`` is decided from the machine, see ``promptfleet.federation.resources``."""
+
+    cpu: Share = "auto"
+    gpu: Share = "auto"
+
+
+class ResourcesConfig(Section):
+    """Shares of the cluster that a federation's actors take."""
+
+    client: ActorShare = ActorShare()
+    server: ActorShare = ActorShare(gpu=0.0)
+
+
+class StorageConfig(Section):
+    """Where results, features, studies and the MLflow store lie."""
+
+    path: str = "results"
+
+
+class FederationConfig(Section):
+    """One federation: its result is a function of these values alone (``runtime`` and below do not change it)."""
+
+    seed: int = Field(0, ge=0)
+    method: str = Field("pfedmoap", description="a name from promptfleet.methods")
+    dataset: str = Field("digits", description="a name from promptfleet.data.datasets")
+    backbone: str = Field("glyph-clip", description="glyph-clip, or open_clip's MODEL/PRETRAINED, or MODEL/FILE")
+    clients: int = Field(10, ge=1)
+    rounds: int = Field(10, ge=1)
+    participation: Fraction = Field(1.0, description="share of the clients that train in a round")
+    local_epochs: int = Field(3, ge=1)
+    batch_size: int = Field(32, ge=1)
+    shuffle: bool = Field(True, description="a new order of the examples in each local epoch")
+    prompt_length: int = Field(8, ge=1, description="learnable context tokens before the class name")
+    prompt_lr: float = Field(0.02, gt=0)
+    momentum: float = Field(0.9, ge=0, lt=1)
+    weight_decay: float = Field(5e-4, ge=0)
+    partition: PartitionConfig = PartitionConfig()
+    data: DataConfig = DataConfig()
+    runtime: RuntimeConfig = RuntimeConfig()
+    resources: ResourcesConfig = ResourcesConfig()
+    storage: StorageConfig = StorageConfig()
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain nested values that YAML and JSON can hold, and that give the same config when read back."""
+        return self.model_dump(mode="json")
+
+    def fingerprint(self) -> str:
+        """Hash of the values that a result depends on: everything except where and how it is computed."""
+        values = self.model_dump(mode="json", exclude={"data", "runtime", "resources", "storage"})
+        return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()
+
+
+ModelT = TypeVar("ModelT", bound=Section)
+
+
+def build(model: type[ModelT], values: Mapping[str, Any], *, source: str) -> ModelT:
+    """Validate nested ``values``. Raises ConfigError naming ``source``, the dotted key and what would be right."""
+    check_keys(model, values, source=source)
+    try:
+        return model.model_validate(values)
+    except ValidationError as error:
+        problems = [(_key_of(model, problem["loc"]), problem) for problem in error.errors()]
+        key = problems[0][0]
+        text = _explain([problem for where, problem in problems if where == key])
+        raise ConfigError(f"{source}: {key}: {text}" if key else f"{source}: {text}") from None
+
+
+def check_keys(model: type[Section], values: Mapping[str, Any], *, source: str) -> None:
+    """Raise ConfigError at the first key that ``model`` does not have, naming the nearest one it has."""
+    known = list(dotted_keys(model))
+    sections = {key.rsplit(".", 1)[0] for key in known if "." in key}
+    for key in _flatten(values, sections):
+        if key not in known and key not in sections:
+            raise unknown_key(key, known, source=source)
+
+
+def unknown_key(key: str, known: Iterable[str], *, source: str) -> ConfigError:
+    """The error for a key nobody knows, with the nearest one that exists."""
+    known = list(known)
+    nearest = difflib.get_close_matches(key, known, n=1, cutoff=0.4)
+    if not nearest:
+        nearest = [candidate for candidate in known if candidate.rsplit(".", 1)[-1] == key.rsplit(".", 1)[-1]][:1]
+    hint = f"; did you mean {nearest[0]!r}?" if nearest else f"; known keys: {', '.join(known)}"
+    return ConfigError(f"{source}: unknown key {key!r}{hint}")
+
+
+def unknown_name(what: str, name: str, known: Iterable[str]) -> ConfigError:
+    """The error for a dataset, method, ... that does not exist, with the nearest one that does."""
+    known = list(known)
+    nearest = difflib.get_close_matches(str(name), known, n=1)
+    hint = f"did you mean {nearest[0]!r}?" if nearest else f"there are: {', '.join(known)}"
+    return ConfigError(f"unknown {what} {name!r}; {hint}")
+
+
+def dotted_keys(model: type[Section], prefix: str = "") -> Iterator[str]:
+    """Every key a file may set, as ``section.key``."""
+    for name, field in model.model_fields.items():
+        key = prefix + (field.alias or name)
+        if isinstance(field.annotation, type) and issubclass(field.annotation, Section):
+            yield from dotted_keys(field.annotation, key + ".")
+        else:
+            yield key
+
+
+def parse_assignments(assignments: Iterable[str]) -> dict[str, Any]:
+    """Turn ``["clients=5", "partition.alpha=0.1"]`` into nested values; the right side is read as YAML."""
+    values: dict[str, Any] = {}
+    for assignment in assignments:
+        key, equals, text = assignment.partition("=")
+        if not equals or not key.strip():
+            raise ConfigError(f"--set {assignment}: write key=value, for example --set clients=5")
+        values = merge(values, nest(key.strip(), parse_yaml(text, source=f"--set {key.strip()}")))
+    return values
+
+
+def nest(key: str, value: Any) -> dict[str, Any]:
+    """``nest("partition.alpha", 0.1)`` is ``{"partition": {"alpha": 0.1}}``."""
+    for part in reversed(key.split(".")):
+        value = {part: value}
+    return value
+
+
+def merge(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
+    """Values of ``over`` win; sections are merged key by key. Neither argument is changed."""
+    merged = dict(base)
+    for key, value in over.items():
+        mine = merged.get(key)
+        merged[key] = merge(mine, value) if isinstance(mine, Mapping) and isinstance(value, Mapping) else value
+    return merged
+
+
+def _flatten(values: Mapping[str, Any], sections: set[str], prefix: str = "") -> Iterator[str]:
+    for name, value in values.items():
+        key = f"{prefix}{name}"
+        if isinstance(value, Mapping) and (key in sections or any(s.startswith(key + ".") for s in sections)):
+            yield from _flatten(value, sections, key + ".")
+        else:
+            yield key
+
+
+def _key_of(model: type[Section], location: Iterable[str | int]) -> str:
+    """The dotted key of pydantic's error location, which also holds the names of a union's branches."""
+    parts = {part for key in dotted_keys(model) for part in key.split(".")}
+    return ".".join(str(part) for part in location if part in parts)
+
+
+def _explain(problems: list[Mapping[str, Any]]) -> str:
+    """One sentence for the problems of one key; a union gives one problem per branch."""
+    if problems[0]["type"] == "value_error":
+        return str(problems[0]["ctx"]["error"])
+    wanted = [
+        "a section of keys" if problem["type"] == "model_type" else problem["msg"].removeprefix("Input should be ")
+        for problem in problems
+    ]
+    return f"got {problems[0]['input']!r}, should be {' or '.join(wanted)}"

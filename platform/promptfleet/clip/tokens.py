@@ -1,0 +1,27 @@
+"""From class names to the embedded tokens that follow a learnable context."""
+
+from collections.abc import Sequence
+
+from torch import Tensor
+
+from promptfleet.clip.prompt_encoder import ClassTokens
+from promptfleet.clip.text_tower import TextTower
+
+
+def class_texts(class_names: Sequence[str], template: str = "{}.") -> list[str]:
+    """Fill ``template``; underscores in names become spaces, as the published prompts have it."""
+    return [template.format(name.replace("_", " ")) for name in class_names]
+
+
+def embed_classes(tower: TextTower, token_ids: Tensor) -> ClassTokens:
+    """Split tokenized ``"name."`` texts ``[classes, positions]`` into SOS and what follows the context.
+
+    A text's ids do not depend on what stands before it, so the context can be put between SOS and the name.
+    """
+    end = token_ids.argmax(dim=-1)
+    table = tower.weights["token_embedding.weight"]
+    return ClassTokens(
+        start=table[token_ids[0, 0]].clone(),
+        suffix=table[token_ids[:, 1 : int(end.max()) + 1]],
+        lengths=end,
+    )

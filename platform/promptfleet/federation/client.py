@@ -1,0 +1,93 @@
+"""One simulated client: its own data, and pure functions from a private state and a download to what comes of them."""
+
+import time
+from dataclasses import dataclass
+
+import torch
+
+from promptfleet.data.client_split import ClientSplit
+from promptfleet.data.feature_store import FeatureStore
+from promptfleet.federation.reports import Evaluation, TrainReport
+from promptfleet.federation.state import find_non_finite, to_device
+from promptfleet.methods.protocol import Examples, Message, Method, State, World
+from promptfleet.seeding import stream
+
+
+@dataclass(frozen=True)
+class Upload:
+    """What reaches the server. ``problem`` says why there is no usable message, where there is none."""
+
+    message: Message | None
+    num_examples: int
+    problem: str | None = None
+
+
+class Client:
+    """Hosts no state between calls: the private state comes in and goes out, so any process can redo any call.
+
+    The world's tensors decide the device; states and messages come in and go out on the CPU.
+    """
+
+    def __init__(self, client_id: int, method: Method, world: World, store: FeatureStore, split: ClientSplit):
+        self.id = client_id
+        self._method = method
+        self._world = world
+        self._device = world.clip.zero_shot_text.device
+        self._train, self._val, self._test = (
+            self._examples(store, indices) for indices in (split.train, split.val, split.test)
+        )
+
+    def initial_state(self) -> State:
+        """The private state before the client ever trained."""
+        rng = stream(self._world.config.seed, "init_client", client=self.id)
+        return self._method.init_client(self._world, self.id, rng)
+
+    def train(self, round_index: int, private: State, download: Message) -> tuple[State, Upload, TrainReport]:
+        """Local update: next private state, upload and report. With NaN or Inf in it, the state stays as it was."""
+        started = time.perf_counter()
+        update = self._method.local_update(
+            self._world,
+            to_device(private, self._device),
+            to_device(download, self._device),
+            self._train,
+            self._rng("local_update", round_index),
+        )
+        next_private, message = to_device(update.private, "cpu"), to_device(update.upload, "cpu")
+        bad = find_non_finite(next_private) or find_non_finite(message.tensors)
+        if bad:
+            upload = Upload(None, len(self._train), f"{bad} is not finite after the local update")
+            next_private = private
+        else:
+            upload = Upload(message, len(self._train))
+        report = TrainReport(
+            metrics=update.metrics,
+            downloaded_bytes=download.num_bytes,
+            uploaded_bytes=message.num_bytes,
+            seconds=time.perf_counter() - started,
+        )
+        return next_private, upload, report
+
+    def evaluate(self, round_index: int, private: State, download: Message) -> Evaluation:
+        """Accuracy on the client's own validation and test part."""
+        private, download = to_device(private, self._device), to_device(download, self._device)
+        rng = self._rng("personalize", round_index)
+        private = self._method.personalize(self._world, private, download, self._train, rng)
+        with torch.no_grad():
+            described = self._method.describe(self._world, private, download, self._test.features)
+            return Evaluation(
+                client=self.id,
+                val_accuracy=self._accuracy(private, download, self._val),
+                test_accuracy=self._accuracy(private, download, self._test),
+                described={name: tensor.tolist() for name, tensor in described.items()},
+            )
+
+    def _accuracy(self, private: State, download: Message, examples: Examples) -> float:
+        logits = self._method.predict(self._world, private, download, examples.features)
+        return (logits.argmax(dim=1) == examples.labels).sum().item() / len(examples)
+
+    def _examples(self, store: FeatureStore, indices) -> Examples:
+        features = torch.tensor(store.rows(indices), device=self._device)
+        return Examples(features, torch.tensor(store.labels[indices], device=self._device))
+
+    def _rng(self, role: str, round_index: int):
+        return stream(self._world.config.seed, role, client=self.id, round_index=round_index)

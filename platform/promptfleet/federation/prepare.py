@@ -1,0 +1,113 @@
+"""What a federation needs before round 1 and never changes: encoded images and CLIP's text side for the classes.
+
+Both are computed once per content and kept on disk, so a second run imports neither open_clip nor the images' decoder.
+"""
+
+import hashlib
+import json
+import logging
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from promptfleet.clip.backbone import Backbone, load_backbone
+from promptfleet.clip.frozen import FrozenClip
+from promptfleet.clip.plain_encoder import encode_texts
+from promptfleet.clip.prompt_encoder import ClassTokens
+from promptfleet.clip.text_tower import TextTower
+from promptfleet.clip.tokens import class_texts, embed_classes
+from promptfleet.config import FederationConfig
+from promptfleet.data.dataset import Dataset
+from promptfleet.data.datasets import load_dataset
+from promptfleet.data.feature_store import feature_path, open_features, write_features
+from promptfleet.errors import ConfigError, DataError
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """Frozen inputs of a federation; ``features`` is the path of the feature store."""
+
+    clip: FrozenClip
+    features: Path
+    class_names: tuple[str, ...]
+
+
+def prepare(config: FederationConfig) -> Prepared:
+    """Load the backbone and the dataset, encode what has not been encoded yet. Raises PromptfleetError."""
+    dataset = load_dataset(config.dataset, config.data.root)
+    backbone = load_backbone(config.backbone)
+    folder = Path(config.storage.path).absolute() / "features"
+    clip = _frozen_clip(backbone, dataset, folder)
+    longest = clip.tower.positions - 1 - clip.classes.suffix.shape[1]
+    if config.prompt_length > longest:
+        raise ConfigError(
+            f"prompt_length={config.prompt_length} does not fit: with the class names of {dataset.name} the text tower "
+            f"of {backbone.name} leaves room for {longest} tokens"
+        )
+    return Prepared(clip, _encoded_images(backbone, dataset, folder), dataset.class_names)
+
+
+def _encoded_images(backbone: Backbone, dataset: Dataset, folder: Path) -> Path:
+    key_parts = {"backbone": backbone.fingerprint, "dataset": dataset.fingerprint, "features": "global, unit norm"}
+    path = feature_path(folder, key_parts)
+    if path.exists():
+        try:
+            open_features(path, key_parts)
+            return path
+        except DataError as error:
+            logger.warning("%s", error)
+    logger.info("encoding %d images of %s with %s", len(dataset), dataset.name, backbone.name)
+    images = (dataset.read_image(index) for index in range(len(dataset)))
+    batches = (batch.numpy() for batch in backbone.encode_images(images))
+    return write_features(folder, key_parts, batches, dataset.labels, dataset.domains)
+
+
+def _frozen_clip(backbone: Backbone, dataset: Dataset, folder: Path) -> FrozenClip:
+    text = _text_tensors(backbone, dataset, folder)
+    tower = backbone.tower
+    weights = {name: tensor for name, tensor in tower.weights.items() if name != "token_embedding.weight"}
+    return FrozenClip(
+        tower=TextTower(weights, tower.layers, tower.heads, tower.quick_gelu),
+        classes=ClassTokens(text["start"], text["suffix"], text["lengths"]),
+        zero_shot_text=text["zero_shot_text"],
+        logit_scale=backbone.logit_scale,
+    )
+
+
+def _text_tensors(backbone: Backbone, dataset: Dataset, folder: Path) -> dict[str, Tensor]:
+    """Embedded class tokens and zero-shot text features, from disk if they were computed before."""
+    key = json.dumps([backbone.fingerprint, dataset.class_names, dataset.templates])
+    path = folder / f"text-{hashlib.sha256(key.encode()).hexdigest()[:16]}.safetensors"
+    if path.exists():
+        try:
+            return load_file(path)
+        except Exception as error:
+            logger.warning("%s: damaged (%s); computing it again", path, error)
+    classes = embed_classes(backbone.tower, backbone.tokenize(class_texts(dataset.class_names)))
+    tensors = {
+        "start": classes.start,
+        "suffix": classes.suffix.contiguous(),
+        "lengths": classes.lengths,
+        "zero_shot_text": _zero_shot_text(backbone, dataset),
+    }
+    folder.mkdir(parents=True, exist_ok=True)
+    partial = path.with_suffix(".partial")
+    save_file(tensors, partial)
+    partial.replace(path)
+    return tensors
+
+
+@torch.no_grad()
+def _zero_shot_text(backbone: Backbone, dataset: Dataset) -> Tensor:
+    """Mean over templates of the unit-norm text features, normalized again: ``[classes, dim]``."""
+    per_template = [
+        encode_texts(backbone.tower, backbone.tokenize(class_texts(dataset.class_names, template)))
+        for template in dataset.templates
+    ]
+    return F.normalize(torch.stack(per_template).mean(dim=0), dim=-1)

@@ -1,0 +1,131 @@
+"""What a federation tells about itself: plain values that become ``result.json``, MLflow metrics and figures."""
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from statistics import fmean, pstdev
+from typing import Any
+
+from promptfleet.methods.protocol import State
+
+
+@dataclass(frozen=True)
+class TrainReport:
+    """One client's local update: the method's figures, bytes of the real protocol, seconds, and what went wrong."""
+
+    metrics: Mapping[str, float]
+    downloaded_bytes: int
+    uploaded_bytes: int
+    seconds: float
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """One client on its own validation and test part. ``described`` holds what the method shows of itself."""
+
+    client: int
+    val_accuracy: float
+    test_accuracy: float
+    described: Mapping[str, Sequence[float]] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class RoundReport:
+    """One communication round. Accuracies are fractions in 0..1 and means over all clients; time in seconds."""
+
+    round: int
+    cohort: Sequence[int]
+    train_loss: float | None
+    val_accuracy: float
+    val_accuracy_min: float
+    val_accuracy_std: float
+    test_accuracy: float
+    test_accuracy_min: float
+    test_accuracy_std: float
+    downloaded_bytes: int
+    uploaded_bytes: int
+    seconds: float
+    rejected: Mapping[int, str]
+    client_val_accuracy: Sequence[float]
+    client_test_accuracy: Sequence[float]
+
+    @classmethod
+    def of(
+        cls,
+        round_index: int,
+        cohort: Sequence[int],
+        trained: Sequence[TrainReport],
+        rejected: Mapping[int, str],
+        evaluations: Sequence[Evaluation],
+        seconds: float,
+    ) -> "RoundReport":
+        val = [evaluation.val_accuracy for evaluation in evaluations]
+        test = [evaluation.test_accuracy for evaluation in evaluations]
+        losses = [report.metrics["loss"] for report in trained if "loss" in report.metrics]
+        return cls(
+            round=round_index,
+            cohort=list(cohort),
+            train_loss=fmean(losses) if losses else None,
+            val_accuracy=fmean(val),
+            val_accuracy_min=min(val),
+            val_accuracy_std=pstdev(val),
+            test_accuracy=fmean(test),
+            test_accuracy_min=min(test),
+            test_accuracy_std=pstdev(test),
+            downloaded_bytes=sum(report.downloaded_bytes for report in trained),
+            uploaded_bytes=sum(report.uploaded_bytes for report in trained),
+            seconds=seconds,
+            rejected=dict(rejected),
+            client_val_accuracy=val,
+            client_test_accuracy=test,
+        )
+
+
+@dataclass(frozen=True)
+class ClientReport:
+    """One client at the end. ``zero_shot_accuracy`` is untrained CLIP's on the same test part."""
+
+    id: int
+    num_train: int
+    num_val: int
+    num_test: int
+    val_accuracy: float
+    test_accuracy: float
+    zero_shot_accuracy: float
+    label_counts: Sequence[int]
+    described: Mapping[str, Sequence[float]]
+
+
+@dataclass(frozen=True)
+class FederationResult:
+    """Everything a federation gives. Accuracies are means over clients after the last round.
+
+    ``best_round`` is the round of the highest validation accuracy. ``server`` and ``privates`` are the final states,
+    which ``state_sha256`` is over; they are not part of the JSON.
+    """
+
+    config: Mapping[str, Any]
+    seed: int
+    method: str
+    dataset: str
+    class_names: Sequence[str]
+    rounds: Sequence[RoundReport]
+    clients: Sequence[ClientReport]
+    val_accuracy: float
+    test_accuracy: float
+    zero_shot_accuracy: float
+    best_round: int
+    best_round_test_accuracy: float
+    state_sha256: str
+    seconds: float
+    server: State = field(repr=False)
+    privates: Mapping[int, State] = field(repr=False)
+
+    def to_json(self) -> str:
+        values = {name: value for name, value in vars(self).items() if name not in ("server", "privates")}
+        plain = {
+            **values,
+            "rounds": [asdict(report) for report in self.rounds],
+            "clients": [asdict(report) for report in self.clients],
+        }
+        return json.dumps(plain, indent=2)

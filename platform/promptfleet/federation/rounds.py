@@ -1,0 +1,137 @@
+"""The round loop: the same for every method and every fleet."""
+
+import time
+from dataclasses import dataclass
+
+import numpy as np
+
+from promptfleet.config import FederationConfig
+from promptfleet.data.feature_store import open_features
+from promptfleet.data.partition import make_partition
+from promptfleet.federation.cohort import sample_cohort
+from promptfleet.federation.fleet import Fleet
+from promptfleet.federation.prepare import Prepared
+from promptfleet.federation.reports import ClientReport, Evaluation, FederationResult, RoundReport
+from promptfleet.federation.state import state_sha256
+from promptfleet.methods.protocol import State
+
+
+@dataclass(frozen=True)
+class Snapshot:
+    """A federation between two rounds: all it takes to go on as if nothing had happened."""
+
+    server: State
+    privates: dict[int, State]
+    reports: list[RoundReport]
+    evaluations: list[Evaluation]
+
+
+class Federation:
+    """One federation on a fleet, run round by round.
+
+    Raises on construction whatever makes the configuration impossible for this dataset.
+    """
+
+    def __init__(self, config: FederationConfig, prepared: Prepared, fleet: Fleet):
+        self._config = config
+        self._prepared = prepared
+        self._fleet = fleet
+        store = open_features(prepared.features, verify=False)
+        self.partition = make_partition(
+            store.labels,
+            classes=len(prepared.class_names),
+            clients=config.clients,
+            settings=config.partition,
+            seed=config.seed,
+        )
+        self._labels = store.labels
+        self._zero_shot_correct = _zero_shot_correct(prepared, store.features, store.labels)
+        fleet.begin(config, self.partition)
+        self._privates = fleet.initial_states()
+        self._reports: list[RoundReport] = []
+        self._evaluations: list[Evaluation] = []
+
+    @property
+    def rounds_done(self) -> int:
+        return len(self._reports)
+
+    def run_round(self) -> RoundReport:
+        """Hand out downloads, train the cohort, aggregate, evaluate every client at the same point."""
+        started = time.perf_counter()
+        config, fleet, round_index = self._config, self._fleet, self.rounds_done + 1
+        cohort = sample_cohort(config.seed, round_index, config.clients, config.participation)
+
+        downloads = fleet.select(round_index, cohort)
+        trained = fleet.train(round_index, self._privates, downloads)
+        rejected = fleet.aggregate(round_index, {client: one.upload for client, one in trained.items()})
+        for client, one in trained.items():
+            if client not in rejected:
+                self._privates[client] = one.private
+
+        downloads = fleet.select(round_index, range(config.clients))
+        self._evaluations = fleet.evaluate(round_index, self._privates, downloads)
+        train_reports = fleet.fetch([one.report for one in trained.values()])
+        report = RoundReport.of(
+            round_index, cohort, train_reports, rejected, self._evaluations, time.perf_counter() - started
+        )
+        self._reports.append(report)
+        return report
+
+    def snapshot(self) -> Snapshot:
+        clients = sorted(self._privates)
+        states = self._fleet.fetch([self._privates[client] for client in clients])
+        privates = dict(zip(clients, states, strict=True))
+        return Snapshot(self._fleet.server_state(), privates, list(self._reports), list(self._evaluations))
+
+    def restore(self, snapshot: Snapshot) -> None:
+        """Go on from ``snapshot`` as if all its rounds had been run here."""
+        self._fleet.load_server_state(snapshot.server)
+        self._privates = {client: self._fleet.put(state) for client, state in snapshot.privates.items()}
+        self._reports = list(snapshot.reports)
+        self._evaluations = list(snapshot.evaluations)
+
+    def result(self) -> FederationResult:
+        """What the rounds so far gave; at least one must have been run."""
+        snapshot, config, last = self.snapshot(), self._config, self._reports[-1]
+        best = max(self._reports, key=lambda report: report.val_accuracy)
+        clients = self._client_reports()
+        return FederationResult(
+            config=config.to_dict(),
+            seed=config.seed,
+            method=config.method,
+            dataset=config.dataset,
+            class_names=list(self._prepared.class_names),
+            rounds=snapshot.reports,
+            clients=clients,
+            val_accuracy=last.val_accuracy,
+            test_accuracy=last.test_accuracy,
+            zero_shot_accuracy=float(np.mean([client.zero_shot_accuracy for client in clients])),
+            best_round=best.round,
+            best_round_test_accuracy=best.test_accuracy,
+            state_sha256=state_sha256(snapshot.server, snapshot.privates),
+            seconds=sum(report.seconds for report in snapshot.reports),
+            server=snapshot.server,
+            privates=snapshot.privates,
+        )
+
+    def _client_reports(self) -> list[ClientReport]:
+        counts = self.partition.label_counts(self._labels, len(self._prepared.class_names))
+        return [
+            ClientReport(
+                id=evaluation.client,
+                num_train=len(split.train),
+                num_val=len(split.val),
+                num_test=len(split.test),
+                val_accuracy=evaluation.val_accuracy,
+                test_accuracy=evaluation.test_accuracy,
+                zero_shot_accuracy=float(self._zero_shot_correct[split.test].mean()),
+                label_counts=counts[evaluation.client].tolist(),
+                described=evaluation.described,
+            )
+            for evaluation, split in zip(self._evaluations, self.partition.clients, strict=True)
+        ]
+
+
+def _zero_shot_correct(prepared: Prepared, features: np.ndarray, labels: np.ndarray) -> np.ndarray:
+    """Whether CLIP's own zero-shot prediction is right, per sample."""
+    return (features @ prepared.clip.zero_shot_text.numpy().T).argmax(axis=1) == labels

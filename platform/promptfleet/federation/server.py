@@ -1,0 +1,49 @@
+"""The server: the method's server state, what clients download from it, and which uploads it lets in."""
+
+from collections.abc import Mapping, Sequence
+
+from promptfleet.federation.client import Upload
+from promptfleet.federation.state import find_non_finite
+from promptfleet.methods.protocol import Message, Method, State, World
+from promptfleet.seeding import stream
+
+
+class Server:
+    """Keeps the state of the end of the last round; ``select`` reads nothing else."""
+
+    def __init__(self, method: Method, world: World):
+        self._method = method
+        self._world = world
+        self.state: State = method.init_server(world, stream(world.config.seed, "init_server"))
+
+    def select(self, round_index: int, cohort: Sequence[int]) -> dict[int, Message]:
+        """The download of each client of ``cohort``, to train in a round or to be evaluated after it."""
+        rng = stream(self._world.config.seed, "select", round_index=round_index)
+        return self._method.select(self._world, self.state, cohort, rng)
+
+    def aggregate(self, round_index: int, uploads: Mapping[int, Upload]) -> dict[int, str]:
+        """Take in one round's uploads, in the order of client ids. Returns why which ones were rejected.
+
+        An upload with a wrong name or shape, a NaN or an Inf never enters the state; with none left it stays as it was.
+        """
+        problems = {client: self._problem(uploads[client]) for client in sorted(uploads)}
+        accepted = [client for client, problem in problems.items() if problem is None]
+        if accepted:
+            self.state = self._method.aggregate(
+                self._world,
+                self.state,
+                {client: uploads[client].message for client in accepted},
+                {client: uploads[client].num_examples for client in accepted},
+                stream(self._world.config.seed, "aggregate", round_index=round_index),
+            )
+        return {client: problem for client, problem in problems.items() if problem is not None}
+
+    def _problem(self, upload: Upload) -> str | None:
+        if upload.message is None:
+            return upload.problem
+        shapes = {name: tuple(tensor.shape) for name, tensor in upload.message.tensors.items()}
+        wanted = self._method.upload_shapes(self._world)
+        if shapes != wanted:
+            return f"uploaded {shapes}, should be {wanted}"
+        bad = find_non_finite(upload.message.tensors) or find_non_finite(upload.message.attached)
+        return f"{bad} is not finite" if bad else None

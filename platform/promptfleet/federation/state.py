@@ -1,0 +1,33 @@
+"""States as flat named tensors: hashing them, checking them, moving them."""
+
+import hashlib
+from collections.abc import Mapping
+
+import torch
+
+from promptfleet.methods.protocol import Message, State
+
+
+def state_sha256(server: State, privates: Mapping[int, State]) -> str:
+    """Hash of names, types, shapes and bytes: the server's tensors by name, then each client's in the order of ids."""
+    digest = hashlib.sha256()
+    for owner, state in [("server", server), *((f"client {client}", privates[client]) for client in sorted(privates))]:
+        for name in sorted(state):
+            tensor = state[name].detach().cpu().contiguous()
+            digest.update(f"{owner}/{name}/{tensor.dtype}/{tuple(tensor.shape)}".encode())
+            digest.update(tensor.reshape(-1).view(torch.uint8).numpy())
+    return digest.hexdigest()
+
+
+def find_non_finite(state: State) -> str | None:
+    """Name of the first tensor that holds a NaN or an Inf."""
+    for name in sorted(state):
+        if state[name].is_floating_point() and not torch.isfinite(state[name]).all():
+            return name
+    return None
+
+
+def to_device(value: State | Message, device: torch.device | str) -> State | Message:
+    if isinstance(value, Message):
+        return Message(to_device(value.tensors, device), to_device(value.attached, device))
+    return {name: tensor.to(device) for name, tensor in value.items()}

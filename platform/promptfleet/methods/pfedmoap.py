@@ -1,0 +1,220 @@
+"""pFedMoAP: every client mixes its own prompt with the prompts of the few clients nearest to it.
+
+Source: Luo, Chen, Wu, "Mixture of Experts Made Personalized: Federated Prompt Learning for Vision-Language Models",
+ICLR 2025 (arXiv:2410.10114). Differs from the published code where that departs from the paper: nearest experts are
+really selected; selection reads the pool as it stood at the end of the previous round; each client keeps its own gate
+and starts each update with fresh optimizers; trainables are float32; everybody is evaluated at the same point.
+"""
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from pydantic import Field, model_validator
+from torch import Tensor
+
+from promptfleet.config import FederationConfig
+from promptfleet.errors import ConfigError
+from promptfleet.methods.expert_pool import nearest_experts, updated
+from promptfleet.methods.gate import gate_scores, gate_weights, init_gate, reduce_width
+from promptfleet.methods.prompts import (
+    encode_context,
+    init_context,
+    local_batches,
+    mean_over_clients,
+    similarity_logits,
+)
+from promptfleet.methods.protocol import Examples, Message, Method, State, Update, World
+from promptfleet.methods.sgd import SGD
+
+_GATE = "gate."
+
+
+class PFedMoAPConfig(FederationConfig):
+    """A federation that runs pFedMoAP."""
+
+    experts: int = Field(
+        default_factory=lambda values: min(3, values["clients"] - 1),
+        ge=0,
+        description="K, the non-local experts a client downloads; its own comes on top",
+    )
+    gating_temperature: float = Field(0.1, gt=0, description="softmax temperature of the gate (published: 0.1)")
+    gate_width: int = Field(64, ge=1, description="width that features are reduced to for the gate (published: 128)")
+    gate_heads: int = Field(8, ge=1, description="attention heads of the gate; must divide gate_width")
+    gate_lr: float = Field(0.1, gt=0, description="learning rate of the gate")
+    lambda_: float = Field(0.5, ge=0, alias="lambda", description="weight of the local prompt's own logits")
+
+    @model_validator(mode="after")
+    def _check(self) -> "PFedMoAPConfig":
+        if self.experts >= self.clients:
+            raise ValueError(
+                f"experts={self.experts} must be smaller than clients={self.clients}: "
+                f"a client has {self.clients - 1} others to choose from"
+            )
+        if self.gate_width % self.gate_heads:
+            raise ValueError(f"gate_heads={self.gate_heads} must divide gate_width={self.gate_width}")
+        return self
+
+
+class PFedMoAP(Method):
+    """Mixture of personalized prompts.
+
+    Server state: ``context`` (global, [tokens, width]), its ``text`` features [classes, dim], ``round``, and the pool:
+    ``pool.context`` [clients, tokens, width], ``pool.text`` [clients, classes, dim], ``pool.round`` [clients] (0: none)
+    Private state: ``context`` and its ``text`` features, ``gate.*``, ``participations``, ``gate_ready``.
+    Down: ``context`` and ``experts`` [<= K, tokens, width]; up: ``context``. The gate never leaves the client.
+    """
+
+    Config = PFedMoAPConfig
+
+    def init_server(self, world: World, rng: np.random.Generator) -> State:
+        config, tower, classes = world.config, world.clip.tower, world.clip.classes
+        if config.gate_width > tower.dim:
+            raise ConfigError(f"gate_width={config.gate_width} exceeds the backbone's feature width {tower.dim}")
+        context = init_context(world, rng)
+        return {
+            "context": context,
+            "text": _encode_frozen(world, context),
+            "round": torch.tensor(0),
+            "pool.context": torch.zeros(config.clients, *context.shape),
+            "pool.text": torch.zeros(config.clients, len(classes), tower.dim),
+            "pool.round": torch.zeros(config.clients, dtype=torch.int64),
+        }
+
+    def init_client(self, world: World, client: int, rng: np.random.Generator) -> State:
+        tower, classes = world.clip.tower, world.clip.classes
+        gate = init_gate(world.config.gate_width, rng)
+        return {
+            "context": torch.zeros(world.config.prompt_length, tower.width),
+            "text": torch.zeros(len(classes), tower.dim),
+            "participations": torch.tensor(0),
+            "gate_ready": torch.tensor(False),
+            **{_GATE + name: tensor for name, tensor in gate.items()},
+        }
+
+    def select(
+        self, world: World, server: State, cohort: Sequence[int], rng: np.random.Generator
+    ) -> dict[int, Message]:
+        downloads = {}
+        for client in cohort:
+            ids = nearest_experts(server["pool.context"], server["pool.round"], client, world.config.experts)
+            downloads[client] = Message(
+                tensors={"context": server["context"], "experts": server["pool.context"][ids]},
+                attached={
+                    "text": server["text"],
+                    "expert_text": server["pool.text"][ids],
+                    "expert_ids": torch.tensor(ids, dtype=torch.int64),
+                },
+            )
+        return downloads
+
+    def local_update(
+        self, world: World, private: State, download: Message, examples: Examples, rng: np.random.Generator
+    ) -> Update:
+        config = world.config
+        experts = download.attached["expert_text"]
+        with_experts = len(experts) > 0
+        context = download.tensors["context"].clone().requires_grad_()
+        gate = {name: tensor.clone().requires_grad_(with_experts) for name, tensor in _gate_of(private).items()}
+        sgd = {"momentum": config.momentum, "weight_decay": config.weight_decay}
+        optimizers = [SGD([context], lr=config.prompt_lr, **sgd)]
+        if with_experts:
+            optimizers.append(SGD(list(gate.values()), lr=config.gate_lr, **sgd))
+
+        losses = []
+        for batch in local_batches(world, examples, rng):
+            text = encode_context(world, context)
+            logits = _mixture_logits(world, gate, batch.features, text, experts)
+            loss = F.cross_entropy(logits, batch.labels)
+            loss.backward()
+            for optimizer in optimizers:
+                optimizer.step()
+            losses.append(loss.detach())
+
+        context = context.detach()
+        text = _encode_frozen(world, context)
+        next_private = {
+            "context": context,
+            "text": text,
+            "participations": private["participations"] + 1,
+            "gate_ready": private["gate_ready"] | with_experts,
+            **{_GATE + name: tensor.detach() for name, tensor in gate.items()},
+        }
+        upload = Message(tensors={"context": context}, attached={"text": text})
+        metrics = {"loss": float(torch.stack(losses).mean()), "last_loss": float(losses[-1])}
+        return Update(next_private, upload, metrics)
+
+    def upload_shapes(self, world: World) -> dict[str, tuple[int, ...]]:
+        return {"context": (world.config.prompt_length, world.clip.tower.width)}
+
+    def aggregate(
+        self,
+        world: World,
+        server: State,
+        uploads: Mapping[int, Message],
+        num_examples: Mapping[int, int],
+        rng: np.random.Generator,
+    ) -> State:
+        contexts = {client: upload.tensors["context"] for client, upload in uploads.items()}
+        texts = {client: upload.attached["text"] for client, upload in uploads.items()}
+        context = mean_over_clients(contexts, num_examples)
+        now = server["round"] + 1
+        return {
+            "context": context,
+            "text": _encode_frozen(world, context),
+            "round": now,
+            "pool.context": updated(server["pool.context"], contexts),
+            "pool.text": updated(server["pool.text"], texts),
+            "pool.round": updated(server["pool.round"], dict.fromkeys(contexts, now)),
+        }
+
+    def predict(self, world: World, private: State, download: Message, features: Tensor) -> Tensor:
+        if private["participations"] == 0:
+            return similarity_logits(world, features, download.attached["text"])
+        experts = download.attached["expert_text"]
+        if not private["gate_ready"]:
+            experts = experts[:0]
+        return _mixture_logits(world, _gate_of(private), features, private["text"], experts)
+
+    def describe(self, world: World, private: State, download: Message, features: Tensor) -> State:
+        """``experts [K']``: ids, nearest first; ``gate_weights [1 + K']``: mean attention, the local expert first."""
+        ids, experts = download.attached["expert_ids"], download.attached["expert_text"]
+        if not private["gate_ready"] or len(experts) == 0:
+            return {}
+        config = world.config
+        image, mixed = _reduced(config, features, private["text"], experts)
+        weights = gate_weights(
+            _gate_of(private), image, mixed, heads=config.gate_heads, temperature=config.gating_temperature
+        )
+        return {"experts": ids, "gate_weights": weights.mean(dim=(0, 1, 2))}
+
+
+def _mixture_logits(world: World, gate: State, features: Tensor, text: Tensor, experts: Tensor) -> Tensor:
+    """Class scores from the gated mixture plus lambda times the local prompt's; without experts the latter alone.
+
+    features ``[batch, dim]``, text ``[classes, dim]`` of the local prompt, experts ``[K', classes, dim]``.
+    Returns ``[batch, classes]``.
+    """
+    config = world.config
+    local = similarity_logits(world, features, text)
+    if len(experts) == 0:
+        return local
+    image, mixed = _reduced(config, features, text, experts)
+    scores = gate_scores(gate, image, mixed, heads=config.gate_heads, temperature=config.gating_temperature)
+    return world.clip.logit_scale * scores + config.lambda_ * local
+
+
+def _reduced(config: PFedMoAPConfig, features: Tensor, text: Tensor, experts: Tensor) -> tuple[Tensor, Tensor]:
+    """Image ``[batch, width]`` and all experts ``[1 + K', classes, width]``, the local one first."""
+    together = torch.cat([text.unsqueeze(0), experts])
+    return reduce_width(features, config.gate_width), reduce_width(together, config.gate_width)
+
+
+def _gate_of(private: State) -> State:
+    return {name.removeprefix(_GATE): tensor for name, tensor in private.items() if name.startswith(_GATE)}
+
+
+@torch.no_grad()
+def _encode_frozen(world: World, context: Tensor) -> Tensor:
+    return encode_context(world, context)

@@ -1,0 +1,46 @@
+"""What prompt-learning methods share: contexts, their text features, batches and averages."""
+
+from collections.abc import Iterator, Mapping
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from promptfleet.clip.prompt_encoder import encode_prompts
+from promptfleet.methods.protocol import Examples, World
+
+CONTEXT_STD = 0.02
+
+
+def init_context(world: World, rng: np.random.Generator) -> Tensor:
+    """A random context ``[tokens, width]``, normal with standard deviation 0.02 (CoOp, arXiv:2109.01134)."""
+    shape = (world.config.prompt_length, world.clip.tower.width)
+    return torch.from_numpy(rng.normal(0.0, CONTEXT_STD, shape).astype(np.float32))
+
+
+def encode_context(world: World, context: Tensor) -> Tensor:
+    """Class text features ``[classes, dim]``, unit norm, of one context ``[tokens, width]``."""
+    return encode_prompts(world.clip.tower, world.clip.classes, context.unsqueeze(0))[0]
+
+
+def similarity_logits(world: World, features: Tensor, text: Tensor) -> Tensor:
+    """CLIP's logits ``[batch, classes]``: scaled cosine of image ``[batch, dim]`` and text ``[classes, dim]``."""
+    return world.clip.logit_scale * features @ text.T
+
+
+def local_batches(world: World, examples: Examples, rng: np.random.Generator) -> Iterator[Examples]:
+    """Batches of all local epochs, each epoch in a new order; the last of an epoch may be smaller."""
+    config = world.config
+    for _ in range(config.local_epochs):
+        order = rng.permutation(len(examples)) if config.shuffle else np.arange(len(examples))
+        for start in range(0, len(examples), config.batch_size):
+            chosen = torch.from_numpy(order[start : start + config.batch_size]).to(examples.labels.device)
+            yield Examples(examples.features[chosen], examples.labels[chosen])
+
+
+def mean_over_clients(tensors: Mapping[int, Tensor], num_examples: Mapping[int, int]) -> Tensor:
+    """Mean weighted by training examples (FedAvg), summed in the order of client ids."""
+    clients = sorted(tensors)
+    weights = torch.tensor([num_examples[client] for client in clients], dtype=torch.float64)
+    weights = (weights / weights.sum()).to(tensors[clients[0]])
+    return torch.tensordot(weights, torch.stack([tensors[client] for client in clients]), dims=1)

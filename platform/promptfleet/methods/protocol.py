@@ -1,0 +1,121 @@
+"""What a federated method is: a handful of pure functions over flat named tensors.
+
+A method keeps nothing in attributes. The server's state, a client's private state and every message are
+``dict[str, Tensor]``, so that any of them can be checkpointed, hashed and counted in bytes without knowing the method.
+One round is ``select -> local_update -> aggregate``, one evaluation ``select -> personalize -> predict``; a client
+never asks the server for anything in between.
+"""
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import ClassVar
+
+import numpy as np
+from torch import Tensor
+
+from promptfleet.clip.frozen import FrozenClip
+from promptfleet.config import FederationConfig
+
+State = dict[str, Tensor]
+
+
+@dataclass(frozen=True)
+class World:
+    """What is frozen and shared: the configuration, CLIP's text side and the class names (label k is entry k)."""
+
+    config: FederationConfig
+    clip: FrozenClip
+    class_names: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Examples:
+    """Image features ``[examples, dim]``, unit norm, and labels ``[examples]`` of one client."""
+
+    features: Tensor
+    labels: Tensor
+
+    def __len__(self) -> int:
+        return self.labels.shape[0]
+
+
+@dataclass(frozen=True)
+class Message:
+    """What travels between server and client.
+
+    ``tensors`` is what the real protocol would send, and all that is counted. ``attached`` is what the simulation
+    passes along to avoid computing it twice (text features of a prompt that is in the message) or to report it
+    (ids of experts): no method may learn anything from it that ``tensors`` does not tell.
+    """
+
+    tensors: State
+    attached: State = field(default_factory=dict)
+
+    @property
+    def num_bytes(self) -> int:
+        return sum(tensor.numel() * tensor.element_size() for tensor in self.tensors.values())
+
+
+@dataclass(frozen=True)
+class Update:
+    """What a client's local update gives: its next private state, what it uploads, and figures to report."""
+
+    private: State
+    upload: Message
+    metrics: dict[str, float]
+
+
+class Method(ABC):
+    """A federated method. All functions are pure: no argument is changed, all randomness comes from ``rng``."""
+
+    Config: ClassVar[type[FederationConfig]] = FederationConfig
+
+    @abstractmethod
+    def init_server(self, world: World, rng: np.random.Generator) -> State:
+        """The server's state before round 1."""
+
+    @abstractmethod
+    def init_client(self, world: World, client: int, rng: np.random.Generator) -> State:
+        """A client's private state before it ever trained; "never trained" is a flag in it, not a missing key."""
+
+    @abstractmethod
+    def select(
+        self, world: World, server: State, cohort: Sequence[int], rng: np.random.Generator
+    ) -> dict[int, Message]:
+        """What each client of ``cohort`` downloads, to train or to be evaluated, from the state of the last round."""
+
+    @abstractmethod
+    def local_update(
+        self, world: World, private: State, download: Message, examples: Examples, rng: np.random.Generator
+    ) -> Update:
+        """Train on the client's own examples."""
+
+    @abstractmethod
+    def upload_shapes(self, world: World) -> dict[str, tuple[int, ...]]:
+        """Shape of every tensor of an upload; the server rejects others."""
+
+    @abstractmethod
+    def aggregate(
+        self,
+        world: World,
+        server: State,
+        uploads: Mapping[int, Message],
+        num_examples: Mapping[int, int],
+        rng: np.random.Generator,
+    ) -> State:
+        """The server's next state from the accepted uploads, which come in the order of client ids; at least one."""
+
+    @abstractmethod
+    def predict(self, world: World, private: State, download: Message, features: Tensor) -> Tensor:
+        """Logits ``[batch, classes]`` of image features ``[batch, dim]``."""
+
+    def personalize(
+        self, world: World, private: State, download: Message, examples: Examples, rng: np.random.Generator
+    ) -> State:
+        """The private state to predict with, where that takes the training examples once more; never uploaded."""
+        return private
+
+    def describe(self, world: World, private: State, download: Message, features: Tensor) -> State:
+        """Small tensors that figures want to show about a client, such as its gate's mean weights."""
+        return {}

@@ -129,3 +129,14 @@ class FederationResult:
             "clients": [asdict(report) for report in self.clients],
         }
         return json.dumps(plain, indent=2)
+
+    @classmethod
+    def from_json(cls, text: str, server: State, privates: Mapping[int, State]) -> "FederationResult":
+        """Read what ``to_json`` wrote; the states come from elsewhere."""
+        values = json.loads(text)
+        rounds = [
+            RoundReport(**{**report, "rejected": {int(client): why for client, why in report["rejected"].items()}})
+            for report in values.pop("rounds")
+        ]
+        clients = [ClientReport(**report) for report in values.pop("clients")]
+        return cls(**values, rounds=rounds, clients=clients, server=server, privates=privates)

@@ -1,0 +1,70 @@
+"""One federation from a configuration to its result: what ``jobs/train.py`` runs, and what a notebook calls."""
+
+import logging
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
+
+from promptfleet.config import FederationConfig
+from promptfleet.federation.fleet import Fleet
+from promptfleet.federation.local_fleet import LocalFleet
+from promptfleet.federation.prepare import Prepared, prepare
+from promptfleet.federation.reports import FederationResult, RoundReport
+from promptfleet.federation.rounds import Federation
+from promptfleet.federation.settings import federation_config
+
+logger = logging.getLogger(__name__)
+
+
+def run_federation(
+    config: FederationConfig | Mapping[str, Any] | None = None,
+    *,
+    on_round: Callable[[RoundReport], None] | None = None,
+    address: str | None = None,
+) -> FederationResult:
+    """Run all rounds of one federation and return its result.
+
+    config: a validated configuration, or nested values such as ``{"clients": 5, "runtime": {"backend": "local"}}``;
+    on_round is called after each round; address joins a running Ray cluster instead of starting Ray here.
+
+    Raises:
+        ConfigError: a value that cannot be run as written.
+        DataError, BackboneError: a dataset or CLIP that is missing, damaged or impossible.
+        ResourceError: a federation that does not fit.
+    """
+    if not isinstance(config, FederationConfig):
+        config = federation_config(config or {})
+    prepared = prepare(config)
+    with _fleet(config, prepared, address) as fleet:
+        federation = Federation(config, prepared, fleet)
+        while federation.rounds_done < config.rounds:
+            report = federation.run_round()
+            logger.debug("round %d: %s", report.round, report)
+            if on_round is not None:
+                on_round(report)
+        return federation.result()
+
+
+@contextmanager
+def _fleet(config: FederationConfig, prepared: Prepared, address: str | None) -> Iterator[Fleet]:
+    if config.runtime.backend == "local":
+        fleet: Fleet = LocalFleet(prepared)
+        try:
+            yield fleet
+        finally:
+            fleet.close()
+        return
+
+    from promptfleet.federation.ray_session import ray_session
+
+    with ray_session(address) as nodes:
+        from promptfleet.federation.ray_fleet import RayFleet, put_frozen
+        from promptfleet.federation.resources import plan_shares
+
+        shares = plan_shares(config, nodes)
+        frozen = put_frozen(prepared)
+        fleet = RayFleet(frozen, shares, start_timeout_s=config.runtime.start_timeout_s, own_group=True)
+        try:
+            yield fleet
+        finally:
+            fleet.close()

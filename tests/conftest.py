@@ -1,0 +1,42 @@
+"""Shared by all tests: a quiet environment, and one local Ray for the whole run."""
+
+import os
+import secrets
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
+
+# Ray and MLflow read these when they are imported, so they stand before any test module.
+os.environ.update(
+    OMP_NUM_THREADS="1",  # models here are tiny: more threads only get in each other's way
+    RAY_SCHEDULER_EVENTS="0",
+    RAY_USAGE_STATS_ENABLED="0",
+    RAY_AUTH_MODE="token",  # a token of this run's own keeps others out, and leaves ~/.ray as it is
+    RAY_AUTH_TOKEN=secrets.token_hex(32),
+    MLFLOW_DISABLE_TELEMETRY="true",
+)
+
+
+@pytest.fixture(scope="session")
+def root() -> Path:
+    """The repository's root."""
+    return ROOT
+
+
+@pytest.fixture(scope="session")
+def ray_session():
+    """One Ray on this machine, with four logical CPUs and no GPU; actors that a test starts are the test's to end."""
+    import ray
+
+    ray.init(
+        num_cpus=4,
+        num_gpus=0,
+        include_dashboard=False,
+        object_store_memory=512 * 2**20,
+        log_to_driver=False,
+        logging_level="ERROR",
+    )
+    yield ray
+    ray.shutdown()

@@ -1,0 +1,1 @@
+"""Datasets, their partition over clients, and the store of their encoded features."""

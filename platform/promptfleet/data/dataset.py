@@ -1,0 +1,54 @@
+"""A labelled image dataset: labels known up front, images read one at a time when somebody asks."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+from PIL import Image
+
+from promptfleet.errors import DataError
+
+
+@dataclass(frozen=True, eq=False)
+class Dataset:
+    """One dataset, whatever it is stored as. Label ``k`` means ``class_names[k]``.
+
+    labels ``[samples]`` int64. ``read_image(i)`` gives sample ``i``; it may touch the disk. Each of ``templates`` is a
+    zero-shot prompt with one ``{}`` for the class name. ``fingerprint`` is a sha256 over the content, so that features
+    of one version are never taken for another's. ``domains`` ``[samples]`` int64 index ``domain_names``; None where
+    the dataset has no domains.
+
+    Raises:
+        DataError: if labels, domains, their names and templates do not fit each other.
+    """
+
+    name: str
+    class_names: tuple[str, ...]
+    labels: np.ndarray
+    read_image: Callable[[int], Image.Image]
+    templates: tuple[str, ...]
+    fingerprint: str
+    domains: np.ndarray | None = None
+    domain_names: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        self._check("label", self.labels, self.class_names)
+        if self.domains is not None:
+            self._check("domain", self.domains, self.domain_names)
+            if len(self.domains) != len(self.labels):
+                raise DataError(f"dataset {self.name}: {len(self.labels)} labels but {len(self.domains)} domains")
+        for template in self.templates:
+            if template.count("{}") != 1:
+                raise DataError(f"dataset {self.name}: template {template!r} needs exactly one {{}} for the class name")
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def _check(self, what: str, values: np.ndarray, names: tuple[str, ...]) -> None:
+        if values.ndim != 1 or values.dtype != np.int64:
+            raise DataError(
+                f"dataset {self.name}: {what}s are {values.dtype} {values.shape}, should be int64 [samples]"
+            )
+        if len(values) and not 0 <= values.min() <= values.max() < len(names):
+            found = f"{values.min()}..{values.max()}"
+            raise DataError(f"dataset {self.name}: {what}s span {found} but there are {len(names)} {what} names")

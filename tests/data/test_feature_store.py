@@ -1,0 +1,293 @@
+import itertools
+import json
+import multiprocessing
+import os
+import re
+import signal
+import subprocess
+import sys
+import weakref
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as hnp
+
+from promptfleet.data.feature_store import feature_key, feature_path, open_features, write_features
+from promptfleet.errors import DataError
+
+PARTS = {"backbone": "ViT-B-16/abc", "dataset": "digits/def", "transform": "centre-crop"}
+spawn = multiprocessing.get_context("spawn")
+
+
+def made_up_features(samples: int = 9, dim: int = 5, seed: int = 0) -> np.ndarray:
+    return np.random.default_rng(seed).random((samples, dim), dtype=np.float32)
+
+
+@pytest.fixture
+def store_path(tmp_path) -> Path:
+    return write_features(tmp_path, PARTS, [made_up_features()], np.arange(9))
+
+
+# Round trip
+
+
+@settings(max_examples=30, deadline=None)
+@given(
+    features=hnp.arrays(
+        np.float32,
+        hnp.array_shapes(min_dims=2, max_dims=2, max_side=20),
+        elements=st.floats(allow_nan=False, allow_infinity=False, width=32),
+    ),
+    cuts=st.lists(st.integers(0, 20)),
+)
+def test_round_trip_in_any_batches(tmp_path_factory, features, cuts):
+    labels = np.arange(len(features)) * 3
+    batches = np.split(features, sorted(min(cut, len(features)) for cut in cuts))
+    store = open_features(write_features(tmp_path_factory.mktemp("store"), PARTS, iter(batches), labels), PARTS)
+    np.testing.assert_array_equal(store.features, features)
+    np.testing.assert_array_equal(store.labels, labels)
+    assert (len(store), store.dim) == features.shape
+    assert store.domains.tolist() == [-1] * len(features)
+    assert store.key_parts == PARTS
+
+
+def test_domains_and_rows(tmp_path):
+    features = made_up_features()
+    domains = np.arange(9) % 2
+    store = open_features(write_features(tmp_path, PARTS, [features], np.arange(9), domains))
+    np.testing.assert_array_equal(store.domains, domains)
+    np.testing.assert_array_equal(store.rows(np.array([7, 0, 7])), features[[7, 0, 7]])
+    with pytest.raises(IndexError):
+        store.rows(np.array([9]))
+
+
+def test_only_the_current_batches_are_held(tmp_path):
+    written = []
+
+    def batches():
+        for seed in range(20):
+            assert sum(batch() is not None for batch in written) <= 1
+            batch = made_up_features(seed=seed)
+            written.append(weakref.ref(batch))
+            yield batch
+            del batch
+
+    write_features(tmp_path, PARTS, batches(), np.zeros(180, int))
+
+
+def test_file_is_plain_arrow(store_path):
+    table = pa.ipc.open_file(store_path).read_all()
+    assert table.column_names == ["sample_id", "label", "domain", "feature"]
+    assert table.schema.field("feature").type == pa.list_(pa.float32(), 5)
+    assert table["sample_id"].to_pylist() == list(range(9))
+    assert json.loads(table.schema.metadata[b"promptfleet"])["key_parts"] == PARTS
+
+
+# Mapped, not read
+
+
+def test_arrays_lie_in_the_mapped_file(store_path):
+    before = pa.total_allocated_bytes()
+    store = open_features(store_path)
+    assert pa.total_allocated_bytes() == before
+    regions = re.findall(rf"^(\w+)-(\w+) .*{re.escape(str(store_path))}$", Path("/proc/self/maps").read_text(), re.M)
+    assert len(regions) == 1
+    start, end = (int(address, 16) for address in regions[0])
+    for array in (store.features, store.labels, store.domains):
+        assert start <= array.ctypes.data
+        assert array.ctypes.data + array.nbytes <= end
+        assert not array.flags.writeable
+
+
+def test_store_outlives_its_file(store_path):
+    store = open_features(store_path)
+    write_features(store_path.parent, PARTS, [made_up_features(seed=1)], np.arange(9))
+    os.remove(store_path)
+    np.testing.assert_array_equal(store.features, made_up_features())
+
+
+def test_client_processes_import_nothing_heavy():
+    heavy = "{'torch', 'sklearn', 'PIL', 'ray', 'pandas', 'scipy', 'pydantic'}"
+    code = f"import promptfleet.data.feature_store, sys; sys.exit(', '.join({heavy} & set(sys.modules)) or 0)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr) == (0, "")
+
+
+# Keys
+
+
+def test_key_depends_on_every_part_and_not_on_their_order():
+    assert feature_key(backbone="a", dataset="b") == feature_key(dataset="b", backbone="a")
+    keys = {feature_key(a="x", b="y"), feature_key(a="xb", b="y"), feature_key(a="x"), feature_key(a="y", b="x")}
+    assert len(keys) == 4
+
+
+def test_path_is_named_after_the_key(store_path):
+    assert store_path == feature_path(store_path.parent, PARTS)
+    assert store_path.name == f"{feature_key(**PARTS)[:16]}.arrow"
+
+
+def test_foreign_key_is_refused(store_path):
+    with pytest.raises(DataError) as caught:
+        open_features(store_path, {**PARTS, "backbone": "RN50/xyz"})
+    assert str(caught.value) == (f"{store_path}: made for other inputs: backbone is 'ViT-B-16/abc', wanted 'RN50/xyz'")
+
+
+# Damage
+
+
+def test_missing_file(tmp_path):
+    with pytest.raises(DataError, match=r"none\.arrow: there is no such feature store$"):
+        open_features(tmp_path / "none.arrow")
+
+
+def test_folder_is_no_store(tmp_path):
+    with pytest.raises(DataError, match=r": (cannot be read|damaged, or no feature store) \("):
+        open_features(tmp_path)
+
+
+def test_every_truncation_is_refused_even_without_verifying(store_path):
+    for length in reversed(range(store_path.stat().st_size)):
+        os.truncate(store_path, length)
+        with pytest.raises(DataError, match=r"damaged, or no feature store \(.*\); delete it and it is encoded again$"):
+            open_features(store_path, verify=False)
+
+
+def test_every_changed_byte_is_refused_or_without_effect(store_path):
+    content = store_path.read_bytes()
+    intact = open_features(store_path)
+    for place, flip in itertools.product(range(len(content)), (0x01, 0xFF)):
+        store_path.unlink()  # ``intact`` has it mapped
+        store_path.write_bytes(content[:place] + bytes([content[place] ^ flip]) + content[place + 1 :])
+        try:
+            store = open_features(store_path)
+        except DataError:
+            continue
+        assert store.key_parts == PARTS
+        for name in ("features", "labels", "domains"):
+            found, wanted = getattr(store, name), getattr(intact, name)
+            assert found.dtype == wanted.dtype
+            assert np.array_equal(found, wanted)
+
+
+def test_changed_value_is_named(store_path):
+    content = store_path.read_bytes()
+    place = content.index(made_up_features().tobytes())
+    store_path.write_bytes(content[:place] + b"\0\0\0\0" + content[place + 4 :])
+    with pytest.raises(DataError, match="its content does not match its checksum"):
+        open_features(store_path)
+    assert open_features(store_path, verify=False).features[0, 0] == 0
+
+
+def test_other_arrow_file(tmp_path):
+    path = tmp_path / "other.arrow"
+    batch = pa.record_batch({"x": [1]})
+    with pa.ipc.new_file(path, batch.schema) as writer:
+        writer.write_batch(batch)
+    with pytest.raises(DataError, match=r"other\.arrow: an Arrow file, but no feature store; columns x$"):
+        open_features(path)
+
+
+def test_other_version(store_path, monkeypatch):
+    monkeypatch.setattr("promptfleet.data.feature_store.VERSION", 2)
+    with pytest.raises(DataError, match=r"format version 1, this promptfleet reads 2; delete it"):
+        open_features(store_path)
+
+
+# What cannot be written
+
+
+@pytest.mark.parametrize(
+    ("batches", "message"),
+    [
+        ([np.zeros(5)], r"a batch has shape \[5\], should be \[samples, dim\]"),
+        ([np.zeros((4, 5)), np.zeros((5, 6))], r"a batch has shape \[5, 6\], should be \[samples, 5\]"),
+        ([np.full((9, 5), np.nan)], "a batch has a NaN or Inf"),
+        ([np.zeros((8, 5))], r"features of 8 samples, labels \[9\], domains \[9\]; all three must have the same"),
+        ([], r"features of 0 samples, labels \[9\]"),
+    ],
+)
+def test_unfit_features_leave_nothing_behind(tmp_path, batches, message):
+    with pytest.raises(DataError, match=message):
+        write_features(tmp_path, PARTS, batches, np.arange(9))
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_full_disk_leaves_nothing_behind(tmp_path, monkeypatch):
+    def refuse(descriptor):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(os, "fsync", refuse)
+    with pytest.raises(DataError, match=r"\.arrow: cannot be written \(No space left on device\)"):
+        write_features(tmp_path, PARTS, [made_up_features()], np.arange(9))
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_errors_of_the_encoder_are_its_own(tmp_path):
+    def batches():
+        yield made_up_features()
+        raise FileNotFoundError("image 12 is gone")
+
+    with pytest.raises(FileNotFoundError, match="image 12"):
+        write_features(tmp_path, PARTS, batches(), np.arange(9))
+    assert list(tmp_path.iterdir()) == []
+
+
+# Several writers, and killed ones
+
+
+def write_often(folder: Path, seed: int) -> None:
+    for _ in range(20):
+        write_features(folder, PARTS, [made_up_features(2000, 16, seed)], np.full(2000, seed))
+
+
+def write_until_killed(folder: Path, started) -> None:
+    def batches():
+        yield made_up_features()
+        started.set()
+        signal.pause()
+
+    write_features(folder, PARTS, batches(), np.arange(18))
+
+
+def die_before_the_rename(folder: Path) -> None:
+    os.fsync = lambda descriptor: os._exit(9)
+    write_features(folder, PARTS, [made_up_features()], np.arange(9))
+
+
+def test_two_writers_at_once_and_a_reader_never_see_a_mixture(tmp_path):
+    write_features(tmp_path, PARTS, [made_up_features(2000, 16, 1)], np.full(2000, 1))
+    writers = [spawn.Process(target=write_often, args=(tmp_path, seed)) for seed in (1, 2)]
+    for writer in writers:
+        writer.start()
+    while any(writer.is_alive() for writer in writers):
+        store = open_features(feature_path(tmp_path, PARTS), PARTS)
+        np.testing.assert_array_equal(store.features, made_up_features(2000, 16, store.labels[0]))
+    assert [writer.exitcode for writer in writers] == [0, 0]
+    assert [path.name for path in tmp_path.iterdir()] == [feature_path(tmp_path, PARTS).name]
+
+
+def test_writer_killed_while_encoding_leaves_nothing(tmp_path):
+    started = spawn.Event()
+    writer = spawn.Process(target=write_until_killed, args=(tmp_path, started))
+    writer.start()
+    assert started.wait(60)
+    writer.kill()
+    writer.join()
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_writer_killed_while_writing_leaves_no_store(tmp_path):
+    writer = spawn.Process(target=die_before_the_rename, args=(tmp_path,))
+    writer.start()
+    writer.join()
+    assert writer.exitcode == 9
+    assert [path.suffix for path in tmp_path.iterdir()] == [".partial"]
+    with pytest.raises(DataError, match="there is no such feature store"):
+        open_features(feature_path(tmp_path, PARTS))
+    path = write_features(tmp_path, PARTS, [made_up_features()], np.arange(9))  # the next one is not in its way
+    assert len(open_features(path, PARTS)) == 9

@@ -138,10 +138,9 @@ def _load_open_clip(model_name: str, pretrained: str) -> nn.Module:
 
 
 def _transform(model: nn.Module) -> Callable[[Image.Image], Tensor]:
-    import open_clip
+    from open_clip.transform import PreprocessCfg, image_transform_v2
 
-    settings = dict(model.visual.preprocess_cfg)
-    return open_clip.image_transform_v2(open_clip.transform.PreprocessCfg(**settings), is_train=False)
+    return image_transform_v2(PreprocessCfg(**model.visual.preprocess_cfg), is_train=False)
 
 
 def _tower_keys(layers: int) -> list[str]:

@@ -126,9 +126,9 @@ def open_features(path: str | Path, key_parts: Mapping[str, str] | None = None, 
             batch = reader.get_batch(0)
             batch.validate()
             _check_types(batch.schema)
-            sample_ids, labels, domains = (batch.column(name).to_numpy() for name in INTEGERS)
+            sample_ids, labels, domains = (_values(batch.column(name), np.int64) for name in INTEGERS)
             feature = batch.column("feature")
-            features = feature.flatten().to_numpy().reshape(len(feature), feature.type.list_size)
+            features = _values(feature.flatten(), np.float32).reshape(len(feature), feature.type.list_size)
             key_found, checksum = meta["key_parts"], meta["checksum"]
     except FileNotFoundError:
         raise DataError(f"{path}: there is no such feature store") from None
@@ -142,6 +142,11 @@ def open_features(path: str | Path, key_parts: Mapping[str, str] | None = None, 
     if key_parts is not None and dict(key_parts) != key_found:
         raise DataError(f"{path}: made for other inputs: {_difference(key_found, key_parts)}")
     return FeatureStore(features, labels, domains, key_found)
+
+
+def _values(array: pa.Array, dtype: type) -> np.ndarray:
+    """The array's values in place; pyarrow's own conversion would import pandas."""
+    return np.frombuffer(array.buffers()[-1], dtype, count=len(array), offset=array.offset * np.dtype(dtype).itemsize)
 
 
 def _checked(batch: np.ndarray, dim: int) -> np.ndarray:

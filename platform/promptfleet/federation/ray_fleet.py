@@ -21,6 +21,8 @@ from promptfleet.federation.shared_memory import pack
 from promptfleet.federation.wire import to_arrays, to_tensors
 from promptfleet.methods.protocol import State
 
+LEAVE_TIMEOUT_S = 5.0
+
 
 def put_frozen(prepared: Prepared) -> ObjectRef:
     """Put the frozen inputs into the object store, once for all actors of all federations."""
@@ -42,6 +44,7 @@ class RayFleet:
     """
 
     def __init__(self, frozen: ObjectRef, shares: Shares, *, start_timeout_s: float, own_group: bool):
+        self.shares = shares
         self._group: PlacementGroup | None = None
         self._actors: list[Any] = []
         try:
@@ -120,8 +123,11 @@ class RayFleet:
         return ray.get([actor.whereabouts.remote() for actor in self._clients])
 
     def close(self) -> None:
-        for actor in self._actors:
-            ray.kill(actor)
+        """Let every actor leave by itself, and end those that do not."""
+        leaving = {actor.__ray_terminate__.remote(): actor for actor in self._actors}
+        _, late = ray.wait(list(leaving), num_returns=len(leaving), timeout=LEAVE_TIMEOUT_S) if leaving else ([], [])
+        for ref in late:
+            ray.kill(leaving[ref])
         self._actors = []
         if self._group is not None:
             remove_placement_group(self._group)

@@ -19,6 +19,13 @@ QUIET = {
 OBJECT_STORE_BYTES = 2**30
 
 
+def local_nodes() -> list[Node]:
+    """This machine as Ray would start on it, without starting it."""
+    import torch
+
+    return [Node(float(len(os.sched_getaffinity(0))), float(torch.cuda.device_count()))]
+
+
 @contextmanager
 def ray_session(address: str | None = None) -> Iterator[list[Node]]:
     """Join the cluster at ``address``, or start Ray on this machine; yields the nodes there are.
@@ -49,7 +56,15 @@ def _init(ray, address: str | None) -> None:
 
     quiet = {"log_to_driver": False, "logging_level": logging.ERROR}
     if address is None:
-        ray.init(address="local", include_dashboard=False, object_store_memory=OBJECT_STORE_BYTES, **quiet)
+        (node,) = local_nodes()
+        ray.init(
+            address="local",
+            num_cpus=int(node.cpus),
+            num_gpus=int(node.gpus),
+            include_dashboard=False,
+            object_store_memory=OBJECT_STORE_BYTES,
+            **quiet,
+        )
         return
     try:
         ray.init(address=address, **quiet)

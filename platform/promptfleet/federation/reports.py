@@ -134,9 +134,12 @@ class FederationResult:
     def from_json(cls, text: str, server: State, privates: Mapping[int, State]) -> "FederationResult":
         """Read what ``to_json`` wrote; the states come from elsewhere."""
         values = json.loads(text)
-        rounds = [
-            RoundReport(**{**report, "rejected": {int(client): why for client, why in report["rejected"].items()}})
-            for report in values.pop("rounds")
-        ]
+        rounds = [round_report_from_dict(report) for report in values.pop("rounds")]
         clients = [ClientReport(**report) for report in values.pop("clients")]
         return cls(**values, rounds=rounds, clients=clients, server=server, privates=privates)
+
+
+def round_report_from_dict(values: Mapping[str, Any]) -> RoundReport:
+    """A report that went through JSON, where keys are text."""
+    rejected = {int(client): why for client, why in values["rejected"].items()}
+    return RoundReport(**{**values, "rejected": rejected})

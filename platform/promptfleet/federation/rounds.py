@@ -33,7 +33,7 @@ class Federation:
     """
 
     def __init__(self, config: FederationConfig, prepared: Prepared, fleet: Fleet):
-        self._config = config
+        self.config = config
         self._prepared = prepared
         self._fleet = fleet
         store = open_features(prepared.features, verify=False)
@@ -58,7 +58,7 @@ class Federation:
     def run_round(self) -> RoundReport:
         """Hand out downloads, train the cohort, aggregate, evaluate every client at the same point."""
         started = time.perf_counter()
-        config, fleet, round_index = self._config, self._fleet, self.rounds_done + 1
+        config, fleet, round_index = self.config, self._fleet, self.rounds_done + 1
         cohort = sample_cohort(config.seed, round_index, config.clients, config.participation)
 
         downloads = fleet.select(round_index, cohort)
@@ -90,9 +90,15 @@ class Federation:
         self._reports = list(snapshot.reports)
         self._evaluations = list(snapshot.evaluations)
 
-    def result(self) -> FederationResult:
-        """What the rounds so far gave; at least one must have been run."""
-        snapshot, config, last = self.snapshot(), self._config, self._reports[-1]
+    @property
+    def reports(self) -> list[RoundReport]:
+        """One per round done."""
+        return list(self._reports)
+
+    def result(self, snapshot: Snapshot | None = None) -> FederationResult:
+        """What the rounds so far gave; at least one must have been run. ``snapshot`` saves fetching the states."""
+        snapshot = snapshot or self.snapshot()
+        config, last = self.config, self._reports[-1]
         best = max(self._reports, key=lambda report: report.val_accuracy)
         clients = self._client_reports()
         return FederationResult(

@@ -9,7 +9,9 @@ from promptfleet.config import FederationConfig
 from promptfleet.federation.fleet import Fleet
 from promptfleet.federation.local_fleet import LocalFleet
 from promptfleet.federation.prepare import Prepared, prepare
+from promptfleet.federation.ray_session import local_nodes, ray_session
 from promptfleet.federation.reports import FederationResult, RoundReport
+from promptfleet.federation.resources import plan_shares
 from promptfleet.federation.rounds import Federation
 from promptfleet.federation.settings import federation_config
 
@@ -34,6 +36,8 @@ def run_federation(
     """
     if not isinstance(config, FederationConfig):
         config = federation_config(config or {})
+    if config.runtime.backend == "ray" and address is None:
+        plan_shares(config, local_nodes())
     prepared = prepare(config)
     with _fleet(config, prepared, address) as fleet:
         federation = Federation(config, prepared, fleet)
@@ -55,11 +59,8 @@ def _fleet(config: FederationConfig, prepared: Prepared, address: str | None) ->
             fleet.close()
         return
 
-    from promptfleet.federation.ray_session import ray_session
-
     with ray_session(address) as nodes:
         from promptfleet.federation.ray_fleet import RayFleet, put_frozen
-        from promptfleet.federation.resources import plan_shares
 
         shares = plan_shares(config, nodes)
         frozen = put_frozen(prepared)

@@ -1,0 +1,73 @@
+"""Run one federation: python jobs/train.py --set clients=5 --set rounds=3"""
+
+import sys
+from pathlib import Path
+
+from promptfleet.command_line import ArgumentParser, run
+from promptfleet.config import FederationConfig
+from promptfleet.errors import ConfigError
+from promptfleet.federation.reports import FederationResult, RoundReport
+from promptfleet.federation.run import run_federation
+from promptfleet.federation.settings import read_federation_config
+from promptfleet.tracking.background import track_federation
+
+
+def main() -> None:
+    parser = ArgumentParser(prog="train.py", description="Run one federation.")
+    parser.add_argument("--config", metavar="FILE", help="a YAML file with keys of the federation")
+    parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="set a key of the federation")
+    parser.add_argument("--out", metavar="DIR", help="folder for result.json (default: under storage.path)")
+    parser.add_argument("--address", help="a running Ray cluster, or 'auto' (default: start Ray on this machine)")
+    arguments = parser.parse_args()
+
+    config = read_federation_config(arguments.config, arguments.set)
+    out = _output_folder(arguments.out, config)
+    with track_federation(config) as tracked:
+
+        def on_round(report: RoundReport) -> None:
+            print(_round_line(report, config.rounds), file=sys.stderr, flush=True)
+            tracked.log_round(report)
+
+        result = run_federation(config, on_round=on_round, address=arguments.address)
+        tracked.finish(result)
+    path = out / "result.json"
+    path.write_text(result.to_json())
+    print(_summary(result, path, tracked.ui_command))
+
+
+def _output_folder(out: str | None, config: FederationConfig) -> Path:
+    name = f"{config.method}-{config.dataset}-seed{config.seed}"
+    folder = Path(out) if out else Path(config.storage.path) / "federations" / name
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ConfigError(f"--out {folder}: cannot be made ({error.strerror})") from None
+    return folder
+
+
+def _round_line(report: RoundReport, rounds: int) -> str:
+    loss = "-" if report.train_loss is None else f"{report.train_loss:.3f}"
+    rejected = f"  rejected {sorted(report.rejected)}" if report.rejected else ""
+    return (
+        f"round {report.round}/{rounds}  cohort {len(report.cohort)}  loss {loss}  "
+        f"val {report.val_accuracy:.3f} (min {report.val_accuracy_min:.2f}, sd {report.val_accuracy_std:.2f})  "
+        f"up {report.uploaded_bytes / 1024:.0f} KB  down {report.downloaded_bytes / 1024:.0f} KB  "
+        f"{report.seconds:.1f} s{rejected}"
+    )
+
+
+def _summary(result: FederationResult, path: Path, ui_command: str) -> str:
+    return "\n".join(
+        [
+            f"{result.method} on {result.dataset}: {len(result.clients)} clients, {len(result.rounds)} rounds",
+            f"  test accuracy        {result.test_accuracy:.3f}, mean over clients after the last round",
+            f"  validation accuracy  {result.val_accuracy:.3f}",
+            f"  zero-shot CLIP       {result.zero_shot_accuracy:.3f} on the same test parts",
+            f"result: {path}",
+            f"look at it: {ui_command}",
+        ]
+    )
+
+
+if __name__ == "__main__":
+    run(main)

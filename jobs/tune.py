@@ -1,0 +1,62 @@
+"""Search hyperparameters of whole federations: python jobs/tune.py --search search_spaces/gating.yaml"""
+
+import sys
+from argparse import Namespace
+from pathlib import Path
+
+from promptfleet.command_line import INTERRUPTED, ArgumentParser, run
+from promptfleet.config import StorageConfig, parse_assignments
+from promptfleet.errors import ConfigError
+from promptfleet.federation.ray_session import local_nodes, ray_session
+from promptfleet.search.folders import create_sweep, open_sweep
+from promptfleet.search.spec import SweepSpec, read_sweep
+from promptfleet.search.summary import describe_outcome, describe_plan
+from promptfleet.search.sweep import plan_sweep, run_sweep
+
+
+def main() -> int:
+    parser = ArgumentParser(prog="tune.py", description="Search hyperparameters of whole federations.")
+    what = parser.add_mutually_exclusive_group(required=True)
+    what.add_argument("--search", metavar="FILE", help="a search space, see search_spaces/")
+    what.add_argument("--resume", metavar="NAME", help="go on with a sweep that was begun")
+    parser.add_argument("--trials", type=int, metavar="N", help="how many federations to run in all")
+    parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="fix a key of the federation")
+    parser.add_argument("--name", help="of the new sweep (default: the search file's)")
+    parser.add_argument("--address", help="a running Ray cluster, or 'auto' (default: start Ray on this machine)")
+    parser.add_argument("--dry-run", action="store_true", help="print the resolved space and resources, start nothing")
+    arguments = parser.parse_args()
+    if arguments.resume and arguments.name:
+        parser.error("argument --name: a resumed sweep keeps its name")
+
+    folder, spec = _sweep(arguments)
+    if arguments.dry_run:
+        print(describe_plan(spec))
+        return 0
+    if arguments.address is None:
+        plan_sweep(spec, local_nodes())
+    with ray_session(arguments.address) as nodes:
+        plan_sweep(spec, nodes)
+        if folder is None:
+            storage, default_name = spec.base_config().storage.path, Path(arguments.search).stem
+            folder = create_sweep(spec, storage, name=arguments.name, default_name=default_name)
+        print(f"sweep {folder.name}: {spec.settings.trials} federations, in {folder}", file=sys.stderr)
+        outcome = run_sweep(spec, folder, nodes)
+    print(describe_outcome(spec, folder, outcome))
+    return INTERRUPTED if outcome.interrupted else 0
+
+
+def _sweep(arguments: Namespace) -> tuple[Path | None, SweepSpec]:
+    """The sweep that was asked for, and its folder if it was begun before."""
+    if not arguments.resume:
+        return None, read_sweep(arguments.search, arguments.set, trials=arguments.trials)
+    others = [entry for entry in arguments.set if not entry.startswith("storage.path=")]
+    if others:
+        raise ConfigError(
+            f"--set {others[0]}: a resumed sweep keeps its configuration (only storage.path may be given)"
+        )
+    storage = parse_assignments(arguments.set).get("storage", {}).get("path", StorageConfig().path)
+    return open_sweep(storage, arguments.resume, trials=arguments.trials)
+
+
+if __name__ == "__main__":
+    run(main)

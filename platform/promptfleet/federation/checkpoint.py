@@ -1,0 +1,68 @@
+"""A federation on disk between two rounds: one safetensors file with all states, and what the rounds reported."""
+
+import json
+import os
+from dataclasses import asdict
+from pathlib import Path
+
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+
+from promptfleet.errors import DataError
+from promptfleet.federation.reports import Evaluation, RoundReport, round_report_from_dict
+from promptfleet.federation.rounds import Snapshot
+from promptfleet.methods.protocol import State
+
+FILE = "federation.safetensors"
+VERSION = "1"
+_SERVER = "server"
+
+
+def save_snapshot(folder: str | Path, snapshot: Snapshot, fingerprint: str) -> Path:
+    """Replace the checkpoint in ``folder`` in one step: a reader sees the old one or the new one, never a part."""
+    path = Path(folder) / FILE
+    path.parent.mkdir(parents=True, exist_ok=True)
+    tensors = {f"{_SERVER}/{name}": tensor.contiguous() for name, tensor in snapshot.server.items()}
+    for client, state in snapshot.privates.items():
+        tensors |= {f"{client}/{name}": tensor.contiguous() for name, tensor in state.items()}
+    metadata = {
+        "version": VERSION,
+        "fingerprint": fingerprint,
+        "reports": json.dumps([asdict(report) for report in snapshot.reports]),
+        "evaluations": json.dumps([asdict(evaluation) for evaluation in snapshot.evaluations]),
+    }
+    partial = path.with_suffix(".partial")
+    save_file(tensors, partial, metadata)
+    with open(partial, "rb") as file:
+        os.fsync(file.fileno())
+    os.replace(partial, path)
+    return path
+
+
+def load_snapshot(folder: str | Path, fingerprint: str) -> Snapshot | None:
+    """The checkpoint in ``folder``, or None where there is none.
+
+    Raises:
+        DataError: if it is damaged, of another format version, or of a federation with another configuration.
+    """
+    path = Path(folder) / FILE
+    if not path.exists():
+        return None
+    try:
+        with safe_open(path, "pt") as file:
+            metadata = file.metadata() or {}
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  not a dict
+    except (SafetensorError, OSError) as error:
+        raise DataError(f"{path}: damaged ({error})") from None
+    if metadata.get("version") != VERSION:
+        raise DataError(f"{path}: checkpoint version {metadata.get('version')}, this promptfleet reads {VERSION}")
+    if metadata["fingerprint"] != fingerprint:
+        raise DataError(f"{path}: a checkpoint of a federation with another configuration")
+    owners: dict[str, State] = {}
+    for name, tensor in tensors.items():
+        owner, _, key = name.partition("/")
+        owners.setdefault(owner, {})[key] = tensor
+    server = owners.pop(_SERVER)
+    reports: list[RoundReport] = [round_report_from_dict(report) for report in json.loads(metadata["reports"])]
+    evaluations = [Evaluation(**evaluation) for evaluation in json.loads(metadata["evaluations"])]
+    return Snapshot(server, {int(client): owners[client] for client in owners}, reports, evaluations)

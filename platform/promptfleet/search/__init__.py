@@ -1,0 +1,1 @@
+"""Hyperparameter search over whole federations: search files, the study, the trial, the sweep."""

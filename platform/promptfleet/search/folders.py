@@ -1,0 +1,68 @@
+"""Where sweeps lie: one folder per name, with the sweep as it was asked for, its study and its trials."""
+
+import difflib
+import re
+from pathlib import Path
+
+import yaml
+
+from promptfleet.errors import ConfigError
+from promptfleet.search.spec import SweepSpec, parse_sweep
+from promptfleet.yaml_files import read_yaml
+
+SPEC_FILE = "sweep.yaml"
+
+
+def sweeps_folder(storage_path: str | Path) -> Path:
+    return Path(storage_path).absolute() / "sweeps"
+
+
+def trial_folder(sweep_folder: str | Path, number: int) -> Path:
+    """Checkpoint and result of one trial."""
+    return Path(sweep_folder) / "trials" / f"{number:03d}"
+
+
+def create_sweep(spec: SweepSpec, storage_path: str | Path, *, name: str | None, default_name: str) -> Path:
+    """A new folder that holds the spec. Without a name, the default one with the first number that is free.
+
+    Raises:
+        ConfigError: a name that is taken, or that cannot be a folder's.
+    """
+    root = sweeps_folder(storage_path)
+    if name is not None and not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]*", name):
+        raise ConfigError(f"--name {name}: use letters, digits, '.', '_' and '-' only")
+    root.mkdir(parents=True, exist_ok=True)
+    candidates = [name] if name else [default_name, *(f"{default_name}-{number}" for number in range(2, 10_000))]
+    for candidate in candidates:
+        folder = root / candidate
+        try:
+            folder.mkdir()
+        except FileExistsError:
+            continue
+        (folder / SPEC_FILE).write_text(yaml.safe_dump(spec.to_dict(), sort_keys=False))
+        return folder
+    raise ConfigError(f"--name {name}: there is such a sweep; use --resume {name} to go on with it, or another name")
+
+
+def open_sweep(storage_path: str | Path, name: str, *, trials: int | None) -> tuple[Path, SweepSpec]:
+    """The folder and spec of a sweep that was begun; ``trials`` changes its budget.
+
+    Raises:
+        ConfigError: there is no such sweep, naming those that are.
+    """
+    folder = sweeps_folder(storage_path) / name
+    if not (folder / SPEC_FILE).is_file():
+        raise ConfigError(f"--resume {name}: {_which_there_are(folder.parent, name)}")
+    spec = parse_sweep(read_yaml(folder / SPEC_FILE), trials=trials, source=str(folder / SPEC_FILE))
+    if trials is not None:
+        (folder / SPEC_FILE).write_text(yaml.safe_dump(spec.to_dict(), sort_keys=False))
+    return folder, spec
+
+
+def _which_there_are(root: Path, name: str) -> str:
+    names = sorted(path.parent.name for path in root.glob(f"*/{SPEC_FILE}"))
+    if not names:
+        return f"no sweep was begun yet in {root}"
+    nearest = difflib.get_close_matches(name, names, n=1)
+    hint = f" (did you mean {nearest[0]}?)" if nearest else ""
+    return f"there is no such sweep{hint}; there are: {', '.join(names)}"

@@ -1,0 +1,107 @@
+"""What a search space file may say about one key, and how to try out its extremes."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from promptfleet.errors import ConfigError
+
+Value = int | float | str | bool
+
+
+@dataclass(frozen=True)
+class IntRange:
+    """Integers from low to high, both included."""
+
+    low: int
+    high: int
+    step: int = 1
+    log: bool = False
+
+    def extremes(self) -> tuple[Value, ...]:
+        return (self.low, self.high)
+
+    def entry(self) -> dict[str, Any]:
+        """As a search file has it."""
+        return {"int": [self.low, self.high], "step": self.step, "log": self.log}
+
+
+@dataclass(frozen=True)
+class FloatRange:
+    """Real numbers from low to high; ``log`` draws their logarithm evenly."""
+
+    low: float
+    high: float
+    log: bool = False
+
+    def extremes(self) -> tuple[Value, ...]:
+        return (self.low, self.high)
+
+    def entry(self) -> dict[str, Any]:
+        return {"float": [self.low, self.high], "log": self.log}
+
+
+@dataclass(frozen=True)
+class Choice:
+    """One of some values without an order."""
+
+    values: tuple[Value, ...]
+
+    def extremes(self) -> tuple[Value, ...]:
+        return self.values
+
+    def entry(self) -> dict[str, Any]:
+        return {"choice": list(self.values)}
+
+
+Parameter = IntRange | FloatRange | Choice
+_FORMS = "{int: [low, high]}, {float: [low, high], log: true} or {choice: [a, b, ...]}"
+
+
+def parse_parameter(key: str, entry: Any, *, source: str) -> Parameter:
+    """Read ``{int: [1, 8]}`` and the like. Raises ConfigError naming ``source`` and ``key``."""
+    where = f"{source}: space.{key}"
+    kinds = [kind for kind in ("int", "float", "choice") if isinstance(entry, Mapping) and kind in entry]
+    if len(kinds) != 1:
+        raise ConfigError(f"{where}: got {entry!r}, should be {_FORMS}")
+    kind = kinds[0]
+    options = {"int": {"step", "log"}, "float": {"log"}, "choice": set()}[kind]
+    unknown = sorted(set(map(str, entry)) - options - {kind})
+    if unknown:
+        raise ConfigError(f"{where}: unknown key {unknown[0]!r}, should be {_FORMS}")
+    if kind == "choice":
+        return _choice(entry[kind], where)
+    return _range(kind, entry, where)
+
+
+def _choice(values: Any, where: str) -> Choice:
+    if not isinstance(values, list) or not values or not all(isinstance(value, Value) for value in values):
+        raise ConfigError(
+            f"{where}.choice: got {values!r}, should be a list of at least one number, word or truth value"
+        )
+    if len({(type(value), value) for value in values}) < len(values):
+        raise ConfigError(f"{where}.choice: a value stands twice in {values!r}")
+    return Choice(tuple(values))
+
+
+def _range(kind: str, entry: Mapping[str, Any], where: str) -> IntRange | FloatRange:
+    bounds, log, step = entry[kind], entry.get("log", False), entry.get("step", 1)
+    wanted = int if kind == "int" else (int, float)
+    if not isinstance(bounds, list) or len(bounds) != 2 or not all(_is_number(bound, wanted) for bound in bounds):
+        raise ConfigError(f"{where}.{kind}: got {bounds!r}, should be two {kind}s [low, high]")
+    low, high = bounds
+    if low >= high:
+        raise ConfigError(f"{where}.{kind}: low {low!r} must be below high {high!r}")
+    if not isinstance(log, bool):
+        raise ConfigError(f"{where}.log: got {log!r}, should be true or false")
+    if log and low <= 0:
+        raise ConfigError(f"{where}: a log scale needs low above 0, got {low!r}")
+    if kind == "float":
+        return FloatRange(float(low), float(high), log)
+    if not _is_number(step, int) or step < 1 or (log and step != 1):
+        raise ConfigError(f"{where}.step: got {step!r}, should be an integer of at least 1, and 1 on a log scale")
+    return IntRange(low, high, step, log)
+
+
+def _is_number(value: Any, kinds: type | tuple[type, ...]) -> bool:
+    return isinstance(value, kinds) and not isinstance(value, bool) and value == value and abs(value) != float("inf")

@@ -1,0 +1,147 @@
+"""A sweep as written: the federation that is searched, the space, and the budget. Checked before anything starts."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from itertools import combinations, product
+from pathlib import Path
+from typing import Any
+
+from pydantic import Field
+
+from promptfleet.config import (
+    FederationConfig,
+    Section,
+    build,
+    dotted_keys,
+    merge,
+    nest,
+    parse_assignments,
+    unknown_key,
+)
+from promptfleet.errors import ConfigError
+from promptfleet.federation.settings import federation_config
+from promptfleet.methods import config_class
+from promptfleet.search.space import Parameter, parse_parameter
+from promptfleet.yaml_files import read_yaml
+
+FIXED = ("method", "dataset", "backbone", "rounds", "data.", "runtime.", "resources.", "storage.")
+
+
+class SweepSettings(Section):
+    """The budget of a sweep: everything in a search file beside ``federation`` and ``space``."""
+
+    trials: int = Field(16, ge=1)
+    seed: int = Field(0, ge=0, description="of the sampler; the federation has its own")
+    startup_trials: int = Field(6, ge=0, description="trials drawn at random before TPE learns from them")
+    grace_rounds: int = Field(2, ge=1, description="rounds every trial may run before it can be stopped early")
+    reduction_factor: int = Field(3, ge=2, description="one in so many trials survives each rung (ASHA)")
+    concurrent_trials: int = Field(1, ge=1, description="federations side by side; 1 makes a sweep repeatable exactly")
+
+
+@dataclass(frozen=True)
+class SweepSpec:
+    """A checked sweep. ``base`` are the federation's nested values without the searched keys."""
+
+    settings: SweepSettings
+    base: Mapping[str, Any]
+    space: Mapping[str, Parameter]
+
+    def to_dict(self) -> dict[str, Any]:
+        """As a search file has it: ``parse_sweep`` gives the same sweep back."""
+        space = {key: parameter.entry() for key, parameter in self.space.items()}
+        return {**self.settings.model_dump(), "federation": dict(self.base), "space": space}
+
+    def config(self, params: Mapping[str, Any]) -> FederationConfig:
+        """The federation of one trial; ``params`` by dotted key."""
+        values = dict(self.base)
+        for key, value in params.items():
+            values = merge(values, nest(key, value))
+        return federation_config(values, source="trial")
+
+    def base_config(self) -> FederationConfig:
+        """A federation of this sweep with the first value of each searched key."""
+        return self.config({key: parameter.extremes()[0] for key, parameter in self.space.items()})
+
+
+def read_sweep(path: str | Path, assignments: Sequence[str] = (), *, trials: int | None = None) -> SweepSpec:
+    """Read a search file. ``assignments`` (``key=value``) fix keys of the federation, searched ones too.
+
+    Raises:
+        ConfigError: what is wrong, in which file or option, and what would be right.
+    """
+    return parse_sweep(read_yaml(path), assignments, trials=trials, source=str(path))
+
+
+def parse_sweep(
+    values: Mapping[str, Any], assignments: Sequence[str] = (), *, trials: int | None = None, source: str
+) -> SweepSpec:
+    """Check the content of a search file, see ``read_sweep``."""
+    settings_values = {key: value for key, value in values.items() if key not in ("federation", "space")}
+    known = [*dotted_keys(SweepSettings), "federation", "space"]
+    for key in settings_values:
+        if key not in known:
+            raise unknown_key(str(key), known, source=source)
+    settings = build(SweepSettings, settings_values, source=source)
+    if trials is not None:
+        settings = build(SweepSettings, {**settings_values, "trials": trials}, source="--trials")
+    federation = _mapping(values, "federation", source)
+    if federation:
+        federation_config(federation, source=f"{source}: federation")
+    overrides = parse_assignments(assignments)
+    base = merge(federation, overrides)
+    model = config_class(base.get("method", FederationConfig.model_fields["method"].default))
+    space = _space(_mapping(values, "space", source), model, overrides, source)
+    spec = SweepSpec(settings, base, space)
+    _check_extremes(spec, source if not overrides else f"{source} with --set")
+    return spec
+
+
+def _space(
+    entries: Mapping[str, Any], model: type[FederationConfig], overrides: Mapping[str, Any], source: str
+) -> dict[str, Parameter]:
+    known = list(dotted_keys(model))
+    space = {}
+    for key, entry in entries.items():
+        if key not in known:
+            raise unknown_key(str(key), known, source=f"{source}: space")
+        if key.startswith(FIXED):
+            raise ConfigError(f"{source}: space.{key}: a sweep keeps {key} fixed; set it under 'federation'")
+        parameter = parse_parameter(key, entry, source=source)
+        if not _is_set(overrides, key):
+            space[key] = parameter
+    if not space:
+        raise ConfigError(f"{source}: nothing to search: 'space' needs at least one key that --set does not fix")
+    return space
+
+
+def _check_extremes(spec: SweepSpec, source: str) -> None:
+    """Every value, and every pair of values of two keys, must make a federation that can be run."""
+    first = {key: parameter.extremes()[0] for key, parameter in spec.space.items()}
+    pairs = list(combinations(spec.space, 2)) or [(key, key) for key in spec.space]
+    federation_config(_with(spec.base, first), source=source)
+    for one, other in pairs:
+        for value, other_value in product(spec.space[one].extremes(), spec.space[other].extremes()):
+            federation_config(_with(spec.base, {**first, one: value, other: other_value}), source=f"{source}: space")
+
+
+def _with(base: Mapping[str, Any], params: Mapping[str, Any]) -> Mapping[str, Any]:
+    for key, value in params.items():
+        base = merge(base, nest(key, value))
+    return base
+
+
+def _mapping(values: Mapping[str, Any], name: str, source: str) -> Mapping[str, Any]:
+    section = values.get(name)
+    if section is None:
+        return {}
+    if not isinstance(section, Mapping):
+        raise ConfigError(f"{source}: {name}: got {section!r}, should be a section of keys")
+    return section
+
+
+def _is_set(values: Any, key: str) -> bool:
+    for part in key.split("."):
+        if not isinstance(values, Mapping) or part not in values:
+            return False
+        values = values[part]
+    return True

@@ -1,0 +1,156 @@
+"""The study of a sweep on disk: what was proposed, what came back round by round, and who is stopped early.
+
+Optuna proposes (TPE) and remembers. Both the next proposal and the decision to stop a trial are functions of what is
+on disk and of the sweep's seed, so a sweep that was killed goes on as if it had not been.
+"""
+
+import warnings
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import optuna
+from optuna.distributions import (
+    BaseDistribution,
+    CategoricalDistribution,
+    FloatDistribution,
+    IntDistribution,
+)
+from optuna.trial import FrozenTrial, TrialState
+
+from promptfleet.search.space import Choice, IntRange, Parameter
+from promptfleet.search.spec import SweepSettings
+
+FILE = "study.db"
+STUDY = "sweep"
+
+
+@dataclass(frozen=True)
+class Proposal:
+    """One federation to run: its number in the study, its searched values, and the rounds the study already has."""
+
+    number: int
+    params: Mapping[str, Any]
+    reported_rounds: int
+
+
+class SweepStudy:
+    """An Optuna study that maximizes, with early stopping by asynchronous successive halving (ASHA).
+
+    Every write is safe to repeat: a round reported twice and a trial told twice change nothing.
+    """
+
+    def __init__(self, folder: str | Path, space: Mapping[str, Parameter], settings: SweepSettings, rounds: int):
+        self._space = {key: _distribution(parameter) for key, parameter in space.items()}
+        self._settings = settings
+        self._milestones = _milestones(settings, rounds)
+        optuna.logging.set_verbosity(optuna.logging.WARNING)
+        storage = optuna.storages.RDBStorage(f"sqlite:///{Path(folder).absolute() / FILE}")
+        self._study = optuna.create_study(
+            study_name=STUDY,
+            storage=storage,
+            direction="maximize",
+            load_if_exists=True,
+            pruner=optuna.pruners.NopPruner(),
+        )
+        self._handed_out: set[int] = set()
+
+    def next_proposal(self) -> Proposal | None:
+        """A trial that was begun and not finished, or a new one; None once the budget is spent."""
+        trials = self._study.get_trials(deepcopy=False)
+        for trial in trials:
+            if not trial.state.is_finished() and trial.number not in self._handed_out:
+                return self._hand_out(trial)
+        if len(trials) >= self._settings.trials:
+            return None
+        self._study.sampler = self._sampler(len(trials))
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
+            number = self._study.ask(self._space).number
+        return self._hand_out(self._study.get_trials(deepcopy=False)[number])
+
+    def report(self, number: int, round_index: int, value: float) -> None:
+        """Keep the objective of one round."""
+        trial = self._trial(number)
+        if not trial.state.is_finished() and round_index not in trial.intermediate_values:
+            self._live(trial).report(value, round_index)
+
+    def should_stop(self, number: int, round_index: int) -> bool:
+        """Whether the trial is not among the best at this rung, judged by those that got here before.
+
+        Rungs are rounds grace * factor^k; at each the trial must reach the (1 - 1/factor) quantile of the others'
+        values there. Source: Li et al., "A System for Massively Parallel Hyperparameter Tuning" (arXiv:1810.05934).
+        """
+        if round_index not in self._milestones:
+            return False
+        trials = self._study.get_trials(deepcopy=False)
+        others = [t.intermediate_values[round_index] for t in trials if _reached(t, round_index) and t.number != number]
+        if not others:
+            return False
+        return trials[number].intermediate_values[round_index] < np.quantile(
+            others, 1 - 1 / self._settings.reduction_factor
+        )
+
+    def complete(self, number: int, value: float) -> None:
+        self._tell(number, TrialState.COMPLETE, value)
+
+    def prune(self, number: int) -> None:
+        """Stopped early; Optuna takes the last reported value as the trial's."""
+        self._tell(number, TrialState.PRUNED)
+
+    def fail(self, number: int, reason: str) -> None:
+        trial = self._trial(number)
+        if not trial.state.is_finished():
+            self._live(trial).set_user_attr("error", reason)
+        self._tell(number, TrialState.FAIL)
+
+    def trials(self) -> list[FrozenTrial]:
+        return self._study.get_trials(deepcopy=False)
+
+    def importances(self) -> dict[str, float] | None:
+        """How much each searched key explains of the objective (fANOVA); None with too few finished trials."""
+        finished = [trial for trial in self.trials() if trial.state == TrialState.COMPLETE]
+        if len(finished) < 3 or len({trial.value for trial in finished}) < 2:
+            return None
+        evaluator = optuna.importance.FanovaImportanceEvaluator(seed=self._settings.seed)
+        return optuna.importance.get_param_importances(self._study, evaluator=evaluator)
+
+    def _sampler(self, number: int) -> optuna.samplers.TPESampler:
+        seed = int(np.random.SeedSequence([self._settings.seed, number]).generate_state(1)[0])
+        return optuna.samplers.TPESampler(seed=seed, n_startup_trials=self._settings.startup_trials)
+
+    def _hand_out(self, trial: FrozenTrial) -> Proposal:
+        self._handed_out.add(trial.number)
+        return Proposal(trial.number, dict(trial.params), max(trial.intermediate_values, default=0))
+
+    def _tell(self, number: int, state: TrialState, value: float | None = None) -> None:
+        if not self._trial(number).state.is_finished():
+            self._study.tell(number, value, state=state)
+
+    def _trial(self, number: int) -> FrozenTrial:
+        return self._study.get_trials(deepcopy=False)[number]
+
+    def _live(self, trial: FrozenTrial) -> optuna.Trial:
+        return optuna.Trial(self._study, trial._trial_id)
+
+
+def _milestones(settings: SweepSettings, rounds: int) -> set[int]:
+    milestones, rung = set(), settings.grace_rounds
+    while rung < rounds:
+        milestones.add(rung)
+        rung *= settings.reduction_factor
+    return milestones
+
+
+def _reached(trial: FrozenTrial, round_index: int) -> bool:
+    return round_index in trial.intermediate_values
+
+
+def _distribution(parameter: Parameter) -> BaseDistribution:
+    if isinstance(parameter, Choice):
+        return CategoricalDistribution(parameter.values)
+    if isinstance(parameter, IntRange):
+        return IntDistribution(parameter.low, parameter.high, log=parameter.log, step=parameter.step)
+    return FloatDistribution(parameter.low, parameter.high, log=parameter.log)

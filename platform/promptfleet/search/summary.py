@@ -1,0 +1,84 @@
+"""A sweep in words and tables: what would be run, and what came out."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from rich.console import Console
+from rich.table import Table
+
+from promptfleet.federation.ray_session import local_nodes
+from promptfleet.search.progress import format_params
+from promptfleet.search.spec import SweepSpec
+from promptfleet.search.sweep import SweepOutcome, plan_sweep
+from promptfleet.tracking.sweep_run import TrialRecord
+
+BEST_SHOWN = 5
+
+
+def describe_plan(spec: SweepSpec) -> str:
+    """The resolved space, federation and resources of a sweep that is not started."""
+    (node,) = nodes = local_nodes()
+    shares = plan_sweep(spec, nodes)
+    space = Table(title="search space", title_justify="left")
+    space.add_column("key")
+    space.add_column("values")
+    for key, parameter in spec.space.items():
+        space.add_row(key, format_params(parameter.entry()))
+    federation = Table(title="federation", title_justify="left")
+    federation.add_column("key")
+    federation.add_column("value")
+    for key, value in _flat(spec.base_config().to_dict()):
+        if key not in spec.space:
+            federation.add_row(key, str(value))
+    resources = [
+        f"resources of one federation: 1 server and {shares.client_actors} client actors",
+        f"  each client: {shares.client_cpu:g} CPU, {shares.client_gpu:g} GPU; server: {shares.server_cpu:g} CPU",
+        f"  this machine: {node.cpus:g} CPU, {node.gpus:g} GPU",
+        f"budget: {spec.settings.trials} trials, {spec.settings.concurrent_trials} at a time; nothing was started",
+    ]
+    return "\n".join([_render(space), _render(federation), *resources])
+
+
+def describe_outcome(spec: SweepSpec, folder: Path, outcome: SweepOutcome) -> str:
+    """The best trials, the best one's test accuracy beside zero-shot's, and where to look further."""
+    lines = [_render(_best_trials(spec, outcome.records))]
+    if outcome.best and outcome.best_result:
+        result = outcome.best_result
+        lines += [
+            f"best trial: {outcome.best.number}  {format_params(outcome.best.params)}",
+            f"  validation accuracy {result.val_accuracy:.3f}, chosen by it",
+            f"  test accuracy       {result.test_accuracy:.3f}, mean over {len(result.clients)} clients",
+            f"  zero-shot CLIP      {result.zero_shot_accuracy:.3f} on the same clients",
+        ]
+    counts = [f"{sum(r.state == state for r in outcome.records)} {state}" for state in ("complete", "pruned", "failed")]
+    lines += [f"trials: {', '.join(counts)}", f"results: {folder}", f"look at it: {outcome.ui_command}"]
+    if outcome.interrupted:
+        lines.append(f"interrupted; go on with: python jobs/tune.py --resume {folder.name}")
+    return "\n".join(lines)
+
+
+def _best_trials(spec: SweepSpec, records: Sequence[TrialRecord]) -> Table:
+    finished = [record for record in records if record.value is not None and record.state == "complete"]
+    best = sorted(finished, key=lambda record: (-record.value, record.number))[:BEST_SHOWN]
+    table = Table(title=f"best of {len(finished)} complete trials", title_justify="left")
+    for name in ("trial", "validation", "test", "seconds", *spec.space):
+        table.add_column(name, justify="right")
+    for record in best:
+        test = "-" if record.test_accuracy is None else f"{record.test_accuracy:.3f}"
+        values = [format_params({key: record.params[key]}).partition("=")[2] for key in spec.space]
+        table.add_row(str(record.number), f"{record.value:.3f}", test, f"{record.seconds:.1f}", *values)
+    return table
+
+
+def _flat(values: dict, prefix: str = "") -> list[tuple[str, object]]:
+    flat = []
+    for key, value in values.items():
+        flat += _flat(value, f"{prefix}{key}.") if isinstance(value, dict) else [(prefix + key, value)]
+    return flat
+
+
+def _render(table: Table) -> str:
+    console = Console(width=120, no_color=True)
+    with console.capture() as capture:
+        console.print(table)
+    return capture.get().rstrip()

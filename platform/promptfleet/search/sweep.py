@@ -1,0 +1,167 @@
+"""A sweep: Ray Tune runs the federations that the study proposes, one communication round per step."""
+
+import logging
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from promptfleet.config import FederationConfig
+from promptfleet.errors import DataError
+from promptfleet.federation.prepare import prepare
+from promptfleet.federation.reports import FederationResult
+from promptfleet.federation.resources import Node, Shares, plan_shares
+from promptfleet.federation.stored import load_result
+from promptfleet.search.folders import trial_folder
+from promptfleet.search.spec import SweepSpec
+from promptfleet.search.study import SweepStudy
+from promptfleet.tracking.store import TrackingStore
+from promptfleet.tracking.sweep_run import SweepRun, TrialRecord, best_trial
+from promptfleet.tracking.writer import BackgroundWriter
+
+logger = logging.getLogger(__name__)
+
+MAX_TRIAL_FAILURES = 2
+
+
+@dataclass(frozen=True)
+class SweepOutcome:
+    """What a sweep gave. ``best`` and ``best_result`` are None if no trial ran all its rounds."""
+
+    records: Sequence[TrialRecord]
+    best: TrialRecord | None
+    best_result: FederationResult | None
+    importances: Mapping[str, float] | None
+    interrupted: bool
+    ui_command: str
+
+
+def plan_sweep(spec: SweepSpec, nodes: Sequence[Node]) -> Shares:
+    """Shares of the largest federation of the sweep. Raises ResourceError if the trials do not fit side by side."""
+    clients = spec.space.get("clients")
+    sizes = clients.extremes() if clients else [spec.base_config().clients]
+    configs = [spec.base_config().model_copy(update={"clients": size}) for size in sizes]
+    plans = [plan_shares(config, nodes, concurrent=spec.settings.concurrent_trials) for config in configs]
+    return max(plans, key=lambda shares: shares.client_actors)
+
+
+def run_sweep(spec: SweepSpec, folder: Path, nodes: Sequence[Node]) -> SweepOutcome:
+    """Run the trials of the sweep in ``folder`` that are not finished yet, and write all of it to MLflow.
+
+    Runs on the Ray that this process is connected to, which has ``nodes``. Ctrl-C ends it in good order; what was begun
+    goes on when it is run again.
+
+    Raises:
+        PromptfleetError: before anything starts, for what cannot run as asked.
+    """
+    config = spec.base_config()
+    prepared = prepare(config)
+    store = TrackingStore.open(config.storage.path)
+    study = SweepStudy(folder, spec.space, spec.settings, config.rounds)
+    with BackgroundWriter() as writer:
+        sweep = SweepRun.start(store, config, key=f"sweep/{folder.name}", name=folder.name, search=spec.to_dict())
+        _run_trials(spec, folder, study, sweep, writer, prepared, nodes)
+    records = trial_records(study, folder, spec)
+    interrupted = any(record.state == "running" for record in records) or len(records) < spec.settings.trials
+    importances = study.importances()
+    log_scale = [key for key, parameter in spec.space.items() if getattr(parameter, "log", False)]
+    sweep.finish(records, importances, log_scale=log_scale, status="KILLED" if interrupted else "FINISHED")
+    best = best_trial(records)
+    result = load_trial(folder, spec, best) if best else None
+    return SweepOutcome(records, best, result, importances, interrupted, store.ui_command)
+
+
+def trial_records(study: SweepStudy, folder: Path, spec: SweepSpec) -> list[TrialRecord]:
+    """Every trial of the study as plain values."""
+    records = []
+    for trial in study.trials():
+        state = {"COMPLETE": "complete", "PRUNED": "pruned", "FAIL": "failed"}.get(trial.state.name, "running")
+        result = _try_load(folder, spec, trial.number, trial.params)
+        records.append(
+            TrialRecord(
+                number=trial.number,
+                state=state,
+                params=dict(trial.params),
+                value=trial.value if trial.state.is_finished() else None,
+                rounds=len(trial.intermediate_values),
+                test_accuracy=result.test_accuracy if result else None,
+                seconds=result.seconds if result else 0.0,
+            )
+        )
+    return records
+
+
+def load_trial(folder: Path, spec: SweepSpec, record: TrialRecord) -> FederationResult | None:
+    """The result of one trial, from its folder."""
+    return _try_load(folder, spec, record.number, record.params)
+
+
+def _try_load(folder: Path, spec: SweepSpec, number: int, params: Mapping) -> FederationResult | None:
+    try:
+        return load_result(trial_folder(folder, number), spec.config(params).fingerprint())
+    except DataError as error:
+        logger.warning("%s", error)
+        return None
+
+
+def _run_trials(
+    spec: SweepSpec,
+    folder: Path,
+    study: SweepStudy,
+    sweep: SweepRun,
+    writer: BackgroundWriter,
+    prepared,
+    nodes: Sequence[Node],
+) -> None:
+    os.environ.setdefault("TUNE_DISABLE_AUTO_CALLBACK_LOGGERS", "1")
+    from ray import tune
+
+    from promptfleet.federation.ray_fleet import put_frozen
+    from promptfleet.search.progress import SweepProgress
+    from promptfleet.search.tracking_callback import TrackTrials
+    from promptfleet.search.trial import NUMBER, OBJECTIVE, PARAMS, FederationTrial
+    from promptfleet.search.tune_adapters import RungScheduler, StudySearcher
+
+    logging.getLogger("ray.tune").setLevel(logging.CRITICAL)  # failures are told by our own callbacks
+    rounds = spec.base_config().rounds
+    finished = {trial.number: trial.value for trial in study.trials() if trial.state.is_finished()}
+    if len(finished) >= spec.settings.trials:
+        return
+
+    def shares(config: FederationConfig) -> Shares:
+        return plan_shares(config, nodes, concurrent=spec.settings.concurrent_trials)
+
+    def bundles(values: dict) -> tune.PlacementGroupFactory:
+        if PARAMS not in values:
+            return tune.PlacementGroupFactory([{"CPU": 0.01}])
+        return tune.PlacementGroupFactory(shares(spec.config(values[PARAMS])).bundles(), strategy="PACK")
+
+    trainable = tune.with_parameters(
+        FederationTrial, spec=spec, folder=str(folder), frozen=[put_frozen(prepared)], shares=shares
+    )
+    tuner = tune.Tuner(
+        tune.with_resources(trainable, bundles),
+        tune_config=tune.TuneConfig(
+            metric=OBJECTIVE,
+            mode="max",
+            search_alg=StudySearcher(study, rounds),
+            scheduler=RungScheduler(study),
+            num_samples=spec.settings.trials - len(finished),
+            max_concurrent_trials=spec.settings.concurrent_trials,
+            reuse_actors=True,
+            trial_name_creator=lambda trial: f"trial-{trial.config[NUMBER]:03d}",
+            trial_dirname_creator=lambda trial: f"trial-{trial.config[NUMBER]:03d}-{trial.trial_id}",
+        ),
+        run_config=tune.RunConfig(
+            name="tune",
+            storage_path=str(folder),
+            verbose=0,
+            checkpoint_config=tune.CheckpointConfig(checkpoint_at_end=False),  # a trial keeps its own
+            failure_config=tune.FailureConfig(max_failures=MAX_TRIAL_FAILURES),
+            callbacks=[
+                SweepProgress(spec.settings.trials, rounds, finished),
+                TrackTrials(spec, folder, sweep, writer),
+            ],
+        ),
+    )
+    tuner.fit()

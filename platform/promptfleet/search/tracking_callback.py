@@ -1,0 +1,52 @@
+"""What Tune tells about trials, written to MLflow by a background thread of the driver."""
+
+from pathlib import Path
+from typing import Any
+
+from ray import tune
+from ray.tune.experiment import Trial
+
+from promptfleet.federation.reports import round_report_from_dict
+from promptfleet.federation.stored import load_result
+from promptfleet.search.folders import trial_folder
+from promptfleet.search.spec import SweepSpec
+from promptfleet.search.trial import NUMBER, PARAMS
+from promptfleet.search.tune_adapters import NotSaved
+from promptfleet.tracking.federation_run import FederationRun
+from promptfleet.tracking.sweep_run import SweepRun
+from promptfleet.tracking.writer import BackgroundWriter
+
+
+class TrackTrials(NotSaved, tune.Callback):
+    """A nested run per trial: a batch of metrics per round, and everything else when it ends."""
+
+    def __init__(self, spec: SweepSpec, folder: Path, sweep: SweepRun, writer: BackgroundWriter):
+        self._spec, self._folder, self._sweep, self._writer = spec, folder, sweep, writer
+        self._runs: dict[int, FederationRun] = {}
+
+    def on_trial_result(
+        self, iteration: int, trials: list[Trial], trial: Trial, result: dict[str, Any], **info: Any
+    ) -> None:
+        self._writer.submit(self._log_round, dict(trial.config), dict(result["report"]))
+
+    def on_trial_complete(self, iteration: int, trials: list[Trial], trial: Trial, **info: Any) -> None:
+        config = self._spec.config(trial.config[PARAMS])
+        status = "FINISHED" if trial.last_result["round"] == config.rounds else "KILLED"
+        self._writer.submit(self._finish, dict(trial.config), status)
+
+    def on_trial_error(self, iteration: int, trials: list[Trial], trial: Trial, **info: Any) -> None:
+        self._writer.submit(self._finish, dict(trial.config), "FAILED")
+
+    def _log_round(self, values: dict[str, Any], report: dict[str, Any]) -> None:
+        self._run(values).log_round(round_report_from_dict(report))
+
+    def _finish(self, values: dict[str, Any], status: str) -> None:
+        config = self._spec.config(values[PARAMS])
+        result = load_result(trial_folder(self._folder, values[NUMBER]), config.fingerprint())
+        self._run(values).finish(result, status)
+
+    def _run(self, values: dict[str, Any]) -> FederationRun:
+        number = values[NUMBER]
+        if number not in self._runs:
+            self._runs[number] = self._sweep.child(number, values[PARAMS], self._spec.config(values[PARAMS]))
+        return self._runs[number]

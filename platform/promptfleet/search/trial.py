@@ -1,0 +1,82 @@
+"""One trial: a whole federation, of which Ray Tune runs one communication round per step."""
+
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import ray
+from ray import ObjectRef, tune
+
+from promptfleet.config import FederationConfig
+from promptfleet.federation.checkpoint import load_snapshot
+from promptfleet.federation.prepare import Prepared
+from promptfleet.federation.ray_fleet import RayFleet
+from promptfleet.federation.reports import RoundReport
+from promptfleet.federation.resources import Shares
+from promptfleet.federation.rounds import Federation
+from promptfleet.federation.stored import save_federation
+from promptfleet.search.folders import trial_folder
+from promptfleet.search.spec import SweepSpec
+
+NUMBER, PARAMS, REPORTED = "trial_number", "params", "reported_rounds"
+OBJECTIVE = "val_accuracy"
+
+
+class FederationTrial(tune.Trainable):
+    """Owns a fleet, which it keeps for the next trial, and one federation at a time.
+
+    The federation is saved after each round in the trial's own folder and goes on from there, whoever died. Rounds
+    that the folder has and the study has not are told again instead of being run.
+    """
+
+    def setup(
+        self,
+        config: dict[str, Any],
+        spec: SweepSpec,
+        folder: str,
+        frozen: list[ObjectRef],
+        shares: Callable[[FederationConfig], Shares],
+    ) -> None:
+        self._spec, self._folder, self._shares = spec, folder, shares
+        (self._frozen_ref,) = frozen  # in a list, since Tune would put the object itself in its place
+        inputs = ray.get(self._frozen_ref)
+        self._prepared = Prepared(inputs.attach("cpu"), Path(inputs.features), inputs.class_names)
+        self._fleet: RayFleet | None = None
+        self._begin(config)
+
+    def step(self) -> Mapping[str, Any]:
+        if self._told < self._federation.rounds_done:
+            report = self._federation.reports[self._told]
+        else:
+            report = self._federation.run_round()
+            save_federation(self._trial_folder, self._federation)
+        self._told += 1
+        return _metrics(report) | {"report": vars(report), "done": report.round == self._config.rounds}
+
+    def reset_config(self, new_config: dict[str, Any]) -> bool:
+        self._begin(new_config)
+        return True
+
+    def cleanup(self) -> None:
+        if self._fleet is not None:
+            self._fleet.close()
+
+    def _begin(self, values: Mapping[str, Any]) -> None:
+        self._config = config = self._spec.config(values[PARAMS])
+        self._trial_folder = trial_folder(self._folder, values[NUMBER])
+        shares = self._shares(config)
+        if self._fleet is not None and self._fleet.shares != shares:
+            self._fleet.close()
+            self._fleet = None
+        if self._fleet is None:
+            timeout = config.runtime.start_timeout_s
+            self._fleet = RayFleet(self._frozen_ref, shares, start_timeout_s=timeout, own_group=False)
+        self._federation = Federation(config, self._prepared, self._fleet)
+        snapshot = load_snapshot(self._trial_folder, config.fingerprint())
+        if snapshot is not None:
+            self._federation.restore(snapshot)
+        self._told = min(values[REPORTED], self._federation.rounds_done)
+
+
+def _metrics(report: RoundReport) -> dict[str, Any]:
+    return {"round": report.round, OBJECTIVE: report.val_accuracy, "test_accuracy": report.test_accuracy}

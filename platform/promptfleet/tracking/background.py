@@ -1,0 +1,60 @@
+"""Tracking of one federation beside its rounds: the store is opened and written by a thread of its own."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from promptfleet.config import FederationConfig
+from promptfleet.federation.reports import FederationResult, RoundReport
+from promptfleet.tracking.federation_run import FederationRun
+from promptfleet.tracking.store import TrackingStore
+from promptfleet.tracking.writer import BackgroundWriter
+
+
+class BackgroundFederationRun:
+    """A ``FederationRun`` whose calls return at once. Made by ``track_federation``."""
+
+    def __init__(self, config: FederationConfig, writer: BackgroundWriter):
+        self._config, self._writer = config, writer
+        self._store: TrackingStore | None = None
+        self._run: FederationRun | None = None
+        writer.submit(self._open)
+
+    @property
+    def ui_command(self) -> str:
+        """How to look at the run, once everything was written."""
+        return self._store.ui_command if self._store else "(not tracked, see the warning)"
+
+    def log_round(self, report: RoundReport) -> None:
+        self._writer.submit(lambda: self._opened().log_round(report))
+
+    def finish(self, result: FederationResult) -> None:
+        self._writer.submit(lambda: self._opened().finish(result))
+
+    def interrupt(self) -> None:
+        self._writer.submit(lambda: self._opened().interrupt())
+
+    def _open(self) -> None:
+        config = self._config
+        self._store = TrackingStore.open(config.storage.path)
+        name = f"{config.method} {config.dataset} seed {config.seed}"
+        self._run = FederationRun.start(self._store, config, key=config.fingerprint(), name=name)
+
+    def _opened(self) -> FederationRun:
+        if self._run is None:
+            raise RuntimeError("the store could not be opened")
+        return self._run
+
+
+@contextmanager
+def track_federation(config: FederationConfig) -> Iterator[BackgroundFederationRun]:
+    """Track one federation; on leaving, everything is written. The same configuration continues the same run.
+
+    After an error or Ctrl-C the run is left as interrupted.
+    """
+    with BackgroundWriter() as writer:
+        tracked = BackgroundFederationRun(config, writer)
+        try:
+            yield tracked
+        except BaseException:
+            tracked.interrupt()
+            raise

@@ -1,0 +1,197 @@
+"""One federation as one MLflow run: parameters, a batch of metrics per round, and at the end everything it gave."""
+
+from collections.abc import Callable, Iterator, Mapping
+from typing import TYPE_CHECKING, Any, Literal
+
+import yaml
+
+from promptfleet.config import FederationConfig
+from promptfleet.federation.reports import ClientReport, FederationResult, RoundReport
+from promptfleet.methods.protocol import State
+from promptfleet.tracking.provenance import provenance_tags
+from promptfleet.tracking.store import TrackingStore
+from promptfleet.tracking.tracked_run import TrackedRun
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+STATE_TAG = "promptfleet.state"
+REASON_TAG = "promptfleet.reason"
+_NOT_PARAMETERS = ("data", "runtime", "resources", "storage")  # where and how, not what: these are in config.yaml
+_EVERY_ROUND = "val/accuracy_mean"  # a metric that no round lacks
+_STATES: dict[str, str] = {"FINISHED": "complete", "KILLED": "pruned", "FAILED": "failed"}
+
+
+class FederationRun:
+    """The run of one federation, new or continued. Made by ``start``."""
+
+    def __init__(self, run: TrackedRun, config: FederationConfig):
+        self.run = run
+        self._config = config
+        self._last_logged = run.last_step(_EVERY_ROUND)
+        self._reports: list[RoundReport] = []
+
+    @property
+    def id(self) -> str:
+        """MLflow's id of the run."""
+        return self.run.id
+
+    @classmethod
+    def start(
+        cls,
+        store: TrackingStore,
+        config: FederationConfig,
+        *,
+        key: str,
+        name: str,
+        parent: str | None = None,
+        tags: Mapping[str, str] | None = None,
+    ) -> "FederationRun":
+        """Begin the run with this key, or continue it where there is one.
+
+        key tells runs apart and survives a restart (``config.fingerprint()`` does for a federation of its own); parent
+        is the id of the run this one is nested in.
+
+        Raises:
+            TrackingError: the key belongs to a federation with other parameters.
+        """
+        run = store.find_or_create_run(key, name, parent=parent)
+        values = config.to_dict()
+        run.log_params(flatten({name: value for name, value in values.items() if name not in _NOT_PARAMETERS}))
+        run.set_tags({**federation_tags(config), **provenance_tags(), STATE_TAG: "running", **(tags or {})})
+        run.log_text(yaml.safe_dump(values, sort_keys=False), "config.yaml")
+        return cls(run, config)
+
+    def log_round(self, report: RoundReport) -> None:
+        """Write one round's metrics at step ``report.round``; a round that is there already is not written again."""
+        self._reports.append(report)
+        if report.round <= self._last_logged:
+            return
+        self.run.log_metrics(round_metrics(report), step=report.round)
+        self._last_logged = report.round
+
+    def finish(
+        self,
+        result: FederationResult | None,
+        status: Literal["FINISHED", "KILLED", "FAILED"] = "FINISHED",
+        *,
+        reason: str | None = None,
+    ) -> None:
+        """End the run: KILLED is a pruned trial, FAILED one that raised ``reason``.
+
+        With a result its metrics, tables, states and figures are written first; without one, the rounds seen so far.
+        """
+        if result is not None:
+            self._log_result(result)
+        elif self._reports:
+            self.run.log_figures([("accuracy", lambda: _accuracy_figure(self._reports))])
+        self.run.set_tags({STATE_TAG: _STATES[status], **({REASON_TAG: reason} if reason else {})})
+        self.run.set_status(status)
+
+    def interrupt(self) -> None:
+        """Leave the run for a later ``start`` with the same key to continue."""
+        self.run.set_tags({STATE_TAG: "interrupted"})
+        self.run.set_status("KILLED")
+
+    def _log_result(self, result: FederationResult) -> None:
+        run = self.run
+        for report in result.rounds:  # what another process ran before this run was continued
+            self.log_round(report)
+        run.log_final_metrics(final_metrics(result), step=len(result.rounds))
+        run.log_text(result.to_json(), "result.json")
+        run.log_table([client_row(client) for client in result.clients], "clients.json")
+        about = {"method": result.method, "seed": str(result.seed), "state_sha256": result.state_sha256}
+        run.log_states(result.server, "states/server.safetensors", metadata=about)
+        run.log_states(named_by_client(result.privates), "states/clients.safetensors", metadata=about)
+        run.log_figures(federation_figures(result))
+
+
+def flatten(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """``{"partition": {"alpha": 0.1}}`` becomes ``{"partition.alpha": 0.1}``."""
+    flat: dict[str, Any] = {}
+    for name, value in values.items():
+        flat |= flatten(value, f"{prefix}{name}.") if isinstance(value, Mapping) else {prefix + name: value}
+    return flat
+
+
+def federation_tags(config: FederationConfig) -> dict[str, str]:
+    """What runs are filtered by."""
+    return {
+        "method": config.method,
+        "dataset": config.dataset,
+        "backbone": config.backbone,
+        "seed": str(config.seed),
+        "promptfleet.fingerprint": config.fingerprint(),
+    }
+
+
+def round_metrics(report: RoundReport) -> dict[str, float | None]:
+    """One round's metrics by name. Accuracies are fractions, sizes bytes, times seconds."""
+    return {
+        "val/accuracy_mean": report.val_accuracy,
+        "val/accuracy_min": report.val_accuracy_min,
+        "val/accuracy_std": report.val_accuracy_std,
+        "test/accuracy_mean": report.test_accuracy,
+        "test/accuracy_min": report.test_accuracy_min,
+        "test/accuracy_std": report.test_accuracy_std,
+        "train/loss": report.train_loss,
+        "cohort/size": len(report.cohort),
+        "cohort/rejected": len(report.rejected),
+        "bytes/down": report.downloaded_bytes,
+        "bytes/up": report.uploaded_bytes,
+        "seconds/round": report.seconds,
+    }
+
+
+def final_metrics(result: FederationResult) -> dict[str, float]:
+    """What a federation gave in the end: after its last round, and in the round of the best validation accuracy."""
+    return {
+        "final/val_accuracy": result.val_accuracy,
+        "final/test_accuracy": result.test_accuracy,
+        "zero_shot/test_accuracy": result.zero_shot_accuracy,
+        "best_round/round": result.best_round,
+        "best_round/test_accuracy": result.best_round_test_accuracy,
+        "seconds/total": result.seconds,
+    }
+
+
+def client_row(client: ClientReport) -> dict[str, float]:
+    """One client's row of ``clients.json``."""
+    names = ("id", "num_train", "num_val", "num_test", "val_accuracy", "test_accuracy", "zero_shot_accuracy")
+    return {name: getattr(client, name) for name in names}
+
+
+def named_by_client(privates: Mapping[int, State]) -> State:
+    """All clients' tensors in one dictionary, under names such as ``client_003/gate.query.weight``."""
+    return {
+        f"client_{client:03d}/{name}": tensor
+        for client in sorted(privates)
+        for name, tensor in sorted(privates[client].items())
+    }
+
+
+def federation_figures(result: FederationResult) -> "Iterator[tuple[str, Callable[[], Figure | None]]]":
+    """Name and drawing function of each figure of a federation; a function gives None where there is nothing to see."""
+    from promptfleet.tracking.figures.experts import experts_figure
+    from promptfleet.tracking.figures.gate import gate_figure
+    from promptfleet.tracking.figures.partition import partition_figure
+
+    clients = result.clients
+    yield "accuracy", lambda: _accuracy_figure(result.rounds, result.zero_shot_accuracy, result.best_round)
+    yield "partition", lambda: partition_figure([client.label_counts for client in clients], result.class_names)
+    yield "experts", lambda: experts_figure([client.described.get("experts", ()) for client in clients])
+    yield "gate", lambda: gate_figure([client.described.get("gate_weights", ()) for client in clients])
+
+
+def _accuracy_figure(
+    reports: "list[RoundReport]", zero_shot: float | None = None, best_round: int | None = None
+) -> "Figure":
+    from promptfleet.tracking.figures.accuracy import accuracy_figure
+
+    return accuracy_figure(
+        [report.round for report in reports],
+        val=[report.client_val_accuracy for report in reports],
+        test=[report.client_test_accuracy for report in reports],
+        zero_shot=zero_shot,
+        best_round=best_round,
+    )

@@ -1,0 +1,81 @@
+"""One look for all figures: colours that everyone can tell apart, sizes that stay readable on a small screen."""
+
+import math
+from collections.abc import Sequence
+
+from matplotlib import colormaps
+from matplotlib.axes import Axes
+from matplotlib.axis import Axis
+from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
+
+# Okabe and Ito's colours, and for classes Paul Tol's "muted" scheme: safe for colour-blind readers.
+BLUE, ORANGE, VERMILLION, GREEN = "#0072B2", "#E69F00", "#D55E00", "#009E73"
+INK, GREY, FAINT = "#1a1a1a", "#6b6b6b", "#d9d9d9"
+CLASS_COLORS = (
+    "#332288",
+    "#88CCEE",
+    "#44AA99",
+    "#117733",
+    "#999933",
+    "#DDCC77",
+    "#CC6677",
+    "#882255",
+    "#AA4499",
+    "#BBBBBB",
+)
+DPI = 150
+_TITLE, _LABEL, _TICK, _SMALL = 11.5, 10.5, 9.5, 8.5
+
+
+def new_figure(width: float, height: float) -> Figure:
+    """An empty figure of ``width`` by ``height`` inches that arranges its own margins."""
+    return Figure(figsize=(width, height), dpi=DPI, layout="constrained", facecolor="white")
+
+
+def dress(axes: Axes, *, title: str = "", x: str = "", y: str = "", grid: str | None = "both") -> None:
+    """Title, axis labels (with units) and a quiet frame; grid is "x", "y", "both" or None."""
+    axes.set_title(title, fontsize=_TITLE, color=INK, loc="left")
+    axes.set_xlabel(x, fontsize=_LABEL, color=INK)
+    axes.set_ylabel(y, fontsize=_LABEL, color=INK)
+    axes.tick_params(labelsize=_TICK, colors=INK, length=3)
+    axes.set_axisbelow(True)
+    for side in ("top", "right"):
+        axes.spines[side].set_visible(False)
+    if grid:
+        axes.grid(axis=grid, color=FAINT, linewidth=0.6)
+
+
+def legend(axes: Axes, *, beside: bool = False, title: str | None = None, **options) -> None:
+    """The legend, inside the axes or to the right of them."""
+    place = {"loc": "upper left", "bbox_to_anchor": (1.01, 1.0), "borderaxespad": 0.0} if beside else {"loc": "best"}
+    drawn = axes.legend(fontsize=_SMALL, title=title, title_fontsize=_SMALL, framealpha=0.9, **{**place, **options})
+    drawn.get_frame().set_edgecolor(FAINT)
+
+
+def annotate(axes: Axes, x: float, y: float, text: str, **options) -> None:
+    """Small text at a point of the axes."""
+    axes.text(x, y, text, fontsize=_SMALL, **{"ha": "center", "va": "center", "color": INK, **options})
+
+
+def whole_numbers(axis: Axis) -> None:
+    """Ticks at whole numbers only."""
+    axis.set_major_locator(MaxNLocator(nbins=10, integer=True, min_n_ticks=1))
+
+
+def spaced_ticks(count: int, most: int) -> list[int]:
+    """0, step, 2 step, ... below ``count``: at most ``most`` of them, step being 1, 2, 5, 10, 20, 50, ..."""
+    steps = (base * 10**power for power in range(9) for base in (1, 2, 5))
+    step = next(step for step in steps if math.ceil(count / step) <= most)
+    return list(range(0, count, step))
+
+
+def class_colors(count: int) -> Sequence[str | tuple[float, float, float, float]]:
+    """A colour per class: distinct ones up to ten, repeated up to twenty (tell them by hatching), then a scale."""
+    if count <= 2 * len(CLASS_COLORS):
+        return [CLASS_COLORS[label % len(CLASS_COLORS)] for label in range(count)]
+    return [colormaps["viridis"](label / (count - 1)) for label in range(count)]
+
+
+def shorten(text: str, length: int = 24) -> str:
+    return text if len(text) <= length else text[: length - 1] + "…"

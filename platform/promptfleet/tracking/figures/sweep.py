@@ -1,0 +1,165 @@
+"""A sweep's trials: their history, what mattered, and each hyperparameter by itself."""
+
+import math
+from collections.abc import Collection, Mapping, Sequence
+from typing import Protocol
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+from matplotlib.ticker import LogLocator, MaxNLocator, NullFormatter
+
+from promptfleet.tracking.figures.style import (
+    BLUE,
+    ORANGE,
+    VERMILLION,
+    annotate,
+    dress,
+    new_figure,
+    shorten,
+    whole_numbers,
+)
+
+_VALUE = "validation accuracy (fraction correct)"
+_MOST_COLUMNS = 3
+_DECADES = 2  # a wider range of values gets a logarithmic axis
+
+
+class Trial(Protocol):
+    """What is read of a trial, see ``promptfleet.tracking.sweep_run.TrialRecord``."""
+
+    @property
+    def number(self) -> int: ...
+    @property
+    def state(self) -> str: ...
+    @property
+    def params(self) -> Mapping[str, int | float | str | bool]: ...
+    @property
+    def value(self) -> float | None: ...
+
+
+def history_figure(trials: Sequence[Trial]) -> Figure | None:
+    """Validation accuracy by trial: complete ones filled, pruned ones hollow, failed ones crosses at the bottom.
+
+    The line is the best complete trial so far. None where no trial has a value or has failed.
+    """
+    complete, pruned = _with_value(trials, "complete"), _with_value(trials, "pruned")
+    failed = [trial for trial in trials if trial.state == "failed"]
+    if not (complete or pruned or failed):
+        return None
+    figure = new_figure(8.5, 4.4)
+    axes = figure.subplots()
+    if complete:
+        numbers = [trial.number for trial in complete]
+        so_far = np.maximum.accumulate([trial.value for trial in complete])
+        until = max(trial.number for trial in trials)
+        axes.step(
+            [*numbers, until],
+            [*so_far, so_far[-1]],
+            where="post",
+            color=ORANGE,
+            linewidth=2,
+            label="best so far",
+            zorder=1,
+        )
+        axes.scatter(numbers, [trial.value for trial in complete], color=BLUE, s=34, label="complete", zorder=3)
+    if pruned:
+        values = [trial.value for trial in pruned]
+        hollow = {"facecolor": "white", "edgecolor": BLUE, "linewidth": 1.2, "zorder": 2}
+        axes.scatter([trial.number for trial in pruned], values, s=30, label="pruned (value when stopped)", **hollow)
+    if failed:
+        numbers = [trial.number for trial in failed]
+        bottom = axes.get_xaxis_transform()
+        axes.scatter(
+            numbers,
+            [0.02] * len(failed),
+            transform=bottom,
+            marker="x",
+            color=VERMILLION,
+            s=34,
+            label="failed",
+            clip_on=False,
+        )
+    title = f"Sweep history: {len(complete)} complete, {len(pruned)} pruned, {len(failed)} failed"
+    dress(axes, title=title, x="trial number", y=_VALUE)
+    whole_numbers(axes.xaxis)
+    axes.margins(y=0.12)
+    figure.legend(loc="outside lower center", ncols=4, fontsize=8.5, frameon=False)
+    return figure
+
+
+def importances_figure(importances: Mapping[str, float]) -> Figure | None:
+    """Horizontal bars, the most important on top. None without any."""
+    if not importances:
+        return None
+    ordered = sorted(importances.items(), key=lambda item: (-item[1], item[0]))
+    figure = new_figure(7.5, 1.6 + 0.42 * len(ordered))
+    axes = figure.subplots()
+    rows, values = range(len(ordered)), [value for _, value in ordered]
+    axes.barh(rows, values, color=BLUE, height=0.66)
+    for row, value in zip(rows, values, strict=True):
+        annotate(axes, value, row, f" {value:.2f}", ha="left")
+    dress(axes, title="Hyperparameter importance", x="share of the objective's variance explained", grid="x")
+    axes.set_yticks(rows, [shorten(name, 36) for name, _ in ordered])
+    axes.set_ylim(len(ordered) - 0.4, -0.6)
+    axes.set_xlim(0, max(1e-3, 1.12 * max(values)))
+    return figure
+
+
+def slices_figure(trials: Sequence[Trial], *, log_scale: Collection[str] = ()) -> Figure | None:
+    """One scatter plot per hyperparameter against validation accuracy. None where no trial has a value.
+
+    log_scale names hyperparameters with a logarithmic axis; positive ones over more than two decades get one anyway.
+    """
+    shown = [*_with_value(trials, "complete"), *_with_value(trials, "pruned")]
+    names = list(dict.fromkeys(name for trial in shown for name in trial.params))
+    if not names:
+        return None
+    columns = min(_MOST_COLUMNS, len(names))
+    rows = math.ceil(len(names) / columns)
+    figure = new_figure(max(5.5, 3.6 * columns), 0.9 + 3.0 * rows)
+    grid = figure.subplots(rows, columns, sharey=True, squeeze=False)
+    for axes, name in zip(grid.flat, names, strict=False):
+        _draw_slice(axes, [trial for trial in shown if name in trial.params], name, name in log_scale)
+    for axes in grid.flat[len(names) :]:
+        axes.set_visible(False)
+    figure.suptitle("Validation accuracy by hyperparameter", fontsize=11.5, x=0.01, ha="left")
+    figure.supylabel(_VALUE, fontsize=10.5)
+    dots = [
+        Line2D([], [], marker="o", linestyle="", color=BLUE, label="complete"),
+        Line2D(
+            [], [], marker="o", linestyle="", color=BLUE, markerfacecolor="white", label="pruned (value when stopped)"
+        ),
+    ]
+    figure.legend(handles=dots, loc="outside lower right", ncols=2, fontsize=8.5, frameon=False)
+    return figure
+
+
+def _draw_slice(axes: Axes, trials: Sequence[Trial], name: str, log: bool) -> None:
+    values = [trial.params[name] for trial in trials]
+    numeric = all(isinstance(value, int | float) and not isinstance(value, bool) for value in values)
+    categories = [] if numeric else sorted({str(value) for value in values})
+    positions = values if numeric else [categories.index(str(value)) for value in values]
+    dress(axes, x=shorten(name, 30))
+    if categories:
+        axes.set_xticks(range(len(categories)), [shorten(category, 12) for category in categories])
+        axes.set_xlim(-0.5, len(categories) - 0.5)
+    elif min(values) > 0 and (log or max(values) / min(values) > 10**_DECADES):
+        axes.set_xscale("log")
+        wide = max(values) / min(values) > 30
+        axes.xaxis.set_major_locator(LogLocator(subs=(1.0,) if wide else (1.0, 2.0, 5.0)))
+        axes.xaxis.set_major_formatter("{x:g}")
+        axes.xaxis.set_minor_formatter(NullFormatter())
+    elif all(isinstance(value, int) for value in values):
+        whole_numbers(axes.xaxis)
+    else:
+        axes.xaxis.set_major_locator(MaxNLocator(nbins=5))
+    for trial, position in zip(trials, positions, strict=True):
+        face = BLUE if trial.state == "complete" else "white"
+        axes.scatter(position, trial.value, s=30, facecolor=face, edgecolor=BLUE, linewidth=1.2, alpha=0.85, zorder=2)
+
+
+def _with_value(trials: Sequence[Trial], state: str) -> list[Trial]:
+    found = [trial for trial in trials if trial.state == state and trial.value is not None]
+    return sorted(found, key=lambda trial: trial.number)

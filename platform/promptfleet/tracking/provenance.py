@@ -1,0 +1,56 @@
+"""What a run was made with: the code, the packages, the command."""
+
+import shlex
+import subprocess
+import sys
+from functools import cache
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+
+from promptfleet import __version__
+
+_PACKAGES = ("torch", "open_clip_torch", "ray", "optuna", "mlflow", "numpy")
+_SOURCE = Path(__file__).resolve().parents[1] / "__init__.py"
+
+
+def provenance_tags() -> dict[str, str]:
+    """Tags for a run; those on git only where this code is part of a git checkout."""
+    tags = {
+        "command": command(),
+        "mlflow.source.name": Path(sys.argv[0]).name,
+        "mlflow.source.type": "LOCAL",
+        "version.promptfleet": __version__,
+        "version.python": sys.version.split()[0],
+    }
+    for package in _PACKAGES:
+        try:
+            tags[f"version.{package}"] = version(package)
+        except PackageNotFoundError:
+            continue
+    return tags | git_tags(_SOURCE)
+
+
+def command() -> str:
+    """The command line of this process, ready to be pasted into a shell."""
+    return shlex.join(sys.orig_argv)
+
+
+@cache
+def git_tags(source: Path) -> dict[str, str]:
+    """Commit of the checkout that tracks ``source``, and whether it differs from that; empty where none does.
+
+    A package installed into an environment that merely lies in someone's checkout is not tracked by it. Read once per
+    process: the code that runs is the code that was loaded.
+    """
+    try:
+        _git(source.parent, "ls-files", "--error-unmatch", source.name)
+        commit = _git(source.parent, "rev-parse", "HEAD")
+        changed = _git(source.parent, "status", "--porcelain", "--untracked-files=no")
+    except (OSError, subprocess.SubprocessError):
+        return {}
+    return {"git_commit": commit, "git_dirty": str(bool(changed)).lower(), "mlflow.source.git.commit": commit}
+
+
+def _git(folder: Path, *arguments: str) -> str:
+    done = subprocess.run(["git", *arguments], cwd=folder, capture_output=True, text=True, timeout=20, check=True)
+    return done.stdout.strip()

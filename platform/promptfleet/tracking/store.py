@@ -1,0 +1,190 @@
+"""The embedded MLflow store: one SQLite file and one folder of artifacts under ``storage.path``."""
+
+import contextlib
+import fcntl
+import logging
+import os
+import shlex
+import shutil
+import sys
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from promptfleet.tracking.errors import TrackingError
+from promptfleet.tracking.tracked_run import TrackedRun
+
+if TYPE_CHECKING:
+    import sqlite3
+
+    from mlflow import MlflowClient
+
+EXPERIMENT = "promptfleet"
+KEY_TAG = "promptfleet.key"
+_PARENT_TAG = "mlflow.parentRunId"
+_REPOSITORY = Path(__file__).resolve().parents[3]
+
+
+class TrackingStore:
+    """An open store. Runs are found by a key of ours, so a resumed federation continues its own run."""
+
+    def __init__(self, path: Path, client: "MlflowClient", experiment_id: str):
+        self.path = path
+        self._client = client
+        self._experiment_id = experiment_id
+
+    @classmethod
+    def open(cls, storage_path: str | Path) -> "TrackingStore":
+        """Open the store under ``storage_path``, creating it on first use; any number of processes may do so at once.
+
+        Raises:
+            TrackingError: the folder or database cannot be used, or has been moved away from its artifacts.
+        """
+        path = Path(storage_path).resolve()
+        if "?" in str(path):
+            raise TrackingError(f"storage.path={path}: a question mark cannot be part of an SQLite address")
+        _quiet_mlflow()
+        from mlflow import MlflowClient
+        from mlflow.exceptions import MlflowException
+        from sqlalchemy.exc import SQLAlchemyError
+
+        try:
+            path.mkdir(parents=True, exist_ok=True)
+            with _locked(path):
+                _create_database(path / "mlflow.db")
+                client = MlflowClient(tracking_uri=_sqlite_uri(path / "mlflow.db"))
+                return cls(path, client, _experiment(client, path))
+        except (OSError, MlflowException, SQLAlchemyError) as error:
+            reason = str(error).splitlines()[0]
+            raise TrackingError(f"{path / 'mlflow.db'} cannot be used for tracking: {reason}") from error
+
+    @property
+    def uri(self) -> str:
+        """What MLflow calls the tracking URI."""
+        return _sqlite_uri(self.path / "mlflow.db")
+
+    @property
+    def ui_command(self) -> str:
+        """The command that shows this store in a browser, to be copied by the user."""
+        if Path.cwd() == _REPOSITORY and self.path == _REPOSITORY / "results":
+            return "make ui"
+        beside = Path(sys.executable).with_name("mlflow")
+        mlflow = str(beside) if beside.exists() and shutil.which("mlflow") != str(beside) else "mlflow"
+        return shlex.join([mlflow, "ui", "--backend-store-uri", self.uri])
+
+    def find_or_create_run(
+        self, key: str, name: str, *, parent: str | None = None, tags: Mapping[str, str] | None = None
+    ) -> TrackedRun:
+        """The run with this key, set to RUNNING, or a new one named ``name``; ``tags`` are set on either.
+
+        parent is the id of the run that this one is nested in.
+        """
+        with _locked(self.path):
+            found = self.find_run(key)
+            if found is not None:
+                found.set_tags(tags or {})
+                found.set_status("RUNNING")
+                return found
+            nested = {_PARENT_TAG: parent} if parent else {}
+            run = self._client.create_run(
+                self._experiment_id, run_name=name, tags={**(tags or {}), **nested, KEY_TAG: key}
+            )
+            return TrackedRun(self._client, run.info.run_id, is_new=True)
+
+    def find_run(self, key: str) -> TrackedRun | None:
+        """The run with this key, as it is. Runs that were deleted in MLflow do not count."""
+        runs = self._search(f"tags.`{KEY_TAG}` = {_quoted(key)}")
+        return next(runs, None)
+
+    def children(self, parent: str) -> list[TrackedRun]:
+        """All runs nested in the run with id ``parent``."""
+        return list(self._search(f"tags.`{_PARENT_TAG}` = {_quoted(parent)}"))
+
+    def _search(self, wanted: str) -> Iterator[TrackedRun]:
+        token = None
+        while True:
+            page = self._client.search_runs([self._experiment_id], wanted, page_token=token)
+            yield from (TrackedRun(self._client, run.info.run_id, is_new=False) for run in page)
+            token = page.token
+            if not token:
+                return
+
+
+def _quiet_mlflow() -> None:
+    """No telemetry, no lines about migrations, no progress bars; what the user set in the environment wins."""
+    os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
+    os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
+    os.environ.setdefault("MLFLOW_LOGGING_LEVEL", "WARNING")
+    logging.getLogger("alembic").setLevel(logging.WARNING)
+
+
+def _create_database(file: Path) -> None:
+    """Make the schema under a temporary name: a process killed half-way through MLflow's migrations leaves nothing.
+
+    Until then nothing needs to be safe on disk: without waiting for it the migrations take half the time or less.
+    """
+    if file.exists():
+        return
+    from mlflow.store.tracking.sqlalchemy_store import SqlAlchemyStore
+    from sqlalchemy import event
+    from sqlalchemy.engine import Engine
+
+    unfinished = file.with_name("mlflow.db.unfinished")
+    for leftover in (unfinished, Path(f"{unfinished}-journal")):
+        leftover.unlink(missing_ok=True)
+
+    def hurry(connection: "sqlite3.Connection", _record: object) -> None:
+        if any(name == str(unfinished) for *_, name in connection.execute("PRAGMA database_list")):
+            connection.execute("PRAGMA synchronous = OFF")
+            connection.execute("PRAGMA journal_mode = MEMORY")
+
+    event.listen(Engine, "connect", hurry)
+    try:
+        store = SqlAlchemyStore(_sqlite_uri(unfinished), _artifacts(file.parent))
+    finally:
+        event.remove(Engine, "connect", hurry)
+    store.engine.dispose()
+    with unfinished.open("rb") as database:
+        os.fsync(database.fileno())
+    os.replace(unfinished, file)
+
+
+def _experiment(client: "MlflowClient", path: Path) -> str:
+    experiment = client.get_experiment_by_name(EXPERIMENT)
+    if experiment is None:
+        return client.create_experiment(EXPERIMENT, artifact_location=_artifacts(path))
+    if experiment.lifecycle_stage != "active":
+        client.restore_experiment(experiment.experiment_id)
+    if experiment.artifact_location != _artifacts(path):
+        raise TrackingError(
+            f"{path / 'mlflow.db'} keeps its artifacts in {experiment.artifact_location}, not in {_artifacts(path)}: "
+            "it has been moved. Move it back, or set storage.path to a new folder"
+        )
+    return experiment.experiment_id
+
+
+def _sqlite_uri(file: Path) -> str:
+    return f"sqlite:///{file}"
+
+
+def _artifacts(path: Path) -> str:
+    return (path / "mlartifacts").as_uri()
+
+
+def _quoted(value: str) -> str:
+    """A string of MLflow's filter language, which knows no escapes. Raises ValueError if it cannot hold ``value``."""
+    for quote in ("'", '"'):
+        if quote not in value:
+            return f"{quote}{value}{quote}"
+    raise ValueError(f"a key of a run may hold ' or \" but not both, got {value!r}")
+
+
+@contextlib.contextmanager
+def _locked(path: Path) -> Iterator[None]:
+    """Hold the folder's lock; it is released when the process ends, however it ends."""
+    with (path / "mlflow.lock").open("a") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        try:
+            yield
+        finally:
+            fcntl.flock(file, fcntl.LOCK_UN)

@@ -1,0 +1,174 @@
+"""A sweep as an MLflow run with its trials nested in it."""
+
+import json
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any, Literal
+
+import yaml
+
+from promptfleet.config import FederationConfig
+from promptfleet.tracking.federation_run import STATE_TAG, FederationRun, federation_tags, flatten
+from promptfleet.tracking.provenance import provenance_tags
+from promptfleet.tracking.store import TrackingStore
+from promptfleet.tracking.tracked_run import TrackedRun
+
+ParamValue = int | float | str | bool
+_SHORT = {"experts": "K", "gating_temperature": "tau"}
+_NAME_LENGTH = 120
+
+
+@dataclass(frozen=True)
+class TrialRecord:
+    """One trial of a sweep. ``value`` is its last validation accuracy, a fraction; ``seconds`` its time so far."""
+
+    number: int
+    state: Literal["complete", "pruned", "failed", "running"]
+    params: dict[str, ParamValue]
+    value: float | None
+    rounds: int
+    test_accuracy: float | None
+    seconds: float
+
+
+class SweepRun:
+    """The parent run of a sweep, new or continued. Made by ``start``."""
+
+    def __init__(self, store: TrackingStore, run: TrackedRun, key: str):
+        self.run = run
+        self._store = store
+        self._key = key
+
+    @property
+    def id(self) -> str:
+        """MLflow's id of the parent run."""
+        return self.run.id
+
+    @classmethod
+    def start(
+        cls,
+        store: TrackingStore,
+        config: FederationConfig,
+        *,
+        key: str,
+        name: str,
+        search: Mapping[str, Any] | None = None,
+    ) -> "SweepRun":
+        """Begin the sweep with this key, or continue it where there is one.
+
+        config is what the trials share; search is the resolved search file (plain values): sampler, space, ...
+        """
+        run = store.find_or_create_run(key, name)
+        run.set_tags({**federation_tags(config), **provenance_tags(), STATE_TAG: "running"})
+        run.log_text(yaml.safe_dump(config.to_dict(), sort_keys=False), "config.yaml")
+        if search is not None:
+            run.log_text(yaml.safe_dump(dict(search), sort_keys=False), "search.yaml")
+            if run.is_new:  # a resumed sweep may ask for more trials; search.yaml then has the newest
+                run.log_params(flatten(search))
+        return cls(store, run, key)
+
+    def child(self, trial_number: int, params: Mapping[str, ParamValue], config: FederationConfig) -> FederationRun:
+        """Begin or continue the nested run of one trial; config is the trial's own, with ``params`` set."""
+        return FederationRun.start(
+            self._store,
+            config,
+            key=self._child_key(trial_number),
+            name=trial_name(trial_number, params),
+            parent=self.id,
+            tags={"trial": str(trial_number)},
+        )
+
+    def update(
+        self,
+        trials: Sequence[TrialRecord],
+        importances: Mapping[str, float] | None = None,
+        *,
+        log_scale: Collection[str] = (),
+    ) -> None:
+        """Write the sweep as it stands: table, best trial, figures; what was written before is replaced.
+
+        importances are the shares of the objective's variance that each hyperparameter explains; log_scale names
+        the hyperparameters to be drawn on a logarithmic axis.
+        """
+        self.run.log_table([trial_row(trial) for trial in trials], "trials.json")
+        self._log_best(trials)
+        self._log_figures(trials, importances, log_scale)
+
+    def finish(
+        self,
+        trials: Sequence[TrialRecord],
+        importances: Mapping[str, float] | None = None,
+        *,
+        log_scale: Collection[str] = (),
+        status: Literal["FINISHED", "KILLED", "FAILED"] = "FINISHED",
+    ) -> None:
+        """``update`` for the last time and end the run: KILLED where the sweep was interrupted.
+
+        Trials that are still RUNNING in MLflow, because the process that ran them died, are set to KILLED.
+        """
+        self.update(trials, importances, log_scale=log_scale)
+        for child in self._store.children(self.id):
+            if child.status == "RUNNING":
+                child.set_tags({STATE_TAG: "interrupted"})
+                child.set_status("KILLED")
+        states = {"FINISHED": "complete", "KILLED": "interrupted", "FAILED": "failed"}
+        self.run.set_tags({STATE_TAG: states[status]})
+        self.run.set_status(status)
+
+    def _child_key(self, trial_number: int) -> str:
+        return f"{self._key}/trial/{trial_number}"
+
+    def _log_best(self, trials: Sequence[TrialRecord]) -> None:
+        counts = {state: sum(trial.state == state for trial in trials) for state in ("complete", "pruned", "failed")}
+        metrics: dict[str, float | None] = {f"trials/{state}": count for state, count in counts.items()}
+        best = best_trial(trials)
+        if best is not None:
+            child = self._store.find_run(self._child_key(best.number))
+            metrics |= {
+                "best/val_accuracy": best.value,
+                "best/test_accuracy": best.test_accuracy,
+                "zero_shot/test_accuracy": child.metrics.get("zero_shot/test_accuracy") if child else None,
+            }
+            self.run.set_tags({"best_trial": str(best.number), "best_params": json.dumps(best.params)})
+        self.run.log_final_metrics(metrics, step=sum(counts.values()))
+
+    def _log_figures(
+        self,
+        trials: Sequence[TrialRecord],
+        importances: Mapping[str, float] | None,
+        log_scale: Collection[str],
+    ) -> None:
+        from promptfleet.tracking.figures.sweep import history_figure, importances_figure, slices_figure
+
+        self.run.log_figures(
+            [
+                ("history", lambda: history_figure(trials)),
+                ("importances", lambda: importances_figure(importances or {})),
+                ("slices", lambda: slices_figure(trials, log_scale=log_scale)),
+            ]
+        )
+
+
+def best_trial(trials: Sequence[TrialRecord]) -> TrialRecord | None:
+    """The complete trial of the highest validation accuracy, the earliest of equals."""
+    complete = [trial for trial in trials if trial.state == "complete" and trial.value is not None]
+    return max(complete, key=lambda trial: (trial.value, -trial.number), default=None)
+
+
+def trial_name(number: int, params: Mapping[str, ParamValue]) -> str:
+    """``trial 07  K=4 tau=0.05 prompt_length=8``"""
+    last = [name.rsplit(".", 1)[-1] for name in params]
+    words = []
+    for name, short in zip(params, last, strict=True):
+        value = params[name]
+        shown = f"{value:.3g}" if isinstance(value, float) else str(value)
+        words.append(f"{_SHORT.get(name, short if last.count(short) == 1 else name)}={shown}")
+    text = f"trial {number:02d}  {' '.join(words)}".strip()
+    return text if len(text) <= _NAME_LENGTH else text[: _NAME_LENGTH - 1] + "…"
+
+
+def trial_row(trial: TrialRecord) -> dict[str, Any]:
+    """One trial's row of ``trials.json``: the hyperparameters are columns named ``params.*``."""
+    row = asdict(trial)
+    params = row.pop("params")
+    return row | {f"params.{name}": value for name, value in params.items()}

@@ -1,0 +1,144 @@
+"""Figures of one federation: what is drawn is what was given."""
+
+import numpy as np
+import pytest
+from matplotlib.colors import to_rgba
+from tests.tracking.values import CLASS_NAMES, EXPERTS, GATE_WEIGHTS, LABEL_COUNTS
+
+from promptfleet.tracking.figures import style
+from promptfleet.tracking.figures.accuracy import accuracy_figure
+from promptfleet.tracking.figures.experts import experts_figure
+from promptfleet.tracking.figures.gate import gate_figure
+from promptfleet.tracking.figures.partition import partition_figure
+
+
+def texts(axes):
+    return [text.get_text() for text in axes.texts]
+
+
+def labelled(axes, part):
+    """The one artist whose label contains ``part``."""
+    handles, labels = axes.get_legend_handles_labels()
+    (found,) = [handle for handle, label in zip(handles, labels, strict=True) if part in label]
+    return found
+
+
+def accuracies(rounds, clients):
+    return [[(r + c) / (rounds + clients) for c in range(clients)] for r in range(rounds)]
+
+
+def test_accuracy_has_a_line_per_client_and_the_mean():
+    val, test = accuracies(3, 4), accuracies(3, 4)[::-1]
+    left, right = accuracy_figure([1, 2, 3], val=val, test=test, zero_shot=0.3, best_round=2).axes
+    for axes, values in ((left, val), (right, test)):
+        mean = labelled(axes, "mean of 4 clients")
+        assert mean.get_xdata().tolist() == [1, 2, 3]
+        assert mean.get_ydata() == pytest.approx(np.mean(values, axis=1))
+        thin = [line for line in axes.lines if line.get_linewidth() < 1]
+        assert pytest.approx(np.array(values)) == np.array([line.get_ydata() for line in thin]).T
+        assert list(labelled(axes, "best validation mean: round 2").get_xdata()) == [2, 2]
+    dashed = labelled(right, "zero-shot CLIP, mean 0.300")
+    assert (dashed.get_linestyle(), list(dashed.get_ydata())) == ("--", [0.3, 0.3])
+    assert not any("zero-shot" in label for label in left.get_legend_handles_labels()[1]), "it is a test accuracy"
+
+
+def test_accuracy_of_many_clients_is_two_bands():
+    values = accuracies(5, 100)
+    left, _ = accuracy_figure(range(1, 6), val=values, test=values).axes
+    assert len(left.lines) == 1
+    outer, inner = labelled(left, "worst to best"), labelled(left, "middle half")
+    first = np.array(values[0])
+    low, high = np.percentile(first, [25, 75])
+    for band, bottom, top in ((outer, first.min(), first.max()), (inner, low, high)):
+        corners = band.get_paths()[0].vertices
+        at_first = corners[corners[:, 0] == 1][:, 1]
+        assert (at_first.min(), at_first.max()) == (pytest.approx(bottom), pytest.approx(top))
+
+
+@pytest.mark.parametrize("rounds", [1, 2, 7, 50])
+def test_round_axes_have_whole_numbers(rounds):
+    values = accuracies(rounds, 3)
+    figure = accuracy_figure(range(1, rounds + 1), val=values, test=values, best_round=1)
+    figure.draw_without_rendering()
+    ticks = figure.axes[0].get_xticks()
+    assert ticks.tolist() == ticks.round().tolist()
+    assert figure.axes[0].get_xlabel() == "communication round"
+
+
+def test_partition_bars_are_the_label_counts():
+    (axes,) = partition_figure(LABEL_COUNTS, CLASS_NAMES).axes
+    widths = np.array([[bar.get_width() for bar in bars] for bars in axes.containers]).T
+    assert widths.tolist() == LABEL_COUNTS
+    lefts = np.array([[bar.get_x() for bar in bars] for bars in axes.containers]).T
+    assert lefts.tolist() == [[0, 10, 10], [0, 0, 8], [0, 5, 10]]
+    assert [text.get_text() for text in axes.get_legend().get_texts()] == CLASS_NAMES
+    assert axes.yaxis_inverted(), "client 0 is on top"
+
+
+def test_partition_of_many_classes_has_a_scale_instead_of_a_legend():
+    names = [f"class {label}" for label in range(100)]
+    axes, scale = partition_figure(np.ones((4, 100), dtype=int), names).axes
+    assert axes.get_legend() is None
+    assert [text.get_text() for text in scale.get_yticklabels()][:2] == ["0  class 0", "10  class 10"]
+
+
+def test_partition_of_a_thousand_clients_shows_a_hundred():
+    counts = np.arange(1000)[:, None] * [1, 0]
+    (axes,) = partition_figure(counts, ["a", "b"]).axes
+    widths = [bar.get_width() for bar in axes.containers[0]]
+    assert (len(widths), widths[0], widths[-1]) == (100, 0, 999)
+    assert "100 of 1000 clients" in axes.get_title(loc="left")
+
+
+def test_twenty_classes_can_be_told_apart():
+    (axes,) = partition_figure(np.ones((2, 20), dtype=int), [str(label) for label in range(20)]).axes
+    looks = {(bars[0].get_facecolor(), bars[0].get_hatch()) for bars in axes.containers}
+    assert len(looks) == 20
+
+
+def test_experts_matrix_holds_ranks():
+    top, matrix, _ = experts_figure(EXPERTS).axes
+    ranks = np.ma.filled(matrix.images[0].get_array(), np.nan)
+    nan = np.nan
+    np.testing.assert_array_equal(ranks, [[nan, 2, 1], [1, nan, nan], [nan, nan, nan]])
+    assert texts(matrix) == ["2", "1", "1"]
+    assert [bar.get_height() for bar in top.patches] == [1, 1, 1], "how often each was selected"
+
+
+def test_experts_of_a_hundred_clients_are_not_written_out():
+    experts = [[(client + step) % 100 for step in (1, 2, 3)] for client in range(100)]
+    top, matrix, scale = experts_figure(experts).axes
+    assert texts(matrix) == []
+    assert len(matrix.get_xticks()) <= 26
+    assert scale.get_yticks().tolist() == [1, 2, 3]
+    assert {bar.get_height() for bar in top.patches} == {3}
+
+
+@pytest.mark.parametrize("draw", [experts_figure, gate_figure])
+@pytest.mark.parametrize("nothing", [[], [[], [], []]])
+def test_nothing_to_see_is_no_figure(draw, nothing):
+    assert draw(nothing) is None
+
+
+def test_gate_bars_are_means_over_the_clients_that_have_the_expert():
+    left, right, _ = gate_figure(GATE_WEIGHTS).axes
+    assert [bar.get_height() for bar in left.patches] == pytest.approx([0.625, 0.275, 0.2])
+    assert [bar.get_facecolor()[:3] for bar in left.patches] == [
+        to_rgba(color)[:3] for color in (style.BLUE, style.ORANGE, style.ORANGE)
+    ], "the local expert stands out"
+    dots = [np.ma.compressed(np.ma.masked_invalid(dot.get_offsets()[:, 1])).tolist() for dot in left.collections]
+    assert dots == [[0.5, 0.75], [0.3, 0.25], [0.2]]
+    equal = labelled(left, "equal weights, 1/3")
+    assert list(equal.get_ydata()) == [1 / 3, 1 / 3]
+    shown = np.ma.filled(right.images[0].get_array(), np.nan)
+    np.testing.assert_array_equal(shown, [[0.5, 0.3, 0.2], [0.75, 0.25, np.nan], [np.nan] * 3])
+    assert [label.get_text() for label in left.get_xticklabels()] == ["local", "1", "2"]
+    assert "over 2 clients" in left.get_title(loc="left")
+
+
+@pytest.mark.parametrize(
+    ("count", "expected"),
+    [(0, []), (1, [0]), (5, [0, 1, 2, 3, 4]), (11, [0, 2, 4, 6, 8, 10]), (100, list(range(0, 100, 10)))],
+)
+def test_ticks_are_round_numbers(count, expected):
+    assert style.spaced_ticks(count, most=10) == expected

@@ -1,0 +1,248 @@
+"""One federation in MLflow, read back through MLflow's own client."""
+
+import json
+import logging
+
+import pytest
+import torch
+import yaml
+from safetensors import safe_open
+from safetensors.torch import load_file
+from tests.tracking.values import make_config, make_report, make_result
+
+from promptfleet.federation.reports import FederationResult
+from promptfleet.tracking.errors import TrackingError
+from promptfleet.tracking.federation_run import FederationRun
+
+ROUND_METRICS = {
+    "val/accuracy_mean": pytest.approx(0.4),
+    "val/accuracy_min": pytest.approx(0.2),
+    "val/accuracy_std": pytest.approx(0.2 * (2 / 3) ** 0.5),
+    "test/accuracy_mean": pytest.approx(0.1),
+    "test/accuracy_min": pytest.approx(0.05),
+    "test/accuracy_std": pytest.approx(0.05 * (2 / 3) ** 0.5),
+    "train/loss": 1.5,
+    "cohort/size": 2,
+    "cohort/rejected": 1,
+    "bytes/down": 200,
+    "bytes/up": 20,
+    "seconds/round": 4.0,
+}
+FINAL = {"final", "zero_shot", "best_round", "seconds"}
+FIGURES = ["figures/accuracy.png", "figures/experts.png", "figures/gate.png", "figures/partition.png"]
+
+
+@pytest.fixture
+def start(store, key):
+    """``start()`` begins or continues this test's run."""
+    return lambda config=None, **options: FederationRun.start(
+        store, config or make_config(), key=key, name="a federation", **options
+    )
+
+
+@pytest.fixture(scope="session")
+def finished(store):
+    """A finished run and its result; tests only read it."""
+    run, result = FederationRun.start(store, make_config(), key="finished", name="finished"), make_result()
+    for report in result.rounds:
+        run.log_round(report)
+    run.finish(result)
+    return run, result
+
+
+def test_params_are_the_config_without_where_and_how(finished, client):
+    params = client.get_run(finished[0].id).data.params
+    assert {name: params[name] for name in ("clients", "experts", "lambda", "partition.alpha", "seed")} == {
+        "clients": "3",
+        "experts": "2",
+        "lambda": "0.5",
+        "partition.alpha": "0.3",
+        "seed": "0",
+    }
+    assert {name.split(".")[0] for name in params} & {"data", "runtime", "resources", "storage"} == set()
+
+
+def test_tags_say_what_and_how(finished, client):
+    tags = client.get_run(finished[0].id).data.tags
+    expected = {"method": "pfedmoap", "dataset": "digits", "seed": "0", "promptfleet.state": "complete"}
+    assert {name: tags[name] for name in expected} == expected
+    assert tags["promptfleet.fingerprint"] == make_config().fingerprint()
+    assert "pytest" in tags["command"]
+    assert "version.torch" in tags
+
+
+def test_config_can_be_passed_back_in(finished, fetch):
+    values = yaml.safe_load(fetch(finished[0].id, "config.yaml").read_text())
+    assert make_config(**values) == make_config()
+    assert values["runtime"]["backend"] == "local"
+
+
+def test_a_round_is_one_batch(start, client, monkeypatch):
+    run = start()
+    batches = []
+    log_batch = type(client).log_batch
+    monkeypatch.setattr(
+        type(client), "log_batch", lambda self, *a, **k: (batches.append(k.get("metrics")), log_batch(self, *a, **k))
+    )
+    run.log_round(make_report(2))
+    (metrics,) = batches
+    assert {metric.key: metric.value for metric in metrics} == ROUND_METRICS
+    assert {metric.step for metric in metrics} == {2}
+    assert client.get_run(run.id).data.metrics == ROUND_METRICS
+
+
+def test_a_round_without_training_has_no_loss(start, client):
+    run = start()
+    run.log_round(make_report(1, loss=None))
+    assert "train/loss" not in client.get_run(run.id).data.metrics
+
+
+def test_a_continued_run_does_not_repeat_rounds(start, steps, client):
+    first = start()
+    for round_index in (1, 2, 3):
+        first.log_round(make_report(round_index))
+    second = start()  # the process died here; round 3 is computed again
+    assert second.id == first.id
+    for round_index in (3, 4):
+        second.log_round(make_report(round_index))
+    second.log_round(make_report(4))
+    assert steps(first.id, "val/accuracy_mean") == [1, 2, 3, 4]
+    assert steps(first.id, "seconds/round") == [1, 2, 3, 4]
+
+
+def test_a_key_of_another_federation_is_refused(start):
+    start()
+    with pytest.raises(TrackingError, match="was started with seed=0 and cannot be continued with seed=1"):
+        start(make_config(seed=1))
+    start(make_config(storage={"path": "elsewhere"}))
+
+
+def test_final_metrics(finished, client):
+    run, _ = finished
+    data = client.get_run(run.id).data
+    assert client.get_run(run.id).info.status == "FINISHED"
+    assert {name: value for name, value in data.metrics.items() if name.split("/")[0] in FINAL} == {
+        "final/val_accuracy": pytest.approx(0.6),
+        "final/test_accuracy": pytest.approx(0.1),
+        "zero_shot/test_accuracy": 0.25,
+        "best_round/round": 3,
+        "best_round/test_accuracy": pytest.approx(0.1),
+        "seconds/total": 12.0,
+        "seconds/round": 5.0,
+    }
+
+
+def test_clients_are_a_table(finished, table):
+    run, result = finished
+    rows = table(run.id, "clients.json")
+    assert list(rows.columns) == [
+        "id",
+        "num_train",
+        "num_val",
+        "num_test",
+        "val_accuracy",
+        "test_accuracy",
+        "zero_shot_accuracy",
+    ]
+    assert rows["id"].tolist() == [0, 1, 2]
+    assert rows["val_accuracy"].tolist() == pytest.approx([reported.val_accuracy for reported in result.clients])
+
+
+def test_states_are_kept_bit_for_bit(finished, fetch):
+    run, result = finished
+    server = load_file(fetch(run.id, "states/server.safetensors"))
+    file = fetch(run.id, "states/clients.safetensors")
+    clients = load_file(file)
+    assert sorted(server) == sorted(result.server)
+    assert all(torch.equal(server[name], tensor) for name, tensor in result.server.items())
+    expected = {f"client_{client:03d}/{name}" for client, state in result.privates.items() for name in state}
+    assert set(clients) == expected
+    assert torch.equal(clients["client_002/gate.query.weight"], torch.full((2, 2), 2 / 3))
+    assert clients["client_001/gate_ready"].dtype == torch.bool
+    with safe_open(file, "pt") as opened:
+        assert opened.metadata() == {"method": "pfedmoap", "seed": "0", "state_sha256": result.state_sha256}
+
+
+def test_result_can_be_read_back(finished, fetch):
+    run, result = finished
+    text = fetch(run.id, "result.json").read_text()
+    assert FederationResult.from_json(text, result.server, result.privates) == result
+
+
+def test_figures_are_images(finished, artifacts, fetch):
+    names = artifacts(finished[0].id)
+    assert [name for name in names if name.startswith("figures/")] == FIGURES
+    assert fetch(finished[0].id, FIGURES[0]).read_bytes().startswith(b"\x89PNG")
+
+
+def test_a_method_without_experts_has_no_figures_of_them(start, artifacts):
+    run = start()
+    run.finish(make_result(described=False))
+    assert [name for name in artifacts(run.id) if "figures/" in name] == [FIGURES[0], FIGURES[3]]
+
+
+def test_finishing_again_leaves_one_of_everything(start, steps, fetch):
+    run = start()
+    run.finish(make_result())
+    again = start()
+    again.finish(make_result())
+    assert steps(run.id, "final/test_accuracy") == [3]
+    assert steps(run.id, "val/accuracy_mean") == [1, 2, 3], "rounds of the result that were not logged are added"
+    assert len(json.loads(fetch(run.id, "clients.json").read_text())["data"]) == 3
+
+
+def test_a_pruned_trial(start, client, artifacts):
+    run = start()
+    for round_index in (1, 2):
+        run.log_round(make_report(round_index))
+    run.finish(None, "KILLED")
+    pruned = client.get_run(run.id)
+    assert (pruned.info.status, pruned.data.tags["promptfleet.state"]) == ("KILLED", "pruned")
+    assert artifacts(run.id) == ["config.yaml", "figures/accuracy.png"]
+
+
+def test_a_failed_trial_says_why(start, client, artifacts):
+    run = start()
+    run.finish(None, "FAILED", reason="client 3, round 2, train: NaN")
+    failed = client.get_run(run.id)
+    assert (failed.info.status, failed.data.tags["promptfleet.state"]) == ("FAILED", "failed")
+    assert failed.data.tags["promptfleet.reason"] == "client 3, round 2, train: NaN"
+    assert artifacts(run.id) == ["config.yaml"]
+
+
+def test_an_interrupted_run_goes_on(start, client):
+    run = start()
+    run.interrupt()
+    left = client.get_run(run.id)
+    assert (left.info.status, left.data.tags["promptfleet.state"]) == ("KILLED", "interrupted")
+    assert start().id == run.id
+    goes_on = client.get_run(run.id)
+    assert (goes_on.info.status, goes_on.data.tags["promptfleet.state"]) == ("RUNNING", "running")
+
+
+def test_a_figure_that_fails_is_told_and_the_rest_is_kept(start, client, artifacts, monkeypatch, caplog):
+    def broken(*_):
+        raise FloatingPointError("no colours left")
+
+    monkeypatch.setattr("promptfleet.tracking.figures.partition.partition_figure", broken)
+    run = start()
+    with caplog.at_level(logging.WARNING):
+        run.finish(make_result())
+    assert "figure partition of run" in caplog.text
+    assert "no colours left" in caplog.text
+    assert [name for name in artifacts(run.id) if "figures/" in name] == FIGURES[:3]
+    assert client.get_run(run.id).info.status == "FINISHED"
+
+
+@pytest.mark.slow
+def test_a_real_federation(start, steps, artifacts, fetch, tmp_path):
+    from promptfleet import run_federation
+
+    config = make_config(rounds=2, storage={"path": str(tmp_path / "results")})
+    run = start(config)
+    result = run_federation(config, on_round=run.log_round)
+    run.finish(result)
+    assert steps(run.id, "train/loss") == [1, 2]
+    assert [name for name in artifacts(run.id) if "figures/" in name] == FIGURES
+    gates = load_file(fetch(run.id, "states/clients.safetensors"))
+    assert torch.equal(gates["client_001/gate.query.weight"], result.privates[1]["gate.query.weight"])

@@ -1,0 +1,154 @@
+"""A sweep in MLflow: the parent run and its trials."""
+
+import json
+
+import pytest
+import yaml
+from tests.tracking.values import make_config, make_report, make_result
+
+from promptfleet.tracking.sweep_run import SweepRun, TrialRecord, best_trial, trial_name
+from promptfleet.tracking.writer import BackgroundWriter
+
+SEARCH = {"trials": 3, "space": {"experts": {"int": [1, 2]}, "gating_temperature": {"float": [0.01, 1.0]}}}
+
+
+def record(number, state="complete", value=0.5, *, experts=1, test=0.4):
+    params = {"experts": experts, "gating_temperature": 0.1}
+    return TrialRecord(number, state, params, value, rounds=3, test_accuracy=test, seconds=1.5)
+
+
+@pytest.fixture
+def start(store, key):
+    """``start()`` begins or continues this test's sweep."""
+    return lambda search=SEARCH: SweepRun.start(store, make_config(), key=key, name="gating", search=search)
+
+
+def test_trials_are_nested_and_named_by_what_was_tried(start, store, client):
+    sweep = start()
+    trial = sweep.child(7, {"experts": 2, "gating_temperature": 0.05}, make_config(experts=2, gating_temperature=0.05))
+    run = client.get_run(trial.id)
+    assert run.info.run_name == "trial 07  K=2 tau=0.05"
+    assert run.data.tags["mlflow.parentRunId"] == sweep.id
+    assert run.data.params["gating_temperature"] == "0.05"
+    assert run.data.tags["trial"] == "7"
+    assert [child.id for child in store.children(sweep.id)] == [trial.id]
+
+
+def test_the_parent_holds_the_search(start, client, fetch):
+    sweep = start()
+    run = client.get_run(sweep.id)
+    assert run.info.run_name == "gating"
+    assert run.data.params["space.experts.int"] == "[1, 2]"
+    assert run.data.params["trials"] == "3"
+    assert run.data.tags["method"] == "pfedmoap"
+    assert yaml.safe_load(fetch(sweep.id, "search.yaml").read_text()) == SEARCH
+    assert yaml.safe_load(fetch(sweep.id, "config.yaml").read_text()) == make_config().to_dict()
+
+
+def test_a_resumed_sweep_is_the_same_run_and_may_ask_for_more(start, fetch, steps):
+    first = start()
+    trial = first.child(0, {"experts": 1}, make_config(experts=1))
+    trial.log_round(make_report(1))
+    second = start({**SEARCH, "trials": 9})
+    again = second.child(0, {"experts": 1}, make_config(experts=1))
+    again.log_round(make_report(1))
+    again.log_round(make_report(2))
+    assert (second.id, again.id) == (first.id, trial.id)
+    assert steps(trial.id, "val/accuracy_mean") == [1, 2]
+    assert yaml.safe_load(fetch(second.id, "search.yaml").read_text())["trials"] == 9
+
+
+def test_finish_writes_table_best_trial_and_figures(start, client, artifacts, table):
+    sweep = start()
+    sweep.child(1, {"experts": 2}, make_config()).finish(make_result())
+    trials = [
+        record(0, value=0.5),
+        record(1, value=0.7, experts=2, test=0.6),
+        record(2, "pruned", 0.9, test=None),
+        record(3, "failed", None, test=None),
+    ]
+    sweep.finish(trials, {"experts": 0.8, "gating_temperature": 0.2})
+    run = client.get_run(sweep.id)
+    assert (run.info.status, run.data.tags["promptfleet.state"]) == ("FINISHED", "complete")
+    assert run.data.metrics == {
+        "best/val_accuracy": 0.7,
+        "best/test_accuracy": 0.6,
+        "zero_shot/test_accuracy": 0.25,
+        "trials/complete": 2,
+        "trials/pruned": 1,
+        "trials/failed": 1,
+    }
+    assert run.data.tags["best_trial"] == "1"
+    assert json.loads(run.data.tags["best_params"]) == {"experts": 2, "gating_temperature": 0.1}
+    rows = table(sweep.id, "trials.json")
+    assert rows["number"].tolist() == [0, 1, 2, 3]
+    assert rows["state"].tolist() == ["complete", "complete", "pruned", "failed"]
+    assert rows["params.experts"].tolist() == [1, 2, 1, 1]
+    assert rows["value"].isna().tolist() == [False, False, False, True]
+    figures = [name for name in artifacts(sweep.id) if name.startswith("figures/")]
+    assert figures == ["figures/history.png", "figures/importances.png", "figures/slices.png"]
+
+
+def test_a_sweep_can_be_looked_at_while_it_runs(start, client, steps, artifacts):
+    sweep = start()
+    sweep.update([record(0, "running", None)])
+    assert client.get_run(sweep.id).info.status == "RUNNING"
+    assert "figures/history.png" not in artifacts(sweep.id)
+    sweep.update([record(0, value=0.5), record(1, "running", None)])
+    sweep.update([record(0, value=0.5), record(1, value=0.6)])
+    sweep.finish([record(0, value=0.5), record(1, value=0.6)])
+    assert steps(sweep.id, "best/val_accuracy") == [1, 2]
+    assert "figures/importances.png" not in artifacts(sweep.id)
+
+
+def test_finish_ends_trials_whose_process_died(start, client):
+    sweep = start()
+    dead = sweep.child(0, {}, make_config())
+    done = sweep.child(1, {}, make_config())
+    done.finish(None, "FAILED", reason="out of memory")
+    sweep.finish([], status="KILLED")
+    assert client.get_run(dead.id).info.status == "KILLED"
+    assert client.get_run(dead.id).data.tags["promptfleet.state"] == "interrupted"
+    assert client.get_run(done.id).info.status == "FAILED"
+    assert client.get_run(sweep.id).data.tags["promptfleet.state"] == "interrupted"
+
+
+def test_a_sweep_written_from_the_background_thread(start, client, steps, caplog):
+    trials = {}
+    with BackgroundWriter() as writer:
+        sweep = start()
+        for number in (0, 1):
+            writer.submit(lambda n: trials.update({n: sweep.child(n, {}, make_config())}), number)
+            writer.submit(lambda n: trials[n].log_round(make_report(1)), number)
+            writer.submit(lambda n: trials[n].finish(make_result()), number)
+        writer.submit(sweep.finish, [record(0), record(1)])
+    assert writer.failures == 0, caplog.text
+    assert [client.get_run(trials[number].id).info.status for number in (0, 1)] == ["FINISHED", "FINISHED"]
+    assert steps(trials[1].id, "val/accuracy_mean") == [1, 2, 3]
+
+
+def test_the_best_trial_is_complete_and_the_earliest_of_equals():
+    assert best_trial([]) is None
+    assert best_trial([record(0, "pruned", 0.9), record(1, "failed", None)]) is None
+    trials = [record(2, value=0.7), record(1, value=0.7), record(0, value=0.6), record(3, "pruned", 0.9)]
+    assert best_trial(trials).number == 1
+
+
+@pytest.mark.parametrize(
+    ("number", "params", "name"),
+    [
+        (7, {"experts": 4, "gating_temperature": 0.05}, "trial 07  K=4 tau=0.05"),
+        (123, {"prompt_length": 8, "shuffle": True}, "trial 123  prompt_length=8 shuffle=True"),
+        (0, {"partition.alpha": 0.123456}, "trial 00  alpha=0.123"),
+        (0, {"a.width": 1, "b.width": 2}, "trial 00  a.width=1 b.width=2"),
+        (0, {}, "trial 00"),
+    ],
+)
+def test_names_of_trials(number, params, name):
+    assert trial_name(number, params) == name
+
+
+def test_a_long_name_is_cut():
+    name = trial_name(0, {f"hyperparameter_{number}": number for number in range(20)})
+    assert len(name) == 120
+    assert name.endswith("…")

@@ -1,0 +1,173 @@
+"""The embedded store: opening it, finding runs in it, and what a run holds."""
+
+import shlex
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import promptfleet.tracking.store as store_module
+from promptfleet.tracking.errors import TrackingError
+from promptfleet.tracking.store import TrackingStore
+
+
+def test_everything_lies_under_the_storage_path(store, key, monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    again = TrackingStore.open(store.path)
+    run = again.find_or_create_run(key, "a run")
+    run.log_text("hello", "notes/hello.txt")
+    (file,) = (store.path / "mlartifacts").rglob("hello.txt")
+    assert run.id in file.parts
+    assert file.read_text() == "hello"
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_the_store_is_sqlite_at_an_absolute_path(store):
+    assert store.uri == f"sqlite:////{str(store.path).lstrip('/')}/mlflow.db"
+    assert (store.path / "mlflow.db").read_bytes().startswith(b"SQLite format 3")
+
+
+def test_a_run_is_found_again_by_its_key(store, key):
+    first = store.find_or_create_run(key, "first", tags={"colour": "red"})
+    first.set_status("KILLED")
+    second = store.find_or_create_run(key, "second", tags={"colour": "blue"})
+    assert (first.is_new, second.is_new) == (True, False)
+    assert second.id == first.id
+    assert second.status == "RUNNING"
+    assert (second.name, second.tags["colour"]) == ("first", "blue")
+    assert store.find_or_create_run(key + "/other", "other").id != first.id
+
+
+def test_looking_for_a_run_changes_nothing(store, key):
+    assert store.find_run(key) is None
+    store.find_or_create_run(key, "a run").set_status("FINISHED")
+    assert store.find_run(key).status == "FINISHED"
+
+
+def test_a_deleted_run_is_not_continued(store, key, client):
+    first = store.find_or_create_run(key, "a run")
+    client.delete_run(first.id)
+    assert store.find_or_create_run(key, "a run").id != first.id
+
+
+def test_nested_runs_are_found_by_their_parent(store, key, client):
+    parent = store.find_or_create_run(key, "parent")
+    children = {store.find_or_create_run(f"{key}/{number}", "child", parent=parent.id).id for number in range(3)}
+    assert {child.id for child in store.children(parent.id)} == children
+    experiment = client.get_experiment_by_name("promptfleet").experiment_id
+    found = client.search_runs([experiment], f"tags.mlflow.parentRunId = '{parent.id}'")
+    assert {run.info.run_id for run in found} == children
+
+
+@pytest.mark.parametrize("odd", ["it's", 'say "so"', "100% / ü"])
+def test_keys_may_hold_odd_characters(store, key, odd):
+    run = store.find_or_create_run(f"{key} {odd}", "odd")
+    assert store.find_run(f"{key} {odd}").id == run.id
+
+
+def test_a_key_with_both_quotes_is_refused(store):
+    with pytest.raises(ValueError, match="may hold ' or \" but not both"):
+        store.find_run("""it's "so" """)
+
+
+def test_params_keep_their_first_value(store, key):
+    run = store.find_or_create_run(key, "a run")
+    run.log_params({f"p{number}": number for number in range(150)})  # more than MLflow takes at once
+    run.log_params({"p0": 0, "shuffle": True, "kind": "iid", "choices": [1, 2]})
+    assert len(run.params) == 153
+    assert {name: run.params[name] for name in ("p149", "shuffle", "kind", "choices")} == {
+        "p149": "149",
+        "shuffle": "true",
+        "kind": "iid",
+        "choices": "[1, 2]",
+    }
+    with pytest.raises(TrackingError, match=r"'a run' was started with p0=0 and cannot be continued with p0=1; start"):
+        run.log_params({"p0": 1})
+
+
+def test_a_table_written_twice_is_there_once(store, key, table):
+    run = store.find_or_create_run(key, "a run")
+    run.log_table([{"a": 1, "b": 2.5}, {"a": 3, "c": "x"}], "rows.json")
+    run.log_table([{"a": 1, "b": 2.5}, {"a": 4, "c": "y"}], "rows.json")
+    rows = table(run.id, "rows.json")
+    assert list(rows.columns) == ["a", "b", "c"]
+    assert rows["a"].tolist() == [1, 4]
+    assert rows["c"].tolist()[1] == "y"
+    assert run.tags["mlflow.loggedArtifacts"].count("rows.json") == 1
+
+
+def test_a_moved_store_says_so(store, tmp_path):
+    (tmp_path / "moved").mkdir()
+    shutil.copy(store.path / "mlflow.db", tmp_path / "moved")
+    with pytest.raises(TrackingError, match=r"moved/mlflow\.db keeps its artifacts in file://.*Move it back, or set"):
+        TrackingStore.open(tmp_path / "moved")
+
+
+def test_a_damaged_store_says_so(tmp_path):
+    (tmp_path / "mlflow.db").write_text("this is no database " * 100)
+    with pytest.raises(TrackingError, match=r"mlflow\.db cannot be used for tracking"):
+        TrackingStore.open(tmp_path)
+
+
+def test_a_storage_path_that_is_a_file_says_so(tmp_path):
+    (tmp_path / "results").write_text("")
+    with pytest.raises(TrackingError, match=r"results/mlflow\.db cannot be used for tracking: .*File exists"):
+        TrackingStore.open(tmp_path / "results")
+
+
+def test_a_question_mark_in_the_path_is_refused(tmp_path):
+    with pytest.raises(TrackingError, match="a question mark cannot be part"):
+        TrackingStore.open(tmp_path / "why?")
+
+
+def test_ui_command_can_be_pasted_anywhere(store, monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    program, *arguments = shlex.split(store.ui_command)
+    assert shutil.which(program)
+    assert arguments == ["ui", "--backend-store-uri", store.uri]
+
+
+def test_ui_command_is_short_for_the_results_folder_of_the_checkout(store, monkeypatch, tmp_path):
+    monkeypatch.setattr(store_module, "_REPOSITORY", tmp_path)
+    here = TrackingStore(tmp_path / "results", client=None, experiment_id="1")
+    assert here.ui_command != "make ui"
+    monkeypatch.chdir(tmp_path)
+    assert here.ui_command == "make ui"
+
+
+def test_the_repository_is_the_checkout(root):
+    assert root == store_module._REPOSITORY
+    assert Path(root / "Makefile").read_text().count("$(RESULTS)/mlflow.db") >= 1
+
+
+@pytest.mark.slow
+def test_two_processes_may_create_the_store_at_once(tmp_path):
+    """One of them also finds what a process left that was killed while creating it."""
+    folder = tmp_path / "a b 100% #x"
+    folder.mkdir()
+    (folder / "mlflow.db.unfinished").write_text("half a database")
+    code = (
+        "import sys; from promptfleet.tracking.store import TrackingStore; "
+        "print(TrackingStore.open(sys.argv[1]).find_or_create_run('same key', 'a run').id)"
+    )
+    arguments = [sys.executable, "-c", code, str(folder)]
+    both = [
+        subprocess.Popen(arguments, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=tmp_path)
+        for _ in range(2)
+    ]
+    outputs = [process.communicate(timeout=250) for process in both]
+    assert [process.returncode for process in both] == [0, 0], outputs
+    assert outputs[0] == outputs[1], "both see one run, and nothing is written to stderr"
+    assert outputs[0][1] == ""
+    assert sorted(path.name for path in folder.iterdir()) == ["mlflow.db", "mlflow.lock"]
+
+
+def test_importing_tracking_loads_neither_mlflow_nor_matplotlib():
+    code = (
+        "import sys, promptfleet.tracking.sweep_run, promptfleet.tracking.writer; "
+        "print([name for name in ('mlflow', 'matplotlib', 'ray', 'optuna') if name in sys.modules])"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120)
+    assert done.stdout.strip() == "[]", done.stderr

@@ -1,0 +1,75 @@
+"""Small made-up federations: numbers that can be checked by eye."""
+
+import torch
+
+from promptfleet.federation.reports import ClientReport, Evaluation, FederationResult, RoundReport, TrainReport
+from promptfleet.federation.settings import federation_config
+from promptfleet.federation.state import state_sha256
+
+CLASS_NAMES = ["zero", "one", "two"]
+LABEL_COUNTS = [[10, 0, 2], [0, 8, 1], [5, 5, 5]]
+# Client 2 has never had an expert.
+EXPERTS = [[2, 1], [0], []]
+GATE_WEIGHTS = [[0.5, 0.3, 0.2], [0.75, 0.25], []]
+
+
+def make_config(**values):
+    return federation_config({"clients": 3, "rounds": 3, "experts": 2, "runtime": {"backend": "local"}, **values})
+
+
+def make_report(round_index, *, loss=1.5):
+    """Three clients, of which 0 and 2 train; validation 0.1 r, 0.2 r, 0.3 r and test half of that in round r."""
+    evaluations = [
+        Evaluation(client=client, val_accuracy=0.1 * (client + 1) * round_index, test_accuracy=0.05 * (client + 1))
+        for client in range(3)
+    ]
+    metrics = {} if loss is None else {"loss": loss}
+    trained = [TrainReport(metrics=metrics, downloaded_bytes=100, uploaded_bytes=10, seconds=0.1) for _ in range(2)]
+    return RoundReport.of(round_index, [0, 2], trained, {2: "NaN in context"}, evaluations, seconds=2.0 + round_index)
+
+
+def make_result(config=None, *, rounds=3, described=True):
+    config = config or make_config()
+    reports = [make_report(round_index) for round_index in range(1, rounds + 1)]
+    clients = [
+        ClientReport(
+            id=client,
+            num_train=7,
+            num_val=2,
+            num_test=3,
+            val_accuracy=reports[-1].client_val_accuracy[client],
+            test_accuracy=reports[-1].client_test_accuracy[client],
+            zero_shot_accuracy=0.25,
+            label_counts=LABEL_COUNTS[client],
+            described={"experts": EXPERTS[client], "gate_weights": GATE_WEIGHTS[client]} if described else {},
+        )
+        for client in range(3)
+    ]
+    context = torch.arange(6, dtype=torch.float32).reshape(2, 3)
+    server = {"context": context, "round": torch.tensor(rounds)}
+    privates = {
+        client: {
+            "context": context,
+            "gate.query.weight": torch.full((2, 2), client / 3),
+            "gate_ready": torch.tensor(True),
+        }
+        for client in (2, 0, 1)
+    }
+    return FederationResult(
+        config=config.to_dict(),
+        seed=config.seed,
+        method=config.method,
+        dataset=config.dataset,
+        class_names=CLASS_NAMES,
+        rounds=reports,
+        clients=clients,
+        val_accuracy=reports[-1].val_accuracy,
+        test_accuracy=reports[-1].test_accuracy,
+        zero_shot_accuracy=0.25,
+        best_round=rounds,
+        best_round_test_accuracy=reports[-1].test_accuracy,
+        state_sha256=state_sha256(server, privates),
+        seconds=12.0,
+        server=server,
+        privates=privates,
+    )

@@ -1,0 +1,1 @@
+"""How glyph-clip was made: rendered glyphs, captions, and a small contrastive training job."""

@@ -6,7 +6,12 @@ from typing import Any
 import ray
 from ray import ObjectRef
 from ray.exceptions import GetTimeoutError
-from ray.util.placement_group import PlacementGroup, placement_group, remove_placement_group
+from ray.util.placement_group import (
+    PlacementGroup,
+    get_current_placement_group,
+    placement_group,
+    remove_placement_group,
+)
 from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
 from promptfleet.config import FederationConfig
@@ -37,24 +42,33 @@ def put_frozen(prepared: Prepared) -> ObjectRef:
 
 
 class RayFleet:
-    """Actors in one placement group; handles are references into the object store.
+    """Actors in one placement group, each in a bundle of its own; handles are references into the object store.
 
-    Inside a Tune trial the trial's own placement group has a bundle for each actor and is used by itself; elsewhere
-    ``own_group`` makes one.
+    Inside a Tune trial the trial's placement group is used, whose first bundle is the trial itself; elsewhere
+    ``own_group`` makes one for server and clients.
     """
 
     def __init__(self, frozen: ObjectRef, shares: Shares, *, start_timeout_s: float, own_group: bool):
         self.shares = shares
-        self._group: PlacementGroup | None = None
+        self._own_group: PlacementGroup | None = None
         self._actors: list[Any] = []
         try:
+            group, first = get_current_placement_group(), 1
             if own_group:
-                self._group = placement_group(shares.bundles()[1:], strategy="PACK")
-                ray.get(self._group.ready(), timeout=start_timeout_s)
-            self._server = self._start(ServerActor, frozen, num_cpus=shares.server_cpu)
+                group, first = placement_group(shares.bundles()[1:], strategy="PACK"), 0
+                self._own_group = group
+                ray.get(group.ready(), timeout=start_timeout_s)
+
+            def start(actor_class: type, bundle: int, **resources: float) -> Any:
+                strategy = PlacementGroupSchedulingStrategy(group, placement_group_bundle_index=bundle)
+                options = {"max_restarts": 0, "scheduling_strategy": strategy, **resources}
+                self._actors.append(ray.remote(actor_class).options(**options).remote(frozen))
+                return self._actors[-1]
+
+            self._server = start(ServerActor, first, num_cpus=shares.server_cpu)
             self._clients = [
-                self._start(ClientActor, frozen, num_cpus=shares.client_cpu, num_gpus=shares.client_gpu)
-                for _ in range(shares.client_actors)
+                start(ClientActor, first + 1 + client, num_cpus=shares.client_cpu, num_gpus=shares.client_gpu)
+                for client in range(shares.client_actors)
             ]
             ray.get([actor.__ray_ready__.remote() for actor in self._actors], timeout=start_timeout_s)
         except GetTimeoutError:
@@ -129,14 +143,6 @@ class RayFleet:
         for ref in late:
             ray.kill(leaving[ref])
         self._actors = []
-        if self._group is not None:
-            remove_placement_group(self._group)
-            self._group = None
-
-    def _start(self, actor_class: type, frozen: ObjectRef, **resources: float) -> Any:
-        options = dict(resources)
-        if self._group is not None:
-            options["scheduling_strategy"] = PlacementGroupSchedulingStrategy(self._group)
-        actor = ray.remote(actor_class).options(max_restarts=0, **options).remote(frozen)
-        self._actors.append(actor)
-        return actor
+        if self._own_group is not None:
+            remove_placement_group(self._own_group)
+            self._own_group = None

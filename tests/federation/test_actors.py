@@ -1,0 +1,109 @@
+"""Actors: where they run, what they may touch, and that nothing is left of them."""
+
+import os
+import time
+
+import pytest
+import ray
+import torch
+
+from promptfleet.data.feature_store import open_features
+from promptfleet.data.partition import make_partition
+from promptfleet.errors import ResourceError
+from promptfleet.federation.actors import ClientActor
+from promptfleet.federation.ray_fleet import RayFleet, put_frozen
+from promptfleet.federation.resources import Shares
+from promptfleet.federation.shared_memory import pack, unpack
+
+pytestmark = pytest.mark.ray
+SHARES = Shares(driver_cpu=0.1, server_cpu=0.1, client_cpu=0.2, client_gpu=0, client_actors=3)
+
+
+@pytest.fixture(scope="module")
+def frozen(ray_session, prepared):
+    return put_frozen(prepared)
+
+
+@pytest.fixture(scope="module")
+def fleet(frozen):
+    fleet = RayFleet(frozen, SHARES, start_timeout_s=240, own_group=True)
+    yield fleet
+    fleet.close()
+
+
+def test_one_process_per_client_all_in_one_placement_group(fleet):
+    places = fleet.whereabouts()
+    assert len({place["pid"] for place in places}) == 3
+    assert len({place["placement_group"] for place in places}) == 1
+    assert places[0]["placement_group"] is not None
+    assert all(place["resources"]["CPU"] == 0.2 for place in places)
+
+
+def test_a_fleet_used_again_leaves_no_trace_of_the_federation_before(fleet, small_config, prepared):
+    labels = open_features(prepared.features).labels
+
+    def first_round(config):
+        partition = make_partition(
+            labels, classes=10, clients=config.clients, settings=config.partition, seed=config.seed
+        )
+        fleet.begin(config, partition)
+        privates = fleet.initial_states()
+        trained = fleet.train(1, privates, fleet.select(1, range(3)))
+        fleet.aggregate(1, {client: one.upload for client, one in trained.items()})
+        return fleet.server_state(), fleet.fetch([one.private for one in trained.values()])
+
+    config = small_config()
+    server, privates = first_round(config)
+    first_round(small_config(seed=5, prompt_length=6, experts=1))
+    server_again, privates_again = first_round(config)
+    assert all(torch.equal(server[name], server_again[name]) for name in server)
+    for one, other in zip(privates, privates_again, strict=True):
+        assert all(torch.equal(one[name], other[name]) for name in one)
+
+
+def test_closing_ends_every_process(frozen):
+    fleet = RayFleet(frozen, SHARES, start_timeout_s=240, own_group=True)
+    pids = [place["pid"] for place in fleet.whereabouts()]
+    fleet.close()
+    deadline = time.monotonic() + 20
+    while any(os.path.exists(f"/proc/{pid}") for pid in pids):
+        assert time.monotonic() < deadline, "client processes outlived their fleet"
+        time.sleep(0.1)
+
+
+def test_what_cannot_be_placed_is_an_error_and_not_a_wait(frozen):
+    too_big = Shares(driver_cpu=0.1, server_cpu=0.1, client_cpu=99, client_gpu=0, client_actors=1)
+    with pytest.raises(ResourceError, match=r"did not start within runtime\.start_timeout_s=1"):
+        RayFleet(frozen, too_big, start_timeout_s=1, own_group=True)
+
+
+def vandal_class():
+    """A client whose code writes into frozen weights; made in a function, so that Ray ships it by value."""
+
+    class Vandal(ClientActor):
+        def write(self):
+            self._clip.tower.weights["positional_embedding"].add_(1)
+
+        def look(self):
+            return float(self._clip.tower.weights["positional_embedding"].sum())
+
+    return Vandal
+
+
+def test_frozen_weights_cannot_be_changed_by_one_client_for_all(frozen, prepared):
+    vandal, bystander = (ray.remote(vandal_class()).options(num_cpus=0.1).remote(frozen) for _ in range(2))
+    before = ray.get(bystander.look.remote())
+    assert before == pytest.approx(float(prepared.clip.tower.weights["positional_embedding"].sum()), rel=1e-5)
+    with pytest.raises(ray.exceptions.ActorDiedError):
+        ray.get(vandal.write.remote())
+    assert ray.get(bystander.look.remote()) == before
+    ray.kill(bystander)
+
+
+def test_packing_keeps_every_bit_and_every_type():
+    tensors = {"a": torch.randn(3, 5), "b": torch.arange(7), "c": torch.tensor([True, False]), "d": torch.tensor(2.5)}
+    unpacked = unpack(pack(tensors))
+    for name, tensor in tensors.items():
+        assert unpacked[name].dtype == tensor.dtype
+        assert torch.equal(unpacked[name], tensor)
+        assert unpacked[name].data_ptr() % 16 == 0

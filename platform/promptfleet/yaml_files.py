@@ -1,6 +1,7 @@
 """Reading YAML the way people mean it: ``1e-3`` is a number, ``on`` is a word, a key twice is a mistake."""
 
 import re
+from collections.abc import Hashable
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -8,12 +9,14 @@ import yaml
 
 from promptfleet.errors import ConfigError
 
+_YAML_1_1 = ("bool", "int", "float", "timestamp")  # "on", "010" (8), "1:30" (90), "2026-01-01"
+
 
 class _Loader(yaml.SafeLoader):
     """YAML 1.2's core scalars instead of the 1.1 ones that PyYAML resolves by default."""
 
     yaml_implicit_resolvers: ClassVar[dict] = {
-        first: [(tag, pattern) for tag, pattern in resolvers if not tag.endswith((":bool", ":float", ":timestamp"))]
+        first: [(tag, pattern) for tag, pattern in resolvers if tag.rsplit(":", 1)[-1] not in _YAML_1_1]
         for first, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
     }
 
@@ -21,6 +24,8 @@ class _Loader(yaml.SafeLoader):
         seen = set()
         for key_node, _ in node.value:
             key = self.construct_object(key_node, deep=True)
+            if not isinstance(key, Hashable):
+                raise yaml.constructor.ConstructorError(None, None, "a key must be a word", key_node.start_mark)
             if key in seen:
                 raise yaml.constructor.ConstructorError(None, None, f"key {key!r} stands twice", key_node.start_mark)
             seen.add(key)
@@ -28,6 +33,7 @@ class _Loader(yaml.SafeLoader):
 
 
 _Loader.add_implicit_resolver("tag:yaml.org,2002:bool", re.compile(r"^(?:true|True|false|False)$"), list("tTfF"))
+_Loader.add_implicit_resolver("tag:yaml.org,2002:int", re.compile(r"^[-+]?(?:0|[1-9]\d*)$"), list("-+0123456789"))
 _Loader.add_implicit_resolver(
     "tag:yaml.org,2002:float",
     re.compile(r"^[-+]?(?:(?:\d+\.\d*|\.\d+)(?:[eE][-+]?\d+)?|\d+[eE][-+]?\d+|\.(?:inf|nan))$"),
@@ -62,3 +68,5 @@ def parse_yaml(text: str, *, source: str) -> Any:
         raise ConfigError(f"{where}: malformed YAML: {error.problem or error.context}") from None
     except yaml.YAMLError as error:
         raise ConfigError(f"{source}: malformed YAML: {str(error).splitlines()[0]}") from None
+    except ValueError as error:  # "!!int one", or a number of thousands of digits
+        raise ConfigError(f"{source}: malformed YAML: {error}") from None

@@ -32,7 +32,9 @@ def test_tokens_are_those_of_the_published_prompts(forward):
     golden, context_tokens = forward.tensors["tokenized_prompts"], int(forward.meta["n_ctx"])
     ours = open_clip.tokenize(class_texts(forward.world().class_names))
     for theirs, row in zip(golden, ours, strict=True):
-        assert theirs[1 + context_tokens :].tolist() == [*row[1:].tolist(), *[0] * context_tokens][: 76 - context_tokens]
+        assert (
+            theirs[1 + context_tokens :].tolist() == [*row[1:].tolist(), *[0] * context_tokens][: 76 - context_tokens]
+        )
 
 
 def test_text_features(forward):

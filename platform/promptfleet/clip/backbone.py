@@ -13,7 +13,7 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
-from promptfleet.clip.text_tower import TextTower
+from promptfleet.clip.text_tower import LAYER_NORM_EPS, TextTower
 from promptfleet.errors import BackboneError
 
 GLYPH_CLIP = "glyph-clip"
@@ -77,18 +77,22 @@ def text_tower_of(model: nn.Module, name: str = "this model") -> TextTower:
     if getattr(text, "attn_mask", None) is None:
         raise BackboneError(f"backbone {name!r}: its text tower is not causal, so prompts cannot share a prefix")
     pooling = getattr(text, "text_pool_type", None) or getattr(text, "pool_type", None)
-    if pooling not in ("argmax", "eos"):
-        raise BackboneError(f"backbone {name!r}: text features are pooled by {pooling!r}, not at the end-of-text token")
+    if pooling != "argmax":  # "eos" comes with other tokenizers, whose end-of-text id is not the highest
+        raise BackboneError(f"backbone {name!r}: text features are pooled by {pooling!r}, not at CLIP's end of text")
     state = {key: tensor.detach() for key, tensor in text.state_dict().items()}
     if "text_projection.weight" in state:
         state["text_projection"] = state["text_projection.weight"].T.contiguous()
     wanted = _tower_keys(len(blocks))
-    extra = [key for key in state if key.startswith("transformer.") and key not in wanted]
+    others = ("visual.", "logit_", "text_projection.weight")
+    extra = [key for key in state if key not in wanted and not key.startswith(others)]
     missing = [key for key in wanted if key not in state]
     if extra or missing:
         raise BackboneError(f"backbone {name!r}: unsupported text tower ({(extra + missing)[0]})")
-    quick_gelu = type(blocks[0].mlp.gelu).__name__ == "QuickGELU"
-    return TextTower({key: state[key] for key in wanted}, len(blocks), blocks[0].attn.num_heads, quick_gelu)
+    activation, eps = str(blocks[0].mlp.gelu), blocks[0].ln_1.eps
+    if activation not in ("QuickGELU()", str(nn.GELU())) or eps != LAYER_NORM_EPS:
+        raise BackboneError(f"backbone {name!r}: unsupported text tower ({activation}, layer norm epsilon {eps})")
+    weights = {key: state[key] for key in wanted}
+    return TextTower(weights, len(blocks), blocks[0].attn.num_heads, quick_gelu=activation == "QuickGELU()")
 
 
 def _load_glyph_clip() -> Backbone:

@@ -15,6 +15,7 @@ def nearest_experts(contexts: Tensor, rounds: Tensor, client: int, count: int) -
     """
     if rounds[client] == 0:
         return []
+    contexts = contexts.double()  # the distance of finite contexts is then finite, however large they are
     distances = (contexts - contexts[client]).flatten(1).norm(dim=1)
     distances[rounds == 0] = float("inf")
     distances[client] = float("inf")

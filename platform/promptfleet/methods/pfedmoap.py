@@ -68,10 +68,13 @@ class PFedMoAP(Method):
 
     Config = PFedMoAPConfig
 
+    def check(self, world: World) -> None:
+        width, dim = world.config.gate_width, world.clip.tower.dim
+        if width > dim:
+            raise ConfigError(f"gate_width={width} exceeds the backbone's feature width {dim}")
+
     def init_server(self, world: World, rng: np.random.Generator) -> State:
         config, tower, classes = world.config, world.clip.tower, world.clip.classes
-        if config.gate_width > tower.dim:
-            raise ConfigError(f"gate_width={config.gate_width} exceeds the backbone's feature width {tower.dim}")
         context = init_context(world, rng)
         return {
             "context": context,

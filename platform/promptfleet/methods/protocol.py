@@ -71,6 +71,9 @@ class Method(ABC):
 
     Config: ClassVar[type[FederationConfig]] = FederationConfig
 
+    def check(self, world: World) -> None:  # noqa: B027  most methods fit everywhere
+        """Raise ConfigError where the configuration does not fit this backbone or these classes."""
+
     @abstractmethod
     def init_server(self, world: World, rng: np.random.Generator) -> State:
         """The server's state before round 1."""

@@ -1,0 +1,125 @@
+"""Stand-ins small enough to run in milliseconds: a seeded text tower, class tokens, a world, examples, a client."""
+
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from promptfleet.clip.frozen import FrozenClip
+from promptfleet.clip.plain_encoder import encode_texts
+from promptfleet.clip.prompt_encoder import ClassTokens
+from promptfleet.clip.text_tower import TextTower
+from promptfleet.clip.tokens import embed_classes
+from promptfleet.config import FederationConfig
+from promptfleet.data.client_split import ClientSplit
+from promptfleet.data.feature_store import NO_DOMAIN, FeatureStore
+from promptfleet.federation.client import Client
+from promptfleet.methods.pfedmoap import PFedMoAPConfig
+from promptfleet.methods.protocol import Examples, Method, World
+
+VOCABULARY = 40  # the last two ids are SOS and EOT, as in CLIP's own
+NAME_LENGTHS = (1, 3, 2, 1)
+TINY = {
+    "clients": 4,
+    "rounds": 3,
+    "local_epochs": 2,
+    "batch_size": 4,
+    "prompt_length": 3,
+    "prompt_lr": 0.05,
+}
+TINY_GATE = {"gate_width": 8, "gate_heads": 2}
+
+
+def tiny_tower(
+    *,
+    width: int = 16,
+    heads: int = 2,
+    layers: int = 2,
+    dim: int = 24,
+    positions: int = 77,
+    quick_gelu: bool = False,
+    seed: int = 0,
+) -> TextTower:
+    """A text tower whose every weight and bias is random, so that none can be forgotten or swapped unnoticed."""
+    generator = torch.Generator().manual_seed(seed)
+
+    def normal(*shape: int, std: float, mean: float = 0.0) -> Tensor:
+        return mean + std * torch.randn(shape, generator=generator)
+
+    def linear(name: str, out: int, inputs: int, join: str = ".") -> dict[str, Tensor]:
+        return {f"{name}{join}weight": normal(out, inputs, std=inputs**-0.5), f"{name}{join}bias": normal(out, std=0.1)}
+
+    def norm(name: str) -> dict[str, Tensor]:
+        return {f"{name}.weight": normal(width, std=0.1, mean=1.0), f"{name}.bias": normal(width, std=0.1)}
+
+    weights = {
+        "token_embedding.weight": normal(VOCABULARY, width, std=0.3),
+        "positional_embedding": normal(positions, width, std=0.1),
+        "text_projection": normal(width, dim, std=width**-0.5),
+        **norm("ln_final"),
+    }
+    for block in (f"transformer.resblocks.{layer}" for layer in range(layers)):
+        weights |= norm(f"{block}.ln_1") | norm(f"{block}.ln_2")
+        weights |= linear(f"{block}.attn.in_proj", 3 * width, width, join="_")
+        weights |= linear(f"{block}.attn.out_proj", width, width)
+        weights |= linear(f"{block}.mlp.c_fc", 4 * width, width) | linear(f"{block}.mlp.c_proj", width, 4 * width)
+    return TextTower(weights, layers, heads, quick_gelu)
+
+
+def tiny_token_ids(name_lengths: Sequence[int] = NAME_LENGTHS, *, positions: int = 77, seed: int = 0) -> Tensor:
+    """Rows ``[SOS][name tokens].[EOT][zeros]`` as a tokenizer gives them; token 1 is the full stop."""
+    generator = torch.Generator().manual_seed(seed)
+    rows = torch.zeros(len(name_lengths), positions, dtype=torch.long)
+    for row, length in zip(rows, name_lengths, strict=True):
+        name = torch.randint(2, VOCABULARY - 2, (length,), generator=generator).tolist()
+        text = [VOCABULARY - 2, *name, 1, VOCABULARY - 1]
+        row[: len(text)] = torch.tensor(text)
+    return rows
+
+
+def tiny_classes(tower: TextTower, name_lengths: Sequence[int] = NAME_LENGTHS, *, seed: int = 0) -> ClassTokens:
+    return embed_classes(tower, tiny_token_ids(name_lengths, positions=tower.positions, seed=seed))
+
+
+def tiny_clip(name_lengths: Sequence[int] = NAME_LENGTHS, *, logit_scale: float = 20.0, **tower) -> FrozenClip:
+    """A frozen CLIP with one class per name length; as in a real run, its tower has no token table."""
+    full = tiny_tower(**tower)
+    token_ids = tiny_token_ids(name_lengths, positions=full.positions)
+    weights = {name: tensor for name, tensor in full.weights.items() if name != "token_embedding.weight"}
+    return FrozenClip(
+        tower=TextTower(weights, full.layers, full.heads, full.quick_gelu),
+        classes=embed_classes(full, token_ids),
+        zero_shot_text=encode_texts(full, token_ids),
+        logit_scale=logit_scale,
+    )
+
+
+def tiny_world(*, config_class: type[FederationConfig] = PFedMoAPConfig, clip: FrozenClip | None = None, **config):
+    """A world of 4 classes, 4 clients, 3 rounds; ``config`` overrides, ``lambda`` by its alias or as ``lambda_``."""
+    defaults = TINY | (TINY_GATE if "gate_width" in config_class.model_fields else {})
+    clip = clip or tiny_clip()
+    names = tuple(f"class {label}" for label in range(len(clip.classes)))
+    return World(config_class.model_validate({**defaults, **config}), clip, names)
+
+
+def tiny_examples(world: World, count: int = 10, *, seed: int = 0) -> Examples:
+    """Unit-norm features near their class's text feature, so that there is something to learn; labels take turns."""
+    generator = torch.Generator().manual_seed(seed)
+    text = world.clip.zero_shot_text
+    labels = (torch.arange(count) + seed) % len(text)
+    noise = torch.randn(count, text.shape[1], generator=generator) * text.shape[1] ** -0.5
+    return Examples(torch.nn.functional.normalize(text[labels] + noise, dim=-1), labels)
+
+
+def tiny_client(
+    client_id: int, method: Method, world: World, *, train: Examples | None = None, held_out: int = 4
+) -> Client:
+    """A client that trains on ``train`` and has ``held_out`` examples each to validate and to test on."""
+    train = tiny_examples(world, 6 + 2 * client_id, seed=client_id) if train is None else train
+    rest = tiny_examples(world, 2 * held_out, seed=1000 + client_id)
+    labels = torch.cat([train.labels, rest.labels]).numpy()
+    features = torch.cat([train.features, rest.features]).numpy()
+    store = FeatureStore(features, labels, np.full_like(labels, NO_DOMAIN), {})
+    parts = np.split(np.arange(len(labels)), [len(train), len(train) + held_out])
+    return Client(client_id, method, world, store, ClientSplit(*parts))

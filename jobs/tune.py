@@ -11,7 +11,7 @@ from promptfleet.federation.ray_session import local_nodes, ray_session
 from promptfleet.search.folders import create_sweep, open_sweep
 from promptfleet.search.spec import SweepSpec, read_sweep
 from promptfleet.search.summary import describe_outcome, describe_plan
-from promptfleet.search.sweep import plan_sweep, run_sweep
+from promptfleet.search.sweep import plan_sweep, prepare_sweep, run_sweep
 
 
 def main() -> int:
@@ -34,13 +34,14 @@ def main() -> int:
         return 0
     if arguments.address is None:
         plan_sweep(spec, local_nodes())
+    prepared = prepare_sweep(spec)
     with ray_session(arguments.address) as nodes:
         plan_sweep(spec, nodes)
         if folder is None:
             storage, default_name = spec.base_config().storage.path, Path(arguments.search).stem
             folder = create_sweep(spec, storage, name=arguments.name, default_name=default_name)
         print(f"sweep {folder.name}: {spec.settings.trials} federations, in {folder}", file=sys.stderr)
-        outcome = run_sweep(spec, folder, nodes)
+        outcome = run_sweep(spec, folder, prepared, nodes)
     print(describe_outcome(spec, folder, outcome))
     return INTERRUPTED if outcome.interrupted else 0
 

@@ -3,13 +3,13 @@
 import numpy as np
 import pytest
 from matplotlib.colors import to_rgba
-from tests.tracking.values import CLASS_NAMES, EXPERTS, GATE_WEIGHTS, LABEL_COUNTS
 
 from promptfleet.tracking.figures import style
 from promptfleet.tracking.figures.accuracy import accuracy_figure
 from promptfleet.tracking.figures.experts import experts_figure
 from promptfleet.tracking.figures.gate import gate_figure
 from promptfleet.tracking.figures.partition import partition_figure
+from tests.tracking.values import CLASS_NAMES, EXPERTS, GATE_WEIGHTS, LABEL_COUNTS
 
 
 def texts(axes):

@@ -8,11 +8,11 @@ import torch
 import yaml
 from safetensors import safe_open
 from safetensors.torch import load_file
-from tests.tracking.values import make_config, make_report, make_result
 
 from promptfleet.federation.reports import FederationResult
 from promptfleet.tracking.errors import TrackingError
 from promptfleet.tracking.federation_run import FederationRun
+from tests.tracking.values import make_config, make_report, make_result
 
 ROUND_METRICS = {
     "val/accuracy_mean": pytest.approx(0.4),

@@ -4,10 +4,10 @@ import json
 
 import pytest
 import yaml
-from tests.tracking.values import make_config, make_report, make_result
 
 from promptfleet.tracking.sweep_run import SweepRun, TrialRecord, best_trial, trial_name
 from promptfleet.tracking.writer import BackgroundWriter
+from tests.tracking.values import make_config, make_report, make_result
 
 SEARCH = {"trials": 3, "space": {"experts": {"int": [1, 2]}, "gating_temperature": {"float": [0.01, 1.0]}}}
 

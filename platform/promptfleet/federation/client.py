@@ -62,7 +62,7 @@ class Client:
         report = TrainReport(
             metrics=update.metrics,
             downloaded_bytes=download.num_bytes,
-            uploaded_bytes=message.num_bytes,
+            uploaded_bytes=0 if bad else message.num_bytes,
             seconds=time.perf_counter() - started,
         )
         return next_private, upload, report

@@ -24,7 +24,10 @@ from promptfleet.config import FederationConfig
 from promptfleet.data.dataset import Dataset
 from promptfleet.data.datasets import load_dataset
 from promptfleet.data.feature_store import feature_path, open_features, write_features
+from promptfleet.data.partition import Partition, make_partition
 from promptfleet.errors import ConfigError, DataError
+from promptfleet.methods import load_method
+from promptfleet.methods.protocol import World
 
 logger = logging.getLogger(__name__)
 
@@ -43,14 +46,34 @@ def prepare(config: FederationConfig) -> Prepared:
     dataset = load_dataset(config.dataset, config.data.root)
     backbone = load_backbone(config.backbone)
     folder = Path(config.storage.path).absolute() / "features"
-    clip = _frozen_clip(backbone, dataset, folder)
+    prepared = Prepared(
+        _frozen_clip(backbone, dataset, folder), _encoded_images(backbone, dataset, folder), dataset.class_names
+    )
+    check_fit(config, prepared)
+    return prepared
+
+
+def check_fit(config: FederationConfig, prepared: Prepared) -> Partition:
+    """Check that a federation is possible with these data and this backbone; returns its partition.
+
+    Raises:
+        ConfigError, DataError: which setting does not fit, and what would.
+    """
+    clip = prepared.clip
     longest = clip.tower.positions - 1 - clip.classes.suffix.shape[1]
     if config.prompt_length > longest:
         raise ConfigError(
-            f"prompt_length={config.prompt_length} does not fit: with the class names of {dataset.name} the text tower "
-            f"of {backbone.name} leaves room for {longest} tokens"
+            f"prompt_length={config.prompt_length} does not fit: with the class names of {config.dataset} the text "
+            f"tower of {config.backbone} leaves room for {longest} tokens"
         )
-    return Prepared(clip, _encoded_images(backbone, dataset, folder), dataset.class_names)
+    load_method(config.method).check(World(config, clip, prepared.class_names))
+    return make_partition(
+        open_features(prepared.features, verify=False).labels,
+        classes=len(prepared.class_names),
+        clients=config.clients,
+        settings=config.partition,
+        seed=config.seed,
+    )
 
 
 def _encoded_images(backbone: Backbone, dataset: Dataset, folder: Path) -> Path:

@@ -7,10 +7,9 @@ import numpy as np
 
 from promptfleet.config import FederationConfig
 from promptfleet.data.feature_store import open_features
-from promptfleet.data.partition import make_partition
 from promptfleet.federation.cohort import sample_cohort
 from promptfleet.federation.fleet import Fleet
-from promptfleet.federation.prepare import Prepared
+from promptfleet.federation.prepare import Prepared, check_fit
 from promptfleet.federation.reports import ClientReport, Evaluation, FederationResult, RoundReport
 from promptfleet.federation.state import state_sha256
 from promptfleet.methods.protocol import State
@@ -37,13 +36,7 @@ class Federation:
         self._prepared = prepared
         self._fleet = fleet
         store = open_features(prepared.features, verify=False)
-        self.partition = make_partition(
-            store.labels,
-            classes=len(prepared.class_names),
-            clients=config.clients,
-            settings=config.partition,
-            seed=config.seed,
-        )
+        self.partition = check_fit(config, prepared)
         self._labels = store.labels
         self._zero_shot_correct = _zero_shot_correct(prepared, store.features, store.labels)
         fleet.begin(config, self.partition)

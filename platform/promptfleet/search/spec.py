@@ -1,6 +1,6 @@
 """A sweep as written: the federation that is searched, the space, and the budget. Checked before anything starts."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import combinations, product
 from pathlib import Path
@@ -51,12 +51,23 @@ class SweepSpec:
         space = {key: parameter.entry() for key, parameter in self.space.items()}
         return {**self.settings.model_dump(), "federation": dict(self.base), "space": space}
 
-    def config(self, params: Mapping[str, Any]) -> FederationConfig:
+    def config(self, params: Mapping[str, Any], *, source: str = "trial") -> FederationConfig:
         """The federation of one trial; ``params`` by dotted key."""
         values = dict(self.base)
         for key, value in params.items():
             values = merge(values, nest(key, value))
-        return federation_config(values, source="trial")
+        return federation_config(values, source=source)
+
+    def extreme_configs(self, source: str = "space") -> Iterator[FederationConfig]:
+        """Federations with every extreme value, and every pair of them: if these can be run, so can all others.
+
+        Raises ConfigError, naming ``source``, at the first that is not a valid configuration.
+        """
+        first = {key: parameter.extremes()[0] for key, parameter in self.space.items()}
+        yield self.config(first, source=source)
+        for one, other in combinations(self.space, 2) if len(self.space) > 1 else [(next(iter(self.space)),) * 2]:
+            for value, other_value in product(self.space[one].extremes(), self.space[other].extremes()):
+                yield self.config({**first, one: value, other: other_value}, source=source)
 
     def base_config(self) -> FederationConfig:
         """A federation of this sweep with the first value of each searched key."""
@@ -92,7 +103,8 @@ def parse_sweep(
     model = config_class(base.get("method", FederationConfig.model_fields["method"].default))
     space = _space(_mapping(values, "space", source), model, overrides, source)
     spec = SweepSpec(settings, base, space)
-    _check_extremes(spec, source if not overrides else f"{source} with --set")
+    for _ in spec.extreme_configs(f"{source} with --set" if overrides else f"{source}: space"):
+        pass
     return spec
 
 
@@ -112,22 +124,6 @@ def _space(
     if not space:
         raise ConfigError(f"{source}: nothing to search: 'space' needs at least one key that --set does not fix")
     return space
-
-
-def _check_extremes(spec: SweepSpec, source: str) -> None:
-    """Every value, and every pair of values of two keys, must make a federation that can be run."""
-    first = {key: parameter.extremes()[0] for key, parameter in spec.space.items()}
-    pairs = list(combinations(spec.space, 2)) or [(key, key) for key in spec.space]
-    federation_config(_with(spec.base, first), source=source)
-    for one, other in pairs:
-        for value, other_value in product(spec.space[one].extremes(), spec.space[other].extremes()):
-            federation_config(_with(spec.base, {**first, one: value, other: other_value}), source=f"{source}: space")
-
-
-def _with(base: Mapping[str, Any], params: Mapping[str, Any]) -> Mapping[str, Any]:
-    for key, value in params.items():
-        base = merge(base, nest(key, value))
-    return base
 
 
 def _mapping(values: Mapping[str, Any], name: str, source: str) -> Mapping[str, Any]:

@@ -29,11 +29,14 @@ STUDY = "sweep"
 
 @dataclass(frozen=True)
 class Proposal:
-    """One federation to run: its number in the study, its searched values, and the rounds the study already has."""
+    """One federation to run: its number in the study, its searched values, and the rounds that are settled.
+
+    The last round reported is not: whether the trial stops there may not have been decided yet, so it is told again.
+    """
 
     number: int
     params: Mapping[str, Any]
-    reported_rounds: int
+    settled_rounds: int
 
 
 class SweepStudy:
@@ -123,7 +126,7 @@ class SweepStudy:
 
     def _hand_out(self, trial: FrozenTrial) -> Proposal:
         self._handed_out.add(trial.number)
-        return Proposal(trial.number, dict(trial.params), max(trial.intermediate_values, default=0))
+        return Proposal(trial.number, dict(trial.params), max(0, max(trial.intermediate_values, default=0) - 1))
 
     def _tell(self, number: int, state: TrialState, value: float | None = None) -> None:
         if not self._trial(number).state.is_finished():

@@ -6,6 +6,7 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
+from promptfleet.config import StorageConfig
 from promptfleet.federation.ray_session import local_nodes
 from promptfleet.search.progress import format_params
 from promptfleet.search.spec import SweepSpec
@@ -53,7 +54,9 @@ def describe_outcome(spec: SweepSpec, folder: Path, outcome: SweepOutcome) -> st
     counts = [f"{sum(r.state == state for r in outcome.records)} {state}" for state in ("complete", "pruned", "failed")]
     lines += [f"trials: {', '.join(counts)}", f"results: {folder}", f"look at it: {outcome.ui_command}"]
     if outcome.interrupted:
-        lines.append(f"interrupted; go on with: python jobs/tune.py --resume {folder.name}")
+        storage = spec.base_config().storage.path
+        elsewhere = "" if storage == StorageConfig().path else f" --set storage.path={storage}"
+        lines.append(f"not finished; go on with: python jobs/tune.py --resume {folder.name}{elsewhere}")
     return "\n".join(lines)
 
 

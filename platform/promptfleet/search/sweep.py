@@ -8,7 +8,7 @@ from pathlib import Path
 
 from promptfleet.config import FederationConfig
 from promptfleet.errors import DataError
-from promptfleet.federation.prepare import prepare
+from promptfleet.federation.prepare import Prepared, check_fit, prepare
 from promptfleet.federation.reports import FederationResult
 from promptfleet.federation.resources import Node, Shares, plan_shares
 from promptfleet.federation.stored import load_result
@@ -45,17 +45,21 @@ def plan_sweep(spec: SweepSpec, nodes: Sequence[Node]) -> Shares:
     return max(plans, key=lambda shares: shares.client_actors)
 
 
-def run_sweep(spec: SweepSpec, folder: Path, nodes: Sequence[Node]) -> SweepOutcome:
+def prepare_sweep(spec: SweepSpec) -> Prepared:
+    """Frozen inputs of all trials. Raises PromptfleetError if one of the extreme federations is not possible."""
+    prepared = prepare(spec.base_config())
+    for config in spec.extreme_configs():
+        check_fit(config, prepared)
+    return prepared
+
+
+def run_sweep(spec: SweepSpec, folder: Path, prepared: Prepared, nodes: Sequence[Node]) -> SweepOutcome:
     """Run the trials of the sweep in ``folder`` that are not finished yet, and write all of it to MLflow.
 
     Runs on the Ray that this process is connected to, which has ``nodes``. Ctrl-C ends it in good order; what was begun
-    goes on when it is run again.
-
-    Raises:
-        PromptfleetError: before anything starts, for what cannot run as asked.
+    goes on when it is run again. Raises TrackingError if there can be no MLflow store.
     """
     config = spec.base_config()
-    prepared = prepare(config)
     store = TrackingStore.open(config.storage.path)
     study = SweepStudy(folder, spec.space, spec.settings, config.rounds)
     with BackgroundWriter() as writer:
@@ -110,7 +114,7 @@ def _run_trials(
     study: SweepStudy,
     sweep: SweepRun,
     writer: BackgroundWriter,
-    prepared,
+    prepared: Prepared,
     nodes: Sequence[Node],
 ) -> None:
     os.environ.setdefault("TUNE_DISABLE_AUTO_CALLBACK_LOGGERS", "1")

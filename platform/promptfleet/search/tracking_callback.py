@@ -35,15 +35,16 @@ class TrackTrials(NotSaved, tune.Callback):
         self._writer.submit(self._finish, dict(trial.config), status)
 
     def on_trial_error(self, iteration: int, trials: list[Trial], trial: Trial, **info: Any) -> None:
-        self._writer.submit(self._finish, dict(trial.config), "FAILED")
+        reason = str(trial.get_error() or "").strip().splitlines()
+        self._writer.submit(self._finish, dict(trial.config), "FAILED", reason[-1] if reason else None)
 
     def _log_round(self, values: dict[str, Any], report: dict[str, Any]) -> None:
         self._run(values).log_round(round_report_from_dict(report))
 
-    def _finish(self, values: dict[str, Any], status: str) -> None:
+    def _finish(self, values: dict[str, Any], status: str, reason: str | None = None) -> None:
         config = self._spec.config(values[PARAMS])
         result = load_result(trial_folder(self._folder, values[NUMBER]), config.fingerprint())
-        self._run(values).finish(result, status)
+        self._run(values).finish(result, status, reason=reason)
 
     def _run(self, values: dict[str, Any]) -> FederationRun:
         number = values[NUMBER]

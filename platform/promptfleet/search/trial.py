@@ -18,7 +18,7 @@ from promptfleet.federation.stored import save_federation
 from promptfleet.search.folders import trial_folder
 from promptfleet.search.spec import SweepSpec
 
-NUMBER, PARAMS, REPORTED = "trial_number", "params", "reported_rounds"
+NUMBER, PARAMS, SETTLED = "trial_number", "params", "settled_rounds"
 OBJECTIVE = "val_accuracy"
 
 
@@ -26,7 +26,7 @@ class FederationTrial(tune.Trainable):
     """Owns a fleet, which it keeps for the next trial, and one federation at a time.
 
     The federation is saved after each round in the trial's own folder and goes on from there, whoever died. Rounds
-    that the folder has and the study has not are told again instead of being run.
+    that the folder has and the study has not settled are told again instead of being run.
     """
 
     def setup(
@@ -75,7 +75,7 @@ class FederationTrial(tune.Trainable):
         snapshot = load_snapshot(self._trial_folder, config.fingerprint())
         if snapshot is not None:
             self._federation.restore(snapshot)
-        self._told = min(values[REPORTED], self._federation.rounds_done)
+        self._told = min(values[SETTLED], self._federation.rounds_done)
 
 
 def _metrics(report: RoundReport) -> dict[str, Any]:

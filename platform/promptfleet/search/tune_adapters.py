@@ -7,7 +7,7 @@ from ray.tune.schedulers import FIFOScheduler, TrialScheduler
 from ray.tune.search import Searcher
 
 from promptfleet.search.study import SweepStudy
-from promptfleet.search.trial import NUMBER, OBJECTIVE, PARAMS, REPORTED
+from promptfleet.search.trial import NUMBER, OBJECTIVE, PARAMS, SETTLED
 
 
 class NotSaved:
@@ -30,7 +30,7 @@ class StudySearcher(NotSaved, Searcher):
         if proposal is None:
             return Searcher.FINISHED
         self._numbers[trial_id] = proposal.number
-        return {NUMBER: proposal.number, PARAMS: dict(proposal.params), REPORTED: proposal.reported_rounds}
+        return {NUMBER: proposal.number, PARAMS: dict(proposal.params), SETTLED: proposal.settled_rounds}
 
     def on_trial_complete(self, trial_id: str, result: dict | None = None, error: bool = False) -> None:
         """Without a result and without an error the trial was interrupted: it stays open for a resumed sweep."""

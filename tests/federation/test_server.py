@@ -1,0 +1,127 @@
+import pytest
+import torch
+
+from promptfleet.federation.client import Upload
+from promptfleet.federation.server import Server
+from promptfleet.federation.state import state_sha256
+from promptfleet.methods.pfedmoap import PFedMoAP
+from promptfleet.methods.prompts import encode_context
+from promptfleet.methods.protocol import Message
+from tests.fakes import tiny_world
+
+SHAPE = (3, 16)
+
+
+@pytest.fixture
+def server():
+    return Server(PFedMoAP(), tiny_world())
+
+
+def good(value, num_examples=5):
+    context = torch.full(SHAPE, value)
+    return Upload(Message({"context": context}, {"text": encode_context(tiny_world(), context)}), num_examples)
+
+
+def with_entry(value):
+    upload = good(0.5)
+    upload.message.tensors["context"][1, 2] = value
+    return upload
+
+
+def with_bad_text():
+    upload = good(0.5)
+    upload.message.attached["text"][0, 0] = float("nan")
+    return upload
+
+
+def with_tensors(**tensors):
+    return Upload(Message(tensors, good(0.5).message.attached), 5)
+
+
+BAD = {
+    "shape": (
+        with_tensors(context=torch.zeros(2, 16)),
+        "uploaded {'context': (2, 16)}, should be {'context': (3, 16)}",
+    ),
+    "missing": (with_tensors(), "uploaded {}, should be {'context': (3, 16)}"),
+    "name": (
+        with_tensors(prompt=torch.zeros(SHAPE)),
+        "uploaded {'prompt': (3, 16)}, should be {'context': (3, 16)}",
+    ),
+    "one too many": (
+        with_tensors(context=torch.zeros(SHAPE), gate=torch.zeros(1)),
+        "uploaded {'context': (3, 16), 'gate': (1,)}, should be {'context': (3, 16)}",
+    ),
+    "nan": (with_entry(float("nan")), "context is not finite"),
+    "inf": (with_entry(float("inf")), "context is not finite"),
+    "minus inf": (with_entry(float("-inf")), "context is not finite"),
+    "attached": (with_bad_text(), "text is not finite"),
+    "none": (Upload(None, 5, "context is not finite after the local update"), "context is not finite after the local"),
+}
+
+
+def sha(server):
+    return state_sha256(server.state, {})
+
+
+@pytest.mark.parametrize("kind", BAD)
+def test_a_bad_upload_is_rejected_with_its_reason_and_stays_out(server, kind):
+    bad, reason = BAD[kind]
+    assert server.aggregate(1, {1: good(0.25), 2: good(0.75)}) == {}
+    pooled = server.state["pool.context"].clone()
+    rejected = server.aggregate(2, {1: good(1.0), 2: bad})
+    assert list(rejected) == [2]
+    assert rejected[2].startswith(reason)
+    assert torch.equal(server.state["pool.context"][2], pooled[2])
+    assert server.state["pool.round"].tolist() == [0, 2, 1, 0]
+    assert torch.equal(server.state["context"], torch.ones(SHAPE))
+
+
+def test_a_first_upload_that_is_rejected_makes_no_expert(server):
+    server.aggregate(1, {0: good(0.1), 3: BAD["nan"][0]})
+    assert server.state["pool.round"].tolist() == [1, 0, 0, 0]
+    assert len(server.select(2, [0])[0].tensors["experts"]) == 0
+
+
+def test_with_all_rejected_the_state_stays(server):
+    server.aggregate(1, {0: good(0.1)})
+    before = sha(server)
+    assert sorted(server.aggregate(2, {i: bad for i, (bad, _) in enumerate(BAD.values())})) == list(range(len(BAD)))
+    assert sha(server) == before
+    assert server.aggregate(3, {}) == {}
+    assert sha(server) == before
+
+
+def test_uploads_are_taken_in_the_order_of_ids(server):
+    class Recorder(PFedMoAP):
+        def aggregate(self, world, server, uploads, num_examples, rng):
+            self.seen = list(uploads), dict(num_examples)
+            return server
+
+    method = Recorder()
+    recording = Server(method, tiny_world())
+    recording.aggregate(1, {3: good(0.1, 7), 0: good(0.2, 4), 2: BAD["inf"][0]})
+    assert method.seen == ([0, 3], {0: 4, 3: 7})
+
+
+def test_order_of_arrival_does_not_change_the_state():
+    states = []
+    for order in ([0, 1, 2], [2, 0, 1]):
+        server = Server(PFedMoAP(), tiny_world())
+        server.aggregate(1, {i: good(0.1 * i + 0.03, 3 + i) for i in order})
+        states.append(sha(server))
+    assert states[0] == states[1]
+
+
+def test_selecting_reads_and_never_writes(server):
+    server.aggregate(1, {i: good(0.1 * i) for i in range(4)})
+    before = sha(server)
+    ids = server.select(2, [2])[2].attached["expert_ids"]
+    server.select(2, [0, 1, 2, 3])
+    assert sha(server) == before
+    assert torch.equal(server.select(2, [2])[2].attached["expert_ids"], ids)
+
+
+def test_first_state_depends_on_the_seed_alone():
+    one, two, other = (Server(PFedMoAP(), tiny_world(seed=seed)) for seed in (0, 0, 1))
+    assert sha(one) == sha(two) != sha(other)

@@ -1,0 +1,119 @@
+"""A search file is checked before anything starts, and says what is wrong where."""
+
+import pytest
+import yaml
+
+from promptfleet.errors import ConfigError
+from promptfleet.search.space import Choice, FloatRange, IntRange
+from promptfleet.search.spec import parse_sweep, read_sweep
+
+GOOD = {"space": {"experts": {"int": [1, 9]}, "prompt_lr": {"float": [0.001, 0.1], "log": True}}}
+
+
+def parse(values, assignments=(), **options):
+    return parse_sweep(values, assignments, source="gating.yaml", **options)
+
+
+def test_the_shipped_space_searches_what_it_promises(root):
+    spec = read_sweep(root / "search_spaces" / "gating.yaml")
+    assert list(spec.space) == ["experts", "gating_temperature", "prompt_length", "prompt_lr", "gate_lr"]
+    assert spec.space["experts"] == IntRange(1, 9)
+    assert spec.space["gating_temperature"].log
+    assert spec.settings.trials >= 16
+    assert spec.base_config().clients == 10
+
+
+def test_a_trial_is_the_base_with_its_values():
+    spec = parse({**GOOD, "federation": {"rounds": 4, "partition": {"alpha": 1.0}}})
+    config = spec.config({"experts": 7, "prompt_lr": 0.05})
+    assert (config.experts, config.prompt_lr, config.rounds, config.partition.alpha) == (7, 0.05, 4, 1.0)
+
+
+def test_set_fixes_a_searched_key_and_overrides_the_file():
+    spec = parse({**GOOD, "federation": {"rounds": 4}}, ["experts=2", "rounds=3"], trials=5)
+    assert list(spec.space) == ["prompt_lr"]
+    assert (spec.base_config().experts, spec.base_config().rounds, spec.settings.trials) == (2, 3, 5)
+
+
+def test_written_out_and_read_back_it_is_the_same():
+    space = {**GOOD["space"], "prompt_length": {"choice": [4, 8]}, "partition.alpha": {"float": [0.1, 1]}}
+    spec = parse({"space": space, "trials": 3, "federation": {"clients": 12}})
+    assert parse(yaml.safe_load(yaml.safe_dump(spec.to_dict()))) == spec
+
+
+def test_nested_keys_can_be_searched():
+    spec = parse({"space": {"partition.alpha": {"float": [0.1, 1.0]}}})
+    assert spec.config({"partition.alpha": 0.7}).partition.alpha == 0.7
+
+
+@pytest.mark.parametrize(
+    ("entry", "parameter"),
+    [
+        ({"int": [1, 4]}, IntRange(1, 4)),
+        ({"int": [2, 8], "step": 2}, IntRange(2, 8, step=2)),
+        ({"float": [0, 1]}, FloatRange(0.0, 1.0)),
+        ({"choice": [1, 2, 3]}, Choice((1, 2, 3))),
+    ],
+)
+def test_forms(entry, parameter):
+    key = "momentum" if "float" in entry else "local_epochs"
+    if key == "momentum":
+        entry = {"float": [0, 0.9]}
+        parameter = FloatRange(0.0, 0.9)
+    assert parse({"space": {key: entry}}).space[key] == parameter
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({}, "gating.yaml: nothing to search"),
+        ({"space": {}}, "gating.yaml: nothing to search"),
+        ({"space": 3}, "gating.yaml: space: got 3, should be a section of keys"),
+        ({**GOOD, "trails": 3}, "gating.yaml: unknown key 'trails'; did you mean 'trials'?"),
+        ({**GOOD, "trials": 0}, "gating.yaml: trials: got 0, should be greater than or equal to 1"),
+        ({**GOOD, "trials": "ten"}, "gating.yaml: trials: got 'ten', should be a valid integer"),
+        ({**GOOD, "federation": {"round": 3}}, "federation: unknown key 'round'; did you mean 'rounds'?"),
+        ({"space": {"expert": {"int": [1, 3]}}}, "gating.yaml: space: unknown key 'expert'; did you mean 'experts'?"),
+        ({"space": {"partition": {"int": [1, 3]}}}, "space: unknown key 'partition'"),
+        ({"space": {"rounds": {"int": [1, 3]}}}, "space.rounds: a sweep keeps rounds fixed; set it under 'federation'"),
+        ({"space": {"runtime.backend": {"choice": ["ray"]}}}, "a sweep keeps runtime.backend fixed"),
+        ({"space": {"experts": [1, 2]}}, "space.experts: got [1, 2], should be {int: [low, high]}"),
+        ({"space": {"experts": {"int": [1, 2], "float": [1, 2]}}}, "should be {int: [low, high]}"),
+        ({"space": {"experts": {"int": [1, 2], "lgo": True}}}, "space.experts: unknown key 'lgo'"),
+        ({"space": {"experts": {"int": [3, 1]}}}, "space.experts.int: low 3 must be below high 1"),
+        ({"space": {"experts": {"int": [1, 2.5]}}}, "space.experts.int: got [1, 2.5], should be two ints"),
+        ({"space": {"prompt_lr": {"float": [0, 1], "log": True}}}, "a log scale needs low above 0, got 0"),
+        (
+            {"space": {"prompt_lr": {"float": [0.1, 1], "log": 1}}},
+            "space.prompt_lr.log: got 1, should be true or false",
+        ),
+        ({"space": {"prompt_length": {"choice": []}}}, "space.prompt_length.choice: got []"),
+        ({"space": {"prompt_length": {"choice": [4, 4]}}}, "a value stands twice in [4, 4]"),
+        (
+            {"space": {"prompt_length": {"choice": [4, "8"]}}},
+            "space: prompt_length: got '8', should be a valid integer",
+        ),
+        ({"space": {"prompt_lr": {"float": [-1, 1]}}}, "space: prompt_lr: got -1.0, should be greater than 0"),
+        ({"space": {"experts": {"int": [1, 10]}}}, "experts=10 must be smaller than clients=10"),
+        (
+            {"space": {"clients": {"int": [4, 12]}, "experts": {"int": [1, 6]}}},
+            "experts=6 must be smaller than clients=4",
+        ),
+        ({"space": {"gate_heads": {"choice": [8, 7]}}}, "gate_heads=7 must divide gate_width=64"),
+    ],
+)
+def test_what_is_wrong_is_said(values, message):
+    with pytest.raises(ConfigError) as error:
+        parse(values)
+    assert message in str(error.value)
+    assert "\n" not in str(error.value)
+
+
+def test_fixing_everything_leaves_nothing_to_search():
+    with pytest.raises(ConfigError, match="nothing to search"):
+        parse(GOOD, ["experts=2", "prompt_lr=0.1"])
+
+
+def test_trials_option_is_named_in_its_error():
+    with pytest.raises(ConfigError, match=r"^--trials: trials: got 0, should be greater than or equal to 1"):
+        parse(GOOD, trials=0)

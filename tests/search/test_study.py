@@ -1,0 +1,141 @@
+"""The study decides, remembers, and can be left at any moment."""
+
+import pytest
+from optuna.trial import TrialState
+
+from promptfleet.search.space import Choice, FloatRange, IntRange
+from promptfleet.search.spec import SweepSettings
+from promptfleet.search.study import SweepStudy
+
+SPACE = {"experts": IntRange(1, 9), "tau": FloatRange(0.01, 1.0, log=True), "length": Choice((4, 8, 16))}
+ROUNDS = 9
+
+
+@pytest.fixture
+def study(tmp_path):
+    return SweepStudy(tmp_path, SPACE, SweepSettings(trials=20), ROUNDS)
+
+
+def accuracy(params, round_index):
+    """A made-up federation: better with more experts, growing by round."""
+    return (params["experts"] / 10 - abs(params["tau"] - 0.1)) * round_index / ROUNDS
+
+
+def run_sweep(folder, settings, stop_after=None):
+    """Run trials as the driver does, opening the study anew; ``stop_after`` rounds in all the power goes out."""
+    study, rounds_run = SweepStudy(folder, SPACE, settings, ROUNDS), 0
+    while proposal := study.next_proposal():
+        for round_index in range(proposal.settled_rounds + 1, ROUNDS + 1):
+            value = accuracy(proposal.params, round_index)
+            study.report(proposal.number, round_index, value)
+            rounds_run += 1
+            if rounds_run == stop_after:
+                return study
+            if study.should_stop(proposal.number, round_index):
+                study.prune(proposal.number)
+                break
+        else:
+            study.complete(proposal.number, value)
+    return study
+
+
+def rows(study):
+    return [(t.number, t.state, t.params, t.value, t.intermediate_values) for t in study.trials()]
+
+
+@pytest.mark.parametrize("stop_after", [1, 7, 12, 20, 31, 40])
+def test_killed_anywhere_and_resumed_it_is_the_undisturbed_study_row_by_row(tmp_path, stop_after):
+    settings = SweepSettings(trials=12, startup_trials=4)
+    undisturbed = run_sweep(tmp_path_of(tmp_path, "undisturbed"), settings)
+    assert {t.state for t in undisturbed.trials()} == {TrialState.COMPLETE, TrialState.PRUNED}
+    killed = tmp_path_of(tmp_path, "killed")
+    run_sweep(killed, settings, stop_after)
+    assert rows(run_sweep(killed, settings)) == rows(undisturbed)
+
+
+def tmp_path_of(tmp_path, name):
+    folder = tmp_path / name
+    folder.mkdir()
+    return folder
+
+
+def test_the_sweep_seed_decides_the_proposals(tmp_path):
+    def params(name, seed):
+        folder = tmp_path_of(tmp_path, name)
+        return [t.params for t in run_sweep(folder, SweepSettings(trials=3, seed=seed)).trials()]
+
+    assert params("a", 0) == params("b", 0) != params("c", 1)
+
+
+def test_the_budget_ends_the_sweep_and_a_larger_one_goes_on(tmp_path):
+    run_sweep(tmp_path, SweepSettings(trials=2))
+    assert SweepStudy(tmp_path, SPACE, SweepSettings(trials=2), ROUNDS).next_proposal() is None
+    assert SweepStudy(tmp_path, SPACE, SweepSettings(trials=3), ROUNDS).next_proposal().number == 2
+
+
+def test_an_unfinished_trial_is_handed_out_again_before_a_new_one(tmp_path, study):
+    proposal = study.next_proposal()
+    study.report(proposal.number, 1, 0.5)
+    study.report(proposal.number, 2, 0.6)
+    again = SweepStudy(tmp_path, SPACE, SweepSettings(trials=20), ROUNDS).next_proposal()
+    assert (again.number, again.params, again.settled_rounds) == (0, proposal.params, 1)
+    assert study.next_proposal().number == 1
+
+
+def ask_and_report(study, round_index, *values):
+    numbers = []
+    for value in values:
+        numbers.append(study.next_proposal().number)
+        study.report(numbers[-1], round_index, value)
+    return numbers
+
+
+def test_at_a_rung_the_best_third_goes_on(study):
+    *_, candidate = ask_and_report(study, 2, 0.1, 0.2, 0.3, 0.29)
+    assert not study.should_stop(candidate, 2)  # the 2/3 quantile of 0.1, 0.2, 0.3 is 0.2333
+    *_, candidate = ask_and_report(study, 2, 0.23)  # ... and that of the four is 0.29
+    assert study.should_stop(candidate, 2)
+
+
+def test_the_first_at_a_rung_goes_on_and_between_rungs_nobody_stops(study):
+    (first,) = ask_and_report(study, 2, 0.1)
+    assert not study.should_stop(first, 2)
+    for round_index in (1, 3, 4, 5, 7, 8, 9):
+        numbers = ask_and_report(study, round_index, 0.9, 0.0)
+        assert not study.should_stop(numbers[1], round_index)
+    numbers = ask_and_report(study, 6, 0.9, 0.0)
+    assert study.should_stop(numbers[1], 6)  # rungs are at 2 and 2 * 3
+
+
+def test_pruned_is_not_complete_and_keeps_its_last_value(study):
+    (number,) = ask_and_report(study, 2, 0.4)
+    study.prune(number)
+    trial = study.trials()[number]
+    assert (trial.state, trial.value, trial.intermediate_values) == (TrialState.PRUNED, 0.4, {2: 0.4})
+
+
+def test_saying_things_twice_changes_nothing(study):
+    (number,) = ask_and_report(study, 1, 0.4)
+    study.report(number, 1, 0.9)
+    study.complete(number, 0.5)
+    study.complete(number, 0.7)
+    study.prune(number)
+    study.fail(number, "late")
+    study.report(number, 2, 0.9)
+    trial = study.trials()[number]
+    assert (trial.state, trial.value, trial.intermediate_values) == (TrialState.COMPLETE, 0.5, {1: 0.4})
+
+
+def test_a_failed_trial_says_why(study):
+    (number,) = ask_and_report(study, 1, 0.4)
+    study.fail(number, "its process died")
+    trial = study.trials()[number]
+    assert (trial.state, trial.user_attrs["error"]) == (TrialState.FAIL, "its process died")
+
+
+def test_importances_need_three_complete_trials_and_name_every_key(tmp_path, study):
+    assert study.importances() is None
+    done = run_sweep(tmp_path, SweepSettings(trials=12, startup_trials=12))
+    importances = done.importances()
+    assert importances.keys() == SPACE.keys()
+    assert sum(importances.values()) == pytest.approx(1)

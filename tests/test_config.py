@@ -1,0 +1,265 @@
+import json
+from typing import Literal
+
+import pytest
+import yaml
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from pydantic import Field, ValidationError
+
+from promptfleet.config import (
+    Section,
+    build,
+    dotted_keys,
+    merge,
+    nest,
+    parse_assignments,
+    unknown_name,
+)
+from promptfleet.errors import ConfigError
+from promptfleet.methods.pfedmoap import PFedMoAPConfig
+from promptfleet.yaml_files import parse_yaml
+
+
+def make(**values) -> PFedMoAPConfig:
+    return build(PFedMoAPConfig, values, source="f.yaml")
+
+
+def message(values, model=PFedMoAPConfig) -> str:
+    with pytest.raises(ConfigError) as caught:
+        build(model, values, source="f.yaml")
+    return str(caught.value)
+
+
+# Messages
+
+
+@pytest.mark.parametrize(
+    ("key", "hint"),
+    [
+        ("client", "did you mean 'clients'?"),
+        ("promt_lr", "did you mean 'prompt_lr'?"),
+        ("lambda_", "did you mean 'lambda'?"),
+        ("partition.alph", "did you mean 'partition.alpha'?"),
+        ("alpha", "did you mean 'partition.alpha'?"),
+        ("gpu", "did you mean 'resources.client.gpu'?"),
+        ("resources.client.gpus", "did you mean 'resources.client.gpu'?"),
+        ("partition.rounds", "did you mean 'partition.kind'?"),
+    ],
+)
+def test_an_unknown_key_gets_the_nearest(key, hint):
+    assert message(nest(key, 1)) == f"f.yaml: unknown key {key!r}; {hint}"
+
+
+def test_a_key_like_no_other_gets_the_list():
+    text = message({"zzzzzz": 1})
+    assert text.startswith("f.yaml: unknown key 'zzzzzz'; known keys: seed, method, dataset")
+    assert text.endswith("gate_lr, lambda")
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "complaint"),
+    [
+        ("clients", "10", "got '10', should be a valid integer"),
+        ("clients", True, "got True, should be a valid integer"),
+        ("clients", 5.0, "got 5.0, should be a valid integer"),
+        ("clients", None, "got None, should be a valid integer"),
+        ("clients", {"a": 1}, "got {'a': 1}, should be a valid integer"),
+        ("clients", 0, "got 0, should be greater than or equal to 1"),
+        ("seed", -1, "got -1, should be greater than or equal to 0"),
+        ("participation", 0.0, "got 0.0, should be greater than 0"),
+        ("participation", 1.01, "got 1.01, should be less than or equal to 1"),
+        ("momentum", 1.0, "got 1.0, should be less than 1"),
+        ("prompt_lr", float("nan"), "got nan, should be a finite number"),
+        ("weight_decay", float("inf"), "got inf, should be a finite number"),
+        ("shuffle", "on", "got 'on', should be a valid boolean"),
+        ("shuffle", 1, "got 1, should be a valid boolean"),
+        ("dataset", 3, "got 3, should be a valid string"),
+        ("lambda", -0.5, "got -0.5, should be greater than or equal to 0"),
+        ("partition", 3, "got 3, should be a section of keys"),
+        ("partition", None, "got None, should be a section of keys"),
+        ("resources.client", 1, "got 1, should be a section of keys"),
+        ("partition.kind", "dirichlt", "got 'dirichlt', should be 'dirichlet', 'pathological' or 'iid'"),
+        ("runtime.backend", "gpu", "got 'gpu', should be 'ray' or 'local'"),
+        ("resources.client.gpu", "half", "got 'half', should be 'auto' or a valid number"),
+        ("resources.client.gpu", -1, "got -1, should be 'auto' or greater than or equal to 0"),
+        ("resources.server.cpu", float("inf"), "got inf, should be 'auto' or a finite number"),
+    ],
+)
+def test_a_wrong_value_is_named_with_what_would_be_right(key, value, complaint):
+    assert message(nest(key, value)) == f"f.yaml: {key}: {complaint}"
+
+
+def test_the_first_of_several_mistakes_is_named():
+    assert message({"rounds": 0, "clients": 0}) == "f.yaml: clients: got 0, should be greater than or equal to 1"
+
+
+def test_experts_must_be_fewer_than_clients():
+    wanted = "f.yaml: experts=5 must be smaller than clients=5: a client has 4 others to choose from"
+    assert message({"clients": 5, "experts": 5}) == wanted
+    assert make(clients=5, experts=4).experts == 4
+
+
+def test_heads_must_divide_the_gates_width():
+    assert message({"gate_width": 20}) == "f.yaml: gate_heads=8 must divide gate_width=20"
+
+
+@pytest.mark.parametrize(("clients", "experts"), [(1, 0), (2, 1), (3, 2), (4, 3), (100, 3)])
+def test_default_of_experts_follows_clients(clients, experts):
+    assert make(clients=clients).experts == experts
+
+
+def test_unknown_name():
+    known = ["digits", "cifar10"]
+    assert str(unknown_name("dataset", "digit", known)) == "unknown dataset 'digit'; did you mean 'digits'?"
+    assert str(unknown_name("dataset", "xyz", known)) == "unknown dataset 'xyz'; there are: digits, cifar10"
+
+
+def test_a_config_is_frozen():
+    with pytest.raises(ValidationError, match="frozen"):
+        make().clients = 3
+
+
+def test_an_integer_is_good_enough_for_a_float():
+    assert make(prompt_lr=1).fingerprint() == make(prompt_lr=1.0).fingerprint()
+
+
+def test_keys_with_an_alias_are_named_by_it():
+    class Inner(Section):
+        from_: int = Field(1, alias="from")
+
+    class Outer(Section):
+        kind: Literal["a"] = "a"
+        inner: Inner = Inner()
+
+    assert list(dotted_keys(Outer)) == ["kind", "inner.from"]
+    assert build(Outer, {"inner": {"from": 3}}, source="x").inner.from_ == 3
+    assert message({"inner": {"from": "a"}}, Outer) == "f.yaml: inner.from: got 'a', should be a valid integer"
+
+
+# Assignments
+
+
+def test_assignments_are_read_as_yaml_and_merged():
+    values = parse_assignments(["clients=5", "partition.alpha=1e-3", "partition={kind: iid}", "shuffle=false", "a= x "])
+    assert values == {"clients": 5, "partition": {"alpha": 0.001, "kind": "iid"}, "shuffle": False, "a": "x"}
+
+
+def test_the_last_assignment_wins_and_values_may_hold_equals_signs():
+    assert parse_assignments(["a=1", "a=2", "b=x=y"]) == {"a": 2, "b": "x=y"}
+
+
+@pytest.mark.parametrize("text", ["clients", "=5", " =5", ""])
+def test_an_assignment_without_key_or_value_gets_the_form(text):
+    with pytest.raises(ConfigError) as caught:
+        parse_assignments([text])
+    assert str(caught.value) == f"--set {text}: write key=value, for example --set clients=5"
+
+
+def test_malformed_values_are_named_by_their_key():
+    with pytest.raises(ConfigError, match=r"^--set partition\.alpha:1: malformed YAML: "):
+        parse_assignments(["partition.alpha=[1"])
+
+
+nested = st.recursive(
+    st.integers(), lambda values: st.dictionaries(st.sampled_from("abc"), values, max_size=3), max_leaves=6
+).filter(lambda value: isinstance(value, dict))
+
+
+def leaves(values, prefix=()):
+    for key, value in values.items():
+        if isinstance(value, dict) and value:
+            yield from leaves(value, (*prefix, key))
+        else:
+            yield (*prefix, key), value
+
+
+@settings(max_examples=100, deadline=None)
+@given(base=nested, over=nested)
+def test_merge_keeps_all_of_over_and_changes_neither(base, over):
+    before = json.dumps([base, over])
+    merged = merge(base, over)
+    assert json.dumps([base, over]) == before
+    for path, wanted in leaves(over):
+        found = merged
+        for key in path:
+            found = found[key]
+        assert found == wanted or wanted == {}
+    assert set(merged) == set(base) | set(over)
+    assert merge(merged, over) == merged
+    assert merge(base, {}) == base
+    assert merge({}, over) == over
+
+
+@settings(max_examples=60, deadline=None)
+@given(parts=st.lists(st.sampled_from(["a", "b", "c"]), min_size=1, max_size=4), value=st.integers())
+def test_nest_is_one_path(parts, value):
+    assert list(leaves(nest(".".join(parts), value))) == [(tuple(parts), value)]
+
+
+# Round trip and fingerprint
+
+OTHER = {
+    "seed": 1,
+    "method": "other",
+    "dataset": "other",
+    "backbone": "other",
+    "clients": 11,
+    "rounds": 11,
+    "participation": 0.5,
+    "local_epochs": 4,
+    "batch_size": 16,
+    "shuffle": False,
+    "prompt_length": 4,
+    "prompt_lr": 0.01,
+    "momentum": 0.5,
+    "weight_decay": 0.0,
+    "partition.kind": "iid",
+    "partition.alpha": 0.5,
+    "partition.classes_per_client": 3,
+    "partition.val_fraction": 0.2,
+    "partition.test_fraction": 0.2,
+    "partition.min_samples": 20,
+    "data.root": "elsewhere",
+    "runtime.backend": "local",
+    "runtime.threads_per_client": 2,
+    "runtime.start_timeout_s": 10.0,
+    "resources.client.cpu": 0.5,
+    "resources.client.gpu": 0.25,
+    "resources.server.cpu": 0.5,
+    "resources.server.gpu": 0.25,
+    "storage.path": "elsewhere",
+    "experts": 2,
+    "gating_temperature": 1.0,
+    "gate_width": 32,
+    "gate_heads": 4,
+    "gate_lr": 0.01,
+    "lambda": 1.0,
+}
+
+
+def test_every_key_is_in_the_table_above():
+    assert set(dotted_keys(PFedMoAPConfig)) == set(OTHER)
+
+
+@pytest.mark.parametrize("key", OTHER)
+def test_fingerprint_ignores_where_and_how_and_nothing_else(key):
+    changed = make(**nest(key, OTHER[key]))
+    assert changed.to_dict() != make().to_dict()
+    ignored = key.split(".")[0] in ("data", "runtime", "resources", "storage")
+    assert (changed.fingerprint() == make().fingerprint()) is ignored
+
+
+@pytest.mark.parametrize("key", OTHER)
+def test_what_is_written_is_read_back(key):
+    config = make(**nest(key, OTHER[key]))
+    values = config.to_dict()
+    assert make(**values) == config
+    assert make(**json.loads(json.dumps(values))) == config
+    again = make(**parse_yaml(yaml.safe_dump(values), source="x"))
+    assert again == config
+    assert again.fingerprint() == config.fingerprint()
+
+
+def test_a_default_written_out_changes_nothing():
+    assert make(experts=3, clients=10).fingerprint() == make().fingerprint()

@@ -8,7 +8,7 @@ from promptfleet.command_line import INTERRUPTED, ArgumentParser, run
 from promptfleet.config import StorageConfig, parse_assignments
 from promptfleet.errors import ConfigError
 from promptfleet.federation.ray_session import local_nodes, ray_session
-from promptfleet.search.folders import create_sweep, open_sweep
+from promptfleet.search.folders import check_name, create_sweep, open_sweep
 from promptfleet.search.spec import SweepSpec, read_sweep
 from promptfleet.search.summary import describe_outcome, describe_plan
 from promptfleet.search.sweep import plan_sweep, prepare_sweep, run_sweep
@@ -32,6 +32,8 @@ def main() -> int:
     if arguments.dry_run:
         print(describe_plan(spec))
         return 0
+    if arguments.name:
+        check_name(spec.base_config().storage.path, arguments.name)
     if arguments.address is None:
         plan_sweep(spec, local_nodes())
     prepared = prepare_sweep(spec)

@@ -45,12 +45,12 @@ def test_fingerprint_is_stable(digits):
 
 
 def test_unknown_dataset_names_the_nearest():
-    with pytest.raises(ConfigError, match=r"^dataset=digit: there is no such dataset; did you mean 'digits'\?$"):
+    with pytest.raises(ConfigError, match=r"^unknown dataset 'digit'; did you mean 'digits'\?$"):
         load_dataset("digit", ".")
 
 
 def test_unknown_dataset_far_from_all_lists_them():
-    with pytest.raises(ConfigError, match=r"known datasets: digits"):
+    with pytest.raises(ConfigError, match=r"there are: digits"):
         load_dataset("xyz", ".")
 
 

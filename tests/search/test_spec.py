@@ -85,13 +85,13 @@ def test_forms(entry, parameter):
         ({"space": {"prompt_lr": {"float": [0, 1], "log": True}}}, "a log scale needs low above 0, got 0"),
         (
             {"space": {"prompt_lr": {"float": [0.1, 1], "log": 1}}},
-            "space.prompt_lr.log: got 1, should be true or false",
+            "prompt_lr.log: got 1, should be true or false",
         ),
         ({"space": {"prompt_length": {"choice": []}}}, "space.prompt_length.choice: got []"),
         ({"space": {"prompt_length": {"choice": [4, 4]}}}, "a value stands twice in [4, 4]"),
         (
             {"space": {"prompt_length": {"choice": [4, "8"]}}},
-            "space: prompt_length: got '8', should be a valid integer",
+            "prompt_length: got '8', should be a valid integer",
         ),
         ({"space": {"prompt_lr": {"float": [-1, 1]}}}, "space: prompt_lr: got -1.0, should be greater than 0"),
         ({"space": {"experts": {"int": [1, 10]}}}, "experts=10 must be smaller than clients=10"),

@@ -9,6 +9,7 @@ import logging
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from safetensors.torch import load_file, save_file
@@ -41,39 +42,39 @@ class Prepared:
     class_names: tuple[str, ...]
 
 
-def prepare(config: FederationConfig) -> Prepared:
-    """Load the backbone and the dataset, encode what has not been encoded yet. Raises PromptfleetError."""
+def prepare(*configs: FederationConfig) -> Prepared:
+    """Load backbone and dataset, check that every federation is possible with them, encode what is not encoded yet.
+
+    All configs share the first one's dataset and backbone.
+
+    Raises:
+        ConfigError, DataError: a setting that does not fit the data or the backbone, and what would.
+        BackboneError: a CLIP that cannot be had.
+    """
+    config = configs[0]
     dataset = load_dataset(config.dataset, config.data.root)
     backbone = load_backbone(config.backbone)
     folder = Path(config.storage.path).absolute() / "features"
-    prepared = Prepared(
-        _frozen_clip(backbone, dataset, folder), _encoded_images(backbone, dataset, folder), dataset.class_names
-    )
-    check_fit(config, prepared)
-    return prepared
+    clip = _frozen_clip(backbone, dataset, folder)
+    for candidate in configs:
+        _check_prompt_fits(candidate, clip)
+        load_method(candidate.method).check(World(candidate, clip, dataset.class_names))
+        partition_for(candidate, dataset.labels, len(dataset.class_names))
+    return Prepared(clip, _encoded_images(backbone, dataset, folder), dataset.class_names)
 
 
-def check_fit(config: FederationConfig, prepared: Prepared) -> Partition:
-    """Check that a federation is possible with these data and this backbone; returns its partition.
+def partition_for(config: FederationConfig, labels: np.ndarray, classes: int) -> Partition:
+    """Who owns which samples in this federation. Raises ConfigError or DataError where that is impossible."""
+    return make_partition(labels, classes=classes, clients=config.clients, settings=config.partition, seed=config.seed)
 
-    Raises:
-        ConfigError, DataError: which setting does not fit, and what would.
-    """
-    clip = prepared.clip
+
+def _check_prompt_fits(config: FederationConfig, clip: FrozenClip) -> None:
     longest = clip.tower.positions - 1 - clip.classes.suffix.shape[1]
     if config.prompt_length > longest:
         raise ConfigError(
             f"prompt_length={config.prompt_length} does not fit: with the class names of {config.dataset} the text "
             f"tower of {config.backbone} leaves room for {longest} tokens"
         )
-    load_method(config.method).check(World(config, clip, prepared.class_names))
-    return make_partition(
-        open_features(prepared.features, verify=False).labels,
-        classes=len(prepared.class_names),
-        clients=config.clients,
-        settings=config.partition,
-        seed=config.seed,
-    )
 
 
 def _encoded_images(backbone: Backbone, dataset: Dataset, folder: Path) -> Path:

@@ -9,7 +9,7 @@ from promptfleet.config import FederationConfig
 from promptfleet.data.feature_store import open_features
 from promptfleet.federation.cohort import sample_cohort
 from promptfleet.federation.fleet import Fleet
-from promptfleet.federation.prepare import Prepared, check_fit
+from promptfleet.federation.prepare import Prepared, partition_for
 from promptfleet.federation.reports import ClientReport, Evaluation, FederationResult, RoundReport
 from promptfleet.federation.state import state_sha256
 from promptfleet.methods.protocol import State
@@ -36,7 +36,7 @@ class Federation:
         self._prepared = prepared
         self._fleet = fleet
         store = open_features(prepared.features, verify=False)
-        self.partition = check_fit(config, prepared)
+        self.partition = partition_for(config, store.labels, len(prepared.class_names))
         self._labels = store.labels
         self._zero_shot_correct = _zero_shot_correct(prepared, store.features, store.labels)
         fleet.begin(config, self.partition)

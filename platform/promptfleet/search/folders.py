@@ -2,6 +2,8 @@
 
 import difflib
 import re
+from collections.abc import Iterator
+from itertools import count
 from pathlib import Path
 
 import yaml
@@ -22,26 +24,30 @@ def trial_folder(sweep_folder: str | Path, number: int) -> Path:
     return Path(sweep_folder) / "trials" / f"{number:03d}"
 
 
+def check_name(storage_path: str | Path, name: str) -> None:
+    """Raise ConfigError if no new sweep can have this name: it is taken, or cannot be a folder's."""
+    if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]*", name):
+        raise ConfigError(f"--name {name}: use letters, digits, '.', '_' and '-' only")
+    if (sweeps_folder(storage_path) / name).exists():
+        raise ConfigError(f"--name {name}: there is such a sweep; use --resume {name} to go on with it")
+
+
 def create_sweep(spec: SweepSpec, storage_path: str | Path, *, name: str | None, default_name: str) -> Path:
     """A new folder that holds the spec. Without a name, the default one with the first number that is free.
 
-    Raises:
-        ConfigError: a name that is taken, or that cannot be a folder's.
+    Raises ConfigError as ``check_name`` does.
     """
     root = sweeps_folder(storage_path)
-    if name is not None and not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]*", name):
-        raise ConfigError(f"--name {name}: use letters, digits, '.', '_' and '-' only")
-    root.mkdir(parents=True, exist_ok=True)
-    candidates = [name] if name else [default_name, *(f"{default_name}-{number}" for number in range(2, 10_000))]
-    for candidate in candidates:
-        folder = root / candidate
+    if name is not None:
+        check_name(storage_path, name)
+    for candidate in [name] if name else _numbered(default_name):
         try:
-            folder.mkdir()
+            (root / candidate).mkdir(parents=True)
         except FileExistsError:
             continue
-        (folder / SPEC_FILE).write_text(yaml.safe_dump(spec.to_dict(), sort_keys=False))
-        return folder
-    raise ConfigError(f"--name {name}: there is such a sweep; use --resume {name} to go on with it, or another name")
+        break
+    (root / candidate / SPEC_FILE).write_text(yaml.safe_dump(spec.to_dict(), sort_keys=False))
+    return root / candidate
 
 
 def open_sweep(storage_path: str | Path, name: str, *, trials: int | None) -> tuple[Path, SweepSpec]:
@@ -57,6 +63,11 @@ def open_sweep(storage_path: str | Path, name: str, *, trials: int | None) -> tu
     if trials is not None:
         (folder / SPEC_FILE).write_text(yaml.safe_dump(spec.to_dict(), sort_keys=False))
     return folder, spec
+
+
+def _numbered(name: str) -> Iterator[str]:
+    yield name
+    yield from (f"{name}-{number}" for number in count(2))
 
 
 def _which_there_are(root: Path, name: str) -> str:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from promptfleet.config import FederationConfig
 from promptfleet.errors import DataError
-from promptfleet.federation.prepare import Prepared, check_fit, prepare
+from promptfleet.federation.prepare import Prepared, prepare
 from promptfleet.federation.reports import FederationResult
 from promptfleet.federation.resources import Node, Shares, plan_shares
 from promptfleet.federation.stored import load_result
@@ -47,10 +47,7 @@ def plan_sweep(spec: SweepSpec, nodes: Sequence[Node]) -> Shares:
 
 def prepare_sweep(spec: SweepSpec) -> Prepared:
     """Frozen inputs of all trials. Raises PromptfleetError if one of the extreme federations is not possible."""
-    prepared = prepare(spec.base_config())
-    for config in spec.extreme_configs():
-        check_fit(config, prepared)
-    return prepared
+    return prepare(spec.base_config(), *spec.extreme_configs())
 
 
 def run_sweep(spec: SweepSpec, folder: Path, prepared: Prepared, nodes: Sequence[Node]) -> SweepOutcome:

@@ -1,11 +1,10 @@
 """Datasets by name, one file each. A new one is a module with ``load(root) -> Dataset`` and a line here."""
 
-import difflib
 import importlib
 from pathlib import Path
 
+from promptfleet.config import unknown_name
 from promptfleet.data.dataset import Dataset
-from promptfleet.errors import ConfigError
 
 MODULES = {"digits": "promptfleet.data.datasets.digits"}
 
@@ -18,7 +17,5 @@ def load_dataset(name: str, root: str | Path) -> Dataset:
         DataError: if its files are missing or damaged.
     """
     if name not in MODULES:
-        nearest = difflib.get_close_matches(name, MODULES, n=1, cutoff=0.4)
-        hint = f"did you mean {nearest[0]!r}?" if nearest else f"known datasets: {', '.join(MODULES)}"
-        raise ConfigError(f"dataset={name}: there is no such dataset; {hint}")
+        raise unknown_name("dataset", name, MODULES)
     return importlib.import_module(MODULES[name]).load(Path(root))

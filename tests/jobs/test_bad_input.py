@@ -1,0 +1,126 @@
+"""What a user can get wrong: one line on stderr, exit status 2, nothing started."""
+
+import subprocess
+import sys
+
+import pytest
+
+SPACE = "space: {experts: {int: [1, 9]}}\n"
+
+
+@pytest.fixture
+def job(monkeypatch, capsys, tmp_path, root):
+    """``job("tune.py", ...)`` runs a job's main in this process, in an empty folder: (status, stdout, stderr)."""
+    import runpy
+
+    import ray
+
+    def run(name, *arguments):
+        monkeypatch.chdir(tmp_path)
+        monkeypatch.setattr(sys, "argv", [name, *map(str, arguments)])
+        monkeypatch.setattr(ray, "init", lambda *_, **__: pytest.fail("Ray was started"))
+        with pytest.raises(SystemExit) as exit_info:
+            runpy.run_path(str(root / "jobs" / name), run_name="__main__")
+        return exit_info.value.code, *capsys.readouterr()
+
+    return run
+
+
+@pytest.fixture
+def space(tmp_path):
+    def write(text):
+        path = tmp_path / "space.yaml"
+        path.write_text(text)
+        return path
+
+    return write
+
+
+def refused(outcome, *parts):
+    status, out, err = outcome
+    assert status == 2
+    assert out == ""
+    assert err.count("\n") == 1, err
+    assert "Traceback" not in err
+    for part in parts:
+        assert part in err
+
+
+@pytest.mark.parametrize(
+    ("text", "parts"),
+    [
+        ("space: {expert: {int: [1, 9]}}", ["unknown key 'expert'", "did you mean 'experts'"]),
+        ("space: {experts: {int: [0, 9]}, rounds: {int: [1, 2]}}", ["keeps rounds fixed"]),
+        ("space: {experts: {int: [-1, 9]}}", ["experts: got -1, should be greater than or equal to 0"]),
+        ("space: {experts: {int: [1, 10]}}", ["experts=10 must be smaller than clients=10"]),
+        ("space: {}", ["nothing to search"]),
+        ("", ["nothing to search"]),
+        ("space: {experts: {int: [1, 9]}\ntrials: 3", ["space.yaml:2: malformed YAML"]),
+        ("space:\n  experts: {int: [1, 9]}\n  experts: {int: [1, 3]}", ["space.yaml:3:", "'experts' stands twice"]),
+        (SPACE + "federation: {partition: {kind: pathological, classes_per_client: 11}}", ["11", "10 classes"]),
+        (SPACE + "federation: {clients: 900}", ["clients"]),
+        (SPACE + "federation: {dataset: digit}", ["unknown dataset 'digit'; did you mean 'digits'?"]),
+        (SPACE + "federation: {method: pfedmaop}", ["unknown method 'pfedmaop'; did you mean 'pfedmoap'?"]),
+        (SPACE + "federation: {backbone: ViT-B-17/openai}", ["open_clip has no model 'ViT-B-17'"]),
+        (SPACE + "federation: {prompt_length: 80}", ["prompt_length=80 does not fit", "leaves room for 73"]),
+        (SPACE + "federation: {gate_width: 256}", ["gate_width=256 exceeds the backbone's feature width 128"]),
+        (SPACE + "federation: {resources: {client: {cpu: 64}}}", ["need", "CPUs, there are"]),
+        (SPACE + "federation: {resources: {client: {gpu: 0.1}}}", ["there is room for 0 on 0 GPUs"]),
+    ],
+)
+def test_a_search_file_that_cannot_be_run(job, space, text, parts):
+    refused(job("tune.py", "--search", space(text)), *parts)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "parts"),
+    [
+        (["--search", "nowhere.yaml"], ["nowhere.yaml: there is no such file"]),
+        (["--resume", "nothing"], ["--resume nothing: no sweep was begun yet"]),
+        ([], ["one of the arguments --search --resume is required"]),
+        (["--search", "space.yaml", "--set", "clients"], ["write key=value"]),
+        (["--search", "space.yaml", "--set", "clients=x"], ["clients: got 'x', should be a valid integer"]),
+        (["--search", "space.yaml", "--set", "clients=9"], ["experts=9 must be smaller than clients=9"]),
+        (["--search", "space.yaml", "--trials", "0"], ["--trials"]),
+        (["--search", "space.yaml", "--trials", "x"], ["argument --trials: invalid int value: 'x'"]),
+        (["--search", "space.yaml", "--name", "a/b"], ["--name a/b: use letters"]),
+        (["--resume", "x", "--name", "y"], ["a resumed sweep keeps its name"]),
+        (["--resume", "x", "--set", "rounds=3"], ["a resumed sweep keeps its configuration"]),
+    ],
+)
+def test_an_option_that_cannot_be_meant(job, space, arguments, parts):
+    space(SPACE)
+    refused(job("tune.py", *arguments), *parts)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "parts"),
+    [
+        (["--config", "nowhere.yaml"], ["nowhere.yaml: there is no such file"]),
+        (["--set", "clints=3"], ["--set: unknown key 'clints'; did you mean 'clients'?"]),
+        (["--set", "runtime.backend=rey"], ["runtime.backend: got 'rey', should be 'ray' or 'local'"]),
+        (["--set", "experts=3", "--set", "clients=3"], ["experts=3 must be smaller than clients=3"]),
+        (["--set", "partition.kind=pathological", "--set", "partition.classes_per_client=11"], ["10 classes"]),
+        (["--set", "resources.client.cpu=64"], ["CPUs, there are"]),
+        (["--set", "partition.val_fraction=0.6", "--set", "partition.test_fraction=0.5"], ["leave nothing to train"]),
+    ],
+)
+def test_a_federation_that_cannot_be_run(job, arguments, parts):
+    refused(job("train.py", *arguments), *parts)
+
+
+def test_from_a_shell_too(root, tmp_path):
+    command = [sys.executable, str(root / "jobs" / "tune.py"), "--search", "nowhere.yaml"]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, timeout=120)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr == "error: nowhere.yaml: there is no such file\n"
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_dry_run_prints_the_plan_and_starts_nothing(job, space, tmp_path):
+    status, out, err = job("tune.py", "--search", space(SPACE), "--dry-run", "--set", "clients=12", "--trials", "7")
+    assert (status, err) == (0, "")
+    assert "experts" in out
+    assert "12 client actors" in out
+    assert "7 trials" in out
+    assert [path.name for path in tmp_path.iterdir()] == ["space.yaml"]

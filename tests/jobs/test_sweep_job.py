@@ -1,0 +1,181 @@
+"""The main job as a user runs it, also when it is interrupted, and when its power goes out."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+import uuid
+from pathlib import Path
+
+import optuna
+import pytest
+from mlflow import MlflowClient
+
+pytestmark = [pytest.mark.slow, pytest.mark.ray, pytest.mark.timeout(900)]
+MARK = "PROMPTFLEET_TEST"
+SPACE = """
+trials: 5
+startup_trials: 2
+grace_rounds: 1
+federation: {clients: 3, rounds: 3, local_epochs: 1}
+space:
+  experts: {int: [0, 2]}
+  gating_temperature: {float: [0.02, 1.0], log: true}
+  prompt_length: {choice: [4, 8]}
+"""
+
+
+class Job:
+    """A job in a process of its own, whose descendants can be told by a mark in their environment."""
+
+    def __init__(self, root: Path, folder: Path, *arguments: str):
+        self.mark = uuid.uuid4().hex
+        self.output = folder / f"{self.mark}.log"
+        self.process = subprocess.Popen(
+            [sys.executable, str(root / "jobs" / arguments[0]), *arguments[1:]],
+            cwd=folder,
+            env={**os.environ, MARK: self.mark},
+            stdout=self.output.open("w"),
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
+        )
+
+    def wait(self) -> int:
+        return self.process.wait(timeout=600)
+
+    def text(self) -> str:
+        return self.output.read_text()
+
+    def wait_for(self, text: str) -> None:
+        deadline = time.monotonic() + 300
+        while text not in self.text():
+            assert self.process.poll() is None, self.text()
+            assert time.monotonic() < deadline, self.text()
+            time.sleep(0.05)
+
+    def processes(self) -> list[str]:
+        """Command lines of all living processes that descend from the job, itself included."""
+        found = []
+        for entry in Path("/proc").glob("[0-9]*"):
+            try:
+                if f"{MARK}={self.mark}".encode() in (entry / "environ").read_bytes():
+                    command = (entry / "cmdline").read_bytes().replace(b"\0", b" ").decode()
+                    found += [command] if command else []
+            except OSError:
+                continue
+        return found
+
+    def wait_until_gone(self, seconds: float) -> None:
+        deadline = time.monotonic() + seconds
+        while left := self.processes():
+            assert time.monotonic() < deadline, left
+            time.sleep(0.2)
+
+
+def rows(folder: Path, name: str) -> list:
+    storage = optuna.storages.RDBStorage(f"sqlite:///{folder}/results/sweeps/{name}/study.db")
+    study = optuna.load_study(study_name="sweep", storage=storage)
+    return [(t.number, t.state.name, t.params, t.value, t.intermediate_values) for t in study.trials]
+
+
+def hashes(folder: Path, name: str) -> dict[str, str]:
+    files = (folder / "results" / "sweeps" / name / "trials").glob("*/result.json")
+    return {path.parent.name: json.loads(path.read_text())["state_sha256"] for path in files}
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("sweeps")
+    (folder / "small.yaml").write_text(SPACE)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def undisturbed(root, folder):
+    job = Job(root, folder, "tune.py", "--search", "small.yaml")
+    assert job.wait() == 0, job.text()
+    job.wait_until_gone(20)
+    return job
+
+
+def test_it_says_what_came_out(undisturbed, folder):
+    text = undisturbed.text()
+    for part in ("best of", "validation accuracy", "test accuracy", "zero-shot CLIP", "results:", "mlflow ui"):
+        assert part in text
+    assert "Traceback" not in text
+    assert text.count(" starts ") == 5
+    done = rows(folder, "small")
+    assert [row[1] for row in done].count("COMPLETE") >= 1
+    assert len(done) == 5
+    assert {row[1] for row in done} <= {"COMPLETE", "PRUNED"}
+
+
+def test_mlflow_has_the_sweep_and_its_trials(undisturbed, folder):
+    client = MlflowClient(f"sqlite:///{folder}/results/mlflow.db")
+    experiment = client.get_experiment_by_name("promptfleet").experiment_id
+    (parent,) = client.search_runs([experiment], "tags.`promptfleet.key` = 'sweep/small'")
+    trials = client.search_runs([experiment], f"tags.mlflow.parentRunId = '{parent.info.run_id}'")
+    by_number = {int(run.data.tags["trial"]): run for run in trials}
+    done = rows(folder, "small")
+    assert sorted(by_number) == [row[0] for row in done]
+    for number, state, params, value, values in done:
+        run = by_number[number]
+        assert run.info.status == {"COMPLETE": "FINISHED", "PRUNED": "KILLED"}[state]
+        assert int(run.data.params["experts"]) == params["experts"]
+        history = client.get_metric_history(run.info.run_id, "val/accuracy_mean")
+        assert {entry.step: entry.value for entry in history} == values
+        assert run.data.metrics["final/val_accuracy"] == value
+        names = {item.path for item in client.list_artifacts(run.info.run_id)}
+        assert names >= {"config.yaml", "result.json", "clients.json", "states", "figures"}
+    figures = {item.path for item in client.list_artifacts(parent.info.run_id, "figures")}
+    assert figures >= {"figures/history.png", "figures/slices.png"}
+
+
+@pytest.mark.parametrize("moment", ["trial   0 starts", "trial   1 starts", "trial   3 starts"])
+def test_killed_and_resumed_it_is_the_undisturbed_sweep(undisturbed, root, folder, moment):
+    name = f"killed-{moment.split()[1]}"
+    job = Job(root, folder, "tune.py", "--search", "small.yaml", "--name", name)
+    job.wait_for(moment)
+    time.sleep(1.0)  # into its rounds
+    os.kill(job.process.pid, signal.SIGKILL)
+    job.wait()
+
+    again = Job(root, folder, "tune.py", "--resume", name)
+    assert again.wait() == 0, again.text()
+    assert rows(folder, name) == rows(folder, "small")
+    assert hashes(folder, name) == hashes(folder, "small")
+
+    client = MlflowClient(f"sqlite:///{folder}/results/mlflow.db")
+    experiment = client.get_experiment_by_name("promptfleet").experiment_id
+    (parent,) = client.search_runs([experiment], f"tags.`promptfleet.key` = 'sweep/{name}'")
+    trials = client.search_runs([experiment], f"tags.mlflow.parentRunId = '{parent.info.run_id}'")
+    assert len(trials) == 5
+    for run in trials:
+        steps = [entry.step for entry in client.get_metric_history(run.info.run_id, "val/accuracy_mean")]
+        assert len(steps) == len(set(steps))
+    again.wait_until_gone(20)
+    job.wait_until_gone(180)  # Ray's agents notice the death of their session late, but by themselves
+
+
+def test_interrupted_it_ends_in_good_order_and_says_how_to_go_on(undisturbed, root, folder):
+    job = Job(root, folder, "tune.py", "--search", "small.yaml", "--name", "interrupted")
+    job.wait_for("trial   1 starts")
+    os.kill(job.process.pid, signal.SIGINT)
+    assert job.wait() == 130
+    assert "python jobs/tune.py --resume interrupted" in job.text()
+    assert "Traceback" not in job.text()
+    job.wait_until_gone(20)
+
+    again = Job(root, folder, "tune.py", "--resume", "interrupted")
+    assert again.wait() == 0, again.text()
+    assert rows(folder, "interrupted") == rows(folder, "small")
+
+
+def test_a_finished_sweep_resumed_has_nothing_to_do_and_more_trials_go_on(undisturbed, root, folder):
+    before = rows(folder, "small")
+    job = Job(root, folder, "tune.py", "--resume", "small")
+    assert job.wait() == 0, job.text()
+    assert " starts " not in job.text()
+    assert rows(folder, "small") == before

@@ -133,7 +133,7 @@ def test_mlflow_has_the_sweep_and_its_trials(undisturbed, folder):
     assert figures >= {"figures/history.png", "figures/slices.png"}
 
 
-@pytest.mark.parametrize("moment", ["trial   0 starts", "trial   1 starts", "trial   3 starts"])
+@pytest.mark.parametrize("moment", ["trial   0 starts", "trial   3 starts"])
 def test_killed_and_resumed_it_is_the_undisturbed_sweep(undisturbed, root, folder, moment):
     name = f"killed-{moment.split()[1]}"
     job = Job(root, folder, "tune.py", "--search", "small.yaml", "--name", name)
@@ -173,7 +173,7 @@ def test_interrupted_it_ends_in_good_order_and_says_how_to_go_on(undisturbed, ro
     assert rows(folder, "interrupted") == rows(folder, "small")
 
 
-def test_a_finished_sweep_resumed_has_nothing_to_do_and_more_trials_go_on(undisturbed, root, folder):
+def test_a_finished_sweep_resumed_has_nothing_to_do(undisturbed, root, folder):
     before = rows(folder, "small")
     job = Job(root, folder, "tune.py", "--resume", "small")
     assert job.wait() == 0, job.text()

@@ -1,12 +1,10 @@
 """A sweep: Ray Tune runs the federations that the study proposes, one communication round per step."""
 
 import logging
-import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from promptfleet.config import FederationConfig
 from promptfleet.errors import DataError
 from promptfleet.federation.prepare import Prepared, prepare
 from promptfleet.federation.reports import FederationResult
@@ -20,8 +18,6 @@ from promptfleet.tracking.sweep_run import SweepRun, TrialRecord, best_trial
 from promptfleet.tracking.writer import BackgroundWriter
 
 logger = logging.getLogger(__name__)
-
-MAX_TRIAL_FAILURES = 2
 
 
 @dataclass(frozen=True)
@@ -56,12 +52,14 @@ def run_sweep(spec: SweepSpec, folder: Path, prepared: Prepared, nodes: Sequence
     Runs on the Ray that this process is connected to, which has ``nodes``. Ctrl-C ends it in good order; what was begun
     goes on when it is run again. Raises TrackingError if there can be no MLflow store.
     """
+    from promptfleet.search.tune_run import run_trials  # imports ray, which reads its settings on import
+
     config = spec.base_config()
     store = TrackingStore.open(config.storage.path)
     study = SweepStudy(folder, spec.space, spec.settings, config.rounds)
     with BackgroundWriter() as writer:
         sweep = SweepRun.start(store, config, key=f"sweep/{folder.name}", name=folder.name, search=spec.to_dict())
-        _run_trials(spec, folder, study, sweep, writer, prepared, nodes)
+        run_trials(spec, folder, study, prepared, nodes, store, sweep, writer)
     records = trial_records(study, folder, spec)
     interrupted = any(record.state == "running" for record in records) or len(records) < spec.settings.trials
     importances = study.importances()
@@ -103,66 +101,3 @@ def _try_load(folder: Path, spec: SweepSpec, number: int, params: Mapping) -> Fe
     except DataError as error:
         logger.warning("%s", error)
         return None
-
-
-def _run_trials(
-    spec: SweepSpec,
-    folder: Path,
-    study: SweepStudy,
-    sweep: SweepRun,
-    writer: BackgroundWriter,
-    prepared: Prepared,
-    nodes: Sequence[Node],
-) -> None:
-    os.environ.setdefault("TUNE_DISABLE_AUTO_CALLBACK_LOGGERS", "1")
-    from ray import tune
-
-    from promptfleet.federation.ray_fleet import put_frozen
-    from promptfleet.search.progress import SweepProgress
-    from promptfleet.search.tracking_callback import TrackTrials
-    from promptfleet.search.trial import NUMBER, OBJECTIVE, PARAMS, FederationTrial
-    from promptfleet.search.tune_adapters import RungScheduler, StudySearcher
-
-    logging.getLogger("ray.tune").setLevel(logging.CRITICAL)  # failures are told by our own callbacks
-    rounds = spec.base_config().rounds
-    finished = {trial.number: trial.value for trial in study.trials() if trial.state.is_finished()}
-    if len(finished) >= spec.settings.trials:
-        return
-
-    def shares(config: FederationConfig) -> Shares:
-        return plan_shares(config, nodes, concurrent=spec.settings.concurrent_trials)
-
-    def bundles(values: dict) -> tune.PlacementGroupFactory:
-        if PARAMS not in values:
-            return tune.PlacementGroupFactory([{"CPU": 0.01}])
-        return tune.PlacementGroupFactory(shares(spec.config(values[PARAMS])).bundles(), strategy="PACK")
-
-    trainable = tune.with_parameters(
-        FederationTrial, spec=spec, folder=str(folder), frozen=[put_frozen(prepared)], shares=shares
-    )
-    tuner = tune.Tuner(
-        tune.with_resources(trainable, bundles),
-        tune_config=tune.TuneConfig(
-            metric=OBJECTIVE,
-            mode="max",
-            search_alg=StudySearcher(study, rounds),
-            scheduler=RungScheduler(study),
-            num_samples=spec.settings.trials - len(finished),
-            max_concurrent_trials=spec.settings.concurrent_trials,
-            reuse_actors=True,
-            trial_name_creator=lambda trial: f"trial-{trial.config[NUMBER]:03d}",
-            trial_dirname_creator=lambda trial: f"trial-{trial.config[NUMBER]:03d}-{trial.trial_id}",
-        ),
-        run_config=tune.RunConfig(
-            name="tune",
-            storage_path=str(folder),
-            verbose=0,
-            checkpoint_config=tune.CheckpointConfig(checkpoint_at_end=False),  # a trial keeps its own
-            failure_config=tune.FailureConfig(max_failures=MAX_TRIAL_FAILURES),
-            callbacks=[
-                SweepProgress(spec.settings.trials, rounds, finished),
-                TrackTrials(spec, folder, sweep, writer),
-            ],
-        ),
-    )
-    tuner.fit()

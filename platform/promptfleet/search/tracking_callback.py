@@ -1,8 +1,10 @@
 """What Tune tells about trials, written to MLflow by a background thread of the driver."""
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from optuna.trial import FrozenTrial, TrialState
 from ray import tune
 from ray.tune.experiment import Trial
 
@@ -13,8 +15,11 @@ from promptfleet.search.spec import SweepSpec
 from promptfleet.search.trial import NUMBER, PARAMS
 from promptfleet.search.tune_adapters import NotSaved
 from promptfleet.tracking.federation_run import FederationRun
+from promptfleet.tracking.store import TrackingStore
 from promptfleet.tracking.sweep_run import SweepRun
 from promptfleet.tracking.writer import BackgroundWriter
+
+RUN_STATUS = {TrialState.COMPLETE: "FINISHED", TrialState.PRUNED: "KILLED", TrialState.FAIL: "FAILED"}
 
 
 class TrackTrials(NotSaved, tune.Callback):
@@ -23,6 +28,14 @@ class TrackTrials(NotSaved, tune.Callback):
     def __init__(self, spec: SweepSpec, folder: Path, sweep: SweepRun, writer: BackgroundWriter):
         self._spec, self._folder, self._sweep, self._writer = spec, folder, sweep, writer
         self._runs: dict[int, FederationRun] = {}
+
+    def catch_up(self, store: TrackingStore, trials: Sequence[FrozenTrial]) -> None:
+        """Write what trials gave that had ended before a sweep was killed, and had not reached MLflow yet."""
+        written = {run.tags.get("trial") for run in store.children(self._sweep.id) if run.status != "RUNNING"}
+        for trial in trials:
+            if trial.state.is_finished() and str(trial.number) not in written:
+                values = {NUMBER: trial.number, PARAMS: dict(trial.params)}
+                self._writer.submit(self._finish, values, RUN_STATUS[trial.state], trial.user_attrs.get("error"))
 
     def on_trial_result(
         self, iteration: int, trials: list[Trial], trial: Trial, result: dict[str, Any], **info: Any

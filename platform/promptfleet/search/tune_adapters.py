@@ -38,7 +38,7 @@ class StudySearcher(NotSaved, Searcher):
         if error:
             self._study.fail(number, "the trial raised an error or its process died")
         elif result is not None and result["round"] >= self._rounds:
-            self._study.report(number, result["round"], result[OBJECTIVE])  # Tune asks no scheduler about the last round
+            self._study.report(number, result["round"], result[OBJECTIVE])  # Tune shows a last round to no scheduler
             self._study.complete(number, result[OBJECTIVE])
         elif result is not None:
             self._study.prune(number)

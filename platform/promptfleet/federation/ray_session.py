@@ -2,9 +2,11 @@
 
 import logging
 import os
+import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+from promptfleet.errors import ResourceError
 from promptfleet.federation.resources import Node
 
 # Ray reads these when it is imported.
@@ -18,6 +20,7 @@ QUIET = {
     "TUNE_WARN_EXCESSIVE_EXPERIMENT_CHECKPOINT_SYNC_THRESHOLD_S": "0",
 }
 OBJECT_STORE_BYTES = 2**30
+CONNECT_TIMEOUT_S = 5.0
 
 
 def local_nodes() -> list[Node]:
@@ -53,8 +56,6 @@ def ray_session(address: str | None = None) -> Iterator[list[Node]]:
 
 
 def _init(ray, address: str | None) -> None:
-    from promptfleet.errors import ResourceError
-
     quiet = {"log_to_driver": False, "logging_level": logging.ERROR}
     if address is None:
         (node,) = local_nodes()
@@ -68,7 +69,16 @@ def _init(ray, address: str | None) -> None:
         )
         return
     try:
+        _check_reachable(address)
         ray.init(address=address, **quiet)
-    except (ConnectionError, ValueError, RuntimeError) as error:
+    except (OSError, ValueError, RuntimeError) as error:
         reason = str(error).strip().splitlines()[0]
         raise ResourceError(f"--address {address}: no Ray cluster to join ({reason})") from None
+
+
+def _check_reachable(address: str) -> None:
+    """Raise OSError at once where nobody listens; Ray itself would try for minutes."""
+    host, _, port = address.rpartition(":")
+    if port.isdecimal() and "://" not in address:
+        with socket.create_connection((host, int(port)), timeout=CONNECT_TIMEOUT_S):
+            pass

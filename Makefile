@@ -20,6 +20,8 @@ LOCK_ARGS ?=
 BIN := $(VENV)/bin
 READY := $(VENV)/.promptfleet-ready
 PIP := $(BIN)/python -m pip --disable-pip-version-check --no-input --quiet
+EXPERIMENT_ID = $(BIN)/python -c "import sqlite3, sys; print(*sqlite3.connect(sys.argv[1]).execute( \
+  'select experiment_id from experiments where name = \'promptfleet\'').fetchone() or '0')"
 
 .DEFAULT_GOAL := help
 .PHONY: help setup sweep train ui has-results test test-fast lint format lock clean
@@ -36,7 +38,8 @@ train: $(READY) ## run one federation (ARGS="its arguments")
 	$(BIN)/python jobs/train.py $(ARGS)
 
 ui: has-results $(READY) ## look at the results in the browser (PORT=5000, this machine only)
-	@echo "MLflow on http://127.0.0.1:$(PORT)  (Ctrl-C ends it)"
+	@echo "runs: http://127.0.0.1:$(PORT)/#/experiments/$$($(EXPERIMENT_ID) "$(RESULTS)/mlflow.db")/runs?workflowType=machine_learning"
+	@echo "(open it when MLflow has started, which takes some seconds; Ctrl-C ends it)"
 	@MLFLOW_DISABLE_TELEMETRY=true MLFLOW_SERVER_ENABLE_JOB_EXECUTION=false \
 	  $(BIN)/mlflow ui --backend-store-uri "sqlite:///$(abspath $(RESULTS)/mlflow.db)" \
 	  --host 127.0.0.1 --port $(PORT) --workers 1

@@ -55,6 +55,20 @@ def test_accuracy_of_many_clients_is_two_bands():
         assert (at_first.min(), at_first.max()) == (pytest.approx(bottom), pytest.approx(top))
 
 
+@pytest.mark.parametrize(
+    ("lowest", "zero_shot", "low", "high"),
+    [(0.6, None, 0.55, 0.6), (0.6, 0.3, 0.2, 0.3), (0.0, None, -0.05, 0.0), (1.0, None, 0.85, 0.9)],
+)
+def test_accuracy_starts_a_little_below_the_smallest_value(lowest, zero_shot, low, high):
+    figure = accuracy_figure(
+        [1, 2], val=[[0.99, 1.0], [1.0, 1.0]], test=[[lowest, 1.0], [1.0, 1.0]], zero_shot=zero_shot
+    )
+    for axes in figure.axes:
+        bottom, top = axes.get_ylim()
+        assert low < bottom < high
+        assert 1.0 < top < 1.05
+
+
 @pytest.mark.parametrize("rounds", [1, 2, 7, 50])
 def test_round_axes_have_whole_numbers(rounds):
     values = accuracies(rounds, 3)
@@ -134,6 +148,23 @@ def test_gate_bars_are_means_over_the_clients_that_have_the_expert():
     np.testing.assert_array_equal(shown, [[0.5, 0.3, 0.2], [0.75, 0.25, np.nan], [np.nan] * 3])
     assert [label.get_text() for label in left.get_xticklabels()] == ["local", "1", "2"]
     assert "over 2 clients" in left.get_title(loc="left")
+
+
+@pytest.mark.parametrize("experts", [2, 10])
+def test_nearly_equal_gate_weights_stay_pale_and_are_written_out(experts):
+    weights = np.full((3, experts), 1 / experts)
+    weights[1, 0] += 0.0004
+    _, right, _ = gate_figure(weights.tolist()).axes
+    assert texts(right) == [f"{weight:.3f}" for weight in weights.flat]
+    assert right.get_title(loc="left").endswith(f"up to 0.0004 from 1/{experts}")
+    lowest, highest = right.images[0].get_clim()
+    assert highest - lowest == pytest.approx(0.04), "noise does not get strong colours"
+    assert (lowest + highest) / 2 == pytest.approx(1 / experts)
+
+
+def test_gate_weights_of_many_clients_are_not_written_out():
+    _, right, _ = gate_figure([[0.5, 0.5]] * 100).axes
+    assert texts(right) == []
 
 
 @pytest.mark.parametrize(

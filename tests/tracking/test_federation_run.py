@@ -66,9 +66,21 @@ def test_tags_say_what_and_how(finished, client):
     tags = client.get_run(finished[0].id).data.tags
     expected = {"method": "pfedmoap", "dataset": "digits", "seed": "0", "promptfleet.state": "complete"}
     assert {name: tags[name] for name in expected} == expected
-    assert tags["promptfleet.fingerprint"] == make_config().fingerprint()
     assert "pytest" in tags["command"]
-    assert "version.torch" in tags
+
+
+def test_the_making_is_in_a_file(finished, fetch):
+    values = json.loads(fetch(finished[0].id, "provenance.json").read_text())
+    assert values["fingerprint"] == make_config().fingerprint()
+    assert "torch" in values["versions"]
+
+
+def test_the_description_compares_with_zero_shot_and_names_the_figures(finished, client):
+    note = client.get_run(finished[0].id).data.tags["mlflow.note.content"]
+    first, *rest = note.splitlines()
+    assert first.startswith("**Test accuracy 0.100**, -0.150 against zero-shot CLIP's 0.250 on the same 3 clients;")
+    assert "validation accuracy 0.600 after 3 rounds, best in round 3" in first
+    assert sorted(line.split("`")[1] for line in rest if "`" in line) == FIGURES
 
 
 def test_config_can_be_passed_back_in(finished, fetch):
@@ -198,7 +210,19 @@ def test_a_pruned_trial(start, client, artifacts):
     run.finish(None, "KILLED")
     pruned = client.get_run(run.id)
     assert (pruned.info.status, pruned.data.tags["promptfleet.state"]) == ("KILLED", "pruned")
-    assert artifacts(run.id) == ["config.yaml", "figures/accuracy.png"]
+    assert artifacts(run.id) == ["config.yaml", "figures/accuracy.png", "provenance.json"]
+    note = pruned.data.tags["mlflow.note.content"]
+    assert note.startswith("**Stopped early** after round 2 of 3 at validation accuracy 0.400")
+    assert "figures/accuracy.png" in note
+    assert "figures/gate.png" not in note
+
+
+def test_a_pruned_trial_with_a_result_is_described_as_stopped(start, client):
+    run = start(make_config(rounds=9))
+    run.finish(make_result(), "KILLED")
+    note = client.get_run(run.id).data.tags["mlflow.note.content"]
+    assert note.startswith("**Stopped early** after round 3 of 9 at validation accuracy 0.600")
+    assert "figures/gate.png" in note
 
 
 def test_a_failed_trial_says_why(start, client, artifacts):
@@ -207,7 +231,8 @@ def test_a_failed_trial_says_why(start, client, artifacts):
     failed = client.get_run(run.id)
     assert (failed.info.status, failed.data.tags["promptfleet.state"]) == ("FAILED", "failed")
     assert failed.data.tags["promptfleet.reason"] == "client 3, round 2, train: NaN"
-    assert artifacts(run.id) == ["config.yaml"]
+    assert failed.data.tags["mlflow.note.content"] == "**Failed** after 0 of 3 rounds: `client 3, round 2, train: NaN`"
+    assert artifacts(run.id) == ["config.yaml", "provenance.json"]
 
 
 def test_an_interrupted_run_goes_on(start, client):

@@ -3,10 +3,11 @@
 import shlex
 import subprocess
 import sys
+from importlib import metadata
 
 import pytest
 
-from promptfleet.tracking.provenance import git_tags, provenance_tags
+from promptfleet.tracking.provenance import git_tags, provenance, provenance_tags
 
 
 @pytest.fixture
@@ -58,7 +59,16 @@ def test_no_git_no_tags(checkout, monkeypatch):
     assert git_tags(checkout[0] / "code.py") == {}
 
 
-def test_command_and_versions():
+def test_tags_are_what_runs_are_filtered_by():
     tags = provenance_tags()
     assert shlex.split(tags["command"]) == sys.orig_argv
-    assert {"version.torch", "version.mlflow", "version.promptfleet", "version.python"} <= set(tags)
+    assert set(tags) <= {"command", "git_commit", "git_dirty"} | {name for name in tags if name.startswith("mlflow.")}
+
+
+def test_the_file_has_the_versions_too():
+    values, tags = provenance(), provenance_tags()
+    assert values["command"] == tags["command"]
+    assert values.get("git_commit") == tags.get("git_commit")
+    assert {"promptfleet", "python", "torch", "mlflow"} <= set(values["versions"])
+    assert values["versions"]["torch"] == metadata.version("torch")
+    assert not any(name.startswith("mlflow.") for name in values)

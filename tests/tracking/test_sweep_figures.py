@@ -45,6 +45,14 @@ def test_history_line_is_the_best_complete_trial_so_far():
     assert line.get_drawstyle() == "steps-post"
 
 
+def test_history_rings_the_best_trial_and_shows_zero_shot():
+    (axes,) = history_figure([*TRIALS, trial(6, 0.7)], zero_shot=0.25).axes
+    ring = points(axes, "best: trial 2")
+    assert ring.get_offsets().tolist() == [[2, 0.7]], "the earliest of equals"
+    (dashed,) = [line for line in axes.lines if "zero-shot CLIP, test accuracy 0.250" in line.get_label()]
+    assert list(dashed.get_ydata()) == [0.25, 0.25]
+
+
 def test_history_of_failures_only():
     (axes,) = history_figure([trial(0, None, "failed")]).axes
     assert list(axes.lines) == []
@@ -111,4 +119,51 @@ def test_a_hyperparameter_that_not_every_trial_has():
 def test_unused_places_of_the_grid_are_empty():
     trials = [trial(0, 0.5, **dict.fromkeys("abcd", 1))]
     figure = slices_figure(trials)
-    assert [axes.get_visible() for axes in figure.axes] == [True] * 4 + [False] * 2
+    assert [axes.axison for axes in figure.axes] == [True] * 4 + [False] * 2
+
+
+SPACE = {
+    "experts": {"int": [1, 9]},
+    "tau": {"float": [0.02, 1.0], "log": True},
+    "length": {"choice": [4, 8, 16]},
+}
+
+
+def ticks(axes):
+    return [label.get_text() for label in axes.get_xticklabels()]
+
+
+def test_axes_show_what_was_searched():
+    trials = [trial(0, 0.5, experts=3, tau=0.05, length=16), trial(1, 0.6, experts=4, tau=0.06, length=4)]
+    drawn = slices(trials, log_scale=["tau"], space=SPACE)
+    assert ticks(drawn["length"]) == ["4", "8", "16"]
+    assert offsets(drawn["length"]) == [[2, 0.5], [0, 0.6]]
+    low, high = drawn["experts"].get_xlim()
+    assert (low < 1, high > 9) == (True, True)
+    low, high = drawn["tau"].get_xlim()
+    assert (0.01 < low < 0.02, 1 < high < 2) == (True, True)
+    assert ticks(drawn["tau"]) == ["0.03", "0.1", "0.3", "1"]
+
+
+@pytest.mark.parametrize("values", [[3], [0.5], [0.0], [1, 2], [0.001, 10.0], [-1.0, 1.0]])
+def test_no_marker_lies_on_the_frame(values):
+    trials = [trial(number, 0.5 + number / 10, tau=value) for number, value in enumerate(values)]
+    axes = slices(trials)["tau"]
+    (left, right), (bottom, top) = axes.get_xlim(), axes.get_ylim()
+    assert left < min(values) <= max(values) < right
+    assert bottom < 0.5 <= trials[-1].value < top
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "expected"),
+    [
+        (0.0001, 1, [0.0001, 0.001, 0.01, 0.1, 1]),
+        (0.02, 1, [0.03, 0.1, 0.3, 1]),
+        (0.04, 0.3, [0.05, 0.1, 0.2]),
+        (0.04, 0.065, [0.04, 0.05, 0.06]),
+        (0.41, 0.44, [0.41, 0.42, 0.43, 0.44]),
+        (1e-9, 1, [1e-9, 1e-7, 1e-5, 1e-3, 0.1]),
+    ],
+)
+def test_ticks_of_logarithmic_axes(low, high, expected):
+    assert style.log_ticks(low, high) == expected

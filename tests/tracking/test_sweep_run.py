@@ -5,7 +5,7 @@ import json
 import pytest
 import yaml
 
-from promptfleet.tracking.sweep_run import SweepRun, TrialRecord, best_trial, trial_name
+from promptfleet.tracking.sweep_run import SweepRun, TrialRecord, best_trial, trial_name, trial_row
 from promptfleet.tracking.writer import BackgroundWriter
 from tests.tracking.values import make_config, make_report, make_result
 
@@ -37,7 +37,7 @@ def test_trials_are_nested_and_named_by_what_was_tried(start, store, client):
 def test_the_parent_holds_the_search(start, client, fetch):
     sweep = start()
     run = client.get_run(sweep.id)
-    assert run.info.run_name == "gating"
+    assert run.info.run_name == "sweep gating"
     assert run.data.params["space.experts.int"] == "[1, 2]"
     assert run.data.params["trials"] == "3"
     assert run.data.tags["method"] == "pfedmoap"
@@ -83,10 +83,49 @@ def test_finish_writes_table_best_trial_and_figures(start, client, artifacts, ta
     rows = table(sweep.id, "trials.json")
     assert rows["number"].tolist() == [0, 1, 2, 3]
     assert rows["state"].tolist() == ["complete", "complete", "pruned", "failed"]
-    assert rows["params.experts"].tolist() == [1, 2, 1, 1]
+    assert list(rows.columns[:5]) == ["number", "state", "value", "experts", "gating_temperature"]
+    assert rows["experts"].tolist() == [1, 2, 1, 1]
     assert rows["value"].isna().tolist() == [False, False, False, True]
     figures = [name for name in artifacts(sweep.id) if name.startswith("figures/")]
     assert figures == ["figures/history.png", "figures/importances.png", "figures/slices.png"]
+
+
+def test_the_description_has_the_best_trial_and_what_was_searched(start, client):
+    sweep = start()
+    sweep.child(1, {"experts": 2}, make_config()).finish(make_result())
+
+    def note():
+        return client.get_run(sweep.id).data.tags["mlflow.note.content"].splitlines()
+
+    sweep.update([record(0, "running", None)])
+    assert note()[0] == "No trial has run all its rounds yet."
+    trials = [record(0, value=0.5), record(1, value=0.71234, experts=2, test=0.6), record(2, "running", None)]
+    sweep.update(trials)
+    assert note()[0] == "Best so far: **trial 01  K=2 tau=0.1**"
+    sweep.finish([*trials[:2], record(2, "pruned", 0.4)])
+    lines = note()
+    assert lines[0] == "Best: **trial 01  K=2 tau=0.1**"
+    assert lines[2] == (
+        "Validation accuracy 0.712, chosen by it; **test accuracy 0.600**, +0.350 against zero-shot CLIP's 0.250."
+    )
+    assert "Trials: 2 complete, 1 stopped early (pruned)." in lines
+    assert "Searched: `experts` 1 to 2; `gating_temperature` 0.01 to 1." in lines
+    assert any("figures/slices.png" in line for line in lines)
+    assert not any("figures/importances.png" in line for line in lines), "there is none"
+
+
+def test_rows_of_the_table():
+    trial = TrialRecord(3, "complete", {"rounds": 7, "partition.alpha": 0.1}, 0.5, 4, test_accuracy=0.4, seconds=1.5)
+    assert list(trial_row(trial).items()) == [
+        ("number", 3),
+        ("state", "complete"),
+        ("value", 0.5),
+        ("params.rounds", 7),
+        ("partition.alpha", 0.1),
+        ("rounds", 4),
+        ("test_accuracy", 0.4),
+        ("seconds", 1.5),
+    ]
 
 
 def test_a_sweep_can_be_looked_at_while_it_runs(start, client, steps, artifacts):
@@ -138,7 +177,9 @@ def test_the_best_trial_is_complete_and_the_earliest_of_equals():
     ("number", "params", "name"),
     [
         (7, {"experts": 4, "gating_temperature": 0.05}, "trial 07  K=4 tau=0.05"),
-        (123, {"prompt_length": 8, "shuffle": True}, "trial 123  prompt_length=8 shuffle=True"),
+        (123, {"shuffle": True, "prompt_length": 8, "experts": 3}, "trial 123  K=3 L=8 shuffle=True"),
+        (1, {"gate_lr": 0.01, "experts": 3}, "trial 01  K=3"),
+        (1, {"gate_lr": 0.01, "optimizer.prompt_lr": 0.1}, "trial 01  gate_lr=0.01 prompt_lr=0.1"),
         (0, {"partition.alpha": 0.123456}, "trial 00  alpha=0.123"),
         (0, {"a.width": 1, "b.width": 2}, "trial 00  a.width=1 b.width=2"),
         (0, {}, "trial 00"),

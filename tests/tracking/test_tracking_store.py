@@ -98,6 +98,31 @@ def test_a_table_written_twice_is_there_once(store, key, table):
     assert run.tags["mlflow.loggedArtifacts"].count("rows.json") == 1
 
 
+def test_real_numbers_in_tables_are_rounded(store, key, table):
+    run = store.find_or_create_run(key, "a run")
+    run.log_table([{"a": 0.123456, "b": 123456, "c": "0.123456"}, {"a": 1234567.0, "b": 1, "c": None}], "rows.json")
+    rows = table(run.id, "rows.json")
+    assert rows["a"].tolist() == pytest.approx([0.1235, 1235000.0], rel=1e-9)
+    assert rows["b"].tolist() == [123456, 1], "whole numbers stay"
+
+
+def test_the_experiment_says_what_it_is(store, client):
+    found = client.get_experiment_by_name("promptfleet")
+    assert found.tags["mlflow.experimentKind"] == "custom_model_development"
+    assert "\n" not in found.tags["mlflow.note.content"]
+
+
+def test_opening_an_older_store_adds_what_is_missing_and_keeps_the_users_words(store, client, monkeypatch):
+    experiment = client.get_experiment_by_name("promptfleet").experiment_id
+    before = client.get_experiment(experiment).tags["mlflow.note.content"]
+    client.delete_experiment_tag(experiment, "mlflow.experimentKind")
+    client.set_experiment_tag(experiment, "mlflow.note.content", "my words")
+    TrackingStore.open(store.path)
+    tags = client.get_experiment(experiment).tags
+    assert (tags["mlflow.experimentKind"], tags["mlflow.note.content"]) == ("custom_model_development", "my words")
+    client.set_experiment_tag(experiment, "mlflow.note.content", before)
+
+
 def test_a_moved_store_says_so(store, tmp_path):
     (tmp_path / "moved").mkdir()
     shutil.copy(store.path / "mlflow.db", tmp_path / "moved")
@@ -135,6 +160,26 @@ def test_ui_command_is_short_for_the_results_folder_of_the_checkout(store, monke
     assert here.ui_command != "make ui"
     monkeypatch.chdir(tmp_path)
     assert here.ui_command == "make ui"
+
+
+def test_the_address_leads_to_the_runs(store, client):
+    experiment = client.get_experiment_by_name("promptfleet").experiment_id
+    assert store.ui_address == f"http://127.0.0.1:5000/#/experiments/{experiment}/runs?workflowType=machine_learning"
+
+
+@pytest.mark.skipif(shutil.which("make") is None, reason="needs make")
+def test_make_ui_prints_the_address(store, root, tmp_path):
+    programs = {"python": f'exec "{sys.executable}" "$@"', "mlflow": 'echo "mlflow $*"'}
+    (tmp_path / "bin").mkdir()
+    for name, script in programs.items():
+        (tmp_path / "bin" / name).write_text(f"#!/bin/sh\n{script}\n")
+        (tmp_path / "bin" / name).chmod(0o755)
+    ready = tmp_path / ".promptfleet-ready"
+    ready.touch()
+    make = ["make", "-C", str(root), "-o", str(ready), "ui", f"VENV={tmp_path}", f"RESULTS={store.path}", "PORT=5077"]
+    done = subprocess.run(make, capture_output=True, text=True, timeout=60, check=True)
+    assert f"runs: {store.ui_address}".replace(":5000/", ":5077/") in done.stdout
+    assert f"mlflow ui --backend-store-uri {store.uri}" in done.stdout
 
 
 def test_the_repository_is_the_checkout(root):

@@ -1,5 +1,6 @@
 """One federation as one MLflow run: parameters, a batch of metrics per round, and at the end everything it gave."""
 
+import json
 from collections.abc import Callable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -8,7 +9,8 @@ import yaml
 from promptfleet.config import FederationConfig
 from promptfleet.federation.reports import ClientReport, FederationResult, RoundReport
 from promptfleet.methods.protocol import State
-from promptfleet.tracking.provenance import provenance_tags
+from promptfleet.tracking.descriptions import failed_note, federation_note, stopped_note
+from promptfleet.tracking.provenance import provenance, provenance_tags
 from promptfleet.tracking.store import TrackingStore
 from promptfleet.tracking.tracked_run import TrackedRun
 
@@ -60,6 +62,7 @@ class FederationRun:
         run.log_params(flatten({name: value for name, value in values.items() if name not in _NOT_PARAMETERS}))
         run.set_tags({**federation_tags(config), **provenance_tags(), STATE_TAG: "running", **(tags or {})})
         run.log_text(yaml.safe_dump(values, sort_keys=False), "config.yaml")
+        run.log_text(json.dumps({**provenance(), "fingerprint": config.fingerprint()}, indent=2), "provenance.json")
         return cls(run, config)
 
     def log_round(self, report: RoundReport) -> None:
@@ -81,10 +84,12 @@ class FederationRun:
 
         With a result its metrics, tables, states and figures are written first; without one, the rounds seen so far.
         """
+        figures: list[str] = []
         if result is not None:
-            self._log_result(result)
+            figures = self._log_result(result)
         elif self._reports:
-            self.run.log_figures([("accuracy", lambda: _accuracy_figure(self._reports))])
+            figures = self.run.log_figures([("accuracy", lambda: _accuracy_figure(self._reports))])
+        self.run.describe(self._note(result, status, reason, figures))
         self.run.set_tags({STATE_TAG: _STATES[status], **({REASON_TAG: reason} if reason else {})})
         self.run.set_status(status)
 
@@ -93,7 +98,15 @@ class FederationRun:
         self.run.set_tags({STATE_TAG: "interrupted"})
         self.run.set_status("KILLED")
 
-    def _log_result(self, result: FederationResult) -> None:
+    def _note(self, result: FederationResult | None, status: str, reason: str | None, figures: list[str]) -> str:
+        if status == "FINISHED" and result is not None:
+            return federation_note(result, figures)
+        done, rounds = self._last_logged, self._config.rounds
+        if status == "FAILED":
+            return failed_note(done, rounds, reason, figures)
+        return stopped_note(done, rounds, self.run.metrics.get(_EVERY_ROUND), figures)
+
+    def _log_result(self, result: FederationResult) -> list[str]:
         run = self.run
         for report in result.rounds:  # what another process ran before this run was continued
             self.log_round(report)
@@ -103,7 +116,7 @@ class FederationRun:
         about = {"method": result.method, "seed": str(result.seed), "state_sha256": result.state_sha256}
         run.log_states(result.server, "states/server.safetensors", metadata=about)
         run.log_states(named_by_client(result.privates), "states/clients.safetensors", metadata=about)
-        run.log_figures(federation_figures(result))
+        return run.log_figures(federation_figures(result))
 
 
 def flatten(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
@@ -121,7 +134,6 @@ def federation_tags(config: FederationConfig) -> dict[str, str]:
         "dataset": config.dataset,
         "backbone": config.backbone,
         "seed": str(config.seed),
-        "promptfleet.fingerprint": config.fingerprint(),
     }
 
 

@@ -6,6 +6,7 @@ import sys
 from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
+from typing import Any
 
 from promptfleet import __version__
 
@@ -15,19 +16,26 @@ _SOURCE = Path(__file__).resolve().parents[1] / "__init__.py"
 
 def provenance_tags() -> dict[str, str]:
     """Tags for a run; those on git only where this code is part of a git checkout."""
-    tags = {
-        "command": command(),
-        "mlflow.source.name": Path(sys.argv[0]).name,
-        "mlflow.source.type": "LOCAL",
-        "version.promptfleet": __version__,
-        "version.python": sys.version.split()[0],
-    }
+    source = {"mlflow.source.name": Path(sys.argv[0]).name, "mlflow.source.type": "LOCAL"}
+    return {"command": command(), **source, **git_tags(_SOURCE)}
+
+
+def provenance() -> dict[str, Any]:
+    """All of it, for a file: the command, the commit where there is one, the versions of what matters."""
+    git = {name: value for name, value in git_tags(_SOURCE).items() if name.startswith("git_")}
+    return {"command": command(), **git, "versions": versions()}
+
+
+@cache
+def versions() -> dict[str, str]:
+    """Versions by package, this one and Python first; packages that are not installed are left out."""
+    found = {"promptfleet": __version__, "python": sys.version.split()[0]}
     for package in _PACKAGES:
         try:
-            tags[f"version.{package}"] = version(package)
+            found[package] = version(package)
         except PackageNotFoundError:
             continue
-    return tags | git_tags(_SOURCE)
+    return found
 
 
 def command() -> str:

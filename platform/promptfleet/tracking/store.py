@@ -11,6 +11,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from promptfleet.tracking.descriptions import EXPERIMENT_NOTE, NOTE_TAG
 from promptfleet.tracking.errors import TrackingError
 from promptfleet.tracking.tracked_run import TrackedRun
 
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
     from mlflow import MlflowClient
 
 EXPERIMENT = "promptfleet"
+_EXPERIMENT_TAGS = {"mlflow.experimentKind": "custom_model_development", NOTE_TAG: EXPERIMENT_NOTE}
 KEY_TAG = "promptfleet.key"
 _PARENT_TAG = "mlflow.parentRunId"
 _REPOSITORY = Path(__file__).resolve().parents[3]
@@ -71,6 +73,11 @@ class TrackingStore:
         beside = Path(sys.executable).with_name("mlflow")
         mlflow = str(beside) if beside.exists() and shutil.which("mlflow") != str(beside) else "mlflow"
         return shlex.join([mlflow, "ui", "--backend-store-uri", self.uri])
+
+    @property
+    def ui_address(self) -> str:
+        """The page of all runs, while ``ui_command`` runs; MLflow's front page does not lead there by itself."""
+        return f"http://127.0.0.1:5000/#/experiments/{self._experiment_id}/runs?workflowType=machine_learning"
 
     def find_or_create_run(
         self, key: str, name: str, *, parent: str | None = None, tags: Mapping[str, str] | None = None
@@ -152,7 +159,7 @@ def _create_database(file: Path) -> None:
 def _experiment(client: "MlflowClient", path: Path) -> str:
     experiment = client.get_experiment_by_name(EXPERIMENT)
     if experiment is None:
-        return client.create_experiment(EXPERIMENT, artifact_location=_artifacts(path))
+        return client.create_experiment(EXPERIMENT, artifact_location=_artifacts(path), tags=_EXPERIMENT_TAGS)
     if experiment.lifecycle_stage != "active":
         client.restore_experiment(experiment.experiment_id)
     if experiment.artifact_location != _artifacts(path):
@@ -160,6 +167,9 @@ def _experiment(client: "MlflowClient", path: Path) -> str:
             f"{path / 'mlflow.db'} keeps its artifacts in {experiment.artifact_location}, not in {_artifacts(path)}: "
             "it has been moved. Move it back, or set storage.path to a new folder"
         )
+    for name, value in _EXPERIMENT_TAGS.items():
+        if name not in experiment.tags:  # of an older store; a description of the user's own stays
+            client.set_experiment_tag(experiment.experiment_id, name, value)
     return experiment.experiment_id
 
 

@@ -8,14 +8,17 @@ from typing import Any, Literal
 import yaml
 
 from promptfleet.config import FederationConfig
+from promptfleet.tracking.descriptions import sweep_note
 from promptfleet.tracking.federation_run import STATE_TAG, FederationRun, federation_tags, flatten
-from promptfleet.tracking.provenance import provenance_tags
+from promptfleet.tracking.provenance import provenance, provenance_tags
 from promptfleet.tracking.store import TrackingStore
 from promptfleet.tracking.tracked_run import TrackedRun
 
 ParamValue = int | float | str | bool
-_SHORT = {"experts": "K", "gating_temperature": "tau"}
+_SHORT = {"experts": "K", "gating_temperature": "tau", "prompt_length": "L"}  # first in names, in this order
 _NAME_LENGTH = 120
+_STATES = ("complete", "pruned", "failed", "running")
+_BEST_VAL, _BEST_TEST, _ZERO_SHOT = "best/val_accuracy", "best/test_accuracy", "zero_shot/test_accuracy"
 
 
 @dataclass(frozen=True)
@@ -34,10 +37,11 @@ class TrialRecord:
 class SweepRun:
     """The parent run of a sweep, new or continued. Made by ``start``."""
 
-    def __init__(self, store: TrackingStore, run: TrackedRun, key: str):
+    def __init__(self, store: TrackingStore, run: TrackedRun, key: str, search: Mapping[str, Any]):
         self.run = run
         self._store = store
         self._key = key
+        self._space: Mapping[str, Mapping[str, Any]] = search.get("space", {})
 
     @property
     def id(self) -> str:
@@ -58,14 +62,15 @@ class SweepRun:
 
         config is what the trials share; search is the resolved search file (plain values): sampler, space, ...
         """
-        run = store.find_or_create_run(key, name)
+        run = store.find_or_create_run(key, f"sweep {name}")
         run.set_tags({**federation_tags(config), **provenance_tags(), STATE_TAG: "running"})
         run.log_text(yaml.safe_dump(config.to_dict(), sort_keys=False), "config.yaml")
+        run.log_text(json.dumps(provenance(), indent=2), "provenance.json")
         if search is not None:
             run.log_text(yaml.safe_dump(dict(search), sort_keys=False), "search.yaml")
             if run.is_new:  # a resumed sweep may ask for more trials; search.yaml then has the newest
                 run.log_params(flatten(search))
-        return cls(store, run, key)
+        return cls(store, run, key, search or {})
 
     def child(self, trial_number: int, params: Mapping[str, ParamValue], config: FederationConfig) -> FederationRun:
         """Begin or continue the nested run of one trial; config is the trial's own, with ``params`` set."""
@@ -85,14 +90,15 @@ class SweepRun:
         *,
         log_scale: Collection[str] = (),
     ) -> None:
-        """Write the sweep as it stands: table, best trial, figures; what was written before is replaced.
+        """Write the sweep as it stands: table, best trial, figures, description; what was written before is replaced.
 
         importances are the shares of the objective's variance that each hyperparameter explains; log_scale names
         the hyperparameters to be drawn on a logarithmic axis.
         """
         self.run.log_table([trial_row(trial) for trial in trials], "trials.json")
-        self._log_best(trials)
-        self._log_figures(trials, importances, log_scale)
+        accuracies = self._log_best(trials)
+        figures = self._log_figures(trials, importances, log_scale, accuracies[_ZERO_SHOT])
+        self.run.describe(self._note(trials, accuracies, figures))
 
     def finish(
         self,
@@ -118,33 +124,51 @@ class SweepRun:
     def _child_key(self, trial_number: int) -> str:
         return f"{self._key}/trial/{trial_number}"
 
-    def _log_best(self, trials: Sequence[TrialRecord]) -> None:
+    def _log_best(self, trials: Sequence[TrialRecord]) -> dict[str, float | None]:
+        """Returns the best trial's accuracies, and zero-shot's for the same clients, by their names of metrics."""
         counts = {state: sum(trial.state == state for trial in trials) for state in ("complete", "pruned", "failed")}
-        metrics: dict[str, float | None] = {f"trials/{state}": count for state, count in counts.items()}
+        accuracies: dict[str, float | None] = dict.fromkeys((_BEST_VAL, _BEST_TEST, _ZERO_SHOT))
         best = best_trial(trials)
         if best is not None:
             child = self._store.find_run(self._child_key(best.number))
-            metrics |= {
-                "best/val_accuracy": best.value,
-                "best/test_accuracy": best.test_accuracy,
-                "zero_shot/test_accuracy": child.metrics.get("zero_shot/test_accuracy") if child else None,
+            accuracies = {
+                _BEST_VAL: best.value,
+                _BEST_TEST: best.test_accuracy,
+                _ZERO_SHOT: child.metrics.get(_ZERO_SHOT) if child else None,
             }
             self.run.set_tags({"best_trial": str(best.number), "best_params": json.dumps(best.params)})
+        metrics = {**accuracies, **{f"trials/{state}": count for state, count in counts.items()}}
         self.run.log_final_metrics(metrics, step=sum(counts.values()))
+        return accuracies
+
+    def _note(
+        self, trials: Sequence[TrialRecord], accuracies: Mapping[str, float | None], figures: Collection[str]
+    ) -> str:
+        best = best_trial(trials)
+        return sweep_note(
+            space=self._space,
+            counts={state: sum(trial.state == state for trial in trials) for state in _STATES},
+            best=trial_name(best.number, best.params, leave_out=()) if best else None,
+            val_accuracy=accuracies[_BEST_VAL],
+            test_accuracy=accuracies[_BEST_TEST],
+            zero_shot=accuracies[_ZERO_SHOT],
+            figures=figures,
+        )
 
     def _log_figures(
         self,
         trials: Sequence[TrialRecord],
         importances: Mapping[str, float] | None,
         log_scale: Collection[str],
-    ) -> None:
+        zero_shot: float | None,
+    ) -> list[str]:
         from promptfleet.tracking.figures.sweep import history_figure, importances_figure, slices_figure
 
-        self.run.log_figures(
+        return self.run.log_figures(
             [
-                ("history", lambda: history_figure(trials)),
+                ("history", lambda: history_figure(trials, zero_shot=zero_shot)),
                 ("importances", lambda: importances_figure(importances or {})),
-                ("slices", lambda: slices_figure(trials, log_scale=log_scale)),
+                ("slices", lambda: slices_figure(trials, log_scale=log_scale, space=self._space)),
             ]
         )
 
@@ -155,20 +179,24 @@ def best_trial(trials: Sequence[TrialRecord]) -> TrialRecord | None:
     return max(complete, key=lambda trial: (trial.value, -trial.number), default=None)
 
 
-def trial_name(number: int, params: Mapping[str, ParamValue]) -> str:
-    """``trial 07  K=4 tau=0.05 prompt_length=8``"""
-    last = [name.rsplit(".", 1)[-1] for name in params]
+def trial_name(number: int, params: Mapping[str, ParamValue], *, leave_out: Sequence[str] = ("_lr",)) -> str:
+    """``trial 07  K=4 tau=0.05 L=8``; keys with these endings are left out where there is something else to show."""
+    keys = [key for key in params if not key.endswith(tuple(leave_out))] or list(params)
+    keys.sort(key=lambda key: list(_SHORT).index(key) if key in _SHORT else len(_SHORT))
+    last = [key.rsplit(".", 1)[-1] for key in keys]
     words = []
-    for name, short in zip(params, last, strict=True):
-        value = params[name]
+    for key, short in zip(keys, last, strict=True):
+        value = params[key]
         shown = f"{value:.3g}" if isinstance(value, float) else str(value)
-        words.append(f"{_SHORT.get(name, short if last.count(short) == 1 else name)}={shown}")
+        words.append(f"{_SHORT.get(key, short if last.count(short) == 1 else key)}={shown}")
     text = f"trial {number:02d}  {' '.join(words)}".strip()
     return text if len(text) <= _NAME_LENGTH else text[: _NAME_LENGTH - 1] + "…"
 
 
 def trial_row(trial: TrialRecord) -> dict[str, Any]:
-    """One trial's row of ``trials.json``: the hyperparameters are columns named ``params.*``."""
-    row = asdict(trial)
-    params = row.pop("params")
-    return row | {f"params.{name}": value for name, value in params.items()}
+    """One trial's row of ``trials.json``: a hyperparameter of the name of another column is ``params.*``."""
+    others = asdict(trial)
+    params = others.pop("params")
+    first = {name: others.pop(name) for name in ("number", "state", "value")}
+    taken = {*first, *others}
+    return first | {f"params.{name}" if name in taken else name: value for name, value in params.items()} | others

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from torch import Tensor
 
+from promptfleet.tracking.descriptions import NOTE_TAG
 from promptfleet.tracking.errors import TrackingError
 
 if TYPE_CHECKING:
@@ -105,13 +106,18 @@ class TrackedRun:
     def log_text(self, text: str, file: str) -> None:
         self._client.log_text(self.id, text, file)
 
+    def describe(self, note: str) -> None:
+        """Set the run's description, which is Markdown."""
+        self.set_tags({NOTE_TAG: note})
+
     def log_table(self, rows: Sequence[Mapping[str, Any]], file: str) -> None:
         """Write rows as a table that MLflow's pages show; columns in order of first appearance, gaps are null.
 
+        Tables are for reading: real numbers are rounded to four significant digits.
         Differs from MlflowClient.log_table, which appends when the file exists already.
         """
         columns = list(dict.fromkeys(name for row in rows for name in row))
-        data = [[row.get(name) for name in columns] for row in rows]
+        data = [[_rounded(row.get(name)) for name in columns] for row in rows]
         self.log_text(json.dumps({"columns": columns, "data": data}), file)
         table = {"path": file, "type": "table"}
         known = json.loads(self.tags.get("mlflow.loggedArtifacts", "[]"))
@@ -130,15 +136,23 @@ class TrackedRun:
             save_file(plain, local, metadata=dict(metadata))
             self._client.log_artifact(self.id, str(local), folder or None)
 
-    def log_figures(self, figures: "Iterable[tuple[str, Callable[[], Figure | None]]]") -> None:
-        """Draw and write each named figure; a function that gives None has nothing to show.
+    def log_figures(self, figures: "Iterable[tuple[str, Callable[[], Figure | None]]]") -> list[str]:
+        """Draw and write each named figure, return the names of those that were written.
 
-        A figure that cannot be drawn is a warning: the numbers behind it are safe by then.
+        A function that gives None has nothing to show. A figure that cannot be drawn is a warning: the numbers behind
+        it are safe by then.
         """
+        written = []
         for name, draw in figures:
             try:
                 figure = draw()
                 if figure is not None:
                     self._client.log_figure(self.id, figure, f"figures/{name}.png")
+                    written.append(name)
             except Exception as error:
                 logger.warning("tracking: figure %s of run %s was not drawn: %s", name, self.id, error, exc_info=True)
+        return written
+
+
+def _rounded(value: Any) -> Any:
+    return float(f"{value:.4g}") if isinstance(value, float) else value

@@ -18,6 +18,7 @@ from promptfleet.tracking.figures.style import (
 )
 
 _MOST_LINES = 20  # clients drawn one by one; more become a second band
+_HIGHEST_FLOOR = 0.9
 _MOST_MARKED = 30  # rounds that are marked one by one
 
 
@@ -32,9 +33,11 @@ def accuracy_figure(
     """Mean accuracy over clients by round, validation left, test right, the clients behind it.
 
     val and test are ``[rounds][clients]``, fractions; zero_shot is untrained CLIP's mean test accuracy (dashed);
-    best_round is the round of the highest validation accuracy (dotted).
+    best_round is the round of the highest validation accuracy (dotted). The y axis ends at 1 and starts below the
+    smallest value.
     """
     figure = new_figure(10.5, 4.4)
+    lowest = min(float(np.min(val)), float(np.min(test)), 1.0 if zero_shot is None else zero_shot)
     left, right = figure.subplots(1, 2, sharey=True)
     _draw(left, rounds, np.asarray(val, dtype=float), BLUE, "Validation")
     _draw(right, rounds, np.asarray(test, dtype=float), VERMILLION, "Test")
@@ -46,10 +49,15 @@ def accuracy_figure(
         if best_round is not None and len(rounds) > 1:
             label = f"best validation mean: round {best_round}"
             axes.axvline(best_round, color=GREY, linestyle=":", linewidth=1.4, label=label)
-        axes.set_ylim(-0.02, 1.02)
+        axes.set_ylim(_floor(lowest), 1.02)
         legend(axes)
     right.set_ylabel("")
     return figure
+
+
+def _floor(lowest: float) -> float:
+    """A little below the lowest value, and low enough for differences of a single image not to look like more."""
+    return max(-0.02, min(lowest - 0.05 * (1 - lowest), _HIGHEST_FLOOR) - 0.01)
 
 
 def _draw(axes: Axes, rounds: Sequence[int], accuracy: np.ndarray, color: str, part: str) -> None:

@@ -19,7 +19,7 @@ from promptfleet.tracking.figures.style import (
     spaced_ticks,
 )
 
-_MOST_WRITTEN = (14, 8)  # clients and experts up to which weights are written into the cells
+_MOST_WRITTEN = (14, 10)  # clients and experts up to which weights are written into the cells
 _LEAST_REACH = 0.02  # distance from equal weights that gets the strongest colour, so that noise stays pale
 
 
@@ -81,7 +81,8 @@ def _draw_means(axes: Axes, weights: np.ndarray) -> None:
 def _draw_clients(figure: Figure, axes: Axes, weights: np.ndarray) -> None:
     clients, experts = weights.shape
     equal = 1 / experts
-    reach = max(_LEAST_REACH, float(np.nanmax(np.abs(weights - equal))))
+    farthest = float(np.nanmax(np.abs(weights - equal)))
+    reach = max(_LEAST_REACH, farthest)
     image = axes.imshow(
         weights,
         cmap=colormaps["PuOr_r"].with_extremes(bad=FAINT),
@@ -96,7 +97,8 @@ def _draw_clients(figure: Figure, axes: Axes, weights: np.ndarray) -> None:
             annotate(
                 axes, expert, client, f"{weight:.3f}", color="white" if abs(weight - equal) > 0.7 * reach else "black"
             )
-    dress(axes, title="Mean gate weight per client", x=_EXPERTS, y="client", grid=None)
+    title = f"Gate weights per client, up to {farthest:.2g} from 1/{experts}"
+    dress(axes, title=title, x=_EXPERTS, y="client", grid=None)
     axes.set_yticks(spaced_ticks(clients, most=26))
     scale = figure.colorbar(image, ax=axes, pad=0.02)
     scale.set_label("gate weight (white: equal weights)", fontsize=10.5)

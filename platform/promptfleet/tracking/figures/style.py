@@ -25,6 +25,7 @@ CLASS_COLORS = (
     "#BBBBBB",
 )
 DPI = 150
+_MOST_TICKS = 6  # on a logarithmic axis
 _TITLE, _LABEL, _TICK, _SMALL = 11.5, 10.5, 9.5, 8.5
 
 
@@ -61,6 +62,22 @@ def annotate(axes: Axes, x: float, y: float, text: str, **options) -> None:
 def whole_numbers(axis: Axis) -> None:
     """Ticks at whole numbers only."""
     axis.set_major_locator(MaxNLocator(nbins=10, integer=True, min_n_ticks=1))
+
+
+def log_ticks(low: float, high: float, least: int = 3) -> list[float]:
+    """Round numbers from low to high for a logarithmic axis: powers of ten, between them only as many as are needed.
+
+    low is positive. Fewer than ``least`` where low and high are nearly the same.
+    """
+    decades = range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)
+    ticks: list[float] = []
+    for digits in ((1,), (1, 3), (1, 2, 5), range(1, 10), range(10, 100)):
+        unit = 1 if max(digits) < 10 else 10
+        ticks = [float(f"{digit / unit * 10.0**decade:.6g}") for decade in decades for digit in digits]
+        ticks = [tick for tick in ticks if low <= tick <= high]
+        if len(ticks) >= least:
+            break
+    return ticks[:: math.ceil(len(ticks) / _MOST_TICKS) or 1]
 
 
 def spaced_ticks(count: int, most: int) -> list[int]:

@@ -2,20 +2,22 @@
 
 import math
 from collections.abc import Collection, Mapping, Sequence
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
-from matplotlib.ticker import LogLocator, MaxNLocator, NullFormatter
+from matplotlib.ticker import MaxNLocator, NullLocator
 
 from promptfleet.tracking.figures.style import (
     BLUE,
+    INK,
     ORANGE,
     VERMILLION,
     annotate,
     dress,
+    log_ticks,
     new_figure,
     shorten,
     whole_numbers,
@@ -23,6 +25,7 @@ from promptfleet.tracking.figures.style import (
 
 _VALUE = "validation accuracy (fraction correct)"
 _MOST_COLUMNS = 3
+_MARGIN = 0.06  # of an axis, beyond the smallest and the largest value
 _DECADES = 2  # a wider range of values gets a logarithmic axis
 
 
@@ -39,10 +42,11 @@ class Trial(Protocol):
     def value(self) -> float | None: ...
 
 
-def history_figure(trials: Sequence[Trial]) -> Figure | None:
+def history_figure(trials: Sequence[Trial], *, zero_shot: float | None = None) -> Figure | None:
     """Validation accuracy by trial: complete ones filled, pruned ones hollow, failed ones crosses at the bottom.
 
-    The line is the best complete trial so far. None where no trial has a value or has failed.
+    The line is the best complete trial so far, the ring the best one; zero_shot is untrained CLIP's mean test accuracy
+    (dashed). None where no trial has a value or has failed.
     """
     complete, pruned = _with_value(trials, "complete"), _with_value(trials, "pruned")
     failed = [trial for trial in trials if trial.state == "failed"]
@@ -64,6 +68,9 @@ def history_figure(trials: Sequence[Trial]) -> Figure | None:
             zorder=1,
         )
         axes.scatter(numbers, [trial.value for trial in complete], color=BLUE, s=34, label="complete", zorder=3)
+        best = max(complete, key=lambda trial: (trial.value, -trial.number))
+        ring = {"facecolor": "none", "edgecolor": INK, "linewidth": 1.4, "zorder": 4}
+        axes.scatter([best.number], [best.value], s=130, label=f"best: trial {best.number}", **ring)
     if pruned:
         values = [trial.value for trial in pruned]
         hollow = {"facecolor": "white", "edgecolor": BLUE, "linewidth": 1.2, "zorder": 2}
@@ -81,11 +88,14 @@ def history_figure(trials: Sequence[Trial]) -> Figure | None:
             label="failed",
             clip_on=False,
         )
+    if zero_shot is not None:
+        label = f"zero-shot CLIP, test accuracy {zero_shot:.3f}"
+        axes.axhline(zero_shot, color=INK, linestyle="--", linewidth=1.2, label=label, zorder=1)
     title = f"Sweep history: {len(complete)} complete, {len(pruned)} pruned, {len(failed)} failed"
     dress(axes, title=title, x="trial number", y=_VALUE)
     whole_numbers(axes.xaxis)
     axes.margins(y=0.12)
-    figure.legend(loc="outside lower center", ncols=4, fontsize=8.5, frameon=False)
+    figure.legend(loc="outside lower center", ncols=3, fontsize=8.5, frameon=False)
     return figure
 
 
@@ -107,10 +117,16 @@ def importances_figure(importances: Mapping[str, float]) -> Figure | None:
     return figure
 
 
-def slices_figure(trials: Sequence[Trial], *, log_scale: Collection[str] = ()) -> Figure | None:
+def slices_figure(
+    trials: Sequence[Trial],
+    *,
+    log_scale: Collection[str] = (),
+    space: Mapping[str, Mapping[str, Any]] | None = None,
+) -> Figure | None:
     """One scatter plot per hyperparameter against validation accuracy. None where no trial has a value.
 
     log_scale names hyperparameters with a logarithmic axis; positive ones over more than two decades get one anyway.
+    space has the entries of the search file: an axis shows the whole range that was searched, or each choice.
     """
     shown = [*_with_value(trials, "complete"), *_with_value(trials, "pruned")]
     names = list(dict.fromkeys(name for trial in shown for name in trial.params))
@@ -121,43 +137,65 @@ def slices_figure(trials: Sequence[Trial], *, log_scale: Collection[str] = ()) -
     figure = new_figure(max(5.5, 3.6 * columns), 0.9 + 3.0 * rows)
     grid = figure.subplots(rows, columns, sharey=True, squeeze=False)
     for axes, name in zip(grid.flat, names, strict=False):
-        _draw_slice(axes, [trial for trial in shown if name in trial.params], name, name in log_scale)
-    for axes in grid.flat[len(names) :]:
-        axes.set_visible(False)
-    figure.suptitle("Validation accuracy by hyperparameter", fontsize=11.5, x=0.01, ha="left")
-    figure.supylabel(_VALUE, fontsize=10.5)
+        entry = (space or {}).get(name, {})
+        _draw_slice(axes, [trial for trial in shown if name in trial.params], name, name in log_scale, entry)
+    grid[0, 0].margins(y=0.1)
     dots = [
         Line2D([], [], marker="o", linestyle="", color=BLUE, label="complete"),
         Line2D(
             [], [], marker="o", linestyle="", color=BLUE, markerfacecolor="white", label="pruned (value when stopped)"
         ),
     ]
-    figure.legend(handles=dots, loc="outside lower right", ncols=2, fontsize=8.5, frameon=False)
+    unused = grid.flat[len(names) :]
+    for axes in unused:
+        axes.set_axis_off()
+    if len(unused):
+        unused[0].legend(handles=dots, loc="center left", fontsize=9.5, frameon=False)
+    else:
+        figure.legend(handles=dots, loc="outside lower right", ncols=2, fontsize=8.5, frameon=False)
+    figure.suptitle("Validation accuracy by hyperparameter", fontsize=11.5, x=0.01, ha="left")
+    figure.supylabel(_VALUE, fontsize=10.5)
     return figure
 
 
-def _draw_slice(axes: Axes, trials: Sequence[Trial], name: str, log: bool) -> None:
+def _draw_slice(axes: Axes, trials: Sequence[Trial], name: str, log: bool, entry: Mapping[str, Any]) -> None:
     values = [trial.params[name] for trial in trials]
     numeric = all(isinstance(value, int | float) and not isinstance(value, bool) for value in values)
-    categories = [] if numeric else sorted({str(value) for value in values})
-    positions = values if numeric else [categories.index(str(value)) for value in values]
     dress(axes, x=shorten(name, 30))
-    if categories:
+    if numeric and "choice" not in entry:
+        searched = entry.get("int") or entry.get("float") or ()
+        _dress_numbers(axes, [*values, *searched], log)
+        positions = values
+    else:
+        chosen = sorted({str(value) for value in values})
+        offered = [str(value) for value in entry.get("choice", ())]
+        categories = [*offered, *(value for value in chosen if value not in offered)]
+        positions = [categories.index(str(value)) for value in values]
         axes.set_xticks(range(len(categories)), [shorten(category, 12) for category in categories])
         axes.set_xlim(-0.5, len(categories) - 0.5)
-    elif min(values) > 0 and (log or max(values) / min(values) > 10**_DECADES):
-        axes.set_xscale("log")
-        wide = max(values) / min(values) > 30
-        axes.xaxis.set_major_locator(LogLocator(subs=(1.0,) if wide else (1.0, 2.0, 5.0)))
-        axes.xaxis.set_major_formatter("{x:g}")
-        axes.xaxis.set_minor_formatter(NullFormatter())
-    elif all(isinstance(value, int) for value in values):
-        whole_numbers(axes.xaxis)
-    else:
-        axes.xaxis.set_major_locator(MaxNLocator(nbins=5))
     for trial, position in zip(trials, positions, strict=True):
         face = BLUE if trial.state == "complete" else "white"
         axes.scatter(position, trial.value, s=30, facecolor=face, edgecolor=BLUE, linewidth=1.2, alpha=0.85, zorder=2)
+
+
+def _dress_numbers(axes: Axes, values: Sequence[float], log: bool) -> None:
+    """Limits a little outside the values, and ticks at round numbers."""
+    low, high = min(values), max(values)
+    if low > 0 and (log or high / low > 10**_DECADES):
+        around = (high / low) ** _MARGIN if high > low else 1.5
+        axes.set_xscale("log")
+        axes.set_xlim(low / around, high * around)
+        ticks = log_ticks(low / around, high * around)
+        axes.set_xticks(ticks, [f"{tick:g}" for tick in ticks])
+        axes.xaxis.set_minor_locator(NullLocator())
+        return
+    whole = all(isinstance(value, int) for value in values)
+    around = max(_MARGIN * (high - low), 0.5 if whole else 0) or 0.1 * abs(high) or 1.0
+    axes.set_xlim(low - around, high + around)
+    if whole and high < 100:
+        whole_numbers(axes.xaxis)
+    else:
+        axes.xaxis.set_major_locator(MaxNLocator(nbins=5, integer=whole, min_n_ticks=1 if whole else 2))
 
 
 def _with_value(trials: Sequence[Trial], state: str) -> list[Trial]:

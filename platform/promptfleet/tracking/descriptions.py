@@ -1,0 +1,112 @@
+"""What a run says about itself in MLflow's "Description" field, in Markdown."""
+
+from collections.abc import Collection, Mapping, Sequence
+from typing import Any
+
+from promptfleet.federation.reports import FederationResult
+
+NOTE_TAG = "mlflow.note.content"
+EXPERIMENT_NOTE = (
+    "Searches over whole prompt federations (`sweep ...`, with its trials nested in it) and single federations; "
+    "accuracies are fractions, means over clients."
+)
+_HEADING = ("", "Where to look (Artifacts):")
+_STATES = {"pruned": "stopped early (pruned)"}
+_FIGURES = {
+    "accuracy": "accuracy by round: mean, every client, zero-shot CLIP",
+    "partition": "how many samples of each class every client holds",
+    "experts": "whose prompts each client was given as experts after the last round",
+    "gate": "how the gates share their weight between the local and the non-local experts",
+    "history": "validation accuracy by trial, and the best so far",
+    "importances": "how much of the accuracy's variance each hyperparameter explains",
+    "slices": "validation accuracy against each hyperparameter",
+}
+
+
+def federation_note(result: FederationResult, figures: Collection[str]) -> str:
+    """Of a federation that ran all its rounds: its accuracy beside zero-shot's; figures are those that were drawn."""
+    return "\n".join(
+        [
+            f"**Test accuracy {result.test_accuracy:.3f}**{_against(result.zero_shot_accuracy, result.test_accuracy)} "
+            f"on the same {len(result.clients)} clients; validation accuracy "
+            f"{result.val_accuracy:.3f} after {len(result.rounds)} rounds, best in round {result.best_round}.",
+            *_figure_lines(figures),
+        ]
+    )
+
+
+def stopped_note(done: int, rounds: int, val_accuracy: float | None, figures: Collection[str]) -> str:
+    """Of a pruned trial: ``done`` of its ``rounds`` were run."""
+    value = "" if val_accuracy is None else f" at validation accuracy {val_accuracy:.3f}"
+    return "\n".join(
+        [
+            f"**Stopped early** after round {done} of {rounds}{value}: other trials were better by then, so its "
+            "time went to them.",
+            *_figure_lines(figures),
+        ]
+    )
+
+
+def failed_note(done: int, rounds: int, reason: str | None, figures: Collection[str]) -> str:
+    """Of a federation that raised ``reason``."""
+    why = f": {_code(reason)}" if reason else ""
+    return "\n".join([f"**Failed** after {done} of {rounds} rounds{why}", *_figure_lines(figures)])
+
+
+def sweep_note(
+    *,
+    space: Mapping[str, Mapping[str, Any]],
+    counts: Mapping[str, int],
+    best: str | None,
+    val_accuracy: float | None,
+    test_accuracy: float | None,
+    zero_shot: float | None,
+    figures: Collection[str],
+) -> str:
+    """Of a sweep as it stands; the most important first, because MLflow folds away what comes after some lines.
+
+    best names the best trial, val_accuracy and test_accuracy are its own, zero_shot is for its clients. space has one
+    entry per hyperparameter, as in a search file; counts are numbers of trials by state.
+    """
+    so_far = " so far" if counts.get("running") else ""
+    lines = [f"Best{so_far}: **{best}**" if best else "No trial has run all its rounds yet."]
+    told = []
+    if val_accuracy is not None:
+        told.append(f"validation accuracy {val_accuracy:.3f}, chosen by it")
+    if test_accuracy is not None:
+        told.append(f"**test accuracy {test_accuracy:.3f}**")
+        if zero_shot is not None:
+            told[-1] += _against(zero_shot, test_accuracy)
+    if told:
+        text = "; ".join(told)
+        lines += ["", f"{text[0].upper()}{text[1:]}."]
+    known = [f"{count} {_STATES.get(state, state)}" for state, count in counts.items() if count]
+    lines += ["", f"Trials: {', '.join(known) or 'none yet'}."]
+    if space:
+        lines += ["", f"Searched: {'; '.join(f'`{name}` {_values(entry)}' for name, entry in space.items())}."]
+    files = ["- `trials.json`: all trials as a table", "- the runs nested in this one: each trial in detail"]
+    return "\n".join([*lines, *(_figure_lines(figures) or _HEADING), *files])
+
+
+def _against(zero_shot: float, accuracy: float) -> str:
+    """The difference of what is shown, so that it can be redone by eye."""
+    gain = round(accuracy, 3) - round(zero_shot, 3)
+    return f", {gain:+.3f} against zero-shot CLIP's {zero_shot:.3f}"
+
+
+def _figure_lines(figures: Collection[str]) -> Sequence[str]:
+    """A list under a heading, empty without figures."""
+    lines = [f"- `figures/{name}.png`: {text}" for name, text in _FIGURES.items() if name in figures]
+    return [*_HEADING, *lines] if lines else []
+
+
+def _values(entry: Mapping[str, Any]) -> str:
+    """``{"float": [0.02, 1.0], "log": True}`` becomes ``0.02 to 1, logarithmic``."""
+    if "choice" in entry:
+        return ", ".join(str(value) for value in entry["choice"])
+    low, high = entry["int"] if "int" in entry else entry["float"]
+    return f"{low:g} to {high:g}" + (", logarithmic" if entry.get("log") else "")
+
+
+def _code(text: str) -> str:
+    return f"`{text.replace('`', chr(39))}`"

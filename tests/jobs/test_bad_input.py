@@ -18,6 +18,7 @@ def job(monkeypatch, capsys, tmp_path, root):
     def run(name, *arguments):
         monkeypatch.chdir(tmp_path)
         monkeypatch.setattr(sys, "argv", [name, *map(str, arguments)])
+        monkeypatch.setattr(ray, "is_initialized", lambda: False)  # whatever other tests have running
         monkeypatch.setattr(ray, "init", lambda *_, **__: pytest.fail("Ray was started"))
         with pytest.raises(SystemExit) as exit_info:
             runpy.run_path(str(root / "jobs" / name), run_name="__main__")

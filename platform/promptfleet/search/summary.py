@@ -52,7 +52,11 @@ def describe_outcome(spec: SweepSpec, folder: Path, outcome: SweepOutcome) -> st
             f"  zero-shot CLIP      {result.zero_shot_accuracy:.3f} on the same clients",
         ]
     counts = [f"{sum(r.state == state for r in outcome.records)} {state}" for state in ("complete", "pruned", "failed")]
-    lines += [f"trials: {', '.join(counts)}", f"results: {folder}", f"look at it: {outcome.ui_command}"]
+    lines += [
+        f"trials: {', '.join(counts)}",
+        f"results: {folder}",
+        f"look at it: {outcome.ui_command}  ->  {outcome.ui_address}",
+    ]
     if outcome.interrupted:
         storage = spec.base_config().storage.path
         elsewhere = "" if storage == StorageConfig().path else f" --set storage.path={storage}"

@@ -30,6 +30,7 @@ class SweepOutcome:
     importances: Mapping[str, float] | None
     interrupted: bool
     ui_command: str
+    ui_address: str
 
 
 def plan_sweep(spec: SweepSpec, nodes: Sequence[Node]) -> Shares:
@@ -67,7 +68,7 @@ def run_sweep(spec: SweepSpec, folder: Path, prepared: Prepared, nodes: Sequence
     sweep.finish(records, importances, log_scale=log_scale, status="KILLED" if interrupted else "FINISHED")
     best = best_trial(records)
     result = load_trial(folder, spec, best) if best else None
-    return SweepOutcome(records, best, result, importances, interrupted, store.ui_command)
+    return SweepOutcome(records, best, result, importances, interrupted, store.ui_command, store.ui_address)
 
 
 def trial_records(study: SweepStudy, folder: Path, spec: SweepSpec) -> list[TrialRecord]:

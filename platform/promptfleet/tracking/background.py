@@ -1,4 +1,7 @@
-"""Tracking of one federation beside its rounds: the store is opened and written by a thread of its own."""
+"""Tracking of one federation beside its rounds: a thread of its own opens the store and writes.
+
+Nothing is opened before the first round is over, so a federation that cannot be run leaves nothing in MLflow.
+"""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -17,7 +20,6 @@ class BackgroundFederationRun:
         self._config, self._writer = config, writer
         self._store: TrackingStore | None = None
         self._run: FederationRun | None = None
-        writer.submit(self._open)
 
     @property
     def ui_command(self) -> str:
@@ -31,17 +33,14 @@ class BackgroundFederationRun:
         self._writer.submit(lambda: self._opened().finish(result))
 
     def interrupt(self) -> None:
-        self._writer.submit(lambda: self._opened().interrupt())
-
-    def _open(self) -> None:
-        config = self._config
-        self._store = TrackingStore.open(config.storage.path)
-        name = f"{config.method} {config.dataset} seed {config.seed}"
-        self._run = FederationRun.start(self._store, config, key=config.fingerprint(), name=name)
+        self._writer.submit(lambda: self._run and self._run.interrupt())
 
     def _opened(self) -> FederationRun:
         if self._run is None:
-            raise RuntimeError("the store could not be opened")
+            config = self._config
+            self._store = TrackingStore.open(config.storage.path)
+            name = f"{config.method} {config.dataset} seed {config.seed}"
+            self._run = FederationRun.start(self._store, config, key=config.fingerprint(), name=name)
         return self._run
 
 

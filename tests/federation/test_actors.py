@@ -61,6 +61,7 @@ def test_a_fleet_used_again_leaves_no_trace_of_the_federation_before(fleet, smal
         assert all(torch.equal(one[name], other[name]) for name in one)
 
 
+@pytest.mark.slow
 def test_closing_ends_every_process(frozen):
     fleet = RayFleet(frozen, SHARES, start_timeout_s=240, own_group=True)
     pids = [place["pid"] for place in fleet.whereabouts()]

@@ -3,6 +3,7 @@
 import sys
 from pathlib import Path
 
+from promptfleet.atomic_files import replacing
 from promptfleet.command_line import ArgumentParser, run
 from promptfleet.config import FederationConfig
 from promptfleet.errors import ConfigError
@@ -31,8 +32,9 @@ def main() -> None:
         result = run_federation(config, on_round=on_round, address=arguments.address)
         tracked.finish(result)
     path = out / "result.json"
-    path.write_text(result.to_json())
-    print(_summary(result, path, tracked.ui_command))
+    with replacing(path) as partial:
+        partial.write_text(result.to_json())
+    print(_summary(result, path, tracked.ui_hint))
 
 
 def _output_folder(out: str | None, config: FederationConfig) -> Path:
@@ -56,7 +58,7 @@ def _round_line(report: RoundReport, rounds: int) -> str:
     )
 
 
-def _summary(result: FederationResult, path: Path, ui_command: str) -> str:
+def _summary(result: FederationResult, path: Path, ui_hint: str) -> str:
     return "\n".join(
         [
             f"{result.method} on {result.dataset}: {len(result.clients)} clients, {len(result.rounds)} rounds",
@@ -64,7 +66,7 @@ def _summary(result: FederationResult, path: Path, ui_command: str) -> str:
             f"  validation accuracy  {result.val_accuracy:.3f}",
             f"  zero-shot CLIP       {result.zero_shot_accuracy:.3f} on the same test parts",
             f"result: {path}",
-            f"look at it: {ui_command}",
+            f"look at it: {ui_hint}",
         ]
     )
 

@@ -11,6 +11,8 @@ from promptfleet.config import (
     Section,
     build,
     dotted_keys,
+    fingerprint_of,
+    flatten,
     merge,
     nest,
     parse_assignments,
@@ -194,7 +196,13 @@ def test_merge_keeps_all_of_over_and_changes_neither(base, over):
 @settings(max_examples=60, deadline=None)
 @given(parts=st.lists(st.sampled_from(["a", "b", "c"]), min_size=1, max_size=4), value=st.integers())
 def test_nest_is_one_path(parts, value):
-    assert list(leaves(nest(".".join(parts), value))) == [(tuple(parts), value)]
+    key = ".".join(parts)
+    assert list(leaves(nest(key, value))) == [(tuple(parts), value)]
+    assert flatten(nest(key, value)) == {key: value}
+
+
+def test_flatten_goes_through_all_sections():
+    assert flatten({"a": 1, "b": {"c": [2], "d": {"e": None}}, "f": {}}) == {"a": 1, "b.c": [2], "b.d.e": None}
 
 
 # Round trip and fingerprint
@@ -259,6 +267,7 @@ def test_what_is_written_is_read_back(key):
     again = make(**parse_yaml(yaml.safe_dump(values), source="x"))
     assert again == config
     assert again.fingerprint() == config.fingerprint()
+    assert fingerprint_of(json.loads(json.dumps(values))) == config.fingerprint()
 
 
 def test_a_default_written_out_changes_nothing():

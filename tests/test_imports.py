@@ -9,7 +9,7 @@ from collections.abc import Iterator
 
 import pytest
 
-FOUNDATION = {"command_line", "config", "errors", "seeding", "yaml_files"}
+FOUNDATION = {"atomic_files", "command_line", "config", "errors", "seeding", "yaml_files"}
 SCIENCE = {"methods", "data", "clip"}
 # Area -> areas of ours it may import, besides itself and the foundation. "" is promptfleet/__init__.py.
 MAY_IMPORT = {

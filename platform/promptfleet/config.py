@@ -4,7 +4,6 @@
 ``promptfleet.methods``), so a YAML file or ``--set`` names all of them side by side: ``clients=10 experts=3``.
 """
 
-import difflib
 import hashlib
 import json
 from collections.abc import Iterable, Iterator, Mapping
@@ -12,11 +11,12 @@ from typing import Annotated, Any, Literal, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from promptfleet.errors import ConfigError
+from promptfleet.errors import ConfigError, did_you_mean
 from promptfleet.yaml_files import parse_yaml
 
 Fraction = Annotated[float, Field(gt=0, le=1)]
 Share = Literal["auto"] | Annotated[float, Field(ge=0, allow_inf_nan=False)]
+WHERE_AND_HOW = ("data", "runtime", "resources", "storage")  # the sections that no result depends on
 
 
 class Section(BaseModel):
@@ -107,8 +107,13 @@ class FederationConfig(Section):
 
     def fingerprint(self) -> str:
         """Hash of the values that a result depends on: everything except where and how it is computed."""
-        values = self.model_dump(mode="json", exclude={"data", "runtime", "resources", "storage"})
-        return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()
+        return fingerprint_of(self.to_dict())
+
+
+def fingerprint_of(values: Mapping[str, Any]) -> str:
+    """The fingerprint of the federation that wrote ``values`` with ``to_dict``, without building it again."""
+    what = {name: value for name, value in values.items() if name not in WHERE_AND_HOW}
+    return hashlib.sha256(json.dumps(what, sort_keys=True).encode()).hexdigest()
 
 
 ModelT = TypeVar("ModelT", bound=Section)
@@ -130,7 +135,7 @@ def check_keys(model: type[Section], values: Mapping[str, Any], *, source: str) 
     """Raise ConfigError at the first key that ``model`` does not have, naming the nearest one it has."""
     known = list(dotted_keys(model))
     sections = {key.rsplit(".", 1)[0] for key in known if "." in key}
-    for key in _flatten(values, sections):
+    for key in _given_keys(values, sections):
         if key not in known and key not in sections:
             raise unknown_key(key, known, source=source)
 
@@ -138,18 +143,15 @@ def check_keys(model: type[Section], values: Mapping[str, Any], *, source: str) 
 def unknown_key(key: str, known: Iterable[str], *, source: str) -> ConfigError:
     """The error for a key nobody knows, with the nearest one that exists."""
     known = list(known)
-    nearest = difflib.get_close_matches(key, known, n=1, cutoff=0.4)
-    if not nearest:
-        nearest = [candidate for candidate in known if candidate.rsplit(".", 1)[-1] == key.rsplit(".", 1)[-1]][:1]
-    hint = f"; did you mean {nearest[0]!r}?" if nearest else f"; known keys: {', '.join(known)}"
-    return ConfigError(f"{source}: unknown key {key!r}{hint}")
+    elsewhere = [candidate for candidate in known if candidate.rsplit(".", 1)[-1] == key.rsplit(".", 1)[-1]][:1]
+    hint = did_you_mean(key, known, cutoff=0.4) or did_you_mean(key, elsewhere, cutoff=0)
+    return ConfigError(f"{source}: unknown key {key!r}; {hint or 'known keys: ' + ', '.join(known)}")
 
 
 def unknown_name(what: str, name: str, known: Iterable[str]) -> ConfigError:
     """The error for a dataset, method, ... that does not exist, with the nearest one that does."""
     known = list(known)
-    nearest = difflib.get_close_matches(str(name), known, n=1)
-    hint = f"did you mean {nearest[0]!r}?" if nearest else f"there are: {', '.join(known)}"
+    hint = did_you_mean(str(name), known) or f"there are: {', '.join(known)}"
     return ConfigError(f"unknown {what} {name!r}; {hint}")
 
 
@@ -181,6 +183,14 @@ def nest(key: str, value: Any) -> dict[str, Any]:
     return value
 
 
+def flatten(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """``{"partition": {"alpha": 0.1}}`` becomes ``{"partition.alpha": 0.1}``."""
+    flat: dict[str, Any] = {}
+    for name, value in values.items():
+        flat |= flatten(value, f"{prefix}{name}.") if isinstance(value, Mapping) else {prefix + name: value}
+    return flat
+
+
 def merge(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
     """Values of ``over`` win; sections are merged key by key. Neither argument is changed."""
     merged = dict(base)
@@ -190,11 +200,12 @@ def merge(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
     return merged
 
 
-def _flatten(values: Mapping[str, Any], sections: set[str], prefix: str = "") -> Iterator[str]:
+def _given_keys(values: Mapping[str, Any], sections: set[str], prefix: str = "") -> Iterator[str]:
+    """The dotted keys that ``values`` set; a mapping where no section belongs is one value."""
     for name, value in values.items():
         key = f"{prefix}{name}"
         if isinstance(value, Mapping) and (key in sections or any(s.startswith(key + ".") for s in sections)):
-            yield from _flatten(value, sections, key + ".")
+            yield from _given_keys(value, sections, key + ".")
         else:
             yield key
 

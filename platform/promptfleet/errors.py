@@ -1,5 +1,8 @@
 """The mistakes a user can make. Each ends in one line on stderr and exit status 2."""
 
+import difflib
+from collections.abc import Iterable
+
 
 class PromptfleetError(Exception):
     """Root of everything promptfleet raises on purpose; its text is meant for the user as it is."""
@@ -19,3 +22,12 @@ class BackboneError(PromptfleetError):
 
 class ResourceError(PromptfleetError):
     """A federation that does not fit the machine or the cluster."""
+
+
+def did_you_mean(name: str, known: Iterable[str], *, cutoff: float = 0.6) -> str:
+    """``did you mean 'digits'?`` for an error about ``name``; empty where no known name is near.
+
+    cutoff: the least likeness, 0..1; at 0 every name is near.
+    """
+    nearest = difflib.get_close_matches(name, list(known), n=1, cutoff=cutoff)
+    return f"did you mean {nearest[0]!r}?" if nearest else ""

@@ -101,6 +101,19 @@ def test_frozen_weights_cannot_be_changed_by_one_client_for_all(frozen, prepared
     ray.kill(bystander)
 
 
+def test_frozen_inputs_come_back_as_they_were_prepared(frozen, prepared):
+    @ray.remote(num_cpus=0.1, max_calls=1)  # what seals memory must not live on
+    def take_out(frozen):
+        again = frozen.prepared()
+        return {name: tensor.numpy().copy() for name, tensor in again.clip.tensors().items()}, again.features
+
+    tensors, features = ray.get(take_out.remote(frozen))
+    wanted = prepared.clip.tensors()
+    assert tensors.keys() == wanted.keys()
+    assert all((wanted[name].numpy() == tensors[name]).all() for name in wanted)
+    assert features == prepared.features
+
+
 def test_packing_keeps_every_bit_and_every_type():
     tensors = {"a": torch.randn(3, 5), "b": torch.arange(7), "c": torch.tensor([True, False]), "d": torch.tensor(2.5)}
     unpacked = unpack(pack(tensors))

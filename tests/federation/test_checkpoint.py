@@ -8,7 +8,8 @@ from promptfleet.errors import DataError
 from promptfleet.federation.checkpoint import FILE, load_snapshot, save_snapshot
 from promptfleet.federation.local_fleet import LocalFleet
 from promptfleet.federation.rounds import Federation
-from promptfleet.federation.stored import load_result, save_federation
+from promptfleet.federation.state import state_sha256
+from promptfleet.federation.stored import load_result, load_summary, save_federation
 
 
 def begin(config, prepared):
@@ -39,11 +40,31 @@ def test_the_stored_result_is_the_federations(small_config, prepared, tmp_path):
     config = small_config(rounds=1)
     federation = begin(config, prepared)
     assert load_result(tmp_path, config.fingerprint()) is None
+    assert load_summary(tmp_path, config.fingerprint()) is None
     federation.run_round()
     save_federation(tmp_path, federation)
     stored = load_result(tmp_path, config.fingerprint())
     assert stored.to_json() == federation.result().to_json()
+    assert state_sha256(stored.server, stored.privates) == stored.state_sha256
     assert sorted(path.name for path in tmp_path.iterdir()) == [FILE, "result.json"]
+
+
+def test_the_summary_needs_no_checkpoint(small_config, prepared, tmp_path):
+    config = small_config(rounds=1)
+    federation = begin(config, prepared)
+    federation.run_round()
+    save_federation(tmp_path, federation)
+    (tmp_path / FILE).unlink()
+    assert load_summary(tmp_path, config.fingerprint()).to_json() == federation.result().to_json()
+    with pytest.raises(DataError, match=r"result\.json: the result of a federation with another configuration"):
+        load_summary(tmp_path, small_config(rounds=1, seed=9).fingerprint())
+
+
+@pytest.mark.parametrize("content", [b"", b"{", b"[]", b"{}", b'{"rounds": 3}', b"\xff"])
+def test_a_damaged_result_is_refused(tmp_path, content):
+    (tmp_path / "result.json").write_bytes(content)
+    with pytest.raises(DataError, match=r"result\.json: damaged"):
+        load_summary(tmp_path, "x")
 
 
 def test_another_configuration_is_refused(small_config, prepared, tmp_path):

@@ -1,6 +1,7 @@
 """One federation as a user runs it."""
 
 import json
+import re
 import subprocess
 import sys
 
@@ -24,6 +25,7 @@ def test_both_backends_write_the_same_result(root, tmp_path):
         assert done.stderr.count("round ") == 2
         assert "Traceback" not in done.stderr
         assert "test accuracy" in done.stdout
+        assert re.search(r"look at it: .*mlflow ui .*  ->  http://127\.0\.0\.1:5000/#/experiments/1/runs", done.stdout)
         results[backend] = json.loads((tmp_path / "out" / backend / "result.json").read_text())
     ray, local = results["ray"], results["local"]
     assert ray["state_sha256"] == local["state_sha256"]

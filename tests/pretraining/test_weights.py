@@ -104,6 +104,14 @@ def test_missing_weights_say_how_to_make_them(tmp_path):
         model.load_model(tmp_path / "none.safetensors")
 
 
+def test_weights_that_are_too_large_are_not_written(tmp_path, monkeypatch):
+    monkeypatch.setattr(model, "MAX_WEIGHT_BYTES", 1)
+    vocabulary = model.Vocabulary(["one"])
+    with pytest.raises(BackboneError, match=r"the weights compress to \d+ bytes, more than 1; train fewer tokens"):
+        model.export_weights(model.build_model(len(vocabulary)).state_dict(), vocabulary, tmp_path / "weights")
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_a_run_is_neither_overwritten_nor_resumed_from_nothing(tmp_path):
     config = trainer.PretrainConfig(out=str(tmp_path), steps=4)
     with pytest.raises(ConfigError, match="nothing to resume"):

@@ -38,5 +38,5 @@ def test_an_unknown_name_names_those_there_are(tmp_path):
         open_sweep(tmp_path, "mine", trials=None)
     for name in ("gating", "shots"):
         create_sweep(SPEC, tmp_path, name=name, default_name="x")
-    with pytest.raises(ConfigError, match=r"no such sweep \(did you mean gating\?\); there are: gating, shots$"):
+    with pytest.raises(ConfigError, match=r"no such sweep \(did you mean 'gating'\?\); there are: gating, shots$"):
         open_sweep(tmp_path, "gatin", trials=None)

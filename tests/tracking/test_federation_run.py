@@ -9,7 +9,7 @@ import yaml
 from safetensors import safe_open
 from safetensors.torch import load_file
 
-from promptfleet.federation.reports import FederationResult
+from promptfleet.federation.reports import FederationResult, summary_from_json
 from promptfleet.tracking.errors import TrackingError
 from promptfleet.tracking.federation_run import FederationRun
 from tests.tracking.values import make_config, make_report, make_result
@@ -178,7 +178,7 @@ def test_states_are_kept_bit_for_bit(finished, fetch):
 def test_result_can_be_read_back(finished, fetch):
     run, result = finished
     text = fetch(run.id, "result.json").read_text()
-    assert FederationResult.from_json(text, result.server, result.privates) == result
+    assert FederationResult.of(summary_from_json(text), result.server, result.privates) == result
 
 
 def test_figures_are_images(finished, artifacts, fetch):

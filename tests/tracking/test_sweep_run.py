@@ -5,7 +5,15 @@ import json
 import pytest
 import yaml
 
-from promptfleet.tracking.sweep_run import SweepRun, TrialRecord, best_trial, trial_name, trial_row
+from promptfleet.tracking.sweep_run import (
+    SweepRun,
+    TrialRecord,
+    best_trial,
+    count_states,
+    ranked_trials,
+    trial_name,
+    trial_row,
+)
 from promptfleet.tracking.writer import BackgroundWriter
 from tests.tracking.values import make_config, make_report, make_result
 
@@ -97,10 +105,10 @@ def test_the_description_has_the_best_trial_and_what_was_searched(start, client)
     def note():
         return client.get_run(sweep.id).data.tags["mlflow.note.content"].splitlines()
 
-    sweep.update([record(0, "running", None)])
+    sweep.finish([record(0, "running", None)], status="KILLED")
     assert note()[0] == "No trial has run all its rounds yet."
     trials = [record(0, value=0.5), record(1, value=0.71234, experts=2, test=0.6), record(2, "running", None)]
-    sweep.update(trials)
+    sweep.finish(trials, status="KILLED")
     assert note()[0] == "Best so far: **trial 01  K=2 tau=0.1**"
     sweep.finish([*trials[:2], record(2, "pruned", 0.4)])
     lines = note()
@@ -128,14 +136,16 @@ def test_rows_of_the_table():
     ]
 
 
-def test_a_sweep_can_be_looked_at_while_it_runs(start, client, steps, artifacts):
+def test_a_sweep_interrupted_twice_is_written_each_time(start, client, steps, artifacts):
     sweep = start()
-    sweep.update([record(0, "running", None)])
     assert client.get_run(sweep.id).info.status == "RUNNING"
+    sweep.finish([record(0, "running", None)], status="KILLED")
+    assert client.get_run(sweep.id).info.status == "KILLED"
     assert "figures/history.png" not in artifacts(sweep.id)
-    sweep.update([record(0, value=0.5), record(1, "running", None)])
-    sweep.update([record(0, value=0.5), record(1, value=0.6)])
-    sweep.finish([record(0, value=0.5), record(1, value=0.6)])
+    start().finish([record(0, value=0.5), record(1, "running", None)], status="KILLED")
+    for _ in range(2):
+        start().finish([record(0, value=0.5), record(1, value=0.6)])
+    assert client.get_run(sweep.id).info.status == "FINISHED"
     assert steps(sweep.id, "best/val_accuracy") == [1, 2]
     assert "figures/importances.png" not in artifacts(sweep.id)
 
@@ -171,6 +181,8 @@ def test_the_best_trial_is_complete_and_the_earliest_of_equals():
     assert best_trial([record(0, "pruned", 0.9), record(1, "failed", None)]) is None
     trials = [record(2, value=0.7), record(1, value=0.7), record(0, value=0.6), record(3, "pruned", 0.9)]
     assert best_trial(trials).number == 1
+    assert [trial.number for trial in ranked_trials(trials)] == [1, 2, 0]
+    assert count_states(trials) == {"complete": 3, "pruned": 1, "failed": 0, "running": 0}
 
 
 @pytest.mark.parametrize(

@@ -165,6 +165,7 @@ def test_ui_command_is_short_for_the_results_folder_of_the_checkout(store, monke
 def test_the_address_leads_to_the_runs(store, client):
     experiment = client.get_experiment_by_name("promptfleet").experiment_id
     assert store.ui_address == f"http://127.0.0.1:5000/#/experiments/{experiment}/runs?workflowType=machine_learning"
+    assert store.ui_hint == f"{store.ui_command}  ->  {store.ui_address}"
 
 
 @pytest.mark.skipif(shutil.which("make") is None, reason="needs make")

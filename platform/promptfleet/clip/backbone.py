@@ -14,7 +14,7 @@ from PIL import Image
 from torch import Tensor, nn
 
 from promptfleet.clip.text_tower import LAYER_NORM_EPS, TextTower
-from promptfleet.errors import BackboneError
+from promptfleet.errors import BackboneError, did_you_mean
 
 GLYPH_CLIP = "glyph-clip"
 
@@ -126,11 +126,8 @@ def _load_open_clip(model_name: str, pretrained: str) -> nn.Module:
     import open_clip
 
     if model_name not in open_clip.list_models():
-        import difflib
-
-        nearest = difflib.get_close_matches(model_name, open_clip.list_models(), n=1)
-        hint = f"; did you mean {nearest[0]!r}?" if nearest else ""
-        raise BackboneError(f"open_clip has no model {model_name!r}{hint}")
+        hint = did_you_mean(model_name, open_clip.list_models())
+        raise BackboneError(f"open_clip has no model {model_name!r}" + (f"; {hint}" if hint else ""))
     try:
         return open_clip.create_model(model_name, pretrained=pretrained, precision="fp32", device="cpu")
     except Exception as error:

@@ -7,9 +7,7 @@ version and a checksum. Imports nothing but numpy, pyarrow and the standard libr
 
 import hashlib
 import json
-import os
 import tempfile
-import uuid
 import zlib
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
@@ -19,6 +17,7 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 
+from promptfleet.atomic_files import replacing
 from promptfleet.errors import DataError
 
 FORMAT = "promptfleet-features"
@@ -174,16 +173,8 @@ def _write_file(
     values = pa.Array.from_buffers(pa.float32(), features.size, [None, pa.py_buffer(features)])
     columns = [*map(pa.array, (sample_ids, labels, domains)), pa.FixedSizeListArray.from_arrays(values, dim)]
     batch = pa.record_batch(columns, names=[*INTEGERS, "feature"]).replace_schema_metadata({META: json.dumps(meta)})
-    partial = path.with_name(f"{path.stem}.{uuid.uuid4().hex}.partial")
-    try:
-        with open(partial, "xb") as file:
-            with pa.ipc.new_file(file, batch.schema) as writer:
-                writer.write_batch(batch)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(partial, path)
-    finally:
-        partial.unlink(missing_ok=True)
+    with replacing(path) as partial, open(partial, "wb") as file, pa.ipc.new_file(file, batch.schema) as writer:
+        writer.write_batch(batch)
 
 
 def _checksum(key_parts: Mapping[str, str], *arrays: np.ndarray) -> int:

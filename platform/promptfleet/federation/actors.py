@@ -6,7 +6,8 @@ Imported by every client process, so nothing here imports ray.tune, mlflow or op
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import ray
 import torch
@@ -22,6 +23,9 @@ from promptfleet.federation.shared_memory import Packed, seal, unpack
 from promptfleet.federation.wire import to_arrays, to_tensors
 from promptfleet.methods import load_method
 from promptfleet.methods.protocol import World
+
+if TYPE_CHECKING:
+    from promptfleet.federation.prepare import Prepared
 
 Arrays = Any
 
@@ -39,6 +43,12 @@ class Frozen:
         """The frozen CLIP on ``device``: in place and sealed on the CPU, a copy per process on a GPU."""
         seal(self.packed)
         return FrozenClip.from_tensors(unpack(self.packed), self.settings).to(device)
+
+    def prepared(self) -> "Prepared":
+        """What was put there, its CLIP in place on the CPU."""
+        from promptfleet.federation.prepare import Prepared  # which no client process needs
+
+        return Prepared(self.attach("cpu"), Path(self.features), self.class_names)
 
 
 class ServerActor:

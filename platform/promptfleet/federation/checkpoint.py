@@ -1,13 +1,13 @@
 """A federation on disk between two rounds: one safetensors file with all states, and what the rounds reported."""
 
 import json
-import os
 from dataclasses import asdict
 from pathlib import Path
 
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
+from promptfleet.atomic_files import replacing
 from promptfleet.errors import DataError
 from promptfleet.federation.reports import Evaluation, RoundReport, round_report_from_dict
 from promptfleet.federation.rounds import Snapshot
@@ -21,7 +21,6 @@ _SERVER = "server"
 def save_snapshot(folder: str | Path, snapshot: Snapshot, fingerprint: str) -> Path:
     """Replace the checkpoint in ``folder`` in one step: a reader sees the old one or the new one, never a part."""
     path = Path(folder) / FILE
-    path.parent.mkdir(parents=True, exist_ok=True)
     tensors = {f"{_SERVER}/{name}": tensor.contiguous() for name, tensor in snapshot.server.items()}
     for client, state in snapshot.privates.items():
         tensors |= {f"{client}/{name}": tensor.contiguous() for name, tensor in state.items()}
@@ -31,11 +30,8 @@ def save_snapshot(folder: str | Path, snapshot: Snapshot, fingerprint: str) -> P
         "reports": json.dumps([asdict(report) for report in snapshot.reports]),
         "evaluations": json.dumps([asdict(evaluation) for evaluation in snapshot.evaluations]),
     }
-    partial = path.with_suffix(".partial")
-    save_file(tensors, partial, metadata)
-    with open(partial, "rb") as file:
-        os.fsync(file.fileno())
-    os.replace(partial, path)
+    with replacing(path) as partial:
+        save_file(tensors, partial, metadata)
     return path
 
 

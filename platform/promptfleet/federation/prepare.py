@@ -6,6 +6,7 @@ Both are computed once per content and kept on disk, so a second run imports nei
 import hashlib
 import json
 import logging
+from collections.abc import Hashable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -15,6 +16,7 @@ import torch.nn.functional as F
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from promptfleet.atomic_files import replacing
 from promptfleet.clip.backbone import Backbone, load_backbone
 from promptfleet.clip.frozen import FrozenClip
 from promptfleet.clip.plain_encoder import encode_texts
@@ -59,6 +61,7 @@ def prepare(*configs: FederationConfig) -> Prepared:
     for candidate in configs:
         _check_prompt_fits(candidate, clip)
         load_method(candidate.method).check(World(candidate, clip, dataset.class_names))
+    for candidate in {_partition_key(candidate): candidate for candidate in configs}.values():
         partition_for(candidate, dataset.labels, len(dataset.class_names))
     return Prepared(clip, _encoded_images(backbone, dataset, folder), dataset.class_names)
 
@@ -66,6 +69,11 @@ def prepare(*configs: FederationConfig) -> Prepared:
 def partition_for(config: FederationConfig, labels: np.ndarray, classes: int) -> Partition:
     """Who owns which samples in this federation. Raises ConfigError or DataError where that is impossible."""
     return make_partition(labels, classes=classes, clients=config.clients, settings=config.partition, seed=config.seed)
+
+
+def _partition_key(config: FederationConfig) -> Hashable:
+    """What ``partition_for`` depends on: the many federations of a sweep mostly share a few partitions."""
+    return config.clients, config.partition, config.seed
 
 
 def _check_prompt_fits(config: FederationConfig, clip: FrozenClip) -> None:
@@ -120,10 +128,8 @@ def _text_tensors(backbone: Backbone, dataset: Dataset, folder: Path) -> dict[st
         "lengths": classes.lengths,
         "zero_shot_text": _zero_shot_text(backbone, dataset),
     }
-    folder.mkdir(parents=True, exist_ok=True)
-    partial = path.with_suffix(".partial")
-    save_file(tensors, partial)
-    partial.replace(path)
+    with replacing(path) as partial:
+        save_file(tensors, partial)
     return tensors
 
 

@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, fields
 from statistics import fmean, pstdev
 from typing import Any
 
@@ -97,11 +97,10 @@ class ClientReport:
 
 
 @dataclass(frozen=True)
-class FederationResult:
-    """Everything a federation gives. Accuracies are means over clients after the last round.
+class FederationSummary:
+    """What a federation gave, in plain values. Accuracies are means over clients after the last round.
 
-    ``best_round`` is the round of the highest validation accuracy. ``server`` and ``privates`` are the final states,
-    which ``state_sha256`` is over; they are not part of the JSON.
+    ``best_round`` is the round of the highest validation accuracy; ``state_sha256`` is over the final states.
     """
 
     config: Mapping[str, Any]
@@ -118,25 +117,35 @@ class FederationResult:
     best_round_test_accuracy: float
     state_sha256: str
     seconds: float
-    server: State = field(repr=False)
-    privates: Mapping[int, State] = field(repr=False)
 
     def to_json(self) -> str:
-        values = {name: value for name, value in vars(self).items() if name not in ("server", "privates")}
+        """The summary, also that of a result, whose states are left out."""
         plain = {
-            **values,
+            **{field.name: getattr(self, field.name) for field in fields(FederationSummary)},
             "rounds": [asdict(report) for report in self.rounds],
             "clients": [asdict(report) for report in self.clients],
         }
         return json.dumps(plain, indent=2)
 
+
+@dataclass(frozen=True)
+class FederationResult(FederationSummary):
+    """Everything a federation gives: its summary, and the final states of the server and of each client."""
+
+    server: State = field(repr=False)
+    privates: Mapping[int, State] = field(repr=False)
+
     @classmethod
-    def from_json(cls, text: str, server: State, privates: Mapping[int, State]) -> "FederationResult":
-        """Read what ``to_json`` wrote; the states come from elsewhere."""
-        values = json.loads(text)
-        rounds = [round_report_from_dict(report) for report in values.pop("rounds")]
-        clients = [ClientReport(**report) for report in values.pop("clients")]
-        return cls(**values, rounds=rounds, clients=clients, server=server, privates=privates)
+    def of(cls, summary: FederationSummary, server: State, privates: Mapping[int, State]) -> "FederationResult":
+        return cls(**vars(summary), server=server, privates=privates)
+
+
+def summary_from_json(text: str) -> FederationSummary:
+    """Read what ``to_json`` wrote."""
+    values = json.loads(text)
+    rounds = [round_report_from_dict(report) for report in values.pop("rounds")]
+    clients = [ClientReport(**report) for report in values.pop("clients")]
+    return FederationSummary(**values, rounds=rounds, clients=clients)
 
 
 def round_report_from_dict(values: Mapping[str, Any]) -> RoundReport:

@@ -9,10 +9,14 @@ from promptfleet.methods import config_class
 from promptfleet.yaml_files import read_yaml
 
 
+def config_model(values: Mapping[str, Any]) -> type[FederationConfig]:
+    """The configuration class of the method that ``values`` name, or of the default one. Raises ConfigError."""
+    return config_class(values.get("method", FederationConfig.model_fields["method"].default))
+
+
 def federation_config(values: Mapping[str, Any], *, source: str = "configuration") -> FederationConfig:
     """Validate nested values; ``method`` decides which further keys there are. Raises ConfigError."""
-    default = FederationConfig.model_fields["method"].default
-    return build(config_class(values.get("method", default)), values, source=source)
+    return build(config_model(values), values, source=source)
 
 
 def read_federation_config(path: str | Path | None, assignments: Sequence[str] = ()) -> FederationConfig:

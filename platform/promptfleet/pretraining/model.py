@@ -7,7 +7,6 @@ contain, a hundred and some; :func:`export_weights` puts these rows back into th
 from __future__ import annotations
 
 import json
-import os
 import zlib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -19,6 +18,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 import promptfleet.clip
+from promptfleet.atomic_files import replacing
 from promptfleet.errors import BackboneError
 
 WEIGHTS = Path(promptfleet.clip.__file__).parent / "glyph_clip" / "glyph-clip.safetensors"
@@ -127,15 +127,14 @@ def export_weights(state: Mapping[str, Tensor], vocabulary: Vocabulary, path: Pa
     table[vocabulary.token_ids] = full[TOKEN_TABLE]
     full[TOKEN_TABLE] = table
     full["logit_scale"] = full["logit_scale"].clamp(max=MAX_LOGIT_SCALE)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(path.name + ".partial")
-    save_file(full, partial)
-    size = compressed_bytes(partial)
-    if size > MAX_WEIGHT_BYTES:
-        partial.unlink()
-        raise BackboneError(f"the weights compress to {size} bytes, more than {MAX_WEIGHT_BYTES}; train fewer tokens")
-    partial.chmod(0o644)  # safetensors makes it readable for its owner only
-    os.replace(partial, path)
+    with replacing(path) as partial:
+        save_file(full, partial)
+        size = compressed_bytes(partial)
+        if size > MAX_WEIGHT_BYTES:
+            raise BackboneError(
+                f"the weights compress to {size} bytes, more than {MAX_WEIGHT_BYTES}; train fewer tokens"
+            )
+        partial.chmod(0o644)  # safetensors makes it readable for its owner only
     return size
 
 

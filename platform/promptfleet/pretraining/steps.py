@@ -34,7 +34,6 @@ def train_step(
     """
     numpy_rng = np.random.default_rng(np.random.SeedSequence(key[0], spawn_key=key[1:]))
     torch_rng = torch.Generator().manual_seed(int(numpy_rng.integers(2**62)))
-    config = read_config()["preprocess_cfg"]
     rendered = glyphs.render(bank, torch.multinomial(weights, batch, replacement=True, generator=torch_rng), torch_rng)
     texts = captions.caption_batch(numpy_rng, plain=plain)
     tokens = vocabulary([caption.text for caption in texts])
@@ -42,9 +41,7 @@ def train_step(
     scale = torch.from_numpy(np.exp(numpy_rng.uniform(*np.log(BLANK_SCALES), len(texts)))).float()
     noise = torch.randn(*tokens.shape, read_config()["text_cfg"]["width"], generator=torch_rng) * scale[:, None, None]
     true = captions.matches(texts, rendered.label, rendered.styles)
-    image, text, logit_scale = model(
-        glyphs.normalize(rendered.images, config["mean"], config["std"]), tokens, blanks, noise
-    )
+    image, text, logit_scale = model(_normalized(rendered), tokens, blanks, noise)
     loss = matching_loss(image, text, logit_scale, true)
     for optimizer in optimizers:
         optimizer.zero_grad(set_to_none=True)
@@ -90,11 +87,10 @@ def held_out_digits(seed: int) -> glyphs.Rendered:
 @torch.no_grad()
 def held_out_accuracy(model: nn.Module, vocabulary: Vocabulary, held_out: glyphs.Rendered) -> float:
     """Zero-shot accuracy on ``held_out`` with the template of the real digits."""
-    config = read_config()
     tokens = vocabulary([TEMPLATE.format(name) for name in DIGIT_NAMES])
-    noise = torch.zeros(*tokens.shape, config["text_cfg"]["width"])
-    images = glyphs.normalize(held_out.images, config["preprocess_cfg"]["mean"], config["preprocess_cfg"]["std"])
-    image, text, _ = PairEncoder(model)(images, tokens, torch.zeros(len(tokens), dtype=torch.long), noise)
+    noise = torch.zeros(*tokens.shape, read_config()["text_cfg"]["width"])
+    blanks = torch.zeros(len(tokens), dtype=torch.long)
+    image, text, _ = PairEncoder(model)(_normalized(held_out), tokens, blanks, noise)
     return ((image @ text.T).argmax(1) == held_out.label).float().mean().item()
 
 
@@ -103,3 +99,9 @@ def schedule(done: float, warmup: float) -> float:
     if done < warmup:
         return max(done / warmup, 0.01)
     return 0.5 * (1 + math.cos(math.pi * min((done - warmup) / (1 - warmup), 1.0)))
+
+
+def _normalized(rendered: glyphs.Rendered) -> Tensor:
+    """The images as the backbone sees them."""
+    config = read_config()["preprocess_cfg"]
+    return glyphs.normalize(rendered.images, config["mean"], config["std"])

@@ -24,6 +24,7 @@ import torch
 from ray.train import FailureConfig, RunConfig, ScalingConfig
 from torch import Tensor
 
+from promptfleet.atomic_files import replacing
 from promptfleet.errors import ConfigError, PromptfleetError
 from promptfleet.pretraining import captions, steps
 from promptfleet.pretraining.bank import build_bank
@@ -208,7 +209,7 @@ def _done(config: PretrainConfig, step: int, elapsed_s: float) -> float:
 
 
 def _save(out: Path, config: PretrainConfig, step: int, elapsed_s: float, encoder, average, optimizers) -> None:
-    """Write the checkpoint under a temporary name, then rename it."""
+    """Replace the checkpoint in one step."""
     state = {
         "step": step,
         "elapsed_s": elapsed_s,
@@ -217,9 +218,8 @@ def _save(out: Path, config: PretrainConfig, step: int, elapsed_s: float, encode
         "average": average.state_dict(),
         "optimizers": [optimizer.state_dict() for optimizer in optimizers],
     }
-    partial = out / (CHECKPOINT + ".partial")
-    torch.save(state, partial)
-    os.replace(partial, out / CHECKPOINT)
+    with replacing(out / CHECKPOINT) as partial:
+        torch.save(state, partial)
 
 
 def _follow(path: Path, done: threading.Event, on_progress: Callable[[dict], None]) -> None:

@@ -1,6 +1,5 @@
 """Where sweeps lie: one folder per name, with the sweep as it was asked for, its study and its trials."""
 
-import difflib
 import re
 from collections.abc import Iterator
 from itertools import count
@@ -8,7 +7,8 @@ from pathlib import Path
 
 import yaml
 
-from promptfleet.errors import ConfigError
+from promptfleet.atomic_files import replacing
+from promptfleet.errors import ConfigError, did_you_mean
 from promptfleet.search.spec import SweepSpec, parse_sweep
 from promptfleet.yaml_files import read_yaml
 
@@ -46,7 +46,7 @@ def create_sweep(spec: SweepSpec, storage_path: str | Path, *, name: str | None,
         except FileExistsError:
             continue
         break
-    (root / candidate / SPEC_FILE).write_text(yaml.safe_dump(spec.to_dict(), sort_keys=False))
+    _write_spec(root / candidate, spec)
     return root / candidate
 
 
@@ -61,8 +61,13 @@ def open_sweep(storage_path: str | Path, name: str, *, trials: int | None) -> tu
         raise ConfigError(f"--resume {name}: {_which_there_are(folder.parent, name)}")
     spec = parse_sweep(read_yaml(folder / SPEC_FILE), trials=trials, source=str(folder / SPEC_FILE))
     if trials is not None:
-        (folder / SPEC_FILE).write_text(yaml.safe_dump(spec.to_dict(), sort_keys=False))
+        _write_spec(folder, spec)
     return folder, spec
+
+
+def _write_spec(folder: Path, spec: SweepSpec) -> None:
+    with replacing(folder / SPEC_FILE) as partial:
+        partial.write_text(yaml.safe_dump(spec.to_dict(), sort_keys=False))
 
 
 def _numbered(name: str) -> Iterator[str]:
@@ -74,6 +79,6 @@ def _which_there_are(root: Path, name: str) -> str:
     names = sorted(path.parent.name for path in root.glob(f"*/{SPEC_FILE}"))
     if not names:
         return f"no sweep was begun yet in {root}"
-    nearest = difflib.get_close_matches(name, names, n=1)
-    hint = f" (did you mean {nearest[0]}?)" if nearest else ""
-    return f"there is no such sweep{hint}; there are: {', '.join(names)}"
+    hint = did_you_mean(name, names)
+    nearest = f" ({hint})" if hint else ""
+    return f"there is no such sweep{nearest}; there are: {', '.join(names)}"

@@ -10,6 +10,7 @@ from ray.tune.experiment import Trial
 
 from promptfleet.search.trial import NUMBER, OBJECTIVE, PARAMS
 from promptfleet.search.tune_adapters import NotSaved
+from promptfleet.tracking.sweep_run import format_value
 
 QUIET_SECONDS = 5.0
 
@@ -85,9 +86,7 @@ class SweepProgress(NotSaved, tune.Callback):
 
 def format_params(params: Mapping[str, Any]) -> str:
     """``experts=3  gating_temperature=0.0421``"""
-    return "  ".join(
-        f"{key}={value:.3g}" if isinstance(value, float) else f"{key}={value}" for key, value in params.items()
-    )
+    return "  ".join(f"{key}={format_value(value)}" for key, value in params.items())
 
 
 def format_seconds(seconds: float) -> str:

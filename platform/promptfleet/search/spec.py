@@ -9,6 +9,7 @@ from typing import Any
 from pydantic import Field
 
 from promptfleet.config import (
+    WHERE_AND_HOW,
     FederationConfig,
     Section,
     build,
@@ -19,12 +20,11 @@ from promptfleet.config import (
     unknown_key,
 )
 from promptfleet.errors import ConfigError
-from promptfleet.federation.settings import federation_config
-from promptfleet.methods import config_class
+from promptfleet.federation.settings import config_model, federation_config
 from promptfleet.search.space import Parameter, parse_parameter
 from promptfleet.yaml_files import read_yaml
 
-FIXED = ("method", "dataset", "backbone", "rounds", "data.", "runtime.", "resources.", "storage.")
+FIXED = ("method", "dataset", "backbone", "rounds", *(f"{section}." for section in WHERE_AND_HOW))
 
 
 class SweepSettings(Section):
@@ -61,9 +61,10 @@ class SweepSpec:
     def extreme_configs(self, source: str = "space") -> Iterator[FederationConfig]:
         """Federations with every extreme value, and every pair of them: if these can be run, so can all others.
 
-        Raises ConfigError, naming ``source``, at the first that is not a valid configuration.
+        The first is ``base_config``. Raises ConfigError, naming ``source``, at the first that is not a valid
+        configuration.
         """
-        first = {key: parameter.extremes()[0] for key, parameter in self.space.items()}
+        first = self._first_values()
         yield self.config(first, source=source)
         for one, other in combinations(self.space, 2) if len(self.space) > 1 else [(next(iter(self.space)),) * 2]:
             for value, other_value in product(self.space[one].extremes(), self.space[other].extremes()):
@@ -71,7 +72,10 @@ class SweepSpec:
 
     def base_config(self) -> FederationConfig:
         """A federation of this sweep with the first value of each searched key."""
-        return self.config({key: parameter.extremes()[0] for key, parameter in self.space.items()})
+        return self.config(self._first_values())
+
+    def _first_values(self) -> dict[str, Any]:
+        return {key: parameter.extremes()[0] for key, parameter in self.space.items()}
 
 
 def read_sweep(path: str | Path, assignments: Sequence[str] = (), *, trials: int | None = None) -> SweepSpec:
@@ -100,8 +104,7 @@ def parse_sweep(
         federation_config(federation, source=f"{source}: federation")
     overrides = parse_assignments(assignments)
     base = merge(federation, overrides)
-    model = config_class(base.get("method", FederationConfig.model_fields["method"].default))
-    space = _space(_mapping(values, "space", source), model, overrides, source)
+    space = _space(_mapping(values, "space", source), config_model(base), overrides, source)
     spec = SweepSpec(settings, base, space)
     for _ in spec.extreme_configs(f"{source} with --set" if overrides else f"{source}: space"):
         pass

@@ -6,12 +6,12 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
-from promptfleet.config import StorageConfig
+from promptfleet.config import StorageConfig, flatten
 from promptfleet.federation.ray_session import local_nodes
 from promptfleet.search.progress import format_params
 from promptfleet.search.spec import SweepSpec
 from promptfleet.search.sweep import SweepOutcome, plan_sweep
-from promptfleet.tracking.sweep_run import TrialRecord
+from promptfleet.tracking.sweep_run import TrialRecord, count_states, format_value, ranked_trials
 
 BEST_SHOWN = 5
 
@@ -28,7 +28,7 @@ def describe_plan(spec: SweepSpec) -> str:
     federation = Table(title="federation", title_justify="left")
     federation.add_column("key")
     federation.add_column("value")
-    for key, value in _flat(spec.base_config().to_dict()):
+    for key, value in flatten(spec.base_config().to_dict()).items():
         if key not in spec.space:
             federation.add_row(key, str(value))
     resources = [
@@ -51,11 +51,11 @@ def describe_outcome(spec: SweepSpec, folder: Path, outcome: SweepOutcome) -> st
             f"  test accuracy       {result.test_accuracy:.3f}, mean over {len(result.clients)} clients",
             f"  zero-shot CLIP      {result.zero_shot_accuracy:.3f} on the same clients",
         ]
-    counts = [f"{sum(r.state == state for r in outcome.records)} {state}" for state in ("complete", "pruned", "failed")]
+    counts = [f"{count} {state}" for state, count in count_states(outcome.records).items() if state != "running"]
     lines += [
         f"trials: {', '.join(counts)}",
         f"results: {folder}",
-        f"look at it: {outcome.ui_command}  ->  {outcome.ui_address}",
+        f"look at it: {outcome.ui_hint}",
     ]
     if outcome.interrupted:
         storage = spec.base_config().storage.path
@@ -65,23 +65,15 @@ def describe_outcome(spec: SweepSpec, folder: Path, outcome: SweepOutcome) -> st
 
 
 def _best_trials(spec: SweepSpec, records: Sequence[TrialRecord]) -> Table:
-    finished = [record for record in records if record.value is not None and record.state == "complete"]
-    best = sorted(finished, key=lambda record: (-record.value, record.number))[:BEST_SHOWN]
-    table = Table(title=f"best of {len(finished)} complete trials", title_justify="left")
+    complete = ranked_trials(records)
+    table = Table(title=f"best of {len(complete)} complete trials", title_justify="left")
     for name in ("trial", "validation", "test", "seconds", *spec.space):
         table.add_column(name, justify="right")
-    for record in best:
+    for record in complete[:BEST_SHOWN]:
         test = "-" if record.test_accuracy is None else f"{record.test_accuracy:.3f}"
-        values = [format_params({key: record.params[key]}).partition("=")[2] for key in spec.space]
+        values = [format_value(record.params[key]) for key in spec.space]
         table.add_row(str(record.number), f"{record.value:.3f}", test, f"{record.seconds:.1f}", *values)
     return table
-
-
-def _flat(values: dict, prefix: str = "") -> list[tuple[str, object]]:
-    flat = []
-    for key, value in values.items():
-        flat += _flat(value, f"{prefix}{key}.") if isinstance(value, dict) else [(prefix + key, value)]
-    return flat
 
 
 def _render(table: Table) -> str:

@@ -5,11 +5,13 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from optuna.trial import FrozenTrial
+
 from promptfleet.errors import DataError
 from promptfleet.federation.prepare import Prepared, prepare
-from promptfleet.federation.reports import FederationResult
+from promptfleet.federation.reports import FederationSummary
 from promptfleet.federation.resources import Node, Shares, plan_shares
-from promptfleet.federation.stored import load_result
+from promptfleet.federation.stored import load_summary
 from promptfleet.search.folders import trial_folder
 from promptfleet.search.spec import SweepSpec
 from promptfleet.search.study import SweepStudy
@@ -26,11 +28,10 @@ class SweepOutcome:
 
     records: Sequence[TrialRecord]
     best: TrialRecord | None
-    best_result: FederationResult | None
+    best_result: FederationSummary | None
     importances: Mapping[str, float] | None
     interrupted: bool
-    ui_command: str
-    ui_address: str
+    ui_hint: str
 
 
 def plan_sweep(spec: SweepSpec, nodes: Sequence[Node]) -> Shares:
@@ -44,7 +45,7 @@ def plan_sweep(spec: SweepSpec, nodes: Sequence[Node]) -> Shares:
 
 def prepare_sweep(spec: SweepSpec) -> Prepared:
     """Frozen inputs of all trials. Raises PromptfleetError if one of the extreme federations is not possible."""
-    return prepare(spec.base_config(), *spec.extreme_configs())
+    return prepare(*spec.extreme_configs())
 
 
 def run_sweep(spec: SweepSpec, folder: Path, prepared: Prepared, nodes: Sequence[Node]) -> SweepOutcome:
@@ -61,44 +62,35 @@ def run_sweep(spec: SweepSpec, folder: Path, prepared: Prepared, nodes: Sequence
     with BackgroundWriter() as writer:
         sweep = SweepRun.start(store, config, key=f"sweep/{folder.name}", name=folder.name, search=spec.to_dict())
         run_trials(spec, folder, study, prepared, nodes, store, sweep, writer)
-    records = trial_records(study, folder, spec)
+    trials = study.trials()
+    summaries = {trial.number: trial_summary(folder, spec, trial) for trial in trials}
+    records = [trial_record(trial, summaries[trial.number]) for trial in trials]
     interrupted = any(record.state == "running" for record in records) or len(records) < spec.settings.trials
     importances = study.importances()
     log_scale = [key for key, parameter in spec.space.items() if getattr(parameter, "log", False)]
     sweep.finish(records, importances, log_scale=log_scale, status="KILLED" if interrupted else "FINISHED")
     best = best_trial(records)
-    result = load_trial(folder, spec, best) if best else None
-    return SweepOutcome(records, best, result, importances, interrupted, store.ui_command, store.ui_address)
+    result = summaries[best.number] if best else None
+    return SweepOutcome(records, best, result, importances, interrupted, store.ui_hint)
 
 
-def trial_records(study: SweepStudy, folder: Path, spec: SweepSpec) -> list[TrialRecord]:
-    """Every trial of the study as plain values."""
-    records = []
-    for trial in study.trials():
-        state = {"COMPLETE": "complete", "PRUNED": "pruned", "FAIL": "failed"}.get(trial.state.name, "running")
-        result = _try_load(folder, spec, trial.number, trial.params)
-        records.append(
-            TrialRecord(
-                number=trial.number,
-                state=state,
-                params=dict(trial.params),
-                value=trial.value if trial.state.is_finished() else None,
-                rounds=len(trial.intermediate_values),
-                test_accuracy=result.test_accuracy if result else None,
-                seconds=result.seconds if result else 0.0,
-            )
-        )
-    return records
-
-
-def load_trial(folder: Path, spec: SweepSpec, record: TrialRecord) -> FederationResult | None:
-    """The result of one trial, from its folder."""
-    return _try_load(folder, spec, record.number, record.params)
-
-
-def _try_load(folder: Path, spec: SweepSpec, number: int, params: Mapping) -> FederationResult | None:
+def trial_summary(folder: Path, spec: SweepSpec, trial: FrozenTrial) -> FederationSummary | None:
+    """What the trial's federation gave so far; None, with a warning, if its result is damaged or of another one."""
     try:
-        return load_result(trial_folder(folder, number), spec.config(params).fingerprint())
+        return load_summary(trial_folder(folder, trial.number), spec.config(trial.params).fingerprint())
     except DataError as error:
         logger.warning("%s", error)
         return None
+
+
+def trial_record(trial: FrozenTrial, summary: FederationSummary | None) -> TrialRecord:
+    """A trial of the study as plain values."""
+    return TrialRecord(
+        number=trial.number,
+        state={"COMPLETE": "complete", "PRUNED": "pruned", "FAIL": "failed"}.get(trial.state.name, "running"),
+        params=dict(trial.params),
+        value=trial.value if trial.state.is_finished() else None,
+        rounds=len(trial.intermediate_values),
+        test_accuracy=summary.test_accuracy if summary else None,
+        seconds=summary.seconds if summary else 0.0,
+    )

@@ -1,7 +1,6 @@
 """One trial: a whole federation, of which Ray Tune runs one communication round per step."""
 
 from collections.abc import Callable, Mapping
-from pathlib import Path
 from typing import Any
 
 import ray
@@ -9,7 +8,6 @@ from ray import ObjectRef, tune
 
 from promptfleet.config import FederationConfig
 from promptfleet.federation.checkpoint import load_snapshot
-from promptfleet.federation.prepare import Prepared
 from promptfleet.federation.ray_fleet import RayFleet
 from promptfleet.federation.reports import RoundReport
 from promptfleet.federation.resources import Shares
@@ -39,8 +37,7 @@ class FederationTrial(tune.Trainable):
     ) -> None:
         self._spec, self._folder, self._shares = spec, folder, shares
         (self._frozen_ref,) = frozen  # in a list, since Tune would put the object itself in its place
-        inputs = ray.get(self._frozen_ref)
-        self._prepared = Prepared(inputs.attach("cpu"), Path(inputs.features), inputs.class_names)
+        self._prepared = ray.get(self._frozen_ref).prepared()
         self._fleet: RayFleet | None = None
         self._begin(config)
 

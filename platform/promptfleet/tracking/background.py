@@ -22,9 +22,9 @@ class BackgroundFederationRun:
         self._run: FederationRun | None = None
 
     @property
-    def ui_command(self) -> str:
+    def ui_hint(self) -> str:
         """How to look at the run, once everything was written."""
-        return self._store.ui_command if self._store else "(not tracked, see the warning)"
+        return self._store.ui_hint if self._store else "(not tracked, see the warning)"
 
     def log_round(self, report: RoundReport) -> None:
         self._writer.submit(lambda: self._opened().log_round(report))

@@ -6,20 +6,19 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import yaml
 
-from promptfleet.config import FederationConfig
+from promptfleet.config import WHERE_AND_HOW, FederationConfig, flatten
 from promptfleet.federation.reports import ClientReport, FederationResult, RoundReport
 from promptfleet.methods.protocol import State
 from promptfleet.tracking.descriptions import failed_note, federation_note, stopped_note
 from promptfleet.tracking.provenance import provenance, provenance_tags
 from promptfleet.tracking.store import TrackingStore
-from promptfleet.tracking.tracked_run import TrackedRun
+from promptfleet.tracking.tracked_run import Status, TrackedRun
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 STATE_TAG = "promptfleet.state"
 REASON_TAG = "promptfleet.reason"
-_NOT_PARAMETERS = ("data", "runtime", "resources", "storage")  # where and how, not what: these are in config.yaml
 _EVERY_ROUND = "val/accuracy_mean"  # a metric that no round lacks
 _STATES: dict[str, str] = {"FINISHED": "complete", "KILLED": "pruned", "FAILED": "failed"}
 
@@ -28,15 +27,10 @@ class FederationRun:
     """The run of one federation, new or continued. Made by ``start``."""
 
     def __init__(self, run: TrackedRun, config: FederationConfig):
-        self.run = run
+        self.run, self.id = run, run.id
         self._config = config
         self._last_logged = run.last_step(_EVERY_ROUND)
         self._reports: list[RoundReport] = []
-
-    @property
-    def id(self) -> str:
-        """MLflow's id of the run."""
-        return self.run.id
 
     @classmethod
     def start(
@@ -57,12 +51,10 @@ class FederationRun:
         Raises:
             TrackingError: the key belongs to a federation with other parameters.
         """
-        run = store.find_or_create_run(key, name, parent=parent)
-        values = config.to_dict()
-        run.log_params(flatten({name: value for name, value in values.items() if name not in _NOT_PARAMETERS}))
-        run.set_tags({**federation_tags(config), **provenance_tags(), STATE_TAG: "running", **(tags or {})})
-        run.log_text(yaml.safe_dump(values, sort_keys=False), "config.yaml")
-        run.log_text(json.dumps({**provenance(), "fingerprint": config.fingerprint()}, indent=2), "provenance.json")
+        run = store.find_or_create_run(key, name, parent=parent, tags=tags)
+        what = {name: value for name, value in config.to_dict().items() if name not in WHERE_AND_HOW}
+        run.log_params(flatten(what))
+        log_origin(run, config, {**provenance(), "fingerprint": config.fingerprint()})
         return cls(run, config)
 
     def log_round(self, report: RoundReport) -> None:
@@ -90,13 +82,13 @@ class FederationRun:
         elif self._reports:
             figures = self.run.log_figures([("accuracy", lambda: _accuracy_figure(self._reports))])
         self.run.describe(self._note(result, status, reason, figures))
-        self.run.set_tags({STATE_TAG: _STATES[status], **({REASON_TAG: reason} if reason else {})})
-        self.run.set_status(status)
+        if reason:
+            self.run.set_tags({REASON_TAG: reason})
+        end_run(self.run, status, _STATES[status])
 
     def interrupt(self) -> None:
         """Leave the run for a later ``start`` with the same key to continue."""
-        self.run.set_tags({STATE_TAG: "interrupted"})
-        self.run.set_status("KILLED")
+        end_run(self.run, "KILLED", "interrupted")
 
     def _note(self, result: FederationResult | None, status: str, reason: str | None, figures: list[str]) -> str:
         if status == "FINISHED" and result is not None:
@@ -119,12 +111,17 @@ class FederationRun:
         return run.log_figures(federation_figures(result))
 
 
-def flatten(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """``{"partition": {"alpha": 0.1}}`` becomes ``{"partition.alpha": 0.1}``."""
-    flat: dict[str, Any] = {}
-    for name, value in values.items():
-        flat |= flatten(value, f"{prefix}{name}.") if isinstance(value, Mapping) else {prefix + name: value}
-    return flat
+def log_origin(run: TrackedRun, config: FederationConfig, origin: Mapping[str, Any]) -> None:
+    """Mark a run as running and write what it is made from: tags, ``config.yaml`` and ``provenance.json``."""
+    run.set_tags({**federation_tags(config), **provenance_tags(), STATE_TAG: "running"})
+    run.log_text(yaml.safe_dump(config.to_dict(), sort_keys=False), "config.yaml")
+    run.log_text(json.dumps(origin, indent=2), "provenance.json")
+
+
+def end_run(run: TrackedRun, status: Status, state: str) -> None:
+    """Close a run; ``state`` tells in our words what MLflow's status cannot, such as pruned from interrupted."""
+    run.set_tags({STATE_TAG: state})
+    run.set_status(status)
 
 
 def federation_tags(config: FederationConfig) -> dict[str, str]:

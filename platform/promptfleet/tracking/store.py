@@ -79,6 +79,11 @@ class TrackingStore:
         """The page of all runs, while ``ui_command`` runs; MLflow's front page does not lead there by itself."""
         return f"http://127.0.0.1:5000/#/experiments/{self._experiment_id}/runs?workflowType=machine_learning"
 
+    @property
+    def ui_hint(self) -> str:
+        """How to look at the runs: the command, and the page it serves."""
+        return f"{self.ui_command}  ->  {self.ui_address}"
+
     def find_or_create_run(
         self, key: str, name: str, *, parent: str | None = None, tags: Mapping[str, str] | None = None
     ) -> TrackedRun:

@@ -7,17 +7,17 @@ from typing import Any, Literal
 
 import yaml
 
-from promptfleet.config import FederationConfig
+from promptfleet.config import FederationConfig, flatten
 from promptfleet.tracking.descriptions import sweep_note
-from promptfleet.tracking.federation_run import STATE_TAG, FederationRun, federation_tags, flatten
-from promptfleet.tracking.provenance import provenance, provenance_tags
+from promptfleet.tracking.federation_run import FederationRun, end_run, log_origin
+from promptfleet.tracking.provenance import provenance
 from promptfleet.tracking.store import TrackingStore
 from promptfleet.tracking.tracked_run import TrackedRun
 
 ParamValue = int | float | str | bool
 _SHORT = {"experts": "K", "gating_temperature": "tau", "prompt_length": "L"}  # first in names, in this order
 _NAME_LENGTH = 120
-_STATES = ("complete", "pruned", "failed", "running")
+_STATES = ("complete", "pruned", "failed", "running")  # in this order wherever they are counted
 _BEST_VAL, _BEST_TEST, _ZERO_SHOT = "best/val_accuracy", "best/test_accuracy", "zero_shot/test_accuracy"
 
 
@@ -38,15 +38,10 @@ class SweepRun:
     """The parent run of a sweep, new or continued. Made by ``start``."""
 
     def __init__(self, store: TrackingStore, run: TrackedRun, key: str, search: Mapping[str, Any]):
-        self.run = run
+        self.run, self.id = run, run.id
         self._store = store
         self._key = key
         self._space: Mapping[str, Mapping[str, Any]] = search.get("space", {})
-
-    @property
-    def id(self) -> str:
-        """MLflow's id of the parent run."""
-        return self.run.id
 
     @classmethod
     def start(
@@ -63,9 +58,7 @@ class SweepRun:
         config is what the trials share; search is the resolved search file (plain values): sampler, space, ...
         """
         run = store.find_or_create_run(key, f"sweep {name}")
-        run.set_tags({**federation_tags(config), **provenance_tags(), STATE_TAG: "running"})
-        run.log_text(yaml.safe_dump(config.to_dict(), sort_keys=False), "config.yaml")
-        run.log_text(json.dumps(provenance(), indent=2), "provenance.json")
+        log_origin(run, config, provenance())
         if search is not None:
             run.log_text(yaml.safe_dump(dict(search), sort_keys=False), "search.yaml")
             if run.is_new:  # a resumed sweep may ask for more trials; search.yaml then has the newest
@@ -83,23 +76,6 @@ class SweepRun:
             tags={"trial": str(trial_number)},
         )
 
-    def update(
-        self,
-        trials: Sequence[TrialRecord],
-        importances: Mapping[str, float] | None = None,
-        *,
-        log_scale: Collection[str] = (),
-    ) -> None:
-        """Write the sweep as it stands: table, best trial, figures, description; what was written before is replaced.
-
-        importances are the shares of the objective's variance that each hyperparameter explains; log_scale names
-        the hyperparameters to be drawn on a logarithmic axis.
-        """
-        self.run.log_table([trial_row(trial) for trial in trials], "trials.json")
-        accuracies = self._log_best(trials)
-        figures = self._log_figures(trials, importances, log_scale, accuracies[_ZERO_SHOT])
-        self.run.describe(self._note(trials, accuracies, figures))
-
     def finish(
         self,
         trials: Sequence[TrialRecord],
@@ -108,25 +84,27 @@ class SweepRun:
         log_scale: Collection[str] = (),
         status: Literal["FINISHED", "KILLED", "FAILED"] = "FINISHED",
     ) -> None:
-        """``update`` for the last time and end the run: KILLED where the sweep was interrupted.
+        """Write table, best trial, figures and description, and end the run: KILLED where the sweep was interrupted.
 
-        Trials that are still RUNNING in MLflow, because the process that ran them died, are set to KILLED.
+        What an interrupted sweep wrote is replaced when it was resumed. importances are the shares of the objective's
+        variance that each hyperparameter explains; log_scale names the hyperparameters to be drawn on a logarithmic
+        axis. Trials that are still RUNNING in MLflow, because the process that ran them died, are set to KILLED.
         """
-        self.update(trials, importances, log_scale=log_scale)
+        self.run.log_table([trial_row(trial) for trial in trials], "trials.json")
+        accuracies = self._log_best(trials)
+        figures = self._log_figures(trials, importances, log_scale, accuracies[_ZERO_SHOT])
+        self.run.describe(self._note(trials, accuracies, figures))
         for child in self._store.children(self.id):
             if child.status == "RUNNING":
-                child.set_tags({STATE_TAG: "interrupted"})
-                child.set_status("KILLED")
-        states = {"FINISHED": "complete", "KILLED": "interrupted", "FAILED": "failed"}
-        self.run.set_tags({STATE_TAG: states[status]})
-        self.run.set_status(status)
+                end_run(child, "KILLED", "interrupted")
+        end_run(self.run, status, {"FINISHED": "complete", "KILLED": "interrupted", "FAILED": "failed"}[status])
 
     def _child_key(self, trial_number: int) -> str:
         return f"{self._key}/trial/{trial_number}"
 
     def _log_best(self, trials: Sequence[TrialRecord]) -> dict[str, float | None]:
         """Returns the best trial's accuracies, and zero-shot's for the same clients, by their names of metrics."""
-        counts = {state: sum(trial.state == state for trial in trials) for state in ("complete", "pruned", "failed")}
+        ended = {state: count for state, count in count_states(trials).items() if state != "running"}
         accuracies: dict[str, float | None] = dict.fromkeys((_BEST_VAL, _BEST_TEST, _ZERO_SHOT))
         best = best_trial(trials)
         if best is not None:
@@ -137,8 +115,8 @@ class SweepRun:
                 _ZERO_SHOT: child.metrics.get(_ZERO_SHOT) if child else None,
             }
             self.run.set_tags({"best_trial": str(best.number), "best_params": json.dumps(best.params)})
-        metrics = {**accuracies, **{f"trials/{state}": count for state, count in counts.items()}}
-        self.run.log_final_metrics(metrics, step=sum(counts.values()))
+        metrics = {**accuracies, **{f"trials/{state}": count for state, count in ended.items()}}
+        self.run.log_final_metrics(metrics, step=sum(ended.values()))
         return accuracies
 
     def _note(
@@ -147,7 +125,7 @@ class SweepRun:
         best = best_trial(trials)
         return sweep_note(
             space=self._space,
-            counts={state: sum(trial.state == state for trial in trials) for state in _STATES},
+            counts=count_states(trials),
             best=trial_name(best.number, best.params, leave_out=()) if best else None,
             val_accuracy=accuracies[_BEST_VAL],
             test_accuracy=accuracies[_BEST_TEST],
@@ -173,10 +151,25 @@ class SweepRun:
         )
 
 
-def best_trial(trials: Sequence[TrialRecord]) -> TrialRecord | None:
-    """The complete trial of the highest validation accuracy, the earliest of equals."""
+def ranked_trials(trials: Sequence[TrialRecord]) -> list[TrialRecord]:
+    """The complete trials, the highest validation accuracy first, of equals the earliest."""
     complete = [trial for trial in trials if trial.state == "complete" and trial.value is not None]
-    return max(complete, key=lambda trial: (trial.value, -trial.number), default=None)
+    return sorted(complete, key=lambda trial: (-trial.value, trial.number))
+
+
+def best_trial(trials: Sequence[TrialRecord]) -> TrialRecord | None:
+    """The first of ``ranked_trials``, None without any."""
+    return next(iter(ranked_trials(trials)), None)
+
+
+def count_states(trials: Sequence[TrialRecord]) -> dict[str, int]:
+    """How many trials are in each state, also where it is none."""
+    return {state: sum(trial.state == state for trial in trials) for state in _STATES}
+
+
+def format_value(value: ParamValue) -> str:
+    """A hyperparameter's value as people read it: real numbers with three significant digits."""
+    return f"{value:.3g}" if isinstance(value, float) else str(value)
 
 
 def trial_name(number: int, params: Mapping[str, ParamValue], *, leave_out: Sequence[str] = ("_lr",)) -> str:
@@ -186,9 +179,7 @@ def trial_name(number: int, params: Mapping[str, ParamValue], *, leave_out: Sequ
     last = [key.rsplit(".", 1)[-1] for key in keys]
     words = []
     for key, short in zip(keys, last, strict=True):
-        value = params[key]
-        shown = f"{value:.3g}" if isinstance(value, float) else str(value)
-        words.append(f"{_SHORT.get(key, short if last.count(short) == 1 else key)}={shown}")
+        words.append(f"{_SHORT.get(key, short if last.count(short) == 1 else key)}={format_value(params[key])}")
     text = f"trial {number:02d}  {' '.join(words)}".strip()
     return text if len(text) <= _NAME_LENGTH else text[: _NAME_LENGTH - 1] + "…"
 

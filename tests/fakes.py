@@ -8,7 +8,7 @@ from torch import Tensor
 
 from promptfleet.clip.frozen import FrozenClip
 from promptfleet.clip.plain_encoder import encode_texts
-from promptfleet.clip.prompt_encoder import ClassTokens
+from promptfleet.clip.prompt_layout import ClassTokens
 from promptfleet.clip.text_tower import TextTower
 from promptfleet.clip.tokens import embed_classes
 from promptfleet.config import FederationConfig

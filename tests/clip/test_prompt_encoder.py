@@ -8,7 +8,8 @@ from hypothesis import strategies as st
 
 from promptfleet.clip.backbone import text_tower_of
 from promptfleet.clip.plain_encoder import encode_prompts_plainly, encode_texts
-from promptfleet.clip.prompt_encoder import ClassTokens, encode_prompts
+from promptfleet.clip.prompt_encoder import encode_prompts
+from promptfleet.clip.prompt_layout import ClassTokens
 from promptfleet.clip.text_tower import TextTower
 from promptfleet.clip.tokens import embed_classes
 from tests.fakes import tiny_classes, tiny_token_ids, tiny_tower
@@ -22,21 +23,27 @@ def relative(ours, theirs):
     return float((ours - theirs).norm() / theirs.norm())
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=40, deadline=None)
 @given(
     name_lengths=st.lists(st.integers(1, 9), min_size=1, max_size=5),
     tokens=st.integers(1, 32),
     prompts=st.integers(1, 3),
+    position=st.sampled_from(["end", "middle", "front"]),
+    class_specific=st.booleans(),
     layers=st.integers(1, 3),
     quick_gelu=st.booleans(),
     seed=st.integers(0, 999),
 )
-def test_equals_the_plain_encoder_in_features_and_gradients(name_lengths, tokens, prompts, layers, quick_gelu, seed):
+def test_equals_the_plain_encoder_in_features_and_gradients(
+    name_lengths, tokens, prompts, position, class_specific, layers, quick_gelu, seed
+):
     tower = tiny_tower(layers=layers, quick_gelu=quick_gelu, seed=seed)
     classes = tiny_classes(tower, name_lengths, seed=seed)
-    contexts = random_contexts(prompts, tokens, tower.width, seed)
+    shape = (prompts, len(name_lengths), tokens) if class_specific else (prompts, tokens)
+    contexts = torch.randn(*shape, tower.width, generator=torch.Generator().manual_seed(seed)) * 0.1
     ours, theirs = contexts.clone().requires_grad_(), contexts.clone().requires_grad_()
-    fast, plain = encode_prompts(tower, classes, ours), encode_prompts_plainly(tower, classes, theirs)
+    fast = encode_prompts(tower, classes, ours, position)
+    plain = encode_prompts_plainly(tower, classes, theirs, position)
     assert fast.shape == (prompts, len(name_lengths), tower.dim)
     assert torch.allclose(fast, plain, rtol=0, atol=1e-6)
     assert torch.allclose(fast.norm(dim=-1), torch.ones(prompts, len(name_lengths)), atol=1e-6)
@@ -44,6 +51,38 @@ def test_equals_the_plain_encoder_in_features_and_gradients(name_lengths, tokens
     (fast * probe).sum().backward()
     (plain * probe).sum().backward()
     assert relative(ours.grad, theirs.grad) <= 1e-5
+
+
+@pytest.mark.parametrize("class_specific", [False, True])
+def test_the_place_of_the_class_name_matters(class_specific):
+    tower = tiny_tower()
+    shape = (1, 4, 6, tower.width) if class_specific else (1, 6, tower.width)
+    contexts = torch.randn(shape, generator=torch.Generator().manual_seed(0))
+    end, middle, front = (
+        encode_prompts(tower, tiny_classes(tower), contexts, position) for position in ("end", "middle", "front")
+    )
+    for one, other in ((end, middle), (middle, front), (end, front)):
+        assert (one - other).abs().max() > 1e-3
+
+
+@pytest.mark.parametrize("position", ["end", "middle", "front"])
+@pytest.mark.parametrize("prompts", [2, 3, 7])
+def test_a_prompt_gives_the_same_bits_alone_and_beside_others(position, prompts):
+    tower = tiny_tower(width=32, heads=4)
+    classes = tiny_classes(tower, (1, 3, 2, 2, 1))
+    contexts, probe = random_contexts(prompts, 5, tower.width), random_contexts(prompts, 5, tower.dim, seed=1)
+
+    def run(chosen):
+        leaf = contexts[chosen].clone().requires_grad_()
+        features = encode_prompts(tower, classes, leaf, position)
+        features.backward(probe[chosen])
+        return features.detach(), leaf.grad
+
+    together = run(slice(0, prompts))
+    for prompt in range(prompts):
+        alone = run(slice(prompt, prompt + 1))
+        assert torch.equal(alone[0][0], together[0][prompt])
+        assert torch.equal(alone[1][0], together[1][prompt])
 
 
 def test_activation_changes_the_features():
@@ -77,6 +116,20 @@ def test_equals_open_clip_on_the_whole_text(open_model, context):
     theirs = open_model.encode_text(whole, normalize=True)
     assert torch.allclose(ours, theirs, rtol=0, atol=1e-6)
     assert torch.allclose(encode_texts(tower, whole), theirs, rtol=0, atol=1e-6)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["ViT-B-32", "ViT-B-32-quickgelu", "ViT-B-16", "ViT-L-14", "RN50", "RN50-quickgelu"])
+@torch.no_grad()
+def test_equals_open_clip_for_its_architectures(name):
+    model = open_clip.create_model(name, pretrained=None).eval()
+    tower = text_tower_of(model, name)
+    assert tower.quick_gelu is name.endswith("quickgelu")
+    words = open_clip.tokenize("a photo of a")[0, 1:5]
+    classes = embed_classes(tower, open_clip.tokenize(["cat.", "golden retriever.", "7."]))
+    ours = encode_prompts(tower, classes, tower.weights["token_embedding.weight"][words][None])[0]
+    whole = open_clip.tokenize([f"a photo of a {name}." for name in ("cat", "golden retriever", "7")])
+    assert torch.allclose(ours, model.encode_text(whole, normalize=True), rtol=0, atol=2e-6)
 
 
 def test_the_longest_context_that_fits_and_one_more():

@@ -1,9 +1,10 @@
 """The obvious text encoder: every class as a full row of 77 tokens. Slow, and the truth for the fast one."""
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
-from promptfleet.clip.prompt_encoder import ClassTokens
+from promptfleet.clip.prompt_layout import ClassTokens, Position
 from promptfleet.clip.text_tower import TextTower
 
 
@@ -16,31 +17,34 @@ def encode_texts(tower: TextTower, token_ids: Tensor) -> Tensor:
     return _encode(tower, embedded, token_ids.argmax(dim=-1))
 
 
-def encode_prompts_plainly(tower: TextTower, classes: ClassTokens, contexts: Tensor) -> Tensor:
-    """What ``prompt_encoder.encode_prompts`` returns, from prompts padded to all positions."""
-    return torch.stack([_encode_prompt(tower, classes, context) for context in contexts])
+def encode_prompts_plainly(
+    tower: TextTower, classes: ClassTokens, contexts: Tensor, position: Position = "end"
+) -> Tensor:
+    """What ``prompt_encoder.encode_prompts`` returns, from prompts padded to all positions, one class after another."""
+    return torch.stack([_encode_prompt(tower, classes, context, position) for context in contexts])
 
 
-def _encode_prompt(tower: TextTower, classes: ClassTokens, context: Tensor) -> Tensor:
-    count, suffix_tokens, width = classes.suffix.shape
-    padding = tower.positions - 1 - context.shape[0] - suffix_tokens
-    rows = torch.cat(
-        [
-            classes.start.expand(count, 1, width),
-            context.expand(count, -1, width),
-            classes.suffix,
-            context.new_zeros(count, padding, width),
-        ],
-        dim=1,
-    )
-    return _encode(tower, rows, context.shape[0] + classes.lengths)
+def _encode_prompt(tower: TextTower, classes: ClassTokens, context: Tensor, position: Position) -> Tensor:
+    rows, ends = [], []
+    for label, length in enumerate(classes.lengths.tolist()):
+        own_context = context[label] if context.dim() == 3 else context
+        name, stop_and_end = classes.suffix[label, : length - 2], classes.suffix[label, length - 2 : length]
+        half = len(own_context) // 2
+        order = {
+            "end": [own_context, name],
+            "middle": [own_context[:half], name, own_context[half:]],
+            "front": [name, own_context],
+        }[position]
+        row = torch.cat([classes.start.unsqueeze(0), *order, stop_and_end])
+        ends.append(len(row) - 1)
+        rows.append(F.pad(row, (0, 0, 0, tower.positions - len(row))))
+    return _encode(tower, torch.stack(rows), torch.tensor(ends, device=context.device))
 
 
 def _encode(tower: TextTower, embedded: Tensor, end: Tensor) -> Tensor:
     x = embedded + tower.weights["positional_embedding"]
-    mask = torch.full((tower.positions, tower.positions), float("-inf"), device=x.device).triu(1)
     for layer in range(tower.layers):
-        hidden = tower.norm_before_attention(layer, x)
-        scores = tower.queries(layer, hidden) @ tower.keys(layer, hidden).transpose(-1, -2) + mask
-        x = tower.after_attention(layer, x, torch.softmax(scores, dim=-1) @ tower.values(layer, hidden))
-    return tower.project(x[torch.arange(len(x), device=x.device), end])
+        queries, keys, values = map(tower.split_heads, tower.queries_keys_values(layer, x).chunk(3, dim=-1))
+        mixed = F.scaled_dot_product_attention(queries, keys, values, is_causal=True)
+        x = tower.after_attention(layer, x, tower.join_heads(mixed))
+    return tower.project(x[torch.arange(len(x), device=x.device), end].unsqueeze(1)).squeeze(1)

@@ -1,9 +1,10 @@
 """Text features of learnable prompts, computed exactly and without doing anything twice.
 
-A prompt is ``[SOS][context][class tokens].[EOT][padding]``. In a causal tower nothing after EOT can reach EOT, so the
-padding is dropped; and nothing of a class can reach ``[SOS][context]``, so that prefix runs once per prompt, its keys
-and values are kept per layer, and each class runs only its own few tokens against them. In the last layer only
-the EOT token is still needed. ``plain_encoder`` does the same the obvious way and is what this is tested against.
+A prompt is a row of tokens such as ``[SOS][context][class name][.][EOT][padding]``. In a causal tower nothing after EOT
+can reach EOT, so the padding is dropped; and what stands before the first token that differs between classes is the
+same for all of them, so that prefix runs once per prompt and each class runs only its own few tokens against its keys
+and values. In the last layer only the EOT token is still needed. ``plain_encoder`` does the same the obvious way and
+is what this is tested against.
 """
 
 from dataclasses import dataclass
@@ -11,97 +12,95 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from promptfleet.clip.prompt_layout import ClassTokens, Position, lay_out
 from promptfleet.clip.text_tower import TextTower
 
 
+def encode_prompts(tower: TextTower, classes: ClassTokens, contexts: Tensor, position: Position = "end") -> Tensor:
+    """Return text features ``[prompts, classes, dim]``, unit norm, of prompts laid out as ``lay_out`` says.
+
+    contexts ``[prompts, tokens, width]``, or ``[prompts, classes, tokens, width]`` where every class has its own.
+    Gradients flow to ``contexts`` alone. Raises ValueError where a prompt exceeds the tower.
+    """
+    prompts = lay_out(tower, classes, contexts, position)
+    packing = _Packing.of(prompts.shared.shape[1], prompts.own.shape[2], prompts.lengths)
+    x = torch.cat([prompts.shared, packing.pack(prompts.own)], dim=1)
+    for layer in range(tower.layers - 1):
+        x = tower.after_attention(layer, x, _attention(tower, tower.queries_keys_values(layer, x), packing))
+    mixed = _attention_of_ends(tower, tower.queries_keys_values(tower.layers - 1, x), packing)
+    return tower.project(tower.after_attention(tower.layers - 1, x.index_select(1, packing.ends), mixed))
+
+
 @dataclass(frozen=True)
-class ClassTokens:
-    """Embedded tokens that follow the context, class by class.
+class _Packing:
+    """Where each token lies in ``[shared tokens][class 0's own][class 1's own]...``, which has no padding.
 
-    ``start [width]`` is SOS; ``suffix [classes, tokens, width]`` are class name, full stop and EOT, then padding;
-    ``lengths [classes]`` counts the tokens up to and including EOT.
+    ``real`` finds the own tokens in the flattened padded grid ``[classes * tokens]``; ``grid`` finds the grid's places
+    in the packed row (padding finds its class's EOT, and nothing real looks at it); ``ends [classes]`` finds EOT there
+    and ``last`` among its class's own tokens. ``causal [tokens, tokens]`` is 0 where an own token may look at another
+    of its class and -inf elsewhere.
     """
 
-    start: Tensor
-    suffix: Tensor
-    lengths: Tensor
+    shared: int
+    classes: int
+    real: Tensor
+    grid: Tensor
+    ends: Tensor
+    last: Tensor
+    causal: Tensor
 
-    def __len__(self) -> int:
-        return self.suffix.shape[0]
+    @classmethod
+    def of(cls, shared: int, tokens: int, lengths: Tensor) -> "_Packing":
+        starts = shared + torch.cumsum(lengths, 0) - lengths
+        place = torch.arange(tokens, device=lengths.device)
+        real = (place < lengths.unsqueeze(1)).flatten().nonzero().squeeze(1)
+        last = lengths - 1
+        grid = starts.unsqueeze(1) + torch.minimum(place, last.unsqueeze(1))
+        causal = torch.full((tokens, tokens), float("-inf"), device=lengths.device).triu(1)
+        return cls(shared, len(lengths), real, grid.flatten(), starts + last, last, causal)
 
-    def to(self, device: torch.device | str) -> "ClassTokens":
-        return ClassTokens(self.start.to(device), self.suffix.to(device), self.lengths.to(device))
-
-
-def encode_prompts(tower: TextTower, classes: ClassTokens, contexts: Tensor) -> Tensor:
-    """Return text features ``[prompts, classes, dim]``, unit norm, of ``contexts [prompts, tokens, width]``.
-
-    Gradients flow to ``contexts`` alone. The context must leave room: 1 + tokens + longest suffix <= positions.
-    """
-    prefix, suffix = _embed(tower, classes, contexts)
-    causal = _causal_mask(suffix.shape[-2], suffix.device)
-    last = tower.layers - 1
-    for layer in range(tower.layers):
-        prefix_hidden = tower.norm_before_attention(layer, prefix)
-        suffix_hidden = tower.norm_before_attention(layer, suffix)
-        prefix_keys, prefix_values = tower.keys(layer, prefix_hidden), tower.values(layer, prefix_hidden)
-        suffix_keys, suffix_values = tower.keys(layer, suffix_hidden), tower.values(layer, suffix_hidden)
-        if layer == last:
-            suffix, suffix_hidden = _end_tokens(classes, suffix), _end_tokens(classes, suffix_hidden)
-            causal = causal[classes.lengths - 1][:, None, None, :]
-        else:
-            prefix = tower.after_attention(
-                layer, prefix, _attend_within(tower.queries(layer, prefix_hidden), prefix_keys, prefix_values)
-            )
-        mixed = _attend_prefix_and_own(
-            tower.queries(layer, suffix_hidden), prefix_keys, prefix_values, suffix_keys, suffix_values, causal
-        )
-        suffix = tower.after_attention(layer, suffix, mixed)
-    return tower.project(suffix.squeeze(-2))
+    def pack(self, own: Tensor) -> Tensor:
+        """``[prompts, classes, tokens, width] -> [prompts, real tokens, width]``."""
+        return own.flatten(1, 2).index_select(1, self.real)
 
 
-def _embed(tower: TextTower, classes: ClassTokens, contexts: Tensor) -> tuple[Tensor, Tensor]:
-    """Prefix ``[prompts, 1 + tokens, width]`` and suffix ``[prompts, classes, suffix tokens, width]``."""
-    prompts, tokens, _ = contexts.shape
-    start, end = 1 + tokens, 1 + tokens + classes.suffix.shape[1]
-    if end > tower.positions:
-        room = tower.positions - 1 - classes.suffix.shape[1]
-        raise ValueError(f"a context of {tokens} tokens is too long: the tower leaves room for {room}")
-    positions = tower.weights["positional_embedding"]
-    prefix = torch.cat([classes.start.expand(prompts, 1, -1), contexts], dim=1) + positions[:start]
-    suffix = (classes.suffix + positions[start:end]).expand(prompts, -1, -1, -1)
-    return prefix, suffix
-
-
-def _causal_mask(tokens: int, device: torch.device) -> Tensor:
-    """``[tokens, tokens]``: 0 where a query may look, -inf where the key lies behind it."""
-    return torch.full((tokens, tokens), float("-inf"), device=device).triu(1)
-
-
-def _end_tokens(classes: ClassTokens, x: Tensor) -> Tensor:
-    """Keep each class's EOT: ``[prompts, classes, tokens, width] -> [prompts, classes, 1, width]``."""
-    index = (classes.lengths - 1).view(1, -1, 1, 1).expand(x.shape[0], -1, 1, x.shape[-1])
-    return x.gather(2, index)
-
-
-def _attend_within(queries: Tensor, keys: Tensor, values: Tensor) -> Tensor:
+def _attention(tower: TextTower, projected: Tensor, packing: _Packing) -> Tensor:
+    """What every token of ``projected [prompts, packed tokens, 3 * width]`` takes from those that it may look at."""
+    queries, keys, values = _split(tower, projected[:, : packing.shared])
+    own_queries, own_keys, own_values = _split(tower, projected.index_select(1, packing.grid))
     scores = queries @ keys.transpose(-1, -2)
-    return torch.softmax(scores + _causal_mask(scores.shape[-1], scores.device), dim=-1) @ values
+    scores = scores + torch.full_like(scores[0, 0], float("-inf")).triu(1)
+    shared = torch.softmax(scores, dim=-1) @ values
+    own = _attend(own_queries, keys, values, own_keys, own_values, packing.causal, packing.classes)
+    own = tower.join_heads(own).index_select(1, packing.real)
+    return torch.cat([tower.join_heads(shared), own], dim=1)
 
 
-def _attend_prefix_and_own(
-    queries: Tensor, prefix_keys: Tensor, prefix_values: Tensor, keys: Tensor, values: Tensor, causal: Tensor
+def _attention_of_ends(tower: TextTower, projected: Tensor, packing: _Packing) -> Tensor:
+    """``_attention`` of the EOT tokens alone: ``[prompts, classes, width]``."""
+    queries, _, _ = _split(tower, projected.index_select(1, packing.ends))
+    _, keys, values = _split(tower, projected[:, : packing.shared])
+    _, own_keys, own_values = _split(tower, projected.index_select(1, packing.grid))
+    mask = packing.causal[packing.last].unsqueeze(1)
+    return tower.join_heads(_attend(queries, keys, values, own_keys, own_values, mask, packing.classes))
+
+
+def _split(tower: TextTower, projected: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Queries, scaled, keys and values ``[prompts, heads, tokens, head_dim]``."""
+    queries, keys, values = (tower.split_heads(part) for part in projected.chunk(3, dim=-1))
+    return queries * queries.shape[-1] ** -0.5, keys, values
+
+
+def _attend(
+    queries: Tensor, keys: Tensor, values: Tensor, own_keys: Tensor, own_values: Tensor, mask: Tensor, classes: int
 ) -> Tensor:
-    """Attention of class tokens over the shared prefix (all of it) and over their own class (causally).
+    """Attention of class tokens over all shared tokens and, where ``mask`` is 0, over those of their own class.
 
-    queries, keys, values ``[prompts, classes, heads, tokens, head_dim]``;
-    prefix_keys, prefix_values ``[prompts, heads, prefix tokens, head_dim]``.
+    queries ``[prompts, heads, classes * query tokens, head_dim]``; own_keys, own_values the same with all own tokens;
+    keys, values ``[prompts, heads, shared tokens, head_dim]``; mask ``[(classes,) query tokens, own tokens]``.
     """
-    classes, query_tokens, prefix_tokens = queries.shape[1], queries.shape[3], prefix_keys.shape[2]
-    by_prompt = queries.transpose(1, 2).flatten(2, 3)
-    to_prefix = (by_prompt @ prefix_keys.transpose(-1, -2)).unflatten(2, (classes, query_tokens)).transpose(1, 2)
-    to_own = queries @ keys.transpose(-1, -2) + causal
-    weights = torch.softmax(torch.cat([to_prefix, to_own], dim=-1), dim=-1)
-    on_prefix, on_own = weights.split([prefix_tokens, keys.shape[3]], dim=-1)
-    from_prefix = on_prefix.transpose(1, 2).flatten(2, 3) @ prefix_values
-    return from_prefix.unflatten(2, (classes, query_tokens)).transpose(1, 2) + on_own @ values
+    shape = (classes, -1)
+    own_scores = queries.unflatten(2, shape) @ own_keys.unflatten(2, shape).transpose(-1, -2) + mask
+    scores = torch.cat([queries @ keys.transpose(-1, -2), own_scores.flatten(2, 3)], dim=-1)
+    weights, own_weights = torch.softmax(scores, dim=-1).split([keys.shape[2], own_scores.shape[-1]], dim=-1)
+    return weights @ values + (own_weights.unflatten(2, shape) @ own_values.unflatten(2, shape)).flatten(2, 3)

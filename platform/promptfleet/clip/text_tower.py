@@ -1,4 +1,4 @@
-"""CLIP's text transformer as plain frozen tensors, and the arithmetic of one layer.
+"""CLIP's text transformer as plain frozen tensors, and the arithmetic of its parts.
 
 Clients run the text tower thousands of times but never open_clip itself, whose import alone takes seconds.
 """
@@ -45,42 +45,41 @@ class TextTower:
         weights = {name: tensor.to(device) for name, tensor in self.weights.items()}
         return TextTower(weights, self.layers, self.heads, self.quick_gelu)
 
-    def queries(self, layer: int, hidden: Tensor) -> Tensor:
-        """Queries ``[..., heads, tokens, head_dim]``, already scaled, of normalized ``hidden [..., tokens, width]``."""
-        weight, bias = self._projection(layer, 0)
-        return self._split_heads(F.linear(hidden, weight, bias)) * (self.width // self.heads) ** -0.5
-
-    def keys(self, layer: int, hidden: Tensor) -> Tensor:
-        return self._split_heads(F.linear(hidden, *self._projection(layer, 1)))
-
-    def values(self, layer: int, hidden: Tensor) -> Tensor:
-        return self._split_heads(F.linear(hidden, *self._projection(layer, 2)))
-
-    def norm_before_attention(self, layer: int, x: Tensor) -> Tensor:
-        return self._layer_norm(f"transformer.resblocks.{layer}.ln_1", x)
+    def queries_keys_values(self, layer: int, x: Tensor) -> Tensor:
+        """What attention of ``x [rows, tokens, width]`` works on: ``[rows, tokens, 3 * width]``, queries unscaled."""
+        return self._linear(f"transformer.resblocks.{layer}.attn.in_proj", self._norm(layer, 1, x), join="_")
 
     def after_attention(self, layer: int, x: Tensor, mixed: Tensor) -> Tensor:
-        """Add the attention's output ``mixed [..., heads, tokens, head_dim]`` to ``x``, then the MLP's."""
+        """Add the attention's output ``mixed``, then the MLP's, to ``x``; all ``[rows, tokens, width]``."""
         name = f"transformer.resblocks.{layer}"
-        heads_joined = mixed.transpose(-3, -2).flatten(-2)
-        x = x + self._linear(f"{name}.attn.out_proj", heads_joined)
-        hidden = self._linear(f"{name}.mlp.c_fc", self._layer_norm(f"{name}.ln_2", x))
+        x = x + self._linear(f"{name}.attn.out_proj", mixed)
+        hidden = self._linear(f"{name}.mlp.c_fc", self._norm(layer, 2, x))
         hidden = hidden * torch.sigmoid(1.702 * hidden) if self.quick_gelu else F.gelu(hidden)
         return x + self._linear(f"{name}.mlp.c_proj", hidden)
 
     def project(self, x: Tensor) -> Tensor:
-        """Text features ``[..., dim]`` with unit norm, of the end-of-text tokens ``[..., width]``."""
-        return F.normalize(self._layer_norm("ln_final", x) @ self.weights["text_projection"], dim=-1)
+        """Text features ``[rows, tokens, dim]`` with unit norm, of end-of-text tokens ``[rows, tokens, width]``."""
+        projection = self.weights["text_projection"].expand(x.shape[0], -1, -1)
+        return F.normalize((self._layer_norm("ln_final", x) @ projection).float(), dim=-1)
 
-    def _projection(self, layer: int, part: int) -> tuple[Tensor, Tensor]:
-        name, rows = f"transformer.resblocks.{layer}.attn.in_proj", slice(part * self.width, (part + 1) * self.width)
-        return self.weights[f"{name}_weight"][rows], self.weights[f"{name}_bias"][rows]
+    def split_heads(self, x: Tensor) -> Tensor:
+        """``[..., tokens, width] -> [..., heads, tokens, width / heads]``.
 
-    def _split_heads(self, x: Tensor) -> Tensor:
-        return x.unflatten(-1, (self.heads, -1)).transpose(-3, -2)
+        Contiguous: products of it then take the same path, and give the same bits, for one row and for many.
+        """
+        return x.unflatten(-1, (self.heads, -1)).transpose(-3, -2).contiguous()
 
-    def _linear(self, name: str, x: Tensor) -> Tensor:
-        return F.linear(x, self.weights[f"{name}.weight"], self.weights[f"{name}.bias"])
+    def join_heads(self, x: Tensor) -> Tensor:
+        """Undo ``split_heads``."""
+        return x.transpose(-3, -2).flatten(-2)
+
+    def _linear(self, name: str, x: Tensor, join: str = ".") -> Tensor:
+        """One product per row, all of the same shape: a row's result does not depend on how many are beside it."""
+        weight, bias = self.weights[f"{name}{join}weight"], self.weights[f"{name}{join}bias"]
+        return torch.baddbmm(bias.expand(x.shape[0], 1, -1), x, weight.T.expand(x.shape[0], -1, -1))
+
+    def _norm(self, layer: int, number: int, x: Tensor) -> Tensor:
+        return self._layer_norm(f"transformer.resblocks.{layer}.ln_{number}", x)
 
     def _layer_norm(self, name: str, x: Tensor) -> Tensor:
         weight, bias = self.weights[f"{name}.weight"], self.weights[f"{name}.bias"]

@@ -20,7 +20,7 @@ from promptfleet.atomic_files import replacing
 from promptfleet.clip.backbone import Backbone, load_backbone
 from promptfleet.clip.frozen import FrozenClip
 from promptfleet.clip.plain_encoder import encode_texts
-from promptfleet.clip.prompt_encoder import ClassTokens
+from promptfleet.clip.prompt_layout import ClassTokens
 from promptfleet.clip.text_tower import TextTower
 from promptfleet.clip.tokens import class_texts, embed_classes
 from promptfleet.config import FederationConfig

@@ -54,6 +54,8 @@ class RuntimeConfig(Section):
     """How a federation is executed. Nothing here changes a result."""
 
     backend: Literal["ray", "local"] = Field("ray", description="ray: one actor per client; local: this process")
+    clients_per_actor: int = Field(1, ge=1, description="clients that share one actor's process (ray only)")
+    batch_steps: bool = Field(True, description="clients of one process go through the text tower in one batch")
     threads_per_client: int = Field(1, ge=1, description="CPU threads of one client's arithmetic")
     start_timeout_s: float = Field(300, gt=0, description="how long actors may take to start")
 
@@ -91,7 +93,14 @@ class FederationConfig(Section):
     local_epochs: int = Field(3, ge=1)
     batch_size: int = Field(32, ge=1)
     shuffle: bool = Field(True, description="a new order of the examples in each local epoch")
-    prompt_length: int = Field(8, ge=1, description="learnable context tokens before the class name")
+    prompt_length: int = Field(8, ge=1, description="learnable context tokens")
+    class_token_position: Literal["end", "middle", "front"] = Field(
+        "end", description="where the class name stands in the context"
+    )
+    class_specific_context: bool = Field(False, description="a context of its own for each class")
+    precision: Literal["float32", "bfloat16", "float16"] = Field(
+        "float32", description="of the text tower's arithmetic; what is trained stays in float32"
+    )
     prompt_lr: float = Field(0.02, gt=0)
     momentum: float = Field(0.9, ge=0, lt=1)
     weight_decay: float = Field(5e-4, ge=0)

@@ -49,8 +49,8 @@ def test_a_fleet_used_again_leaves_no_trace_of_the_federation_before(fleet, smal
         fleet.begin(config, partition)
         privates = fleet.initial_states()
         trained = fleet.train(1, privates, fleet.select(1, range(3)))
-        fleet.aggregate(1, {client: one.upload for client, one in trained.items()})
-        return fleet.server_state(), fleet.fetch([one.private for one in trained.values()])
+        fleet.aggregate(1, trained.uploads)
+        return fleet.server_state(), fleet.fetch(trained.privates.values())
 
     config = small_config()
     server, privates = first_round(config)

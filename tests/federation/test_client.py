@@ -89,7 +89,7 @@ class BrokenGate(PFedMoAP):
     """Trains as usual and ends with one Inf in the gate, which is never uploaded."""
 
     def local_update(self, world, private, download, examples, rng):
-        update = super().local_update(world, private, download, examples, rng)
+        update = yield from super().local_update(world, private, download, examples, rng)
         update.private["gate.value.bias"][3] = float("inf")
         return update
 

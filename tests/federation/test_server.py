@@ -5,7 +5,7 @@ from promptfleet.federation.client import Upload
 from promptfleet.federation.server import Server
 from promptfleet.federation.state import state_sha256
 from promptfleet.methods.pfedmoap import PFedMoAP
-from promptfleet.methods.prompts import encode_context
+from promptfleet.methods.prompts import encode_frozen
 from promptfleet.methods.protocol import Message
 from tests.fakes import tiny_world
 
@@ -19,7 +19,7 @@ def server():
 
 def good(value, num_examples=5):
     context = torch.full(SHAPE, value)
-    return Upload(Message({"context": context}, {"text": encode_context(tiny_world(), context)}), num_examples)
+    return Upload(Message({"context": context}, {"text": encode_frozen(tiny_world(), context)}), num_examples)
 
 
 def with_entry(value):

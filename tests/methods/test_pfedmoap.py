@@ -14,8 +14,9 @@ from promptfleet.federation.client import Client
 from promptfleet.federation.server import Server
 from promptfleet.federation.state import state_sha256
 from promptfleet.methods.gate import gate_scores, reduce_width
+from promptfleet.methods.lockstep import run_updates
 from promptfleet.methods.pfedmoap import PFedMoAP
-from promptfleet.methods.prompts import encode_context, similarity_logits
+from promptfleet.methods.prompts import encode_frozen, similarity_logits
 from promptfleet.methods.protocol import Message, State, World
 from promptfleet.seeding import stream
 from tests.fakes import tiny_client, tiny_examples, tiny_world
@@ -163,7 +164,7 @@ def test_downloads_hold_the_nearest_contexts_of_the_last_round():
     assert torch.equal(download.tensors["experts"], pool[ids])
     assert torch.equal(download.tensors["context"], fed.server.state["context"])
     for i, text in zip(ids, download.attached["expert_text"], strict=True):
-        assert torch.allclose(text, encode_context(fed.world, pool[i]), atol=1e-6)
+        assert torch.allclose(text, encode_frozen(fed.world, pool[i]), atol=1e-6)
 
 
 def test_downloaded_tensors_name_no_client_and_no_round():
@@ -178,7 +179,8 @@ def test_experts_and_everything_else_a_client_gets_stay_as_they_are():
     given = {"private": private, "tensors": download.tensors, "attached": download.attached}
     given["examples"] = {"features": examples.features, "labels": examples.labels}
     before = {part: {name: tensor.clone() for name, tensor in state.items()} for part, state in given.items()}
-    update = method.local_update(fed.world, private, download, examples, np.random.default_rng(0))
+    begun = method.local_update(fed.world, private, download, examples, np.random.default_rng(0))
+    (update,) = run_updates(fed.world, [begun])
     method.predict(fed.world, private, download, examples.features)
     method.describe(fed.world, private, download, examples.features)
     method.personalize(fed.world, private, download, examples, np.random.default_rng(0))
@@ -216,7 +218,7 @@ def test_an_upload_is_the_context_and_nothing_of_the_gate():
     assert set(upload.message.tensors) == {"context"}
     assert set(upload.message.attached) == {"text"}
     assert torch.equal(upload.message.tensors["context"], private["context"])
-    assert torch.allclose(upload.message.attached["text"], encode_context(fed.world, private["context"]), atol=1e-6)
+    assert torch.allclose(upload.message.attached["text"], encode_frozen(fed.world, private["context"]), atol=1e-6)
     assert report.uploaded_bytes == 4 * 3 * width
     assert report.downloaded_bytes == (1 + 3) * 4 * 3 * width  # the global context and three experts
     gate_values = sum(tensor.numel() for tensor in gate_of(private).values())
@@ -244,7 +246,7 @@ def test_the_global_prompt_is_the_mean_over_the_cohort_alone():
     counts = {1: 8, 3: 12}  # tiny_client gives client i 6 + 2 i examples
     wanted = sum(counts[i] * fed.privates[i]["context"] for i in counts) / 20
     assert torch.allclose(fed.server.state["context"], wanted, atol=1e-7)
-    assert torch.allclose(fed.server.state["text"], encode_context(fed.world, wanted), atol=1e-6)
+    assert torch.allclose(fed.server.state["text"], encode_frozen(fed.world, wanted), atol=1e-6)
 
 
 def test_a_client_that_never_trained_predicts_with_the_global_prompt():

@@ -16,13 +16,14 @@ from promptfleet.clip.frozen import FrozenClip
 from promptfleet.config import FederationConfig
 from promptfleet.data.client_split import ClientSplit
 from promptfleet.data.feature_store import open_features
-from promptfleet.federation.client import Client, Upload
-from promptfleet.federation.reports import Evaluation, TrainReport
+from promptfleet.federation.client import Upload
+from promptfleet.federation.client_group import ClientGroup
+from promptfleet.federation.reports import Evaluation
 from promptfleet.federation.server import Server
 from promptfleet.federation.shared_memory import Packed, seal, unpack
 from promptfleet.federation.wire import to_arrays, to_tensors
 from promptfleet.methods import load_method
-from promptfleet.methods.protocol import World
+from promptfleet.methods.protocol import Message, State, World
 
 if TYPE_CHECKING:
     from promptfleet.federation.prepare import Prepared
@@ -63,14 +64,15 @@ class ServerActor:
         world = World(config, self._clip, self._frozen.class_names)
         self._server = Server(load_method(config.method), world)
 
-    def select(self, round_index: int, cohort: Sequence[int]) -> list[Arrays]:
-        """One download per client of ``cohort``, in its order; called with as many return values."""
-        downloads = self._server.select(round_index, cohort)
-        packed = [to_arrays(downloads[client]) for client in cohort]
-        return packed if len(packed) > 1 else packed[0]
+    def select(self, round_index: int, cohorts: Sequence[Sequence[int]]) -> list[dict[int, Arrays]]:
+        """Downloads by client, for each actor's part of the cohort; called with as many return values."""
+        downloads = self._server.select(round_index, [client for clients in cohorts for client in clients])
+        parts = [{client: to_arrays(downloads[client]) for client in clients} for clients in cohorts]
+        return parts if len(parts) > 1 else parts[0]
 
-    def aggregate(self, round_index: int, clients: Sequence[int], *uploads: Arrays) -> dict[int, str]:
-        arrived: dict[int, Upload] = dict(zip(clients, map(to_tensors, uploads), strict=True))
+    def aggregate(self, round_index: int, *uploads: dict[int, Arrays]) -> dict[int, str]:
+        """``uploads`` by client, from each actor."""
+        arrived: dict[int, Upload] = {client: to_tensors(one) for part in uploads for client, one in part.items()}
         return self._server.aggregate(round_index, arrived)
 
     def state(self) -> Arrays:
@@ -81,28 +83,34 @@ class ServerActor:
 
 
 class ClientActor:
-    """Hosts one simulated client. Holds its data, but no state: private states come in and go out with each call."""
+    """Hosts simulated clients. Holds their data, but no state: private states come in and go out with each call."""
 
     def __init__(self, frozen: Frozen):
         self._frozen = frozen
         self._store = open_features(frozen.features, verify=False)
         self._clip = frozen.attach("cuda" if ray.get_gpu_ids() and torch.cuda.is_available() else "cpu")
 
-    def begin(self, config: FederationConfig, client_id: int, split: ClientSplit) -> None:
+    def begin(self, config: FederationConfig, splits: Mapping[int, ClientSplit]) -> None:
         torch.set_num_threads(config.runtime.threads_per_client)
         world = World(config, self._clip, self._frozen.class_names)
-        self._client = Client(client_id, load_method(config.method), world, self._store, split)
+        self._group = ClientGroup(world, self._store, splits)
 
-    def initial_state(self) -> Arrays:
-        return to_arrays(self._client.initial_state())
+    def initial_states(self) -> list[Arrays]:
+        """One return value per client."""
+        states = [to_arrays(state) for state in self._group.initial_states().values()]
+        return states if len(states) > 1 else states[0]
 
-    def train(self, round_index: int, private: Arrays, download: Arrays) -> tuple[Arrays, Arrays, TrainReport]:
-        """Three return values: next private state, upload, report."""
-        private, upload, report = self._client.train(round_index, to_tensors(private), to_tensors(download))
-        return to_arrays(private), to_arrays(upload), report
+    def train(self, round_index: int, downloads: Mapping[int, Arrays], *privates: Arrays) -> list[Any]:
+        """Return values: uploads by client, reports, then each client's next private state. In ``downloads``' order."""
+        trained = self._group.train(round_index, *_arrived(downloads, privates))
+        return [
+            {client: to_arrays(one.upload) for client, one in trained.items()},
+            [one.report for one in trained.values()],
+            *[to_arrays(one.private) for one in trained.values()],
+        ]
 
-    def evaluate(self, round_index: int, private: Arrays, download: Arrays) -> Evaluation:
-        return self._client.evaluate(round_index, to_tensors(private), to_tensors(download))
+    def evaluate(self, round_index: int, downloads: Mapping[int, Arrays], *privates: Arrays) -> list[Evaluation]:
+        return self._group.evaluate(round_index, *_arrived(downloads, privates))
 
     def whereabouts(self) -> Mapping[str, Any]:
         """Process id, node, GPU ids and assigned resources, for tests and for reports."""
@@ -114,3 +122,10 @@ class ClientActor:
             "resources": context.get_assigned_resources(),
             "placement_group": context.get_placement_group_id(),
         }
+
+
+def _arrived(
+    downloads: Mapping[int, Arrays], privates: Sequence[Arrays]
+) -> tuple[dict[int, State], dict[int, Message]]:
+    states = {client: to_tensors(private) for client, private in zip(downloads, privates, strict=True)}
+    return states, {client: to_tensors(download) for client, download in downloads.items()}

@@ -1,7 +1,9 @@
 """One simulated client: its own data, and pure functions from a private state and a download to what comes of them."""
 
 import time
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 
@@ -9,7 +11,8 @@ from promptfleet.data.client_split import ClientSplit
 from promptfleet.data.feature_store import FeatureStore
 from promptfleet.federation.reports import Evaluation, TrainReport
 from promptfleet.federation.state import find_non_finite, to_device
-from promptfleet.methods.protocol import Examples, Message, Method, State, World
+from promptfleet.methods.lockstep import run_updates
+from promptfleet.methods.protocol import Examples, LocalUpdate, Message, Method, State, Update, World
 from promptfleet.seeding import stream
 
 
@@ -20,6 +23,14 @@ class Upload:
     message: Message | None
     num_examples: int
     problem: str | None = None
+
+
+class Trained(NamedTuple):
+    """What one local update gives: the client's next private state, its upload and its report."""
+
+    private: State
+    upload: Upload
+    report: TrainReport
 
 
 class Client:
@@ -42,30 +53,9 @@ class Client:
         rng = stream(self._world.config.seed, "init_client", client=self.id)
         return self._method.init_client(self._world, self.id, rng)
 
-    def train(self, round_index: int, private: State, download: Message) -> tuple[State, Upload, TrainReport]:
-        """Local update: next private state, upload and report. With NaN or Inf in it, the state stays as it was."""
-        started = time.perf_counter()
-        update = self._method.local_update(
-            self._world,
-            to_device(private, self._device),
-            to_device(download, self._device),
-            self._train,
-            self._rng("local_update", round_index),
-        )
-        next_private, message = to_device(update.private, "cpu"), to_device(update.upload, "cpu")
-        bad = find_non_finite(next_private) or find_non_finite(message.tensors)
-        if bad:
-            upload = Upload(None, len(self._train), f"{bad} is not finite after the local update")
-            next_private = private
-        else:
-            upload = Upload(message, len(self._train))
-        report = TrainReport(
-            metrics=update.metrics,
-            downloaded_bytes=download.num_bytes,
-            uploaded_bytes=0 if bad else message.num_bytes,
-            seconds=time.perf_counter() - started,
-        )
-        return next_private, upload, report
+    def train(self, round_index: int, private: State, download: Message) -> Trained:
+        """Local update, alone. With NaN or Inf in what comes of it, the state stays as it was."""
+        return train_together([self], round_index, {self.id: private}, {self.id: download})[self.id]
 
     def evaluate(self, round_index: int, private: State, download: Message) -> Evaluation:
         """Accuracy on the client's own validation and test part."""
@@ -81,6 +71,27 @@ class Client:
                 described={name: tensor.tolist() for name, tensor in described.items()},
             )
 
+    def _begin(self, round_index: int, private: State, download: Message) -> Update | LocalUpdate:
+        private, download = to_device(private, self._device), to_device(download, self._device)
+        rng = self._rng("local_update", round_index)
+        return self._method.local_update(self._world, private, download, self._train, rng)
+
+    def _finish(self, private: State, download: Message, update: Update, seconds: float) -> Trained:
+        next_private, message = to_device(update.private, "cpu"), to_device(update.upload, "cpu")
+        bad = find_non_finite(next_private) or find_non_finite(message.tensors)
+        if bad:
+            upload = Upload(None, len(self._train), f"{bad} is not finite after the local update")
+            next_private = private
+        else:
+            upload = Upload(message, len(self._train))
+        report = TrainReport(
+            metrics=update.metrics,
+            downloaded_bytes=download.num_bytes,
+            uploaded_bytes=0 if bad else message.num_bytes,
+            seconds=seconds,
+        )
+        return Trained(next_private, upload, report)
+
     def _accuracy(self, private: State, download: Message, examples: Examples) -> float:
         logits = self._method.predict(self._world, private, download, examples.features)
         return (logits.argmax(dim=1) == examples.labels).sum().item() / len(examples)
@@ -91,3 +102,17 @@ class Client:
 
     def _rng(self, role: str, round_index: int):
         return stream(self._world.config.seed, role, client=self.id, round_index=round_index)
+
+
+def train_together(
+    clients: Sequence[Client], round_index: int, privates: Mapping[int, State], downloads: Mapping[int, Message]
+) -> dict[int, Trained]:
+    """``Client.train`` of several clients of one world, stepped side by side; the seconds are shared equally."""
+    started = time.perf_counter()
+    begun = [client._begin(round_index, privates[client.id], downloads[client.id]) for client in clients]
+    updates = run_updates(clients[0]._world, begun)
+    seconds = (time.perf_counter() - started) / len(clients)
+    return {
+        client.id: client._finish(privates[client.id], downloads[client.id], update, seconds)
+        for client, update in zip(clients, updates, strict=True)
+    }

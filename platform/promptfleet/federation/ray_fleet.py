@@ -1,6 +1,7 @@
-"""A fleet of Ray actors: one for the server, one for each client."""
+"""A fleet of Ray actors: one for the server, and one for each client or group of clients."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import ray
@@ -18,9 +19,9 @@ from promptfleet.config import FederationConfig
 from promptfleet.data.partition import Partition
 from promptfleet.errors import ResourceError
 from promptfleet.federation.actors import ClientActor, Frozen, ServerActor
-from promptfleet.federation.fleet import Trained
+from promptfleet.federation.fleet import CohortUpdate
 from promptfleet.federation.prepare import Prepared
-from promptfleet.federation.reports import Evaluation
+from promptfleet.federation.reports import Evaluation, TrainReport
 from promptfleet.federation.resources import Shares
 from promptfleet.federation.shared_memory import pack
 from promptfleet.federation.wire import to_arrays, to_tensors
@@ -39,6 +40,15 @@ def put_frozen(prepared: Prepared) -> ObjectRef:
             class_names=prepared.class_names,
         )
     )
+
+
+@dataclass(frozen=True)
+class Part:
+    """One client actor's share of a cohort: the clients, ascending, and a reference to what is sent to them."""
+
+    actor: int
+    clients: Sequence[int]
+    downloads: ObjectRef
 
 
 class RayFleet:
@@ -82,46 +92,59 @@ class RayFleet:
             raise
 
     def begin(self, config: FederationConfig, partition: Partition) -> None:
+        self._packing = config.runtime.clients_per_actor
+        self._groups = self._by_actor(range(config.clients))
         pending = [self._server.begin.remote(config)]
-        pending += [
-            actor.begin.remote(config, client, split)
-            for client, (actor, split) in enumerate(zip(self._clients, partition.clients, strict=True))
-        ]
+        for actor, clients in self._groups.items():
+            splits = {client: partition.clients[client] for client in clients}
+            pending.append(self._clients[actor].begin.remote(config, splits))
         ray.get(pending)
 
     def initial_states(self) -> dict[int, ObjectRef]:
-        return {client: actor.initial_state.remote() for client, actor in enumerate(self._clients)}
+        states = {}
+        for actor, clients in self._groups.items():
+            refs = self._clients[actor].initial_states.options(num_returns=len(clients)).remote()
+            states |= dict(zip(clients, refs if len(clients) > 1 else [refs], strict=True))
+        return states
 
-    def select(self, round_index: int, cohort: Sequence[int]) -> dict[int, ObjectRef]:
-        cohort = list(cohort)
-        refs = self._server.select.options(num_returns=len(cohort)).remote(round_index, cohort)
-        return dict(zip(cohort, refs if len(cohort) > 1 else [refs], strict=True))
+    def select(self, round_index: int, cohort: Sequence[int]) -> list[Part]:
+        groups = self._by_actor(cohort)
+        refs = self._server.select.options(num_returns=len(groups)).remote(round_index, list(groups.values()))
+        refs = refs if len(groups) > 1 else [refs]
+        return [Part(actor, clients, ref) for (actor, clients), ref in zip(groups.items(), refs, strict=True)]
 
-    def train(
-        self, round_index: int, privates: Mapping[int, ObjectRef], downloads: Mapping[int, ObjectRef]
-    ) -> dict[int, Trained]:
-        return {
-            client: Trained(
-                *self._clients[client].train.options(num_returns=3).remote(round_index, privates[client], download)
+    def train(self, round_index: int, privates: Mapping[int, ObjectRef], downloads: Sequence[Part]) -> CohortUpdate:
+        next_privates, uploads, reports = {}, [], []
+        for part in downloads:
+            train = self._clients[part.actor].train.options(num_returns=2 + len(part.clients))
+            upload, report, *refs = train.remote(
+                round_index, part.downloads, *[privates[client] for client in part.clients]
             )
-            for client, download in downloads.items()
-        }
+            uploads.append(upload)
+            reports.append(report)
+            next_privates |= dict(zip(part.clients, refs, strict=True))
+        return CohortUpdate(next_privates, uploads, reports)
 
-    def aggregate(self, round_index: int, uploads: Mapping[int, ObjectRef]) -> dict[int, str]:
-        return ray.get(self._server.aggregate.remote(round_index, list(uploads), *uploads.values()))
+    def aggregate(self, round_index: int, uploads: Sequence[ObjectRef]) -> dict[int, str]:
+        return ray.get(self._server.aggregate.remote(round_index, *uploads))
 
     def evaluate(
-        self, round_index: int, privates: Mapping[int, ObjectRef], downloads: Mapping[int, ObjectRef]
+        self, round_index: int, privates: Mapping[int, ObjectRef], downloads: Sequence[Part]
     ) -> list[Evaluation]:
-        return ray.get(
+        return _joined(
             [
-                self._clients[client].evaluate.remote(round_index, privates[client], download)
-                for client, download in downloads.items()
+                self._clients[part.actor].evaluate.remote(
+                    round_index, part.downloads, *[privates[client] for client in part.clients]
+                )
+                for part in downloads
             ]
         )
 
-    def fetch(self, handles: Sequence[ObjectRef]) -> list[Any]:
-        return [to_tensors(value) if isinstance(value, dict) else value for value in ray.get(list(handles))]
+    def reports(self, reports: Sequence[ObjectRef]) -> list[TrainReport]:
+        return _joined(reports)
+
+    def fetch(self, privates: Iterable[ObjectRef]) -> list[State]:
+        return [to_tensors(state) for state in ray.get(list(privates))]
 
     def put(self, state: State) -> ObjectRef:
         return ray.put(to_arrays(state))
@@ -133,7 +156,7 @@ class RayFleet:
         ray.get(self._server.load_state.remote(to_arrays(state)))
 
     def whereabouts(self) -> list[Mapping[str, Any]]:
-        """Where each client's actor runs, by client id."""
+        """Where each client actor runs, in the order of the clients they host."""
         return ray.get([actor.whereabouts.remote() for actor in self._clients])
 
     def close(self) -> None:
@@ -146,3 +169,14 @@ class RayFleet:
         if self._own_group is not None:
             remove_placement_group(self._own_group)
             self._own_group = None
+
+    def _by_actor(self, clients: Iterable[int]) -> dict[int, list[int]]:
+        """Clients of one actor are neighbours: ids 0..n-1 live in the first one, and so on."""
+        groups: dict[int, list[int]] = {}
+        for client in sorted(clients):
+            groups.setdefault(client // self._packing, []).append(client)
+        return groups
+
+
+def _joined(refs: Sequence[ObjectRef]) -> list[Any]:
+    return [item for items in ray.get(list(refs)) for item in items]

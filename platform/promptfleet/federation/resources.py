@@ -48,7 +48,7 @@ def plan_shares(config: FederationConfig, nodes: Sequence[Node], *, concurrent: 
         ResourceError: what is needed and what there is.
     """
     cpus, gpus = sum(node.cpus for node in nodes), sum(node.gpus for node in nodes)
-    actors = config.clients
+    actors = math.ceil(config.clients / config.runtime.clients_per_actor)
     auto_cpu = min(LARGEST_AUTO_CPU_SHARE, math.floor(PRECISION * cpus / ((actors + 2) * concurrent)) / PRECISION)
     client, server = config.resources.client, config.resources.server
     shares = Shares(

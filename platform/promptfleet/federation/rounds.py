@@ -56,16 +56,20 @@ class Federation:
 
         downloads = fleet.select(round_index, cohort)
         trained = fleet.train(round_index, self._privates, downloads)
-        rejected = fleet.aggregate(round_index, {client: one.upload for client, one in trained.items()})
-        for client, one in trained.items():
+        rejected = fleet.aggregate(round_index, trained.uploads)
+        for client, private in trained.privates.items():
             if client not in rejected:
-                self._privates[client] = one.private
+                self._privates[client] = private
 
         downloads = fleet.select(round_index, range(config.clients))
         self._evaluations = fleet.evaluate(round_index, self._privates, downloads)
-        train_reports = fleet.fetch([one.report for one in trained.values()])
         report = RoundReport.of(
-            round_index, cohort, train_reports, rejected, self._evaluations, time.perf_counter() - started
+            round_index,
+            cohort,
+            fleet.reports(trained.reports),
+            rejected,
+            self._evaluations,
+            time.perf_counter() - started,
         )
         self._reports.append(report)
         return report

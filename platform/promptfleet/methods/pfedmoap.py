@@ -19,13 +19,14 @@ from promptfleet.errors import ConfigError
 from promptfleet.methods.expert_pool import nearest_experts, updated
 from promptfleet.methods.gate import gate_scores, gate_weights, init_gate, reduce_width
 from promptfleet.methods.prompts import (
-    encode_context,
+    context_shape,
+    encode_frozen,
     init_context,
     local_batches,
     mean_over_clients,
     similarity_logits,
 )
-from promptfleet.methods.protocol import Examples, Message, Method, State, Update, World
+from promptfleet.methods.protocol import Backward, Encode, Examples, LocalUpdate, Message, Method, State, Update, World
 from promptfleet.methods.sgd import SGD
 
 _GATE = "gate."
@@ -64,6 +65,7 @@ class PFedMoAP(Method):
     ``pool.context`` [clients, tokens, width], ``pool.text`` [clients, classes, dim], ``pool.round`` [clients] (0: none)
     Private state: ``context`` and its ``text`` features, ``gate.*``, ``participations``, ``gate_ready``.
     Down: ``context`` and ``experts`` [<= K, tokens, width]; up: ``context``. The gate never leaves the client.
+    With class-specific contexts, every context is [classes, tokens, width].
     """
 
     Config = PFedMoAPConfig
@@ -78,7 +80,7 @@ class PFedMoAP(Method):
         context = init_context(world, rng)
         return {
             "context": context,
-            "text": _encode_frozen(world, context),
+            "text": encode_frozen(world, context),
             "round": torch.tensor(0),
             "pool.context": torch.zeros(config.clients, *context.shape),
             "pool.text": torch.zeros(config.clients, len(classes), tower.dim),
@@ -86,11 +88,10 @@ class PFedMoAP(Method):
         }
 
     def init_client(self, world: World, client: int, rng: np.random.Generator) -> State:
-        tower, classes = world.clip.tower, world.clip.classes
         gate = init_gate(world.config.gate_width, rng)
         return {
-            "context": torch.zeros(world.config.prompt_length, tower.width),
-            "text": torch.zeros(len(classes), tower.dim),
+            "context": torch.zeros(context_shape(world)),
+            "text": torch.zeros(len(world.clip.classes), world.clip.tower.dim),
             "participations": torch.tensor(0),
             "gate_ready": torch.tensor(False),
             **{_GATE + name: tensor for name, tensor in gate.items()},
@@ -114,7 +115,7 @@ class PFedMoAP(Method):
 
     def local_update(
         self, world: World, private: State, download: Message, examples: Examples, rng: np.random.Generator
-    ) -> Update:
+    ) -> LocalUpdate:
         config = world.config
         experts = download.attached["expert_text"]
         with_experts = len(experts) > 0
@@ -127,16 +128,15 @@ class PFedMoAP(Method):
 
         losses = []
         for batch in local_batches(world, examples, rng):
-            text = encode_context(world, context)
-            logits = _mixture_logits(world, gate, batch.features, text, experts)
-            loss = F.cross_entropy(logits, batch.labels)
-            loss.backward()
+            (text,) = yield Encode(context.unsqueeze(0))
+            loss = F.cross_entropy(_mixture_logits(world, gate, batch.features, text, experts), batch.labels)
+            yield Backward(loss)
             for optimizer in optimizers:
                 optimizer.step()
             losses.append(loss.detach())
 
         context = context.detach()
-        text = _encode_frozen(world, context)
+        (text,) = yield Encode(context.unsqueeze(0))
         next_private = {
             "context": context,
             "text": text,
@@ -149,7 +149,7 @@ class PFedMoAP(Method):
         return Update(next_private, upload, metrics)
 
     def upload_shapes(self, world: World) -> dict[str, tuple[int, ...]]:
-        return {"context": (world.config.prompt_length, world.clip.tower.width)}
+        return {"context": context_shape(world)}
 
     def aggregate(
         self,
@@ -165,7 +165,7 @@ class PFedMoAP(Method):
         now = server["round"] + 1
         return {
             "context": context,
-            "text": _encode_frozen(world, context),
+            "text": encode_frozen(world, context),
             "round": now,
             "pool.context": updated(server["pool.context"], contexts),
             "pool.text": updated(server["pool.text"], texts),
@@ -216,8 +216,3 @@ def _reduced(config: PFedMoAPConfig, features: Tensor, text: Tensor, experts: Te
 
 def _gate_of(private: State) -> State:
     return {name.removeprefix(_GATE): tensor for name, tensor in private.items() if name.startswith(_GATE)}
-
-
-@torch.no_grad()
-def _encode_frozen(world: World, context: Tensor) -> Tensor:
-    return encode_context(world, context)

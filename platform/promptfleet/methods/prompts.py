@@ -12,15 +12,31 @@ from promptfleet.methods.protocol import Examples, World
 CONTEXT_STD = 0.02
 
 
-def init_context(world: World, rng: np.random.Generator) -> Tensor:
-    """A random context ``[tokens, width]``, normal with standard deviation 0.02 (CoOp, arXiv:2109.01134)."""
+def context_shape(world: World) -> tuple[int, ...]:
+    """``(tokens, width)`` or, where every class has a context of its own, ``(classes, tokens, width)``."""
     shape = (world.config.prompt_length, world.clip.tower.width)
-    return torch.from_numpy(rng.normal(0.0, CONTEXT_STD, shape).astype(np.float32))
+    return (len(world.clip.classes), *shape) if world.config.class_specific_context else shape
 
 
-def encode_context(world: World, context: Tensor) -> Tensor:
-    """Class text features ``[classes, dim]``, unit norm, of one context ``[tokens, width]``."""
-    return encode_prompts(world.clip.tower, world.clip.classes, context.unsqueeze(0))[0]
+def init_context(world: World, rng: np.random.Generator) -> Tensor:
+    """A random context, normal with standard deviation 0.02 (CoOp, arXiv:2109.01134)."""
+    return torch.from_numpy(rng.normal(0.0, CONTEXT_STD, context_shape(world)).astype(np.float32))
+
+
+def encode_contexts(world: World, contexts: Tensor) -> Tensor:
+    """Class text features ``[prompts, classes, dim]``, float32 and unit norm, of ``contexts [prompts, ...]``.
+
+    The text tower runs in ``config.precision``, everything else in float32.
+    """
+    dtype = getattr(torch, world.config.precision)
+    with torch.autocast(contexts.device.type, dtype, enabled=dtype != torch.float32):
+        return encode_prompts(world.clip.tower, world.clip.classes, contexts, world.config.class_token_position)
+
+
+@torch.no_grad()
+def encode_frozen(world: World, context: Tensor) -> Tensor:
+    """Text features ``[classes, dim]`` of one context that is not trained any more."""
+    return encode_contexts(world, context.unsqueeze(0))[0]
 
 
 def similarity_logits(world: World, features: Tensor, text: Tensor) -> Tensor:

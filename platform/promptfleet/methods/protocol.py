@@ -7,7 +7,7 @@ never asks the server for anything in between.
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Generator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import ClassVar
 
@@ -66,6 +66,26 @@ class Update:
     metrics: dict[str, float]
 
 
+@dataclass(frozen=True)
+class Encode:
+    """Yielded by a local update: text features of ``contexts [prompts, (classes,) tokens, width]``, please.
+
+    Answered with ``[prompts, classes, dim]``, unit norm, which gradients flow through.
+    """
+
+    contexts: Tensor
+
+
+@dataclass(frozen=True)
+class Backward:
+    """Yielded by a local update: gradients of the scalar ``loss``, please; they are in ``grad`` afterwards."""
+
+    loss: Tensor
+
+
+LocalUpdate = Generator[Encode | Backward, Tensor | None, Update]
+
+
 class Method(ABC):
     """A federated method. All functions are pure: no argument is changed, all randomness comes from ``rng``."""
 
@@ -91,8 +111,12 @@ class Method(ABC):
     @abstractmethod
     def local_update(
         self, world: World, private: State, download: Message, examples: Examples, rng: np.random.Generator
-    ) -> Update:
-        """Train on the client's own examples."""
+    ) -> Update | LocalUpdate:
+        """Train on the client's own examples.
+
+        Written as a generator, ``text = yield Encode(contexts)`` and ``yield Backward(loss)``, it reads like a loop of
+        its own, and the clients of one actor still go through the text tower together (see ``lockstep``).
+        """
 
     @abstractmethod
     def upload_shapes(self, world: World) -> dict[str, tuple[int, ...]]:

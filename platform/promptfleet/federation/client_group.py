@@ -1,0 +1,41 @@
+"""The clients that one process hosts: all of them in the local fleet, ``runtime.clients_per_actor`` in an actor."""
+
+from collections.abc import Mapping
+
+from promptfleet.data.client_split import ClientSplit
+from promptfleet.data.feature_store import FeatureStore
+from promptfleet.federation.client import Client, Trained, train_together
+from promptfleet.federation.reports import Evaluation
+from promptfleet.methods import load_method
+from promptfleet.methods.protocol import Message, State, World
+
+
+class ClientGroup:
+    """Clients by id, which share one world. All mappings go by client id."""
+
+    def __init__(self, world: World, store: FeatureStore, splits: Mapping[int, ClientSplit]):
+        self._world = world
+        method = load_method(world.config.method)
+        self._clients = {client: Client(client, method, world, store, split) for client, split in splits.items()}
+
+    def initial_states(self) -> dict[int, State]:
+        """Private states before anybody ever trained."""
+        return {client.id: client.initial_state() for client in self._clients.values()}
+
+    def train(
+        self, round_index: int, privates: Mapping[int, State], downloads: Mapping[int, Message]
+    ) -> dict[int, Trained]:
+        """Local updates of the clients that have a download, side by side if ``runtime.batch_steps`` says so."""
+        clients = [self._clients[client] for client in downloads]
+        if self._world.config.runtime.batch_steps:
+            return train_together(clients, round_index, privates, downloads)
+        return {client.id: client.train(round_index, privates[client.id], downloads[client.id]) for client in clients}
+
+    def evaluate(
+        self, round_index: int, privates: Mapping[int, State], downloads: Mapping[int, Message]
+    ) -> list[Evaluation]:
+        """Accuracies of the clients that have a download."""
+        return [
+            self._clients[client].evaluate(round_index, privates[client], download)
+            for client, download in downloads.items()
+        ]

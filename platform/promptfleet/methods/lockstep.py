@@ -1,0 +1,51 @@
+"""Local updates run side by side, their prompts through the text tower in one batch."""
+
+from collections import defaultdict
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from promptfleet.methods.prompts import encode_contexts
+from promptfleet.methods.protocol import Backward, Encode, LocalUpdate, Update, World
+
+
+def run_updates(world: World, updates: Sequence[Update | LocalUpdate]) -> list[Update]:
+    """Drive local updates to their ends; what several of them ask for at the same time is answered in one go.
+
+    Each keeps its own parameters, loss and optimizers. Alone, an update is driven as a loop of its own would be.
+    """
+    done = {index: update for index, update in enumerate(updates) if isinstance(update, Update)}
+    waiting = {index: _advance(update, None) for index, update in enumerate(updates) if index not in done}
+    while waiting:
+        answers = _answer(world, {index: asked for index, asked in waiting.items() if not isinstance(asked, Update)})
+        done |= {index: asked for index, asked in waiting.items() if index not in answers}
+        waiting = {index: _advance(updates[index], answer) for index, answer in answers.items()}
+    return [done[index] for index in range(len(updates))]
+
+
+def _advance(update: LocalUpdate, answer: Tensor | None) -> Encode | Backward | Update:
+    """What the update asks for next, or what it came to."""
+    try:
+        return update.send(answer)
+    except StopIteration as end:
+        return end.value
+
+
+def _answer(world: World, asked: dict[int, Encode | Backward]) -> dict[int, Tensor | None]:
+    losses = {index: request.loss for index, request in asked.items() if isinstance(request, Backward)}
+    if losses:
+        torch.autograd.backward(list(losses.values()))
+    alike = defaultdict(list)
+    for index, request in asked.items():
+        if isinstance(request, Encode):
+            alike[request.contexts.shape, request.contexts.requires_grad].append(index)
+    answers: dict[int, Tensor | None] = dict.fromkeys(losses)
+    for indices in alike.values():
+        contexts = [asked[index].contexts for index in indices]
+        features = encode_contexts(world, torch.cat(contexts))
+        parts = features.split([len(one) for one in contexts])
+        if not features.requires_grad:
+            parts = [part.clone() for part in parts]  # what is kept of one shall not keep all of them in memory
+        answers |= dict(zip(indices, parts, strict=True))
+    return answers

@@ -1,0 +1,92 @@
+"""Local updates side by side: the same numbers as alone, in fewer runs of the text tower."""
+
+import pytest
+import torch
+
+from promptfleet.federation.client import train_together
+from promptfleet.federation.server import Server
+from promptfleet.methods import lockstep
+from promptfleet.methods.lockstep import run_updates
+from promptfleet.methods.pfedmoap import PFedMoAP
+from promptfleet.methods.protocol import Encode, Examples, Message, Update
+from tests.fakes import tiny_client, tiny_examples, tiny_world
+
+METHOD = PFedMoAP()
+
+
+def federation(**config):
+    """Clients with 6, 8, 10 and 12 examples in batches of 4, their states and downloads of the third round."""
+    world = tiny_world(**config)
+    clients = [tiny_client(client, METHOD, world) for client in range(4)]
+    server = Server(METHOD, world)
+    privates = {client.id: client.initial_state() for client in clients}
+    for round_index in (1, 2):
+        trained = train_together(clients, round_index, privates, server.select(round_index, range(4)))
+        privates = {client: one.private for client, one in trained.items()}
+        server.aggregate(round_index, {client: one.upload for client, one in trained.items()})
+    return clients, privates, server.select(3, range(4))
+
+
+@pytest.fixture
+def encodings(monkeypatch):
+    """How many prompts went through the text tower in each run of it."""
+    sizes = []
+
+    def counted(world, contexts, encode=lockstep.encode_contexts):
+        sizes.append(len(contexts))
+        return encode(world, contexts)
+
+    monkeypatch.setattr(lockstep, "encode_contexts", counted)
+    return sizes
+
+
+@pytest.mark.parametrize("config", [{}, {"class_token_position": "middle"}, {"class_specific_context": True}])
+def test_together_gives_the_same_bits_as_alone(config):
+    clients, privates, downloads = federation(**config)
+    together = train_together(clients, 3, privates, downloads)
+    for client in clients:
+        alone = client.train(3, privates[client.id], downloads[client.id])
+        beside = together[client.id]
+        assert alone.private.keys() == beside.private.keys()
+        assert all(torch.equal(alone.private[name], beside.private[name]) for name in alone.private)
+        assert torch.equal(alone.upload.message.tensors["context"], beside.upload.message.tensors["context"])
+        assert alone.report.metrics == beside.report.metrics
+        assert not torch.equal(alone.private["context"], downloads[client.id].tensors["context"])
+
+
+def test_steps_of_the_same_moment_are_one_run_of_the_text_tower(encodings):
+    clients, privates, downloads = federation()
+    encodings.clear()
+    train_together(clients, 3, privates, downloads)
+    # two epochs of 2, 2, 3 and 3 batches: four steps by all, two by the longer ones while the others finish
+    assert encodings == [4, 4, 4, 4, 2, 2, 2, 2]
+    encodings.clear()
+    clients[3].train(3, privates[3], downloads[3])
+    assert encodings == [1] * 7
+
+
+def test_a_client_that_breaks_leaves_its_neighbours_alone():
+    clients, privates, downloads = federation()
+    train = tiny_examples(tiny_world(), 8, seed=1)
+    features = train.features.clone()
+    features[0] = float("nan")
+    clients[1] = tiny_client(1, METHOD, tiny_world(), train=Examples(features, train.labels))
+    together = train_together(clients, 3, privates, downloads)
+    assert together[1].upload.message is None
+    for client in (clients[0], clients[2], clients[3]):
+        alone = client.train(3, privates[client.id], downloads[client.id])
+        assert all(torch.equal(alone.private[name], together[client.id].private[name]) for name in alone.private)
+
+
+def test_an_update_without_prompts_needs_no_tower(encodings):
+    plain = Update({}, Message({}), {"loss": 1.0})
+
+    def asks_once(context):
+        text = yield Encode(context)
+        return Update({"text": text}, Message({}), {})
+
+    world = tiny_world()
+    first, second = run_updates(world, [plain, asks_once(torch.zeros(2, 3, world.clip.tower.width))])
+    assert first is plain
+    assert second.private["text"].shape == (2, 4, world.clip.tower.dim)
+    assert encodings == [2]

@@ -3,6 +3,7 @@
 from importlib import import_module
 
 from promptfleet.config import FederationConfig, unknown_name
+from promptfleet.errors import ConfigError
 from promptfleet.methods.protocol import Method
 
 METHODS = {
@@ -11,11 +12,19 @@ METHODS = {
 
 
 def load_method(name: str) -> Method:
-    """Return the method of that name. Raises ConfigError, naming the nearest one there is."""
-    if name not in METHODS:
-        raise unknown_name("method", name, METHODS)
-    module, attribute = METHODS[name].split(":")
-    return getattr(import_module(f"promptfleet.methods.{module}"), attribute)()
+    """Return the method of that name, or one from elsewhere as ``module:Class``.
+
+    Raises ConfigError: no such method, naming the nearest one there is, or no such class to import.
+    """
+    if ":" not in name:
+        if name not in METHODS:
+            raise unknown_name("method", name, METHODS)
+        name = f"promptfleet.methods.{METHODS[name]}"
+    module, _, attribute = name.partition(":")
+    try:
+        return getattr(import_module(module), attribute)()
+    except (ImportError, AttributeError) as error:
+        raise ConfigError(f"method {name!r} cannot be imported: {error}") from None
 
 
 def config_class(name: str) -> type[FederationConfig]:

@@ -37,7 +37,7 @@ def main() -> int:
     if arguments.address is None:
         plan_sweep(spec, local_nodes())
     prepared = prepare_sweep(spec)
-    with ray_session(arguments.address) as nodes:
+    with ray_session(arguments.address, fork_server=spec.base_config().runtime.fork_server) as nodes:
         plan_sweep(spec, nodes)
         if folder is None:
             storage, default_name = spec.base_config().storage.path, Path(arguments.search).stem

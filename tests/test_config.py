@@ -235,6 +235,7 @@ OTHER = {
     "runtime.backend": "local",
     "runtime.clients_per_actor": 5,
     "runtime.batch_steps": False,
+    "runtime.fork_server": "on",
     "runtime.threads_per_client": 2,
     "runtime.start_timeout_s": 10.0,
     "resources.client.cpu": 0.5,

@@ -27,7 +27,7 @@ MAY_IMPORT = {
 # Package -> files, named from promptfleet/ or jobs/, that may import it.
 MAY_USE = {
     "ray": re.compile(
-        r"federation/(actors|ray_)[^/]*\.py|federation/actors/.*|search/.*|pretraining/trainer\.py|jobs/.*"
+        r"federation/(actors|ray_)[^/]*\.py|federation/fork_server/.*|search/.*|pretraining/trainer\.py|jobs/.*"
     ),
     "mlflow": re.compile(r"tracking/.*"),
     "optuna": re.compile(r"search/.*"),

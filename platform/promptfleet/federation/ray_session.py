@@ -4,7 +4,7 @@ import logging
 import os
 import socket
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 
 from promptfleet.errors import ResourceError
 from promptfleet.federation.resources import Node
@@ -19,6 +19,7 @@ QUIET = {
     "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",
     "TUNE_WARN_EXCESSIVE_EXPERIMENT_CHECKPOINT_SYNC_THRESHOLD_S": "0",
 }
+LOGGING = {"log_to_driver": False, "logging_level": logging.ERROR}
 OBJECT_STORE_BYTES = 2**30
 CONNECT_TIMEOUT_S = 5.0
 
@@ -31,33 +32,33 @@ def local_nodes() -> list[Node]:
 
 
 @contextmanager
-def ray_session(address: str | None = None) -> Iterator[list[Node]]:
+def ray_session(address: str | None = None, *, fork_server: str = "auto") -> Iterator[list[Node]]:
     """Join the cluster at ``address``, or start Ray on this machine; yields the nodes there are.
 
-    A Ray that this process already runs is used as it is and left running. Raises ResourceError if there is nothing at
-    ``address``.
+    A Ray that this process already runs is used as it is and left running. fork_server is
+    ``RuntimeConfig.fork_server``: a Ray started here has its workers forked if it is "on". Raises ResourceError if
+    there is nothing at ``address``, or a fork server is asked for and cannot be had.
     """
     for name, value in QUIET.items():
         os.environ.setdefault(name, value)
     import ray
 
-    ours = not ray.is_initialized()
-    if ours:
-        _init(ray, address)
-    try:
+    with ExitStack() as ours:
+        if not ray.is_initialized():
+            if address is None:
+                _start(ray, ours, fork_server)
+            else:
+                _join(ray, address, fork_server)
+            ours.callback(ray.shutdown)
         yield [
             Node(node["Resources"].get("CPU", 0.0), node["Resources"].get("GPU", 0.0))
             for node in ray.nodes()
             if node["Alive"]
         ]
-    finally:
-        if ours:
-            ray.shutdown()
 
 
-def _init(ray, address: str | None) -> None:
-    quiet = {"log_to_driver": False, "logging_level": logging.ERROR}
-    if address is None:
+def _start(ray, session: ExitStack, fork_server: str) -> None:
+    with _forked_workers(fork_server, session):
         (node,) = local_nodes()
         ray.init(
             address="local",
@@ -65,12 +66,31 @@ def _init(ray, address: str | None) -> None:
             num_gpus=int(node.gpus),
             include_dashboard=False,
             object_store_memory=OBJECT_STORE_BYTES,
-            **quiet,
+            **LOGGING,
         )
-        return
+
+
+def _forked_workers(wanted: str, session: ExitStack) -> AbstractContextManager:
+    """What to start Ray within. "auto" is the plain start until the fork server has proved itself."""
+    if wanted != "on":
+        return nullcontext()
+    from promptfleet.federation.fork_server.session import ForkServerError, start_fork_server, unavailable
+
+    reason = unavailable()
+    try:
+        if reason is None:
+            return session.enter_context(start_fork_server()).used_by_ray()
+    except ForkServerError as error:
+        reason = str(error)
+    raise ResourceError(f"runtime.fork_server=on: there can be no fork server ({reason}); use off")
+
+
+def _join(ray, address: str, fork_server: str) -> None:
+    if fork_server == "on":
+        raise ResourceError(f"runtime.fork_server=on: the Ray at {address} starts its workers itself; use off")
     try:
         _check_reachable(address)
-        ray.init(address=address, **quiet)
+        ray.init(address=address, **LOGGING)
     except (OSError, ValueError, RuntimeError) as error:
         reason = str(error).strip().splitlines()[0]
         raise ResourceError(f"--address {address}: no Ray cluster to join ({reason})") from None

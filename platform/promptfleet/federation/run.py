@@ -59,7 +59,7 @@ def _fleet(config: FederationConfig, prepared: Prepared, address: str | None) ->
             fleet.close()
         return
 
-    with ray_session(address) as nodes:
+    with ray_session(address, fork_server=config.runtime.fork_server) as nodes:
         from promptfleet.federation.ray_fleet import RayFleet, put_frozen
 
         shares = plan_shares(config, nodes)

@@ -1,0 +1,187 @@
+"""Workers forked from one process: whose children they are, what they fall back to, and what is left of them."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import textwrap
+import time
+
+import pytest
+
+from promptfleet.errors import ResourceError
+from promptfleet.federation.fork_server import launcher, server, session
+from promptfleet.federation.fork_server.session import ForkServerError, start_fork_server
+from promptfleet.federation.ray_session import ray_session
+
+CLIENTS = """
+import json, os, sys, time
+from promptfleet.federation.ray_session import ray_session
+
+class Client:
+    def about(self):
+        import random
+        return {"pid": os.getpid(), "parent": os.getppid(), "torch": "torch" in sys.modules,
+                "random": random.random(), "marked": os.environ.get("MARKED")}
+
+def start(ray, count, **options):
+    actors = [ray.remote(Client).options(num_cpus=0.01, **options).remote() for _ in range(count)]
+    return actors, ray.get([actor.about.remote() for actor in actors])
+"""
+
+
+def run(script: str, **environment) -> dict:
+    """Run a script in a Python of its own and read the JSON of its last line."""
+    code = CLIENTS + textwrap.dedent(script)
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, timeout=240, env=os.environ | environment
+    )
+    assert done.returncode == 0, done.stderr
+    return json.loads(done.stdout.splitlines()[-1])
+
+
+def alive(pids) -> list[int]:
+    return [pid for pid in pids if os.path.exists(f"/proc/{pid}")]
+
+
+def assert_gone(pids, within=20.0) -> None:
+    deadline = time.monotonic() + within
+    while alive(pids):
+        assert time.monotonic() < deadline, f"left over: {alive(pids)}"
+        time.sleep(0.1)
+
+
+@pytest.mark.slow
+@pytest.mark.ray
+def test_workers_are_children_of_the_fork_server_and_of_nobody_once_it_is_killed():
+    result = run(
+        """
+        with ray_session(fork_server="on"):
+            import ray, signal
+            actors, forked = start(ray, 4)
+            _, marked = start(ray, 1, runtime_env={"env_vars": {"MARKED": "yes"}})
+            ray.kill(actors[0])
+            server = forked[0]["parent"]
+            time.sleep(1)
+            killed_is_gone = not os.path.exists(f"/proc/{forked[0]['pid']}")
+            os.kill(server, signal.SIGKILL)
+            _, plain = start(ray, 2, runtime_env={"env_vars": {"MARKED": "plain"}})
+            same = ray.get([actor.about.remote() for actor in actors[1:]])
+        print(json.dumps({"server": server, "forked": forked, "marked": marked, "plain": plain, "same": same,
+                          "killed_is_gone": killed_is_gone}))
+        """
+    )
+    forked, plain = result["forked"], result["plain"]
+    assert {one["parent"] for one in forked + result["marked"]} == {result["server"]}
+    assert all(one["torch"] for one in forked)
+    assert result["marked"][0]["marked"] == "yes"
+    assert len({one["random"] for one in forked}) == 4
+    assert result["killed_is_gone"]
+    assert not any(one["parent"] == result["server"] or one["torch"] for one in plain)
+    assert [one["pid"] for one in result["same"]] == [one["pid"] for one in forked[1:]]
+    assert_gone([result["server"], *(one["pid"] for one in forked + plain)])
+
+
+@pytest.mark.slow
+@pytest.mark.ray
+def test_actors_of_a_trial_are_forked_too(tmp_path):
+    result = run(
+        f"""
+        with ray_session(fork_server="on"):
+            import ray
+            from ray import tune
+
+            def trial(config):
+                _, about = start(ray, 2)
+                tune.report({{"about": json.dumps([*about, Client().about()])}})
+
+            bundles = tune.PlacementGroupFactory([{{"CPU": 0.1}}] * 3)
+            results = tune.Tuner(
+                tune.with_resources(trial, bundles),
+                run_config=tune.RunConfig(storage_path={str(tmp_path)!r}, verbose=0),
+            ).fit()
+            _, (outside,) = start(ray, 1)
+        print(json.dumps({{"server": outside["parent"], "about": json.loads(results[0].metrics["about"])}}))
+        """
+    )
+    assert [one["parent"] for one in result["about"]] == [result["server"]] * 3
+
+
+@pytest.mark.slow
+@pytest.mark.ray
+def test_a_driver_that_is_killed_takes_the_fork_server_and_its_workers_along():
+    code = CLIENTS + textwrap.dedent(
+        """
+        with ray_session(fork_server="on"):
+            import ray
+            actors, forked = start(ray, 2)
+            print(json.dumps([forked[0]["parent"], *(one["pid"] for one in forked)]), flush=True)
+            time.sleep(600)
+        """
+    )
+    with subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True) as driver:
+        pids = json.loads(driver.stdout.readline())
+        assert alive(pids) == pids
+        os.kill(driver.pid, signal.SIGKILL)
+    assert_gone(pids)
+
+
+@pytest.mark.slow
+def test_a_server_that_came_up_is_ended_with_its_block():
+    with start_fork_server() as fork_server:
+        assert alive([fork_server.pid])
+    assert_gone([fork_server.pid])
+
+
+def test_a_process_with_threads_does_not_serve(monkeypatch):
+    monkeypatch.setattr(server.os, "listdir", lambda path: ["1", "2"] if path.endswith("task") else [])
+    assert server.unsafe() == "the fork server has 2 threads"
+
+
+def test_a_server_that_ends_while_it_starts_is_an_error(monkeypatch):
+    monkeypatch.setattr(session, "MODULES", ("no_such_module",))
+    with pytest.raises(ForkServerError, match=r"^it ended while it started$"), start_fork_server():
+        pass
+
+
+def test_another_ray_is_refused_when_asked_for(monkeypatch):
+    monkeypatch.setattr(session, "version", lambda package: "9.9.9")
+    wanted = r"^runtime\.fork_server=on: .* measured with Ray 2\.60\.0, this is 9\.9\.9\); use off$"
+    import ray
+
+    monkeypatch.setattr(ray, "is_initialized", lambda: False)
+    with pytest.raises(ResourceError, match=wanted), ray_session(fork_server="on"):
+        pass
+
+
+def test_a_cluster_elsewhere_starts_its_workers_itself(monkeypatch):
+    import ray
+
+    monkeypatch.setattr(ray, "is_initialized", lambda: False)
+    wanted = r"the Ray at 10\.0\.0\.1:6379 starts its workers itself"
+    with pytest.raises(ResourceError, match=wanted), ray_session("10.0.0.1:6379", fork_server="on"):
+        pass
+
+
+WORKER = ["setup_worker.py", "/ray/default_worker.py", "--node-ip-address=127.0.0.1", "--language=PYTHON"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "forked"),
+    [
+        (WORKER, True),
+        ([*WORKER, '--serialized-runtime-env-context={"env_vars": {"A": "b"}}'], True),
+        ([*WORKER, '--serialized-runtime-env-context={"py_executable": "/usr/bin/python3"}'], True),
+        ([*WORKER, '--serialized-runtime-env-context={"py_executable": "/other/python"}'], False),
+        ([*WORKER, '--serialized-runtime-env-context={"command_prefix": ["nsys"]}'], False),
+        ([*WORKER, "--worker-type=SPILL_WORKER"], False),
+        (["-u", "dashboard/agent.py"], False),
+    ],
+)
+def test_only_plain_python_workers_are_asked_for(arguments, forked):
+    request = launcher.worker_request(arguments, "/usr/bin/python3")
+    assert (request is not None) is forked
+    if forked:
+        assert request["argv"] == ["/ray/default_worker.py", "--node-ip-address=127.0.0.1"]
+        assert ("A" in request["env"]) is ("env_vars" in arguments[-1])

@@ -24,7 +24,7 @@ EXPERIMENT_ID = $(BIN)/python -c "import sqlite3, sys; print(*sqlite3.connect(sy
   'select experiment_id from experiments where name = \'promptfleet\'').fetchone() or '0')"
 
 .DEFAULT_GOAL := help
-.PHONY: help setup sweep train ui has-results test test-fast lint format lock clean
+.PHONY: help setup sweep train ui has-results test test-fast bench lint format lock clean
 
 help: ## show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
@@ -54,6 +54,14 @@ test: $(READY) ## run every test (PYTEST_ARGS="tests/x.py -k name")
 
 test-fast: $(READY) ## run the tests that take seconds
 	$(BIN)/python -m pytest -m "not slow" $(PYTEST_ARGS)
+
+bench: $(READY) ## measure speed and memory (some 20 minutes; results and figure in $(RESULTS)/benchmarks)
+	@mkdir -p "$(RESULTS)/benchmarks"
+	@set -e; for name in encoder round engine startup sweep; do \
+	  echo "benchmarks/$$name.py ..." >&2; \
+	  $(BIN)/python benchmarks/$$name.py --json | tail -n 1 > "$(RESULTS)/benchmarks/$$name.json"; \
+	done
+	$(BIN)/python benchmarks/figure.py "$(RESULTS)/benchmarks" --out "$(RESULTS)/benchmarks/figure.png"
 
 lint: $(READY) ## check style and formatting, change nothing
 	$(BIN)/ruff check .

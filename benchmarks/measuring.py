@@ -1,0 +1,105 @@
+"""What the benchmarks share: clocks, memory, tables, the JSON line."""
+
+import ctypes
+import json
+import os
+import platform
+import sys
+import time
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+BUDGET_S = 10.0
+ACTOR_MIB = 340  # of one that imported torch by itself
+
+
+def measure(work: Callable[[], Any], repeats: int) -> tuple[float, float]:
+    """Seconds of the fastest of ``repeats`` runs (fewer, once they have taken ten seconds) and peak memory in MiB.
+
+    The peak is how far this process's resident memory rises in the first run above where it stood (Linux).
+    """
+    ctypes.CDLL(None).malloc_trim(0)  # what was freed before must not hide what is needed
+    Path("/proc/self/clear_refs").write_text("5")  # the peak is counted from here
+    resident = _status_kib("VmRSS")
+    times = [_seconds(work)]
+    peak = (_status_kib("VmHWM") - resident) / 1024
+    while len(times) < repeats and sum(times) < BUDGET_S:
+        times.append(_seconds(work))
+    return min(times), peak
+
+
+def session_pss_mib(mark: str) -> float:
+    """Proportional memory of every process whose environment holds ``mark`` (``NAME=value``)."""
+    total = 0
+    for folder in Path("/proc").iterdir():
+        if folder.name.isdecimal():
+            try:
+                if mark.encode() in (folder / "environ").read_bytes():
+                    total += _pss_kib(folder)
+            except OSError:
+                continue  # it has ended meanwhile
+    return total / 1024
+
+
+def actors_fit(actors: int) -> bool:
+    """Whether so many actors, started the plain way, fit this machine's free memory; says so where they do not."""
+    available = next(
+        int(line.split()[1]) / 1024
+        for line in Path("/proc/meminfo").read_text().splitlines()
+        if line.startswith("MemAvailable")
+    )
+    fits = actors * ACTOR_MIB < available
+    if not fits:
+        print(f"left out: {actors} actors of {ACTOR_MIB} MiB do not fit {available:.0f} MiB", file=sys.stderr)
+    return fits
+
+
+def machine() -> str:
+    """The machine in words: processors, memory, versions."""
+    import torch
+
+    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30
+    return f"{os.cpu_count()} cores, {memory:.0f} GiB, Python {platform.python_version()}, torch {torch.__version__}"
+
+
+def report(title: str, rows: Sequence[Mapping[str, Any]], *, as_json: bool, **figures: Any) -> None:
+    """Print ``rows`` as a table, or with ``as_json`` everything as one JSON object on the last line."""
+    if as_json:
+        print(json.dumps({"machine": machine(), "rows": list(rows), **figures}))
+        return
+    table = Table(title=f"{title} ({machine()})", title_justify="left")
+    for name in rows[0]:
+        table.add_column(name.replace("_", " "), justify="right")
+    for row in rows:
+        table.add_row(*(_cell(value) for value in row.values()))
+    Console(width=160).print(table)
+    for name, value in figures.items():
+        print(f"{name.replace('_', ' ')}: {_cell(value)}")
+
+
+def _seconds(work: Callable[[], Any]) -> float:
+    started = time.perf_counter()
+    work()
+    return time.perf_counter() - started
+
+
+def _cell(value: Any) -> str:
+    return f"{value:.3g}" if isinstance(value, float) else str(value)
+
+
+def _status_kib(key: str) -> int:
+    for line in Path("/proc/self/status").read_text().splitlines():
+        if line.startswith(f"{key}:"):
+            return int(line.split()[1])
+    raise KeyError(key)
+
+
+def _pss_kib(folder: Path) -> int:
+    for line in (folder / "smaps_rollup").read_text().splitlines():
+        if line.startswith("Pss:"):
+            return int(line.split()[1])
+    return 0

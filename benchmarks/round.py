@@ -1,0 +1,156 @@
+"""A local round of pFedMoAP against the published way of computing it: python benchmarks/round.py
+
+Both train one client's prompt and gate on the same images with the same open_clip model (random weights) in float32.
+The published pattern encodes the images with the image encoder at every step, every class as a row of 77 tokens, and
+the texts of all K non-local experts again for every client and round. Here features come from the store and an
+expert's texts from its owner. Both must arrive at the same prompt.
+"""
+
+import argparse
+import time
+from typing import Any
+
+import numpy as np
+import open_clip
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from measuring import report
+from promptfleet.clip.backbone import text_tower_of
+from promptfleet.clip.frozen import FrozenClip
+from promptfleet.clip.plain_encoder import encode_prompts_plainly
+from promptfleet.clip.tokens import class_texts, embed_classes
+from promptfleet.methods.gate import gate_scores, init_gate, reduce_width
+from promptfleet.methods.lockstep import run_updates
+from promptfleet.methods.pfedmoap import PFedMoAP, PFedMoAPConfig
+from promptfleet.methods.prompts import encode_frozen, init_context
+from promptfleet.methods.protocol import Examples, Message, World
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--backbone", default="ViT-B-16", help="open_clip's name; the weights are random")
+    parser.add_argument("--classes", type=int, nargs="+", default=(10, 100))
+    parser.add_argument("--context", type=int, default=16, help="learnable tokens")
+    parser.add_argument("--experts", type=int, default=9, help="K, non-local ones")
+    parser.add_argument("--images", type=int, default=32, help="of the client")
+    parser.add_argument("--epochs", type=int, default=5, help="local ones")
+    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--json", action="store_true")
+    options = parser.parse_args()
+    torch.set_num_threads(options.threads)
+    torch.manual_seed(0)
+    model = open_clip.create_model(options.backbone, pretrained=None).eval().requires_grad_(False)
+    rows = [compare(model, classes, options) for classes in options.classes]
+    report(
+        f"one local round, {options.backbone}",
+        rows,
+        as_json=options.json,
+        ratio=min(row["ratio"] for row in rows),
+        max_prompt_difference=max(row["prompt_difference"] for row in rows),
+    )
+
+
+def compare(model: nn.Module, classes: int, options: argparse.Namespace) -> dict[str, Any]:
+    world = world_of(model, classes, options)
+    rng = np.random.default_rng(0)
+    size = model.visual.image_size
+    images = torch.randn(options.images, 3, *(size if isinstance(size, tuple) else (size, size)))
+    labels = torch.arange(options.images) % classes
+    start, *experts = (init_context(world, rng) for _ in range(1 + options.experts))
+    gate = init_gate(world.config.gate_width, rng)
+
+    began = time.perf_counter()
+    published = published_round(model, world, images, labels, start, torch.stack(experts), gate)
+    published_s = time.perf_counter() - began
+
+    began = time.perf_counter()
+    with torch.no_grad():
+        features = model.encode_image(images, normalize=True)
+    store_s = time.perf_counter() - began
+    expert_text = torch.stack([encode_frozen(world, expert) for expert in experts])  # by their owners, in their rounds
+
+    began = time.perf_counter()
+    ours = our_round(world, Examples(features, labels), start, torch.stack(experts), expert_text, gate)
+    ours_s = time.perf_counter() - began
+    return {
+        "classes": classes,
+        "published_s": published_s,
+        "ours_s": ours_s,
+        "ratio": published_s / ours_s,
+        "encoding_the_images_once_s": store_s,
+        "rounds_that_pay_it_back": store_s / (published_s - ours_s),
+        "prompt_difference": float((ours - published).abs().max()),
+        "prompt_change": float((ours - start).abs().max()),
+    }
+
+
+def world_of(model: nn.Module, classes: int, options: argparse.Namespace) -> World:
+    names = open_clip.IMAGENET_CLASSNAMES[:classes]
+    tower = text_tower_of(model, options.backbone)
+    tokens = embed_classes(tower, open_clip.tokenize(class_texts(names)))
+    clip = FrozenClip(tower, tokens, torch.zeros(classes, tower.dim), float(model.logit_scale.exp()))
+    config = PFedMoAPConfig(
+        clients=options.experts + 1,
+        experts=options.experts,
+        prompt_length=options.context,
+        gate_width=128,
+        local_epochs=options.epochs,
+        prompt_lr=1.0,  # random weights give small gradients: a difference must be able to show
+        gate_lr=0.01,
+        shuffle=False,
+    )
+    return World(config, clip, tuple(names))
+
+
+def our_round(
+    world: World, examples: Examples, start: Tensor, experts: Tensor, expert_text: Tensor, gate: dict[str, Tensor]
+) -> Tensor:
+    """The prompt after one local round, by the library."""
+    method, rng = PFedMoAP(), np.random.default_rng(0)
+    private = method.init_client(world, 0, rng) | {f"gate.{name}": tensor for name, tensor in gate.items()}
+    download = Message({"context": start, "experts": experts}, {"expert_text": expert_text})
+    (update,) = run_updates(world, [method.local_update(world, private, download, examples, rng)])
+    return update.upload.tensors["context"]
+
+
+def published_round(
+    model: nn.Module,
+    world: World,
+    images: Tensor,
+    labels: Tensor,
+    start: Tensor,
+    experts: Tensor,
+    gate: dict[str, Tensor],
+) -> Tensor:
+    """The prompt after one local round, computed as the published implementation does."""
+    config, clip = world.config, world.clip
+    with torch.no_grad():
+        expert_text = encode_prompts_plainly(clip.tower, clip.classes, experts)
+    context = start.clone().requires_grad_()
+    gate = {name: tensor.clone().requires_grad_() for name, tensor in gate.items()}
+    rates = {"momentum": config.momentum, "weight_decay": config.weight_decay}
+    optimizers = [
+        torch.optim.SGD([context], lr=config.prompt_lr, **rates),
+        torch.optim.SGD(gate.values(), lr=config.gate_lr, **rates),
+    ]
+    for _ in range(config.local_epochs):
+        for batch, batch_labels in zip(images.split(config.batch_size), labels.split(config.batch_size), strict=True):
+            with torch.no_grad():
+                features = model.encode_image(batch, normalize=True)
+            (text,) = encode_prompts_plainly(clip.tower, clip.classes, context.unsqueeze(0))
+            every = reduce_width(torch.cat([text.unsqueeze(0), expert_text]), config.gate_width)
+            image = reduce_width(features, config.gate_width)
+            mixed = gate_scores(gate, image, every, heads=config.gate_heads, temperature=config.gating_temperature)
+            loss = F.cross_entropy(clip.logit_scale * (mixed + config.lambda_ * features @ text.T), batch_labels)
+            for optimizer in optimizers:
+                optimizer.zero_grad()
+            loss.backward()
+            for optimizer in optimizers:
+                optimizer.step()
+    return context.detach()
+
+
+if __name__ == "__main__":
+    main()

@@ -2,8 +2,17 @@ import numpy as np
 import pytest
 import torch
 
-from promptfleet.methods.prompts import init_context, local_batches, mean_over_clients, similarity_logits
+from promptfleet.methods.prompts import (
+    context_shape,
+    encode_contexts,
+    encode_frozen,
+    init_context,
+    local_batches,
+    mean_over_clients,
+    similarity_logits,
+)
 from promptfleet.methods.protocol import Examples
+from promptfleet.seeding import stream
 from tests.fakes import tiny_world
 
 
@@ -65,3 +74,29 @@ def test_similarity_is_scaled_cosine():
     world = tiny_world()
     logits = similarity_logits(world, torch.tensor([[1.0, 0.0]]), torch.tensor([[1.0, 0.0], [0.6, 0.8]]))
     assert torch.allclose(logits, torch.tensor([[20.0, 12.0]]))
+
+
+@pytest.mark.parametrize("precision", ["bfloat16", "float16"])
+def test_low_precision_is_the_text_towers_alone(precision):
+    exact, low = tiny_world(), tiny_world(precision=precision)
+    leaves = [init_context(exact, stream(0, "test")).unsqueeze(0).requires_grad_() for _ in range(2)]
+    features = [encode_contexts(world, leaf) for world, leaf in zip((exact, low), leaves, strict=True)]
+    assert features[1].dtype == torch.float32
+    assert 0 < (features[0] - features[1]).abs().max() < 0.05
+    for feature in features:
+        feature[..., 0].sum().backward()
+    gradients = [leaf.grad for leaf in leaves]
+    assert gradients[1].dtype == torch.float32
+    assert 0 < (gradients[0] - gradients[1]).norm() / gradients[0].norm() < 0.05
+
+
+def test_class_specific_contexts_are_one_per_class():
+    world = tiny_world(class_specific_context=True)
+    context = init_context(world, stream(0, "test"))
+    assert context.shape == context_shape(world) == (4, 3, world.clip.tower.width)
+    text = encode_frozen(world, context)
+    changed = context.clone()
+    changed[2] *= -1
+    moved = (encode_frozen(world, changed) - text).abs().amax(dim=1)
+    assert moved[2] > 1e-3
+    assert moved[[0, 1, 3]].max() < 1e-6

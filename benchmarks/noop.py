@@ -28,5 +28,5 @@ class NoOp(Method):
     def aggregate(self, world, server, uploads, num_examples, rng):
         return server
 
-    def predict(self, world, private, download, features):
-        return torch.zeros(len(features), len(world.class_names))
+    def predict(self, world, private, download, images):
+        return torch.zeros(len(images), len(world.class_names))

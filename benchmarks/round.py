@@ -25,7 +25,7 @@ from promptfleet.methods.gate import gate_scores, init_gate, reduce_width
 from promptfleet.methods.lockstep import run_updates
 from promptfleet.methods.pfedmoap import PFedMoAP, PFedMoAPConfig
 from promptfleet.methods.prompts import encode_frozen, init_context
-from promptfleet.methods.protocol import Examples, Message, World
+from promptfleet.methods.protocol import Examples, Images, Message, World
 
 
 def main() -> None:
@@ -72,7 +72,7 @@ def compare(model: nn.Module, classes: int, options: argparse.Namespace) -> dict
     expert_text = torch.stack([encode_frozen(world, expert) for expert in experts])  # by their owners, in their rounds
 
     began = time.perf_counter()
-    ours = our_round(world, Examples(features, labels), start, torch.stack(experts), expert_text, gate)
+    ours = our_round(world, Examples(Images(features), labels), start, torch.stack(experts), expert_text, gate)
     ours_s = time.perf_counter() - began
     return {
         "classes": classes,

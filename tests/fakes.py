@@ -16,7 +16,7 @@ from promptfleet.data.client_split import ClientSplit
 from promptfleet.data.feature_store import NO_DOMAIN, FeatureStore
 from promptfleet.federation.client import Client
 from promptfleet.methods.pfedmoap import PFedMoAPConfig
-from promptfleet.methods.protocol import Examples, Method, World
+from promptfleet.methods.protocol import Examples, Images, Method, World
 
 VOCABULARY = 40  # the last two ids are SOS and EOT, as in CLIP's own
 NAME_LENGTHS = (1, 3, 2, 1)
@@ -109,7 +109,7 @@ def tiny_examples(world: World, count: int = 10, *, seed: int = 0) -> Examples:
     text = world.clip.zero_shot_text
     labels = (torch.arange(count) + seed) % len(text)
     noise = torch.randn(count, text.shape[1], generator=generator) * text.shape[1] ** -0.5
-    return Examples(torch.nn.functional.normalize(text[labels] + noise, dim=-1), labels)
+    return Examples(Images(torch.nn.functional.normalize(text[labels] + noise, dim=-1)), labels)
 
 
 def tiny_client(
@@ -119,7 +119,7 @@ def tiny_client(
     train = tiny_examples(world, 6 + 2 * client_id, seed=client_id) if train is None else train
     rest = tiny_examples(world, 2 * held_out, seed=1000 + client_id)
     labels = torch.cat([train.labels, rest.labels]).numpy()
-    features = torch.cat([train.features, rest.features]).numpy()
+    features = torch.cat([train.images.features, rest.images.features]).numpy()
     store = FeatureStore(features, labels, np.full_like(labels, NO_DOMAIN), {})
     parts = np.split(np.arange(len(labels)), [len(train), len(train) + held_out])
     return Client(client_id, method, world, store, ClientSplit(*parts))

@@ -6,7 +6,7 @@ from promptfleet.federation.client import Upload
 from promptfleet.federation.server import Server
 from promptfleet.federation.state import state_sha256
 from promptfleet.methods.pfedmoap import PFedMoAP
-from promptfleet.methods.protocol import Examples
+from promptfleet.methods.protocol import Examples, Images
 from tests.fakes import tiny_client, tiny_examples, tiny_world
 
 
@@ -76,9 +76,9 @@ def assert_refused(member, private, download):
 def test_a_bad_feature_keeps_the_private_state_and_gives_a_reason(value):
     world = tiny_world()
     good = tiny_examples(world, 6)
-    features = good.features.clone()
+    features = good.images.features.clone()
     features[2, 5] = value
-    assert_refused(*first_round(world, train=Examples(features, good.labels)))
+    assert_refused(*first_round(world, train=Examples(Images(features), good.labels)))
 
 
 def test_a_learning_rate_that_overflows_keeps_the_private_state_and_gives_a_reason():
@@ -109,7 +109,7 @@ def test_evaluation_counts_right_answers_on_validation_and_test_part():
     world = tiny_world()
     member, private, download = first_round(world, held_out=4)
     held_out = tiny_examples(world, 8, seed=1000)
-    logits = PFedMoAP().predict(world, private, download, held_out.features)
+    logits = PFedMoAP().predict(world, private, download, held_out.images)
     right = (logits.argmax(dim=1) == held_out.labels).numpy()
     evaluation = member.evaluate(1, private, download)
     assert (evaluation.val_accuracy, evaluation.test_accuracy) == (right[:4].mean(), right[4:].mean())
@@ -124,8 +124,8 @@ class Personalized(PFedMoAP):
         assert np.issubdtype(type(rng.integers(5)), np.integer)
         return {**private, "personal": torch.tensor(1)}
 
-    def predict(self, world, private, download, features):
-        logits = torch.zeros(len(features), 4)
+    def predict(self, world, private, download, images):
+        logits = torch.zeros(len(images), 4)
         logits[:, 0] = private["personal"]
         return logits
 

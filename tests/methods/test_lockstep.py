@@ -8,7 +8,7 @@ from promptfleet.federation.server import Server
 from promptfleet.methods import lockstep
 from promptfleet.methods.lockstep import run_updates
 from promptfleet.methods.pfedmoap import PFedMoAP
-from promptfleet.methods.protocol import Encode, Examples, Message, Update
+from promptfleet.methods.protocol import Encode, Examples, Images, Message, Update
 from tests.fakes import tiny_client, tiny_examples, tiny_world
 
 METHOD = PFedMoAP()
@@ -68,9 +68,9 @@ def test_steps_of_the_same_moment_are_one_run_of_the_text_tower(encodings):
 def test_a_client_that_breaks_leaves_its_neighbours_alone():
     clients, privates, downloads = federation()
     train = tiny_examples(tiny_world(), 8, seed=1)
-    features = train.features.clone()
+    features = train.images.features.clone()
     features[0] = float("nan")
-    clients[1] = tiny_client(1, METHOD, tiny_world(), train=Examples(features, train.labels))
+    clients[1] = tiny_client(1, METHOD, tiny_world(), train=Examples(Images(features), train.labels))
     together = train_together(clients, 3, privates, downloads)
     assert together[1].upload.message is None
     for client in (clients[0], clients[2], clients[3]):

@@ -49,8 +49,8 @@ class Federation:
         return self.server.select(int(self.server.state["round"]), [client])[client]
 
     def logits(self, client: int, count: int = 8) -> torch.Tensor:
-        features = tiny_examples(self.world, count, seed=77).features
-        return PFedMoAP().predict(self.world, self.privates[client], self.download(client), features)
+        images = tiny_examples(self.world, count, seed=77).images
+        return PFedMoAP().predict(self.world, self.privates[client], self.download(client), images)
 
     def sha256(self) -> str:
         return state_sha256(self.server.state, self.privates)
@@ -126,8 +126,8 @@ def test_every_update_starts_from_the_global_prompt():
 def test_training_learns():
     fed = federation(local_epochs=5).run([ALL])
     examples = tiny_examples(fed.world, 6, seed=0)  # what client 0 trains on
-    before = similarity_logits(fed.world, examples.features, Server(PFedMoAP(), fed.world).state["text"])
-    after = PFedMoAP().predict(fed.world, fed.privates[0], fed.download(0), examples.features)
+    before = similarity_logits(fed.world, examples.images.features, Server(PFedMoAP(), fed.world).state["text"])
+    after = PFedMoAP().predict(fed.world, fed.privates[0], fed.download(0), examples.images)
     assert F.cross_entropy(after, examples.labels) < F.cross_entropy(before, examples.labels)
 
 
@@ -177,12 +177,12 @@ def test_experts_and_everything_else_a_client_gets_stay_as_they_are():
     method, examples = PFedMoAP(), tiny_examples(fed.world, 9)
     private, download = fed.privates[0], fed.download(0)
     given = {"private": private, "tensors": download.tensors, "attached": download.attached}
-    given["examples"] = {"features": examples.features, "labels": examples.labels}
+    given["examples"] = {"features": examples.images.features, "labels": examples.labels}
     before = {part: {name: tensor.clone() for name, tensor in state.items()} for part, state in given.items()}
     begun = method.local_update(fed.world, private, download, examples, np.random.default_rng(0))
     (update,) = run_updates(fed.world, [begun])
-    method.predict(fed.world, private, download, examples.features)
-    method.describe(fed.world, private, download, examples.features)
+    method.predict(fed.world, private, download, examples.images)
+    method.describe(fed.world, private, download, examples.images)
     method.personalize(fed.world, private, download, examples, np.random.default_rng(0))
     for part, state in given.items():
         assert equal(state, before[part]), part
@@ -251,14 +251,14 @@ def test_the_global_prompt_is_the_mean_over_the_cohort_alone():
 
 def test_a_client_that_never_trained_predicts_with_the_global_prompt():
     fed = federation().run([[0, 1, 2]] * 2)
-    features = tiny_examples(fed.world, 8, seed=77).features
+    features = tiny_examples(fed.world, 8, seed=77).images.features
     assert torch.equal(fed.logits(3), similarity_logits(fed.world, features, fed.server.state["text"]))
 
 
 def test_a_client_that_trained_once_predicts_with_its_own_prompt_and_no_gate():
     fed = federation().run([ALL])
     assert len(fed.download(2).tensors["experts"]) == 3
-    features = tiny_examples(fed.world, 8, seed=77).features
+    features = tiny_examples(fed.world, 8, seed=77).images.features
     assert torch.equal(fed.logits(2), similarity_logits(fed.world, features, fed.privates[2]["text"]))
     assert fed.clients[2].evaluate(1, fed.privates[2], fed.download(2)).described == {}
 
@@ -266,7 +266,7 @@ def test_a_client_that_trained_once_predicts_with_its_own_prompt_and_no_gate():
 def test_a_client_that_trained_twice_mixes_its_own_prompt_with_the_experts():
     fed = federation(**{"lambda": 0.7}).run([ALL, ALL])
     private, download, config = fed.privates[2], fed.download(2), fed.world.config
-    features = tiny_examples(fed.world, 8, seed=77).features
+    features = tiny_examples(fed.world, 8, seed=77).images.features
     gate = {name.removeprefix("gate."): tensor for name, tensor in gate_of(private).items()}
     texts = torch.cat([private["text"][None], download.attached["expert_text"]])
     gated = gate_scores(
@@ -319,7 +319,7 @@ def promptfl_contexts(fed: Federation, rounds: int) -> list[torch.Tensor]:
             for _ in range(config.local_epochs):
                 for batch in torch.from_numpy(order_rng.permutation(len(examples))).split(config.batch_size):
                     text = encode_prompts(clip.tower, clip.classes, own[None])[0]
-                    logits = clip.logit_scale * examples.features[batch] @ text.T
+                    logits = clip.logit_scale * examples.images.features[batch] @ text.T
                     optimizer.zero_grad()
                     F.cross_entropy(logits, examples.labels[batch]).backward()
                     optimizer.step()

@@ -13,6 +13,7 @@ from promptfleet.federation.client import Client
 from promptfleet.federation.server import Server
 from promptfleet.methods.gate import reduce_width
 from promptfleet.methods.pfedmoap import PFedMoAP, _mixture_logits
+from promptfleet.methods.protocol import Images
 from tests.parity import load_golden, relative_error
 
 
@@ -54,15 +55,15 @@ def test_image_features(forward):
 def test_logits_loss_and_gradients(forward):
     world, golden = forward.world(), forward.tensors
     tower, classes = world.clip.tower, world.clip.classes
-    features = golden["image_features"]
+    images = Images(golden["image_features"])
     context = golden["ctx"].clone().requires_grad_()
     gate = {name: tensor.clone().requires_grad_() for name, tensor in forward.gate("gating").items()}
     experts = encode_prompts(tower, classes, golden["nonlocal_ctx"])
     text = encode_prompts(tower, classes, context[None])[0]
 
-    alone = _mixture_logits(world, gate, features, text, experts[:0])
+    alone = _mixture_logits(world, gate, images, text, experts[:0])
     assert torch.allclose(alone, golden["logits_local_only"], atol=1e-4)
-    logits = _mixture_logits(world, gate, features, text, experts)
+    logits = _mixture_logits(world, gate, images, text, experts)
     assert torch.allclose(logits, golden["logits"], atol=1e-4)
     loss = F.cross_entropy(logits, golden["labels"])
     assert loss.item() == pytest.approx(float(golden["loss"]), abs=1e-4)
@@ -93,14 +94,14 @@ def test_whole_trajectory_through_client_and_server(trajectory):
     method = PFedMoAP()
     server = Server(method, world)
     server.state["context"] = golden["ctx_init"]
-    members, privates, test_features = [], [], []
+    members, privates, test_images = [], [], []
     for i in range(clients):
         train, test = (trajectory.image_features(golden[f"c{i}.{part}_images"]) for part in ("train", "test"))
         labels = torch.cat([golden[f"c{i}.train_labels"], golden[f"c{i}.test_labels"]]).numpy()
         store = FeatureStore(torch.cat([train, test]).numpy(), labels, np.full_like(labels, -1), {})
         split = ClientSplit(np.arange(len(train)), np.arange(1), np.arange(len(train), len(labels)))
         members.append(Client(i, method, world, store, split))
-        test_features.append(test)
+        test_images.append(Images(test))
         gate = {f"gate.{name}": tensor for name, tensor in trajectory.gate("gate_init").items()}
         privates.append({**members[i].initial_state(), **gate})
 
@@ -114,7 +115,7 @@ def test_whole_trajectory_through_client_and_server(trajectory):
             privates[i], uploads[i], report = member.train(round_index, privates[i], downloads[i])
             assert relative_error(privates[i]["context"], golden[f"{key}.ctx"]) < 1e-3, key
             assert report.metrics["last_loss"] == pytest.approx(float(golden[f"{key}.loss_last"]), abs=1e-3)
-            logits = method.predict(world, privates[i], downloads[i], test_features[i])
+            logits = method.predict(world, privates[i], downloads[i], test_images[i])
             assert torch.allclose(logits, golden[f"{key}.test_logits"], atol=2e-3), key
         assert server.aggregate(round_index, uploads) == {}
         assert relative_error(server.state["context"], golden[f"r{round_index - 1}.global_ctx"]) < 1e-3

@@ -11,13 +11,13 @@ from promptfleet.methods.prompts import (
     mean_over_clients,
     similarity_logits,
 )
-from promptfleet.methods.protocol import Examples
+from promptfleet.methods.protocol import Examples, Images
 from promptfleet.seeding import stream
 from tests.fakes import tiny_world
 
 
 def numbered(count):
-    return Examples(torch.arange(count, dtype=torch.float32).view(-1, 1), torch.arange(count))
+    return Examples(Images(torch.arange(count, dtype=torch.float32).view(-1, 1)), torch.arange(count))
 
 
 def batches(count, seed=0, **config):
@@ -35,7 +35,7 @@ def test_each_epoch_is_a_new_order_of_everything_with_a_smaller_last_batch():
 
 def test_features_and_labels_stay_together():
     for batch in local_batches(tiny_world(), numbered(9), np.random.default_rng(0)):
-        assert batch.features.flatten().tolist() == batch.labels.tolist()
+        assert batch.images.features.flatten().tolist() == batch.labels.tolist()
 
 
 def test_without_shuffling_the_order_is_that_of_the_examples():

@@ -12,7 +12,7 @@ from promptfleet.data.feature_store import FeatureStore
 from promptfleet.federation.reports import Evaluation, TrainReport
 from promptfleet.federation.state import find_non_finite, to_device
 from promptfleet.methods.lockstep import run_updates
-from promptfleet.methods.protocol import Examples, LocalUpdate, Message, Method, State, Update, World
+from promptfleet.methods.protocol import Examples, Images, LocalUpdate, Message, Method, State, Update, World
 from promptfleet.seeding import stream
 
 
@@ -63,7 +63,7 @@ class Client:
         rng = self._rng("personalize", round_index)
         private = self._method.personalize(self._world, private, download, self._train, rng)
         with torch.no_grad():
-            described = self._method.describe(self._world, private, download, self._test.features)
+            described = self._method.describe(self._world, private, download, self._test.images)
             return Evaluation(
                 client=self.id,
                 val_accuracy=self._accuracy(private, download, self._val),
@@ -93,12 +93,12 @@ class Client:
         return Trained(next_private, upload, report)
 
     def _accuracy(self, private: State, download: Message, examples: Examples) -> float:
-        logits = self._method.predict(self._world, private, download, examples.features)
+        logits = self._method.predict(self._world, private, download, examples.images)
         return (logits.argmax(dim=1) == examples.labels).sum().item() / len(examples)
 
     def _examples(self, store: FeatureStore, indices) -> Examples:
         features = torch.tensor(store.rows(indices), device=self._device)
-        return Examples(features, torch.tensor(store.labels[indices], device=self._device))
+        return Examples(Images(features), torch.tensor(store.labels[indices], device=self._device))
 
     def _rng(self, role: str, round_index: int):
         return stream(self._world.config.seed, role, client=self.id, round_index=round_index)

@@ -26,7 +26,18 @@ from promptfleet.methods.prompts import (
     mean_over_clients,
     similarity_logits,
 )
-from promptfleet.methods.protocol import Backward, Encode, Examples, LocalUpdate, Message, Method, State, Update, World
+from promptfleet.methods.protocol import (
+    Backward,
+    Encode,
+    Examples,
+    Images,
+    LocalUpdate,
+    Message,
+    Method,
+    State,
+    Update,
+    World,
+)
 from promptfleet.methods.sgd import SGD
 
 _GATE = "gate."
@@ -129,7 +140,7 @@ class PFedMoAP(Method):
         losses = []
         for batch in local_batches(world, examples, rng):
             (text,) = yield Encode(context.unsqueeze(0))
-            loss = F.cross_entropy(_mixture_logits(world, gate, batch.features, text, experts), batch.labels)
+            loss = F.cross_entropy(_mixture_logits(world, gate, batch.images, text, experts), batch.labels)
             yield Backward(loss)
             for optimizer in optimizers:
                 optimizer.step()
@@ -172,46 +183,46 @@ class PFedMoAP(Method):
             "pool.round": updated(server["pool.round"], dict.fromkeys(contexts, now)),
         }
 
-    def predict(self, world: World, private: State, download: Message, features: Tensor) -> Tensor:
+    def predict(self, world: World, private: State, download: Message, images: Images) -> Tensor:
         if private["participations"] == 0:
-            return similarity_logits(world, features, download.attached["text"])
+            return similarity_logits(world, images.features, download.attached["text"])
         experts = download.attached["expert_text"]
         if not private["gate_ready"]:
             experts = experts[:0]
-        return _mixture_logits(world, _gate_of(private), features, private["text"], experts)
+        return _mixture_logits(world, _gate_of(private), images, private["text"], experts)
 
-    def describe(self, world: World, private: State, download: Message, features: Tensor) -> State:
+    def describe(self, world: World, private: State, download: Message, images: Images) -> State:
         """``experts [K']``: ids, nearest first; ``gate_weights [1 + K']``: mean attention, the local expert first."""
         ids, experts = download.attached["expert_ids"], download.attached["expert_text"]
         if not private["gate_ready"] or len(experts) == 0:
             return {}
         config = world.config
-        image, mixed = _reduced(config, features, private["text"], experts)
+        image, mixed = _reduced(config, images, private["text"], experts)
         weights = gate_weights(
             _gate_of(private), image, mixed, heads=config.gate_heads, temperature=config.gating_temperature
         )
         return {"experts": ids, "gate_weights": weights.mean(dim=(0, 1, 2))}
 
 
-def _mixture_logits(world: World, gate: State, features: Tensor, text: Tensor, experts: Tensor) -> Tensor:
+def _mixture_logits(world: World, gate: State, images: Images, text: Tensor, experts: Tensor) -> Tensor:
     """Class scores from the gated mixture plus lambda times the local prompt's; without experts the latter alone.
 
-    features ``[batch, dim]``, text ``[classes, dim]`` of the local prompt, experts ``[K', classes, dim]``.
+    text ``[classes, dim]`` is of the local prompt, experts ``[K', classes, dim]``.
     Returns ``[batch, classes]``.
     """
     config = world.config
-    local = similarity_logits(world, features, text)
+    local = similarity_logits(world, images.features, text)
     if len(experts) == 0:
         return local
-    image, mixed = _reduced(config, features, text, experts)
+    image, mixed = _reduced(config, images, text, experts)
     scores = gate_scores(gate, image, mixed, heads=config.gate_heads, temperature=config.gating_temperature)
     return world.clip.logit_scale * scores + config.lambda_ * local
 
 
-def _reduced(config: PFedMoAPConfig, features: Tensor, text: Tensor, experts: Tensor) -> tuple[Tensor, Tensor]:
+def _reduced(config: PFedMoAPConfig, images: Images, text: Tensor, experts: Tensor) -> tuple[Tensor, Tensor]:
     """Image ``[batch, width]`` and all experts ``[1 + K', classes, width]``, the local one first."""
     together = torch.cat([text.unsqueeze(0), experts])
-    return reduce_width(features, config.gate_width), reduce_width(together, config.gate_width)
+    return reduce_width(images.features, config.gate_width), reduce_width(together, config.gate_width)
 
 
 def _gate_of(private: State) -> State:

@@ -51,7 +51,7 @@ def local_batches(world: World, examples: Examples, rng: np.random.Generator) ->
         order = rng.permutation(len(examples)) if config.shuffle else np.arange(len(examples))
         for start in range(0, len(examples), config.batch_size):
             chosen = torch.from_numpy(order[start : start + config.batch_size]).to(examples.labels.device)
-            yield Examples(examples.features[chosen], examples.labels[chosen])
+            yield examples[chosen]
 
 
 def mean_over_clients(tensors: Mapping[int, Tensor], num_examples: Mapping[int, int]) -> Tensor:

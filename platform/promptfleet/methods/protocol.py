@@ -9,6 +9,7 @@ never asks the server for anything in between.
 from abc import ABC, abstractmethod
 from collections.abc import Generator, Mapping, Sequence
 from dataclasses import dataclass, field
+from enum import Enum
 from typing import ClassVar
 
 import numpy as np
@@ -29,15 +30,43 @@ class World:
     class_names: tuple[str, ...]
 
 
+class Needs(Enum):
+    """What a method sees of an image: the frozen CLIP's one global feature, or those of its patches as well."""
+
+    GLOBAL = "global"
+    PATCHES = "patches"
+
+
 @dataclass(frozen=True)
-class Examples:
-    """Image features ``[examples, dim]``, unit norm, and labels ``[examples]`` of one client."""
+class Images:
+    """Some images as the frozen CLIP sees them.
+
+    ``features [images, dim]``, unit norm; ``patches [images, patches, dim]``, each unit norm, where the method's
+    ``needs`` ask for them.
+    """
 
     features: Tensor
+    patches: Tensor | None = None
+
+    def __len__(self) -> int:
+        return self.features.shape[0]
+
+    def __getitem__(self, chosen: Tensor) -> "Images":
+        return Images(self.features[chosen], None if self.patches is None else self.patches[chosen])
+
+
+@dataclass(frozen=True)
+class Examples:
+    """Images of one client and their labels ``[examples]``."""
+
+    images: Images
     labels: Tensor
 
     def __len__(self) -> int:
         return self.labels.shape[0]
+
+    def __getitem__(self, chosen: Tensor) -> "Examples":
+        return Examples(self.images[chosen], self.labels[chosen])
 
 
 @dataclass(frozen=True)
@@ -90,6 +119,7 @@ class Method(ABC):
     """A federated method. All functions are pure: no argument is changed, all randomness comes from ``rng``."""
 
     Config: ClassVar[type[FederationConfig]] = FederationConfig
+    needs: ClassVar[Needs] = Needs.GLOBAL
 
     def check(self, world: World) -> None:  # noqa: B027  most methods fit everywhere
         """Raise ConfigError where the configuration does not fit this backbone or these classes."""
@@ -134,8 +164,8 @@ class Method(ABC):
         """The server's next state from the accepted uploads, which come in the order of client ids; at least one."""
 
     @abstractmethod
-    def predict(self, world: World, private: State, download: Message, features: Tensor) -> Tensor:
-        """Logits ``[batch, classes]`` of image features ``[batch, dim]``."""
+    def predict(self, world: World, private: State, download: Message, images: Images) -> Tensor:
+        """Logits ``[images, classes]``."""
 
     def personalize(
         self, world: World, private: State, download: Message, examples: Examples, rng: np.random.Generator
@@ -143,6 +173,6 @@ class Method(ABC):
         """The private state to predict with, where that takes the training examples once more; never uploaded."""
         return private
 
-    def describe(self, world: World, private: State, download: Message, features: Tensor) -> State:
+    def describe(self, world: World, private: State, download: Message, images: Images) -> State:
         """Small tensors that figures want to show about a client, such as its gate's mean weights."""
         return {}

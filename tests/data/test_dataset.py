@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from promptfleet.data.dataset import Dataset
+from promptfleet.data.dataset import Dataset, Part
 from promptfleet.data.datasets import load_dataset
 from promptfleet.errors import ConfigError, DataError
 
@@ -62,6 +62,8 @@ def test_unknown_dataset_far_from_all_lists_them():
         ({"labels": np.array([0.0])}, r"labels are float64 \(1,\), should be int64"),
         ({"domains": np.array([0, 0, 0])}, r"domains span 0\.\.0 but there are 0 domain names"),
         ({"domains": np.array([0]), "domain_names": ("sketch",)}, "3 labels but 1 domains"),
+        ({"official": np.array([0, 1, 3])}, r"parts span 0\.\.3 but there are 3 part names"),
+        ({"official": np.array([0, 1])}, "3 labels but 2 parts"),
         ({"templates": ("a photo.",)}, r"template 'a photo\.' needs exactly one \{\}"),
     ],
 )
@@ -73,3 +75,8 @@ def test_parts_that_do_not_fit_are_refused(changes, message):
 def test_domains_are_kept():
     dataset = make(domains=np.array([1, 0, 1]), domain_names=("photo", "sketch"))
     assert dataset.domains.tolist() == [1, 0, 1]
+
+
+def test_the_parts_of_the_original_split_are_kept():
+    assert make().official is None
+    assert make(official=np.array([Part.TEST, Part.TRAIN, Part.VAL])).official.tolist() == [2, 0, 1]

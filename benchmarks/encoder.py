@@ -18,6 +18,7 @@ from promptfleet.clip.plain_encoder import encode_prompts_plainly
 from promptfleet.clip.prompt_encoder import encode_prompts
 from promptfleet.clip.text_tower import TextTower
 from promptfleet.clip.tokens import class_texts, embed_classes
+from promptfleet.config import BackboneConfig
 
 CLASSES, CONTEXTS = (2, 10, 100, 397), (4, 16)
 
@@ -53,7 +54,7 @@ def main() -> None:
 def tower_of(name: str) -> TextTower:
     """The text tower of that architecture; except for glyph-clip its weights are random."""
     if name == GLYPH_CLIP:
-        return load_backbone(name).tower
+        return load_backbone(BackboneConfig()).tower
     return text_tower_of(open_clip.create_model(name, pretrained=None).eval(), name)
 
 

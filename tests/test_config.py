@@ -92,6 +92,34 @@ def test_a_wrong_value_is_named_with_what_would_be_right(key, value, complaint):
     assert message(nest(key, value)) == f"f.yaml: {key}: {complaint}"
 
 
+@pytest.mark.parametrize(
+    ("old", "options", "section"),
+    [
+        (
+            "ViT-B-16/openai",
+            "--set backbone.name=ViT-B-16 --set backbone.pretrained=openai",
+            "name: ViT-B-16, pretrained: openai",
+        ),
+        ("glyph-clip", "--set backbone.name=glyph-clip", "name: glyph-clip"),
+    ],
+)
+def test_a_backbone_in_one_string_gets_the_section_to_write(old, options, section):
+    wanted = f"got {old!r}, should be a section of keys: {options}, in a file backbone: {{{section}}}"
+    assert message({"backbone": old}) == f"f.yaml: backbone: {wanted}"
+
+
+@pytest.mark.parametrize(
+    ("keys", "label"),
+    [
+        ({}, "glyph-clip"),
+        ({"name": "ViT-B-16", "pretrained": "openai"}, "ViT-B-16/openai"),
+        ({"name": "RN50", "checkpoint": "some/where/weights.pt"}, "RN50/weights.pt"),
+    ],
+)
+def test_a_backbone_has_a_short_name(keys, label):
+    assert make(backbone=keys).backbone.label == label
+
+
 def test_the_first_of_several_mistakes_is_named():
     assert message({"rounds": 0, "clients": 0}) == "f.yaml: clients: got 0, should be greater than or equal to 1"
 
@@ -211,7 +239,9 @@ OTHER = {
     "seed": 1,
     "method": "other",
     "dataset": "other",
-    "backbone": "other",
+    "backbone.name": "other",
+    "backbone.pretrained": "openai",
+    "backbone.checkpoint": "weights.pt",
     "clients": 11,
     "rounds": 11,
     "participation": 0.5,

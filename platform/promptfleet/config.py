@@ -7,9 +7,10 @@
 import hashlib
 import json
 from collections.abc import Iterable, Iterator, Mapping
+from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from promptfleet.errors import ConfigError, did_you_mean
 from promptfleet.yaml_files import parse_yaml
@@ -31,6 +32,31 @@ class Section(BaseModel):
         serialize_by_alias=True,
         allow_inf_nan=False,
     )
+
+
+class BackboneConfig(Section):
+    """The frozen CLIP: glyph-clip, or an architecture of open_clip's and where its weights come from."""
+
+    name: str = Field("glyph-clip", description="glyph-clip, an open_clip architecture, or hf-hub:OWNER/MODEL")
+    pretrained: str | None = Field(None, description="open_clip's tag of the weights, or random")
+    checkpoint: str | None = Field(None, description="a local file of weights instead")
+
+    @property
+    def label(self) -> str:
+        """A short name for messages and filters, such as ``ViT-B-16/openai``."""
+        weights = self.pretrained or (self.checkpoint and Path(self.checkpoint).name)
+        return f"{self.name}/{weights}" if weights else self.name
+
+    @model_validator(mode="before")
+    @classmethod
+    def _refuse_one_string(cls, value: Any) -> Any:
+        if not isinstance(value, str):
+            return value
+        name, _, weights = value.partition("/")
+        keys = {"name": name} | ({"pretrained": weights} if weights else {})
+        options = " ".join(f"--set backbone.{key}={text}" for key, text in keys.items())
+        section = ", ".join(f"{key}: {text}" for key, text in keys.items())
+        raise ValueError(f"got {value!r}, should be a section of keys: {options}, in a file backbone: {{{section}}}")
 
 
 class PartitionConfig(Section):
@@ -89,7 +115,6 @@ class FederationConfig(Section):
     seed: int = Field(0, ge=0)
     method: str = Field("pfedmoap", description="a name from promptfleet.methods")
     dataset: str = Field("digits", description="a name from promptfleet.data.datasets")
-    backbone: str = Field("glyph-clip", description="glyph-clip, or open_clip's MODEL/PRETRAINED, or MODEL/FILE")
     clients: int = Field(10, ge=1)
     rounds: int = Field(10, ge=1)
     participation: Fraction = Field(1.0, description="share of the clients that train in a round")
@@ -107,6 +132,7 @@ class FederationConfig(Section):
     prompt_lr: float = Field(0.02, gt=0)
     momentum: float = Field(0.9, ge=0, lt=1)
     weight_decay: float = Field(5e-4, ge=0)
+    backbone: BackboneConfig = BackboneConfig()
     partition: PartitionConfig = PartitionConfig()
     data: DataConfig = DataConfig()
     runtime: RuntimeConfig = RuntimeConfig()

@@ -10,12 +10,17 @@ from torch import nn
 
 from promptfleet.clip.backbone import load_backbone, text_tower_of
 from promptfleet.clip.plain_encoder import encode_texts
+from promptfleet.config import BackboneConfig
 from promptfleet.errors import BackboneError
 
 VISION = {"image_size": 16, "layers": 1, "width": 16, "head_width": 8, "patch_size": 8}
 TEXT = {"context_length": 77, "vocab_size": 49408, "width": 16, "heads": 2, "layers": 2}
 TEXTS = ["a cat.", "a photo of a golden retriever.", "7"]
 MODEL = "Tiny-Test-ViT"
+
+
+def local(path):
+    return BackboneConfig(name=MODEL, checkpoint=str(path))
 
 
 def small_model(model_class=open_clip.CLIP, quick_gelu=False, **text):
@@ -119,10 +124,10 @@ def registered(tmp_path_factory):
 @pytest.mark.parametrize("file", ["weights.pt", "weights.safetensors"])
 def test_a_local_file_of_weights_loads(registered, file):
     folder, model = registered
-    backbone = load_backbone(f"{MODEL}/{folder / file}")
+    backbone = load_backbone(local(folder / file))
     assert_same_text_features(backbone.tower, model)
     assert backbone.logit_scale == pytest.approx(1 / 0.07, rel=1e-5)  # CLIP's initial value
-    assert backbone.name == f"{MODEL}/{folder / file}"
+    assert backbone.name == f"{MODEL}/{file}"
     images = [Image.new("RGB", (20, 16), colour) for colour in ("red", "green", "blue")]
     features = torch.cat(list(backbone.encode_images(iter(images), batch_size=2)))
     assert features.shape == (3, 24)
@@ -132,36 +137,50 @@ def test_a_local_file_of_weights_loads(registered, file):
 
 def test_fingerprint_is_that_of_the_weights_not_of_the_file(registered):
     folder, _ = registered
-    prints = [load_backbone(f"{MODEL}/{folder / name}").fingerprint for name in ("weights.pt", "weights.safetensors")]
-    assert prints[0] == prints[1] != load_backbone(f"{MODEL}/{folder / 'changed.safetensors'}").fingerprint
+    prints = [load_backbone(local(folder / name)).fingerprint for name in ("weights.pt", "weights.safetensors")]
+    assert prints[0] == prints[1] != load_backbone(local(folder / "changed.safetensors")).fingerprint
 
 
 @pytest.mark.parametrize("file", ["missing.pt", "garbage.pt"])
 def test_without_usable_weights_it_says_what_to_do(registered, file):
     path = registered[0] / file
     with pytest.raises(BackboneError) as caught:
-        load_backbone(f"{MODEL}/{path}")
+        load_backbone(local(path))
     text = str(caught.value)
     assert text.startswith(f"backbone {MODEL}/{path}: no weights (")
     assert text.endswith(
-        "). Use one of open_clip's tags for it with network access, or the path of a weights file: "
-        f"{MODEL}/path/to/weights"
+        "). Set backbone.pretrained to one of open_clip's tags for it, with network access, or backbone.checkpoint "
+        "to a file of weights"
     )
     assert "\n" not in text
 
 
-@pytest.mark.parametrize("name", ["glyphclip", "ViT-B-16", "ViT-B-16/", ""])
-def test_a_name_without_weights_gets_the_form(name):
+@pytest.mark.parametrize(
+    ("keys", "text"),
+    [
+        (
+            {"name": "ViT-B-16"},
+            "backbone.name=ViT-B-16 needs weights: set backbone.pretrained (such as openai) or backbone.checkpoint "
+            "(a file)",
+        ),
+        (
+            {"name": "ViT-B-16", "pretrained": "openai", "checkpoint": "a.pt"},
+            "backbone.pretrained=openai and backbone.checkpoint=a.pt: leave one out",
+        ),
+        ({"pretrained": "openai"}, "backbone.name=glyph-clip brings its own weights: leave out 'openai'"),
+    ],
+)
+def test_keys_that_do_not_fit_together(keys, text):
     with pytest.raises(BackboneError) as caught:
-        load_backbone(name)
-    assert str(caught.value) == f"backbone {name!r}: write glyph-clip, or MODEL/PRETRAINED such as ViT-B-16/openai"
+        load_backbone(BackboneConfig(**keys))
+    assert str(caught.value) == text
 
 
 def test_an_unknown_model_gets_the_nearest():
     with pytest.raises(BackboneError, match=r"^open_clip has no model 'ViT-B16'; did you mean 'ViT-B-16'\?$"):
-        load_backbone("ViT-B16/openai")
+        load_backbone(BackboneConfig(name="ViT-B16", pretrained="openai"))
     with pytest.raises(BackboneError, match=r"^open_clip has no model '%%%'$"):
-        load_backbone("%%%/openai")
+        load_backbone(BackboneConfig(name="%%%", pretrained="openai"))
 
 
 # glyph-clip
@@ -169,7 +188,7 @@ def test_an_unknown_model_gets_the_nearest():
 
 @pytest.fixture(scope="module")
 def glyph_clip():
-    return load_backbone("glyph-clip")
+    return load_backbone(BackboneConfig())
 
 
 def test_glyph_clips_tower_is_that_of_its_open_clip_model(glyph_clip):
@@ -192,5 +211,5 @@ def test_glyph_clip_encodes_images_of_any_size_and_mode(glyph_clip):
 
 
 def test_glyph_clips_fingerprint_is_always_the_same(glyph_clip):
-    assert load_backbone("glyph-clip").fingerprint == glyph_clip.fingerprint
+    assert load_backbone(BackboneConfig()).fingerprint == glyph_clip.fingerprint
     assert re.fullmatch(r"[0-9a-f]{64}", glyph_clip.fingerprint)

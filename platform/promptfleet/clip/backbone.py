@@ -14,6 +14,7 @@ from PIL import Image
 from torch import Tensor, nn
 
 from promptfleet.clip.text_tower import LAYER_NORM_EPS, TextTower
+from promptfleet.config import BackboneConfig
 from promptfleet.errors import BackboneError, did_you_mean
 
 GLYPH_CLIP = "glyph-clip"
@@ -52,18 +53,27 @@ class Backbone:
                 yield self.model.encode_image(torch.stack(batch), normalize=True)
 
 
-def load_backbone(name: str) -> Backbone:
-    """Load ``glyph-clip`` or open_clip's ``MODEL/PRETRAINED`` (a tag, or a file of weights), in float32.
+def load_backbone(settings: BackboneConfig) -> Backbone:
+    """Load ``glyph-clip`` or one of open_clip's models with a tag's weights or those of a file, in float32.
 
     Raises BackboneError: a name that open_clip does not know, weights that cannot be had, a text tower that the
     prompt encoder does not support.
     """
-    if name == GLYPH_CLIP:
+    weights = settings.pretrained or settings.checkpoint
+    if settings.name == GLYPH_CLIP:
+        if weights:
+            raise BackboneError(f"backbone.name={GLYPH_CLIP} brings its own weights: leave out {weights!r}")
         return _load_glyph_clip()
-    model_name, slash, pretrained = name.partition("/")
-    if not slash or not pretrained:
-        raise BackboneError(f"backbone {name!r}: write {GLYPH_CLIP}, or MODEL/PRETRAINED such as ViT-B-16/openai")
-    model = _load_open_clip(model_name, pretrained)
+    if not weights:
+        raise BackboneError(
+            f"backbone.name={settings.name} needs weights: set backbone.pretrained (such as openai) or "
+            "backbone.checkpoint (a file)"
+        )
+    if settings.pretrained and settings.checkpoint:
+        raise BackboneError(
+            f"backbone.pretrained={settings.pretrained} and backbone.checkpoint={settings.checkpoint}: leave one out"
+        )
+    model, name = _load_open_clip(settings.name, weights), settings.label
     fingerprint = _fingerprint(model.state_dict(), model.visual.preprocess_cfg)
     return Backbone(name, fingerprint, text_tower_of(model, name), _logit_scale(model.state_dict()), lambda: model)
 
@@ -133,8 +143,8 @@ def _load_open_clip(model_name: str, pretrained: str) -> nn.Module:
     except Exception as error:
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise BackboneError(
-            f"backbone {model_name}/{pretrained}: no weights ({reason}). Use one of open_clip's tags for it with "
-            f"network access, or the path of a weights file: {model_name}/path/to/weights"
+            f"backbone {model_name}/{pretrained}: no weights ({reason}). Set backbone.pretrained to one of open_clip's "
+            "tags for it, with network access, or backbone.checkpoint to a file of weights"
         ) from None
 
 

@@ -81,7 +81,7 @@ def _check_prompt_fits(config: FederationConfig, clip: FrozenClip) -> None:
     if config.prompt_length > longest:
         raise ConfigError(
             f"prompt_length={config.prompt_length} does not fit: with the class names of {config.dataset} the text "
-            f"tower of {config.backbone} leaves room for {longest} tokens"
+            f"tower of {config.backbone.label} leaves room for {longest} tokens"
         )
 
 

@@ -129,7 +129,7 @@ def federation_tags(config: FederationConfig) -> dict[str, str]:
     return {
         "method": config.method,
         "dataset": config.dataset,
-        "backbone": config.backbone,
+        "backbone": config.backbone.label,
         "seed": str(config.seed),
     }
 

@@ -13,7 +13,7 @@ from promptfleet.clip.text_tower import TextTower
 from promptfleet.clip.tokens import embed_classes
 from promptfleet.config import FederationConfig
 from promptfleet.data.client_split import ClientSplit
-from promptfleet.data.feature_store import NO_DOMAIN, FeatureStore
+from promptfleet.data.feature_store import NONE, FeatureStore
 from promptfleet.federation.client import Client
 from promptfleet.methods.pfedmoap import PFedMoAPConfig
 from promptfleet.methods.protocol import Examples, Images, Method, World
@@ -120,6 +120,7 @@ def tiny_client(
     rest = tiny_examples(world, 2 * held_out, seed=1000 + client_id)
     labels = torch.cat([train.labels, rest.labels]).numpy()
     features = torch.cat([train.images.features, rest.images.features]).numpy()
-    store = FeatureStore(features, labels, np.full_like(labels, NO_DOMAIN), {})
+    none = np.full_like(labels, NONE)
+    store = FeatureStore(features, labels, none, none, {})
     parts = np.split(np.arange(len(labels)), [len(train), len(train) + held_out])
     return Client(client_id, method, world, store, ClientSplit(*parts))

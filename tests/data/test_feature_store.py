@@ -51,15 +51,16 @@ def test_round_trip_in_any_batches(tmp_path_factory, features, cuts):
     np.testing.assert_array_equal(store.features, features)
     np.testing.assert_array_equal(store.labels, labels)
     assert (len(store), store.dim) == features.shape
-    assert store.domains.tolist() == [-1] * len(features)
+    assert store.domains.tolist() == store.official.tolist() == [-1] * len(features)
     assert store.key_parts == PARTS
 
 
-def test_domains_and_rows(tmp_path):
+def test_domains_official_parts_and_rows(tmp_path):
     features = made_up_features()
-    domains = np.arange(9) % 2
-    store = open_features(write_features(tmp_path, PARTS, [features], np.arange(9), domains))
+    domains, official = np.arange(9) % 2, np.arange(9) % 3
+    store = open_features(write_features(tmp_path, PARTS, [features], np.arange(9), domains, official))
     np.testing.assert_array_equal(store.domains, domains)
+    np.testing.assert_array_equal(store.official, official)
     np.testing.assert_array_equal(store.rows(np.array([7, 0, 7])), features[[7, 0, 7]])
     with pytest.raises(IndexError):
         store.rows(np.array([9]))
@@ -81,7 +82,7 @@ def test_only_the_current_batches_are_held(tmp_path):
 
 def test_file_is_plain_arrow(store_path):
     table = pa.ipc.open_file(store_path).read_all()
-    assert table.column_names == ["sample_id", "label", "domain", "feature"]
+    assert table.column_names == ["sample_id", "label", "domain", "official", "feature"]
     assert table.schema.field("feature").type == pa.list_(pa.float32(), 5)
     assert table["sample_id"].to_pylist() == list(range(9))
     assert json.loads(table.schema.metadata[b"promptfleet"])["key_parts"] == PARTS
@@ -97,7 +98,7 @@ def test_arrays_lie_in_the_mapped_file(store_path):
     regions = re.findall(rf"^(\w+)-(\w+) .*{re.escape(str(store_path))}$", Path("/proc/self/maps").read_text(), re.M)
     assert len(regions) == 1
     start, end = (int(address, 16) for address in regions[0])
-    for array in (store.features, store.labels, store.domains):
+    for array in (store.features, store.labels, store.domains, store.official):
         assert start <= array.ctypes.data
         assert array.ctypes.data + array.nbytes <= end
         assert not array.flags.writeable
@@ -168,7 +169,7 @@ def test_every_changed_byte_is_refused_or_without_effect(store_path):
         except DataError:
             continue
         assert store.key_parts == PARTS
-        for name in ("features", "labels", "domains"):
+        for name in ("features", "labels", "domains", "official"):
             found, wanted = getattr(store, name), getattr(intact, name)
             assert found.dtype == wanted.dtype
             assert np.array_equal(found, wanted)
@@ -193,8 +194,8 @@ def test_other_arrow_file(tmp_path):
 
 
 def test_other_version(store_path, monkeypatch):
-    monkeypatch.setattr("promptfleet.data.feature_store.VERSION", 2)
-    with pytest.raises(DataError, match=r"format version 1, this promptfleet reads 2; delete it"):
+    monkeypatch.setattr("promptfleet.data.feature_store.VERSION", 3)
+    with pytest.raises(DataError, match=r"format version 2, this promptfleet reads 3; delete it"):
         open_features(store_path)
 
 
@@ -207,8 +208,8 @@ def test_other_version(store_path, monkeypatch):
         ([np.zeros(5)], r"a batch has shape \[5\], should be \[samples, dim\]"),
         ([np.zeros((4, 5)), np.zeros((5, 6))], r"a batch has shape \[5, 6\], should be \[samples, 5\]"),
         ([np.full((9, 5), np.nan)], "a batch has a NaN or Inf"),
-        ([np.zeros((8, 5))], r"features of 8 samples, labels \[9\], domains \[9\]; all three must have the same"),
-        ([], r"features of 0 samples, labels \[9\]"),
+        ([np.zeros((8, 5))], r"features of 8 samples, label \[9\], domain \[9\], official \[9\]; all must have one"),
+        ([], r"features of 0 samples, label \[9\]"),
     ],
 )
 def test_unfit_features_leave_nothing_behind(tmp_path, batches, message):

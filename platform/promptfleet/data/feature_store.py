@@ -1,8 +1,9 @@
 """Encoded images on disk: an Arrow file that every process on a node maps into memory and reads without a copy.
 
-One file per content key, named after it. The columns are ``sample_id, label, domain, feature`` in a single record
-batch, so all features lie in one contiguous block. The schema's metadata holds what the key was made of, the format's
-version and a checksum. Imports nothing but numpy, pyarrow and the standard library: every client process pays for it.
+One file per content key, named after it. The columns are ``sample_id, label, domain, official, feature`` in a single
+record batch, so all features lie in one contiguous block. The schema's metadata holds what the key was made of, the
+format's version and a checksum. Imports nothing but numpy, pyarrow and the standard library: every client process pays
+for it.
 """
 
 import hashlib
@@ -21,9 +22,9 @@ from promptfleet.atomic_files import replacing
 from promptfleet.errors import DataError
 
 FORMAT = "promptfleet-features"
-VERSION = 1
-INTEGERS = ("sample_id", "label", "domain")  # the int64 columns; the last column is ``feature``
-NO_DOMAIN = -1
+VERSION = 2
+INTEGERS = ("sample_id", "label", "domain", "official")  # the int64 columns; the last column is ``feature``
+NONE = -1
 META = b"promptfleet"
 
 
@@ -31,14 +32,15 @@ META = b"promptfleet"
 class FeatureStore:
     """The features of one dataset under one backbone. Arrays are views of the mapped file, hence read-only.
 
-    features float32 ``[samples, dim]``; labels and domains int64 ``[samples]``, a domain of -1 means none. Row ``i`` is
-    sample ``i`` of the dataset. The mapping lives as long as any of the arrays, also after the file was replaced or
-    deleted.
+    features float32 ``[samples, dim]``; labels, domains and official int64 ``[samples]``, where official is the
+    ``data.dataset.Part`` of the published split, and a domain or official of -1 means none. Row ``i`` is sample ``i``
+    of the dataset. The mapping lives as long as any of the arrays, also after the file was replaced or deleted.
     """
 
     features: np.ndarray
     labels: np.ndarray
     domains: np.ndarray
+    official: np.ndarray
     key_parts: Mapping[str, str]
 
     def __len__(self) -> int:
@@ -69,18 +71,19 @@ def write_features(
     batches: Iterable[np.ndarray],
     labels: np.ndarray,
     domains: np.ndarray | None = None,
+    official: np.ndarray | None = None,
 ) -> Path:
     """Write a feature store and return its path; replaces a store with the same key.
 
-    ``batches`` are arrays ``[k, dim]`` in the order of the samples, taken one at a time and kept as float32; labels and
-    domains are integers ``[samples]``. Memory holds one batch: they are collected in an unnamed file in ``folder``,
-    which needs room for the features twice. The store appears under its name only when complete and on disk, so
-    several processes may write the same key at once (the last one wins) and a killed one leaves at worst a
+    ``batches`` are arrays ``[k, dim]`` in the order of the samples, taken one at a time and kept as float32; labels,
+    domains and official are integers ``[samples]``. Memory holds one batch: they are collected in an unnamed file in
+    ``folder``, which needs room for the features twice. The store appears under its name only when complete and on
+    disk, so several processes may write the same key at once (the last one wins) and a killed one leaves at worst a
     ``.partial`` file.
 
     Raises:
-        DataError: if a batch has the wrong shape or a NaN or Inf, if batches, labels and domains differ in length, or
-            if the disk refuses.
+        DataError: if a batch has the wrong shape or a NaN or Inf, if batches, labels, domains and official differ in
+            length, or if the disk refuses.
     """
     path = feature_path(folder, key_parts)
     with _disk_errors(path):
@@ -97,14 +100,14 @@ def write_features(
             scratch.flush()
             size = scratch.tell()
         labels = np.ascontiguousarray(labels, dtype=np.int64)
-        domains = np.full_like(labels, NO_DOMAIN) if domains is None else np.ascontiguousarray(domains, dtype=np.int64)
+        integers = {"label": labels, "domain": _or_none(domains, labels), "official": _or_none(official, labels)}
         samples = size // (4 * dim) if dim else 0
-        if not samples or labels.shape != (samples,) or domains.shape != (samples,):
-            found = f"features of {samples} samples, labels {list(labels.shape)}, domains {list(domains.shape)}"
-            raise DataError(f"{path}: {found}; all three must have the same length, at least 1")
+        if not samples or any(column.shape != (samples,) for column in integers.values()):
+            found = ", ".join(f"{name} {list(column.shape)}" for name, column in integers.items())
+            raise DataError(f"{path}: features of {samples} samples, {found}; all must have one length, at least 1")
         features = np.memmap(scratch, dtype=np.float32, mode="r", shape=(samples, dim))
         with _disk_errors(path):
-            _write_file(path, key_parts, features, labels, domains)
+            _write_file(path, key_parts, features, integers)
     return path
 
 
@@ -125,7 +128,7 @@ def open_features(path: str | Path, key_parts: Mapping[str, str] | None = None, 
             batch = reader.get_batch(0)
             batch.validate()
             _check_types(batch.schema)
-            sample_ids, labels, domains = (_values(batch.column(name), np.int64) for name in INTEGERS)
+            sample_ids, labels, domains, official = (_values(batch.column(name), np.int64) for name in INTEGERS)
             feature = batch.column("feature")
             features = _values(feature.flatten(), np.float32).reshape(len(feature), feature.type.list_size)
             key_found, checksum = meta["key_parts"], meta["checksum"]
@@ -136,11 +139,11 @@ def open_features(path: str | Path, key_parts: Mapping[str, str] | None = None, 
     except (pa.ArrowException, OSError, ValueError, LookupError, TypeError, AttributeError) as error:
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise _damaged(path, reason) from None
-    if verify and _checksum(key_found, sample_ids, labels, domains, features) != checksum:
+    if verify and _checksum(key_found, sample_ids, labels, domains, official, features) != checksum:
         raise _damaged(path, "its content does not match its checksum")
     if key_parts is not None and dict(key_parts) != key_found:
         raise DataError(f"{path}: made for other inputs: {_difference(key_found, key_parts)}")
-    return FeatureStore(features, labels, domains, key_found)
+    return FeatureStore(features, labels, domains, official, key_found)
 
 
 def _values(array: pa.Array, dtype: type) -> np.ndarray:
@@ -159,20 +162,24 @@ def _checked(batch: np.ndarray, dim: int) -> np.ndarray:
     return batch
 
 
+def _or_none(values: np.ndarray | None, labels: np.ndarray) -> np.ndarray:
+    return np.full_like(labels, NONE) if values is None else np.ascontiguousarray(values, dtype=np.int64)
+
+
 def _write_file(
-    path: Path, key_parts: Mapping[str, str], features: np.ndarray, labels: np.ndarray, domains: np.ndarray
+    path: Path, key_parts: Mapping[str, str], features: np.ndarray, integers: Mapping[str, np.ndarray]
 ) -> None:
     samples, dim = features.shape
-    sample_ids = np.arange(samples, dtype=np.int64)
+    integers = {"sample_id": np.arange(samples, dtype=np.int64), **integers}
     meta = {
         "format": FORMAT,
         "version": VERSION,
         "key_parts": dict(key_parts),
-        "checksum": _checksum(key_parts, sample_ids, labels, domains, features),
+        "checksum": _checksum(key_parts, *integers.values(), features),
     }
     values = pa.Array.from_buffers(pa.float32(), features.size, [None, pa.py_buffer(features)])
-    columns = [*map(pa.array, (sample_ids, labels, domains)), pa.FixedSizeListArray.from_arrays(values, dim)]
-    batch = pa.record_batch(columns, names=[*INTEGERS, "feature"]).replace_schema_metadata({META: json.dumps(meta)})
+    columns = [*map(pa.array, integers.values()), pa.FixedSizeListArray.from_arrays(values, dim)]
+    batch = pa.record_batch(columns, names=[*integers, "feature"]).replace_schema_metadata({META: json.dumps(meta)})
     with replacing(path) as partial, open(partial, "wb") as file, pa.ipc.new_file(file, batch.schema) as writer:
         writer.write_batch(batch)
 

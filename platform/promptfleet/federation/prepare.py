@@ -97,7 +97,7 @@ def _encoded_images(backbone: Backbone, dataset: Dataset, folder: Path) -> Path:
     logger.info("encoding %d images of %s with %s", len(dataset), dataset.name, backbone.name)
     images = (dataset.read_image(index) for index in range(len(dataset)))
     batches = (batch.numpy() for batch in backbone.encode_images(images))
-    return write_features(folder, key_parts, batches, dataset.labels, dataset.domains)
+    return write_features(folder, key_parts, batches, dataset.labels, dataset.domains, dataset.official)
 
 
 def _frozen_clip(backbone: Backbone, dataset: Dataset, folder: Path) -> FrozenClip:

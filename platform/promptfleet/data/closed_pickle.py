@@ -1,0 +1,141 @@
+"""Pickled dataset files come from strangers: read them without calling anything that they name.
+
+A pickle is a program. This reader lets it build numbers, text, bytes, tuples, lists and dicts, and arrays of numbers or
+text; a name is answered with a stand-in of ours that builds just that, never with the object of that name. Every other
+name is refused before anything is called.
+"""
+
+import io
+import math
+import pickle
+import re
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from promptfleet.errors import DataError
+
+NDARRAY = "numpy.ndarray"  # stands for the class wherever a pickle hands it to _reconstruct
+PLAIN_DTYPE = re.compile(r"[|<>=]?(b1|[iu][1248]|f[248]|[SU]\d+|O8?)")
+
+
+def load_pickle(path: str | Path) -> Any:
+    """The value in a pickle of CIFAR or FedBN, of any protocol; strings of Python 2 are read as latin-1.
+
+    Raises:
+        DataError: if the file cannot be read, is cut short or damaged, or names what these datasets do not need.
+    """
+    path = Path(path)
+    try:
+        content = path.read_bytes()
+    except FileNotFoundError:
+        raise DataError(f"{path}: there is no such file") from None
+    except OSError as error:
+        raise DataError(f"{path}: cannot be read ({error.strerror})") from None
+    try:
+        return _ClosedUnpickler(io.BytesIO(content), encoding="latin1").load()
+    except _RefusedNameError as error:
+        raise DataError(
+            f"{path}: refused, for it names {_one_line(error)}; a dataset's pickle holds only numbers, text, lists, "
+            f"dicts and numpy arrays of these. Nothing of it was run; do not use this file"
+        ) from None
+    except Exception as error:  # a damaged program can fail in any way
+        reason = _one_line(error) or type(error).__name__
+        raise DataError(f"{path}: no readable pickle, cut short or damaged ({reason}); get the file again") from None
+
+
+def _one_line(error: Exception) -> str:
+    """The error's text without what a file might have smuggled in to draw on the terminal."""
+    return "".join(character if character.isprintable() else " " for character in str(error))
+
+
+class _RefusedNameError(Exception):
+    """A pickle names something that is not on the list."""
+
+
+class _StandIn(NamedTuple):
+    """What a pickle gets for a function's name. A tuple, so the pickle cannot set attributes on it."""
+
+    build: Callable[..., Any]
+
+    def __call__(self, *arguments: Any) -> Any:
+        return self.build(*arguments)
+
+
+class _Array(np.ndarray):
+    """An array whose state is checked before numpy sees it: numpy itself trusts the flags of a pickled dtype."""
+
+    def __setstate__(self, state: tuple) -> None:
+        _, shape, dtype, fortran_order, content = state
+        plain = dtype.plain
+        size = math.prod(shape)
+        if plain.hasobject:
+            if not isinstance(content, list) or len(content) != size:
+                raise ValueError("an array of objects without its list")
+        else:
+            content = content.encode("latin1") if isinstance(content, str) else bytes(content)
+            if len(content) != size * plain.itemsize:
+                raise ValueError("an array with more or fewer bytes than its shape says")
+        super().__setstate__((1, shape, plain, bool(fortran_order), content))
+
+
+class _Dtype:
+    """A dtype by its code, such as ``U53``; of its pickled state only the byte order counts."""
+
+    __slots__ = ("plain",)
+
+    def __init__(self, code: str | bytes, align: bool = False, copy: bool = True) -> None:
+        code = code.decode("latin1") if isinstance(code, bytes) else code
+        if not PLAIN_DTYPE.fullmatch(code):
+            raise _RefusedNameError(f"an array of dtype {code!r}")
+        self.plain = np.dtype(code)
+
+    def __setstate__(self, state: tuple) -> None:
+        self.plain = self.plain.newbyteorder({"<": "<", ">": ">", "|": "|", "=": "="}[state[1]])
+
+
+def _reconstruct(kind: str, shape: tuple, code: Any) -> np.ndarray:
+    """An empty array that gets its content by ``__setstate__``."""
+    if kind != NDARRAY:
+        raise _RefusedNameError(f"an array of class {kind!r}")
+    return np.ndarray.__new__(_Array, (0,), np.int8)
+
+
+def _frombuffer(content: bytes, dtype: _Dtype, shape: tuple, order: str, axes: tuple | None = None) -> np.ndarray:
+    """An array as protocol 5 writes it."""
+    if axes is not None:
+        raise _RefusedNameError("an array with permuted axes")
+    return np.frombuffer(bytes(content), dtype.plain).reshape(shape, order=order)
+
+
+def _encode(text: str, encoding: str) -> bytes:
+    """Bytes as protocol 2 writes them."""
+    if encoding != "latin1":
+        raise _RefusedNameError(f"the encoding {encoding!r}")
+    return text.encode("latin1")
+
+
+def _no_bytes() -> bytes:
+    """Empty bytes as protocol 2 writes them."""
+    return b""
+
+
+STAND_INS = {
+    "numpy.ndarray": NDARRAY,
+    "numpy.dtype": _StandIn(_Dtype),
+    "_codecs.encode": _StandIn(_encode),
+    "builtins.bytes": _StandIn(_no_bytes),
+    **{f"numpy.{core}.multiarray._reconstruct": _StandIn(_reconstruct) for core in ("core", "_core")},
+    **{f"numpy.{core}.numeric._frombuffer": _StandIn(_frombuffer) for core in ("core", "_core")},
+}
+
+
+class _ClosedUnpickler(pickle.Unpickler):
+    def find_class(self, module: str, name: str) -> Any:
+        module = "builtins" if module == "__builtin__" else module  # as Python 2 called it
+        try:
+            return STAND_INS[f"{module}.{name}"]
+        except KeyError:
+            raise _RefusedNameError(f"{module}.{name}") from None

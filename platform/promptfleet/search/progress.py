@@ -2,13 +2,15 @@
 
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, TextIO
 
+from optuna.trial import TrialState
 from ray import tune
 from ray.tune.experiment import Trial
 
-from promptfleet.search.trial import NUMBER, OBJECTIVE, PARAMS
+from promptfleet.search.stage import NUMBER, PARAMS, STAGE, Stage
+from promptfleet.search.trial import OBJECTIVE
 from promptfleet.search.tune_adapters import NotSaved
 from promptfleet.tracking.sweep_run import format_value
 
@@ -16,60 +18,71 @@ QUIET_SECONDS = 5.0
 
 
 class SweepProgress(NotSaved, tune.Callback):
-    """Counts trials and rounds and writes to stderr. ``finished`` trials of an earlier start count as done."""
+    """Counts trials and rounds and writes to stderr. Trials that ended before an earlier start count as done."""
 
-    def __init__(self, trials: int, rounds: int, finished: Mapping[int, float | None], stream: TextIO = sys.stderr):
-        self._trials, self._rounds, self._stream = trials, rounds, stream
-        self._done, self._pruned, self._failed = len(finished), 0, 0
-        self._running: dict[int, int] = {}
-        self._best: tuple[float, int] | None = max(
-            ((value, number) for number, value in finished.items() if value is not None), default=None
-        )
+    def __init__(self, stages: Sequence[Stage], stream: TextIO = sys.stderr):
+        self._stream = stream
+        self._running: dict[tuple[str, int], float] = {}  # share of the rounds that were run
+        self._best: dict[str, tuple[float, int]] = {}
+        self._done = self._pruned = self._failed = 0
+        for stage in stages:
+            ended = [trial for trial in stage.study.trials() if trial.state.is_finished()]
+            self._done += len(ended)
+            for trial in ended:
+                if trial.state == TrialState.COMPLETE:
+                    self._note(stage.name, trial.number, trial.value)
+        self._trials = self._done + sum(stage.study.trials_left() for stage in stages)
         self._started = self._last_line = time.monotonic()
         self._done_before = self._done
         self._live = stream.isatty()
 
     def on_trial_start(self, iteration: int, trials: list[Trial], trial: Trial, **info: Any) -> None:
-        number = trial.config[NUMBER]
-        self._running[number] = 0
-        self._line(f"trial {number:>3} starts   {format_params(trial.config[PARAMS])}")
+        self._running[_key(trial)] = 0.0
+        self._line(f"{_label(trial)} starts   {format_params(trial.config[PARAMS])}")
 
     def on_trial_result(
         self, iteration: int, trials: list[Trial], trial: Trial, result: dict[str, Any], **info: Any
     ) -> None:
-        number, value = trial.config[NUMBER], result[OBJECTIVE]
-        self._running[number] = result["round"]
-        if result["round"] == self._rounds and (self._best is None or value > self._best[0]):
-            self._best = (value, number)
-        text = f"trial {number:>3} round {result['round']}/{self._rounds}  val {value:.3f}  {self._summary()}"
+        done, rounds, value = result["round"], result["rounds"], result[OBJECTIVE]
+        self._running[_key(trial)] = done / rounds
+        if done == rounds:
+            self._note(*_key(trial), value)
+        text = f"{_label(trial)} round {done}/{rounds}  val {value:.3f}  {self._summary(trial)}"
         if self._live:
             self._rewrite(text)
         elif time.monotonic() - self._last_line >= QUIET_SECONDS:
             self._line(text)
 
     def on_trial_complete(self, iteration: int, trials: list[Trial], trial: Trial, **info: Any) -> None:
-        number, last = trial.config[NUMBER], trial.last_result
-        pruned = last["round"] < self._rounds
-        self._running.pop(number, None)
+        last = trial.last_result
+        pruned = last["round"] < last["rounds"]
+        self._running.pop(_key(trial), None)
         self._done += 1
         self._pruned += pruned
         how = f"stopped early after round {last['round']}" if pruned else "complete"
-        self._line(f"trial {number:>3} {how}  val {last[OBJECTIVE]:.3f}  {self._summary()}")
+        self._line(f"{_label(trial)} {how}  val {last[OBJECTIVE]:.3f}  {self._summary(trial)}")
 
     def on_trial_error(self, iteration: int, trials: list[Trial], trial: Trial, **info: Any) -> None:
-        self._running.pop(trial.config[NUMBER], None)
+        self._running.pop(_key(trial), None)
         self._done += 1
         self._failed += 1
-        self._line(f"trial {trial.config[NUMBER]:>3} FAILED, see {trial.error_file}  {self._summary()}")
+        self._line(f"{_label(trial)} FAILED, see {trial.error_file}  {self._summary(trial)}")
 
-    def _summary(self) -> str:
-        best = f"best {self._best[0]:.3f} (trial {self._best[1]})" if self._best else "best -"
+    def _note(self, stage: str, number: int, value: float) -> None:
+        """Keep the best of each stage, of equals the first."""
+        if stage not in self._best or value > self._best[stage][0]:
+            self._best[stage] = (value, number)
+
+    def _summary(self, trial: Trial) -> str:
+        stage = trial.config[STAGE]
+        value, number = self._best.get(stage, (None, None))
+        best = "best -" if value is None else f"best {value:.3f} ({stage} {number})"
         counts = f"{self._done}/{self._trials} done, {len(self._running)} running, {self._pruned} stopped early"
         failed = f", {self._failed} failed" if self._failed else ""
         return f"{best}   {counts}{failed}   {self._time_left()} left"
 
     def _time_left(self) -> str:
-        progress = self._done - self._done_before + sum(self._running.values()) / self._rounds
+        progress = self._done - self._done_before + sum(self._running.values())
         if progress <= 0:
             return "?"
         elapsed = time.monotonic() - self._started
@@ -82,6 +95,14 @@ class SweepProgress(NotSaved, tune.Callback):
 
     def _rewrite(self, text: str) -> None:
         print(f"\r\x1b[K{text}", end="", file=self._stream, flush=True)
+
+
+def _key(trial: Trial) -> tuple[str, int]:
+    return trial.config[STAGE], trial.config[NUMBER]
+
+
+def _label(trial: Trial) -> str:
+    return f"{trial.config[STAGE]} {trial.config[NUMBER]:>3}"
 
 
 def format_params(params: Mapping[str, Any]) -> str:

@@ -74,6 +74,14 @@ class SweepStudy:
             number = self._study.ask(self._space).number
         return self._hand_out(self._study.get_trials(deepcopy=False)[number])
 
+    def trials_left(self) -> int:
+        """How many trials of the budget have not ended, those that have not begun included."""
+        ended = sum(trial.state.is_finished() for trial in self._study.get_trials(deepcopy=False))
+        return max(0, self._settings.trials - ended)
+
+    def is_over(self) -> bool:
+        return self.trials_left() == 0
+
     def report(self, number: int, round_index: int, value: float) -> None:
         """Keep the objective of one round."""
         trial = self._trial(number)

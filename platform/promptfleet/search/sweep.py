@@ -14,6 +14,7 @@ from promptfleet.federation.resources import Node, Shares, plan_shares
 from promptfleet.federation.stored import load_summary
 from promptfleet.search.folders import trial_folder
 from promptfleet.search.spec import SweepSpec
+from promptfleet.search.stage import Stage
 from promptfleet.search.study import SweepStudy
 from promptfleet.tracking.store import TrackingStore
 from promptfleet.tracking.sweep_run import SweepRun, TrialRecord, best_trial
@@ -61,7 +62,9 @@ def run_sweep(spec: SweepSpec, folder: Path, prepared: Prepared, nodes: Sequence
     study = SweepStudy(folder, spec.space, spec.settings, config.rounds)
     with BackgroundWriter() as writer:
         sweep = SweepRun.start(store, config, key=f"sweep/{folder.name}", name=folder.name, search=spec.to_dict())
-        run_trials(spec, folder, study, prepared, nodes, store, sweep, writer)
+        stage = Stage("trial", folder, study, spec.config, sweep)
+        concurrent = spec.settings.concurrent_trials
+        run_trials([stage], folder, prepared, nodes, store, writer, concurrent=concurrent)
     trials = study.trials()
     summaries = {trial.number: trial_summary(folder, spec, trial) for trial in trials}
     records = [trial_record(trial, summaries[trial.number]) for trial in trials]

@@ -4,19 +4,19 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from optuna.trial import FrozenTrial, TrialState
+from optuna.trial import TrialState
 from ray import tune
 from ray.tune.experiment import Trial
 
+from promptfleet.config import fingerprint_of
 from promptfleet.federation.reports import round_report_from_dict
+from promptfleet.federation.settings import federation_config
 from promptfleet.federation.stored import load_result
-from promptfleet.search.folders import trial_folder
-from promptfleet.search.spec import SweepSpec
-from promptfleet.search.trial import NUMBER, PARAMS
+from promptfleet.search.stage import FEDERATION, FOLDER, NUMBER, PARAMS, STAGE, Stage
+from promptfleet.search.study import Proposal
 from promptfleet.search.tune_adapters import NotSaved
 from promptfleet.tracking.federation_run import FederationRun
 from promptfleet.tracking.store import TrackingStore
-from promptfleet.tracking.sweep_run import SweepRun
 from promptfleet.tracking.writer import BackgroundWriter
 
 RUN_STATUS = {TrialState.COMPLETE: "FINISHED", TrialState.PRUNED: "KILLED", TrialState.FAIL: "FAILED"}
@@ -25,17 +25,19 @@ RUN_STATUS = {TrialState.COMPLETE: "FINISHED", TrialState.PRUNED: "KILLED", Tria
 class TrackTrials(NotSaved, tune.Callback):
     """A nested run per trial: a batch of metrics per round, and everything else when it ends."""
 
-    def __init__(self, spec: SweepSpec, folder: Path, sweep: SweepRun, writer: BackgroundWriter):
-        self._spec, self._folder, self._sweep, self._writer = spec, folder, sweep, writer
-        self._runs: dict[int, FederationRun] = {}
+    def __init__(self, stages: Sequence[Stage], writer: BackgroundWriter):
+        self._stages = {stage.name: stage for stage in stages}
+        self._writer = writer
+        self._runs: dict[tuple[str, int], FederationRun] = {}
 
-    def catch_up(self, store: TrackingStore, trials: Sequence[FrozenTrial]) -> None:
+    def catch_up(self, store: TrackingStore) -> None:
         """Write what trials gave that had ended before a sweep was killed, and had not reached MLflow yet."""
-        written = {run.tags.get("trial") for run in store.children(self._sweep.id) if run.status != "RUNNING"}
-        for trial in trials:
-            if trial.state.is_finished() and str(trial.number) not in written:
-                values = {NUMBER: trial.number, PARAMS: dict(trial.params)}
-                self._writer.submit(self._finish, values, RUN_STATUS[trial.state], trial.user_attrs.get("error"))
+        for stage in self._stages.values():
+            written = {run.tags.get("trial") for run in store.children(stage.parent.id) if run.status != "RUNNING"}
+            for trial in stage.study.trials():
+                if trial.state.is_finished() and str(trial.number) not in written:
+                    values = stage.trial(Proposal(trial.number, trial.params, 0))
+                    self._writer.submit(self._finish, values, RUN_STATUS[trial.state], trial.user_attrs.get("error"))
 
     def on_trial_result(
         self, iteration: int, trials: list[Trial], trial: Trial, result: dict[str, Any], **info: Any
@@ -43,8 +45,8 @@ class TrackTrials(NotSaved, tune.Callback):
         self._writer.submit(self._log_round, dict(trial.config), dict(result["report"]))
 
     def on_trial_complete(self, iteration: int, trials: list[Trial], trial: Trial, **info: Any) -> None:
-        config = self._spec.config(trial.config[PARAMS])
-        status = "FINISHED" if trial.last_result["round"] == config.rounds else "KILLED"
+        last = trial.last_result
+        status = "FINISHED" if last["round"] == last["rounds"] else "KILLED"
         self._writer.submit(self._finish, dict(trial.config), status)
 
     def on_trial_error(self, iteration: int, trials: list[Trial], trial: Trial, **info: Any) -> None:
@@ -55,12 +57,12 @@ class TrackTrials(NotSaved, tune.Callback):
         self._run(values).log_round(round_report_from_dict(report))
 
     def _finish(self, values: dict[str, Any], status: str, reason: str | None = None) -> None:
-        config = self._spec.config(values[PARAMS])
-        result = load_result(trial_folder(self._folder, values[NUMBER]), config.fingerprint())
+        result = load_result(Path(values[FOLDER]), fingerprint_of(values[FEDERATION]))
         self._run(values).finish(result, status, reason=reason)
 
     def _run(self, values: dict[str, Any]) -> FederationRun:
-        number = values[NUMBER]
-        if number not in self._runs:
-            self._runs[number] = self._sweep.child(number, values[PARAMS], self._spec.config(values[PARAMS]))
-        return self._runs[number]
+        key = values[STAGE], values[NUMBER]
+        if key not in self._runs:
+            parent, config = self._stages[values[STAGE]].parent, federation_config(values[FEDERATION])
+            self._runs[key] = parent.child(values[NUMBER], values[PARAMS], config)
+        return self._runs[key]

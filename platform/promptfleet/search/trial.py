@@ -1,6 +1,7 @@
 """One trial: a whole federation, of which Ray Tune runs one communication round per step."""
 
 from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import Any
 
 import ray
@@ -12,11 +13,10 @@ from promptfleet.federation.ray_fleet import RayFleet
 from promptfleet.federation.reports import RoundReport
 from promptfleet.federation.resources import Shares
 from promptfleet.federation.rounds import Federation
+from promptfleet.federation.settings import federation_config
 from promptfleet.federation.stored import save_federation
-from promptfleet.search.folders import trial_folder
-from promptfleet.search.spec import SweepSpec
+from promptfleet.search.stage import FEDERATION, FOLDER, SETTLED
 
-NUMBER, PARAMS, SETTLED = "trial_number", "params", "settled_rounds"
 OBJECTIVE = "val_accuracy"
 
 
@@ -28,14 +28,9 @@ class FederationTrial(tune.Trainable):
     """
 
     def setup(
-        self,
-        config: dict[str, Any],
-        spec: SweepSpec,
-        folder: str,
-        frozen: list[ObjectRef],
-        shares: Callable[[FederationConfig], Shares],
+        self, config: dict[str, Any], frozen: list[ObjectRef], shares: Callable[[FederationConfig], Shares]
     ) -> None:
-        self._spec, self._folder, self._shares = spec, folder, shares
+        self._shares = shares
         (self._frozen_ref,) = frozen  # in a list, since Tune would put the object itself in its place
         self._prepared = ray.get(self._frozen_ref).prepared()
         self._fleet: RayFleet | None = None
@@ -48,7 +43,8 @@ class FederationTrial(tune.Trainable):
             report = self._federation.run_round()
             save_federation(self._trial_folder, self._federation)
         self._told += 1
-        return _metrics(report) | {"report": vars(report), "done": report.round == self._config.rounds}
+        rounds = self._config.rounds
+        return _metrics(report) | {"report": vars(report), "rounds": rounds, "done": report.round == rounds}
 
     def reset_config(self, new_config: dict[str, Any]) -> bool:
         self._begin(new_config)
@@ -59,8 +55,8 @@ class FederationTrial(tune.Trainable):
             self._fleet.close()
 
     def _begin(self, values: Mapping[str, Any]) -> None:
-        self._config = config = self._spec.config(values[PARAMS])
-        self._trial_folder = trial_folder(self._folder, values[NUMBER])
+        self._config = config = federation_config(values[FEDERATION])
+        self._trial_folder = Path(values[FOLDER])
         shares = self._shares(config)
         if self._fleet is not None and self._fleet.shares != shares:
             self._fleet.close()

@@ -1,4 +1,4 @@
-"""The trials of a sweep, run by Ray Tune on the Ray that this process is connected to."""
+"""The trials of a sweep or a comparison, run by Ray Tune on the Ray that this process is connected to."""
 
 import logging
 from collections.abc import Mapping, Sequence
@@ -11,59 +11,58 @@ from promptfleet.config import FederationConfig
 from promptfleet.federation.prepare import Prepared
 from promptfleet.federation.ray_fleet import put_frozen
 from promptfleet.federation.resources import Node, Shares, plan_shares
+from promptfleet.federation.settings import federation_config
 from promptfleet.search.progress import SweepProgress
-from promptfleet.search.spec import SweepSpec
-from promptfleet.search.study import SweepStudy
+from promptfleet.search.stage import FEDERATION, FOLDER, Stage
 from promptfleet.search.tracking_callback import TrackTrials
-from promptfleet.search.trial import NUMBER, OBJECTIVE, PARAMS, FederationTrial
-from promptfleet.search.tune_adapters import RungScheduler, StudySearcher
+from promptfleet.search.trial import OBJECTIVE, FederationTrial
+from promptfleet.search.tune_adapters import RungScheduler, StageSearcher
 from promptfleet.tracking.store import TrackingStore
-from promptfleet.tracking.sweep_run import SweepRun
 from promptfleet.tracking.writer import BackgroundWriter
 
 MAX_TRIAL_FAILURES = 2
 
 
 def run_trials(
-    spec: SweepSpec,
+    stages: Sequence[Stage],
     folder: Path,
-    study: SweepStudy,
     prepared: Prepared,
     nodes: Sequence[Node],
     store: TrackingStore,
-    sweep: SweepRun,
     writer: BackgroundWriter,
+    *,
+    concurrent: int,
 ) -> None:
-    """Run what the study proposes until its budget is spent or Ctrl-C; everything that happens goes to MLflow."""
+    """Run what the stages' studies propose until their budgets are spent or Ctrl-C; all of it goes to MLflow.
+
+    folder is where Tune keeps its own notes; concurrent trials run side by side.
+    """
     logging.getLogger("ray.tune").setLevel(logging.CRITICAL)  # our own callbacks tell of failures
-    settings, rounds = spec.settings, spec.base_config().rounds
-    tracking = TrackTrials(spec, folder, sweep, writer)
-    tracking.catch_up(store, study.trials())
-    finished = {trial.number: trial.value for trial in study.trials() if trial.state.is_finished()}
-    if len(finished) >= settings.trials:
+    tracking = TrackTrials(stages, writer)
+    tracking.catch_up(store)
+    left = sum(stage.study.trials_left() for stage in stages)
+    if left == 0:
         return
 
     def shares(config: FederationConfig) -> Shares:
-        return plan_shares(config, nodes, concurrent=settings.concurrent_trials)
+        return plan_shares(config, nodes, concurrent=concurrent)
 
     def bundles(values: Mapping[str, Any]) -> tune.PlacementGroupFactory:
-        return tune.PlacementGroupFactory(shares(spec.config(values[PARAMS])).bundles(), strategy="PACK")
+        return tune.PlacementGroupFactory(shares(federation_config(values[FEDERATION])).bundles(), strategy="PACK")
 
-    trainable = tune.with_parameters(
-        FederationTrial, spec=spec, folder=str(folder), frozen=[put_frozen(prepared)], shares=shares
-    )
+    trainable = tune.with_parameters(FederationTrial, frozen=[put_frozen(prepared)], shares=shares)
     tune.Tuner(
         tune.with_resources(trainable, bundles),
         tune_config=tune.TuneConfig(
             metric=OBJECTIVE,
             mode="max",
-            search_alg=StudySearcher(study, rounds),
-            scheduler=RungScheduler(study),
-            num_samples=settings.trials - len(finished),
-            max_concurrent_trials=settings.concurrent_trials,
+            search_alg=StageSearcher(stages),
+            scheduler=RungScheduler(stages),
+            num_samples=left,
+            max_concurrent_trials=concurrent,
             reuse_actors=True,
-            trial_name_creator=lambda trial: f"trial-{trial.config[NUMBER]:03d}",
-            trial_dirname_creator=lambda trial: f"trial-{trial.config[NUMBER]:03d}-{trial.trial_id}",
+            trial_name_creator=_trial_name,
+            trial_dirname_creator=lambda trial: f"{_trial_name(trial)}-{trial.trial_id}",
         ),
         run_config=tune.RunConfig(
             name="tune",
@@ -71,6 +70,10 @@ def run_trials(
             verbose=0,
             checkpoint_config=tune.CheckpointConfig(checkpoint_at_end=False),  # a trial keeps its own
             failure_config=tune.FailureConfig(max_failures=MAX_TRIAL_FAILURES),
-            callbacks=[SweepProgress(settings.trials, rounds, finished), tracking],
+            callbacks=[SweepProgress(stages), tracking],
         ),
     ).fit()
+
+
+def _trial_name(trial: Any) -> str:
+    return f"trial-{Path(trial.config[FOLDER]).name}"

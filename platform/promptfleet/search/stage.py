@@ -1,0 +1,47 @@
+"""What Ray Tune is given to run: the trials of one study, or of several, each when those before it are over."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+from promptfleet.config import FederationConfig
+from promptfleet.search.folders import trial_folder
+from promptfleet.search.study import Proposal, SweepStudy
+from promptfleet.tracking.federation_run import FederationRun
+
+STAGE, NUMBER, PARAMS, SETTLED = "stage", "trial_number", "params", "settled_rounds"
+FEDERATION, FOLDER = "federation", "folder"
+
+
+class ParentRun(Protocol):
+    """The MLflow run that a stage's trials are nested in, see ``promptfleet.tracking.sweep_run.SweepRun``."""
+
+    id: str
+
+    def child(self, trial_number: int, params: Mapping[str, Any], config: FederationConfig) -> FederationRun: ...
+
+
+@dataclass(frozen=True)
+class Stage:
+    """A study's trials. ``name`` is what one of them is called: ``trial``, in front of its number.
+
+    config gives the federation of a trial's params; it is not asked before all earlier stages are over.
+    """
+
+    name: str
+    folder: Path
+    study: SweepStudy
+    config: Callable[[Mapping[str, Any]], FederationConfig]
+    parent: ParentRun
+
+    def trial(self, proposal: Proposal) -> dict[str, Any]:
+        """All that a trial has to know, as plain values."""
+        return {
+            STAGE: self.name,
+            NUMBER: proposal.number,
+            PARAMS: dict(proposal.params),
+            SETTLED: proposal.settled_rounds,
+            FEDERATION: self.config(proposal.params).to_dict(),
+            FOLDER: str(trial_folder(self.folder, proposal.number)),
+        }

@@ -1,9 +1,13 @@
 import pytest
 
 from promptfleet.errors import ConfigError
+from promptfleet.federation.client import train_together
+from promptfleet.federation.server import Server
 from promptfleet.methods import METHODS, config_class, load_method
 from promptfleet.methods.pfedmoap import PFedMoAP, PFedMoAPConfig
 from promptfleet.methods.protocol import Method
+from promptfleet.methods.sgd import SGD
+from tests.fakes import tiny_client, tiny_world
 
 
 @pytest.mark.parametrize("name", sorted(METHODS))
@@ -19,3 +23,33 @@ def test_a_method_brings_its_configuration():
 def test_an_unknown_name_gets_the_nearest():
     with pytest.raises(ConfigError, match=r"^unknown method 'pfedmap'; did you mean 'pfedmoap'\?$"):
         load_method("pfedmap")
+
+
+@pytest.fixture
+def trained(monkeypatch):
+    """How many numbers each optimizer made since was given."""
+    given, init = [], SGD.__init__
+
+    def count(self, parameters, **options):
+        parameters = list(parameters)
+        given.append(sum(parameter.numel() for parameter in parameters))
+        init(self, parameters, **options)
+
+    monkeypatch.setattr(SGD, "__init__", count)
+    return given
+
+
+@pytest.mark.parametrize("name", sorted(METHODS))
+def test_what_a_method_says_it_trains_is_what_its_optimizers_get(name, trained):
+    method = load_method(name)
+    world = tiny_world(config_class=method.Config)
+    clients = [tiny_client(client, method, world) for client in range(world.config.clients)]
+    server = Server(method, world)
+    privates = {client.id: client.initial_state() for client in clients}
+    for round_index in (1, 2):  # experts are there from round 2 on
+        trained.clear()
+        downloads = server.select(round_index, range(len(clients)))
+        results = train_together(clients, round_index, privates, downloads)
+        assert server.aggregate(round_index, {client: result.upload for client, result in results.items()}) == {}
+        privates = {client: result.private for client, result in results.items()}
+    assert sum(trained) == len(clients) * method.trained_parameters(world)

@@ -61,6 +61,8 @@ def make_result(config=None, *, rounds=3, described=True):
         method=config.method,
         dataset=config.dataset,
         class_names=CLASS_NAMES,
+        partition_sha256="0" * 64,
+        trained_parameters=6,
         rounds=reports,
         clients=clients,
         val_accuracy=reports[-1].val_accuracy,

@@ -100,7 +100,8 @@ class ClientReport:
 class FederationSummary:
     """What a federation gave, in plain values. Accuracies are means over clients after the last round.
 
-    ``best_round`` is the round of the highest validation accuracy; ``state_sha256`` is over the final states.
+    ``best_round`` is the round of the highest validation accuracy; ``partition_sha256`` tells who holds which
+    samples, ``state_sha256`` the final states; ``trained_parameters`` are those of one client.
     """
 
     config: Mapping[str, Any]
@@ -108,6 +109,8 @@ class FederationSummary:
     method: str
     dataset: str
     class_names: Sequence[str]
+    partition_sha256: str
+    trained_parameters: int
     rounds: Sequence[RoundReport]
     clients: Sequence[ClientReport]
     val_accuracy: float

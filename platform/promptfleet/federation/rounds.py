@@ -12,7 +12,8 @@ from promptfleet.federation.fleet import Fleet
 from promptfleet.federation.prepare import Prepared, partition_for
 from promptfleet.federation.reports import ClientReport, Evaluation, FederationResult, RoundReport
 from promptfleet.federation.state import state_sha256
-from promptfleet.methods.protocol import State
+from promptfleet.methods import load_method
+from promptfleet.methods.protocol import State, World
 
 
 @dataclass(frozen=True)
@@ -104,6 +105,8 @@ class Federation:
             method=config.method,
             dataset=config.dataset,
             class_names=list(self._prepared.class_names),
+            partition_sha256=self.partition.fingerprint(),
+            trained_parameters=self._trained_parameters(),
             rounds=snapshot.reports,
             clients=clients,
             val_accuracy=last.val_accuracy,
@@ -116,6 +119,10 @@ class Federation:
             server=snapshot.server,
             privates=snapshot.privates,
         )
+
+    def _trained_parameters(self) -> int:
+        world = World(self.config, self._prepared.clip, self._prepared.class_names)
+        return load_method(self.config.method).trained_parameters(world)
 
     def _client_reports(self) -> list[ClientReport]:
         counts = self.partition.label_counts(self._labels, len(self._prepared.class_names))

@@ -17,7 +17,7 @@ from torch import Tensor
 from promptfleet.config import FederationConfig
 from promptfleet.errors import ConfigError
 from promptfleet.methods.expert_pool import nearest_experts, updated
-from promptfleet.methods.gate import gate_scores, gate_weights, init_gate, reduce_width
+from promptfleet.methods.gate import gate_parameters, gate_scores, gate_weights, init_gate, reduce_width
 from promptfleet.methods.prompts import (
     context_shape,
     encode_frozen,
@@ -161,6 +161,10 @@ class PFedMoAP(Method):
 
     def upload_shapes(self, world: World) -> dict[str, tuple[int, ...]]:
         return {"context": context_shape(world)}
+
+    def trained_parameters(self, world: World) -> int:
+        prompt = super().trained_parameters(world)
+        return prompt + gate_parameters(world.config.gate_width) if world.config.experts else prompt
 
     def aggregate(
         self,

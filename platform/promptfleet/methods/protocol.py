@@ -10,6 +10,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Generator, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import Enum
+from math import prod
 from typing import ClassVar
 
 import numpy as np
@@ -151,6 +152,10 @@ class Method(ABC):
     @abstractmethod
     def upload_shapes(self, world: World) -> dict[str, tuple[int, ...]]:
         """Shape of every tensor of an upload; the server rejects others."""
+
+    def trained_parameters(self, world: World) -> int:
+        """How many numbers a client's local update trains; by default those that it uploads."""
+        return sum(prod(shape) for shape in self.upload_shapes(world).values())
 
     @abstractmethod
     def aggregate(

@@ -74,6 +74,9 @@ class DataConfig(Section):
     """Where datasets lie."""
 
     root: str = Field("data", description="folder with one subfolder per dataset; digits needs none")
+    folder: str | None = Field(
+        None, description="the dataset's subfolder of root, where it has another name than usual"
+    )
 
 
 class RuntimeConfig(Section):
@@ -151,6 +154,8 @@ class FederationConfig(Section):
 def fingerprint_of(values: Mapping[str, Any]) -> str:
     """The fingerprint of the federation that wrote ``values`` with ``to_dict``, without building it again."""
     what = {name: value for name, value in values.items() if name not in WHERE_AND_HOW}
+    if folder := values.get("data", {}).get("folder"):  # for dataset=imagefolder it says which images are meant
+        what["data.folder"] = folder
     return hashlib.sha256(json.dumps(what, sort_keys=True).encode()).hexdigest()
 
 

@@ -54,7 +54,7 @@ def prepare(*configs: FederationConfig) -> Prepared:
         BackboneError: a CLIP that cannot be had.
     """
     config = configs[0]
-    dataset = load_dataset(config.dataset, config.data.root)
+    dataset = load_dataset(config.dataset, config.data.root, config.data.folder)
     backbone = load_backbone(config.backbone)
     folder = Path(config.storage.path).absolute() / "features"
     clip = _frozen_clip(backbone, dataset, folder)

@@ -5,7 +5,6 @@ Source: E. Alpaydin, C. Kaynak, *Optical Recognition of Handwritten Digits*, UCI
 
 import hashlib
 from functools import partial
-from pathlib import Path
 
 import numpy as np
 from PIL import Image
@@ -16,22 +15,27 @@ CLASS_NAMES = ("zero", "one", "two", "three", "four", "five", "six", "seven", "e
 TEMPLATES = ("a handwritten digit {}.",)
 
 
-def load(root: Path) -> Dataset:
-    """All digits as 8-bit grey images, 0 the paper and 255 the ink. ``root`` is not used."""
-    from sklearn.datasets import load_digits  # here: scikit-learn takes a second to import
-
-    digits = load_digits()
-    pixels = np.rint(digits.images * (255 / 16)).astype(np.uint8)
-    labels = digits.target.astype(np.int64)
+def load() -> Dataset:
+    """All digits as 8-bit grey images, 0 the paper and 255 the ink."""
+    pixels, labels = read_digits()
     return Dataset(
         name="digits",
         class_names=CLASS_NAMES,
         labels=labels,
-        read_image=partial(_read_image, pixels),
+        read_image=partial(read_pixels, pixels),
         templates=TEMPLATES,
         fingerprint=hashlib.sha256(pixels.tobytes() + labels.tobytes()).hexdigest(),
     )
 
 
-def _read_image(pixels: np.ndarray, index: int) -> Image.Image:
+def read_digits() -> tuple[np.ndarray, np.ndarray]:
+    """Pixels uint8 ``[samples, 8, 8]`` and labels int64 ``[samples]``."""
+    from sklearn.datasets import load_digits  # here: scikit-learn takes a second to import
+
+    digits = load_digits()
+    return np.rint(digits.images * (255 / 16)).astype(np.uint8), digits.target.astype(np.int64)
+
+
+def read_pixels(pixels: np.ndarray, index: int) -> Image.Image:
+    """Sample ``index`` of grey pixels uint8 ``[samples, height, width]``."""
     return Image.fromarray(pixels[index])

@@ -1,0 +1,43 @@
+"""Unbalanced optimal transport between the patches of an image and a few prompts, for many problems at once.
+
+Source: Li, Huang, Wang, Shi: "Global and Local Prompts Cooperation via Optimal Transport for Federated Learning",
+CVPR 2024 (arXiv:2403.00041). Per image and class, with M patches, N prompts, K = exp(-cost / epsilon):
+
+    min_P <P, cost> - epsilon H(P)   with   P 1 <= 1/M per patch,   P^T 1 = mass/N per prompt
+
+solved by P = diag(u) K diag(v) and the scaling iterations u = min(1/M / (K v), 1), v = mass/N / (K^T u). With a mass of
+one the bound on patches can only hold as an equality, and these are Sinkhorn's.
+"""
+
+import torch
+from torch import Tensor
+
+TOLERANCE = 1e-6
+
+
+@torch.no_grad()
+def transport_plans(similarity: Tensor, *, mass: float, epsilon: float, iterations: int) -> tuple[Tensor, Tensor]:
+    """Plans of the shape of ``similarity [batch, prompts, classes, patches]``, for the cost ``1 - similarity``.
+
+    Of each (image, class), every prompt gets exactly ``mass / prompts`` and, once converged, no patch gives more than
+    ``1 / patches``. ``mass`` is in (0, 1]. Iterations end early when no patch can give more than that by a factor of
+    ``1 + TOLERANCE``. Also returns ``finite [batch, classes]``: where it is false, the scaling left the range of floats
+    (``epsilon`` far too small), and the plan is the uniform one, which is the solution for a large epsilon.
+
+    Differs: the cost of each prompt is shifted by its smallest, which changes no plan and keeps the kernel from
+    vanishing; the published code lets it underflow. Iterations end when all problems have converged, not their mean.
+    """
+    prompts, patches = similarity.shape[1], similarity.shape[3]
+    per_patch, per_prompt = 1 / patches, mass / prompts
+    largest = 1.0 if mass < 1 else float("inf")
+    kernel = torch.exp((similarity - similarity.amax(dim=3, keepdim=True)) / epsilon)
+    v = per_prompt / kernel.sum(dim=3, keepdim=True)
+    for _ in range(iterations):
+        u = (per_patch / (kernel * v).sum(dim=1, keepdim=True)).clamp_(max=largest)
+        before, v = v, per_prompt / (kernel * u).sum(dim=3, keepdim=True)
+        if float((v / before).max()) <= 1 + TOLERANCE:  # a patch gives at most that many times 1 / patches
+            break
+    plans = u * kernel * v
+    finite = torch.isfinite(plans).all(dim=3).all(dim=1)
+    uniform = torch.full_like(plans, per_prompt / patches)
+    return torch.where(finite[:, None, :, None], plans, uniform), finite

@@ -98,7 +98,9 @@ def test_whole_trajectory_through_client_and_server(trajectory):
     for i in range(clients):
         train, test = (trajectory.image_features(golden[f"c{i}.{part}_images"]) for part in ("train", "test"))
         labels = torch.cat([golden[f"c{i}.train_labels"], golden[f"c{i}.test_labels"]]).numpy()
-        store = FeatureStore(torch.cat([train, test]).numpy(), labels, np.full_like(labels, -1), {})
+        store = FeatureStore(
+            torch.cat([train, test]).numpy(), labels, np.full_like(labels, -1), np.full_like(labels, -1), {}
+        )
         split = ClientSplit(np.arange(len(train)), np.arange(1), np.arange(len(train), len(labels)))
         members.append(Client(i, method, world, store, split))
         test_images.append(Images(test))

@@ -91,6 +91,6 @@ def test_another_version_is_refused(small_config, prepared, tmp_path):
     path = save_snapshot(tmp_path, federation.snapshot(), "x")
     with safe_open(path, "pt") as file:
         metadata = file.metadata()
-    save_file(load_file(path), path, {**metadata, "version": "2"})
-    with pytest.raises(DataError, match="checkpoint version 2, this promptfleet reads 1"):
+    save_file(load_file(path), path, {**metadata, "version": "1"})
+    with pytest.raises(DataError, match="checkpoint version 1, this promptfleet reads 2"):
         load_snapshot(tmp_path, "x")

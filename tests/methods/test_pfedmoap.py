@@ -1,8 +1,5 @@
 """pFedMoAP through the real Client and Server, on a stand-in for CLIP that has random weights."""
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-
 import numpy as np
 import pytest
 import torch
@@ -10,69 +7,20 @@ import torch.nn.functional as F
 
 from promptfleet.clip.prompt_encoder import encode_prompts
 from promptfleet.errors import ConfigError
-from promptfleet.federation.client import Client
 from promptfleet.federation.server import Server
-from promptfleet.federation.state import state_sha256
 from promptfleet.methods.gate import gate_scores, reduce_width
 from promptfleet.methods.lockstep import run_updates
 from promptfleet.methods.pfedmoap import PFedMoAP
 from promptfleet.methods.prompts import encode_frozen, similarity_logits
-from promptfleet.methods.protocol import Message, State, World
+from promptfleet.methods.protocol import State
 from promptfleet.seeding import stream
 from tests.fakes import tiny_client, tiny_examples, tiny_world
-
-
-@dataclass
-class Federation:
-    """What a federation holds after its rounds."""
-
-    world: World
-    server: Server
-    clients: dict[int, Client]
-    privates: dict[int, State]
-    contexts: list[torch.Tensor]  # the global one after each round
-
-    def run(self, cohorts: Sequence[Sequence[int]], order: Callable = sorted) -> "Federation":
-        for cohort in cohorts:
-            round_index = int(self.server.state["round"]) + 1
-            downloads = self.server.select(round_index, order(cohort))
-            uploads = {}
-            for client in order(cohort):
-                self.privates[client], uploads[client], _ = self.clients[client].train(
-                    round_index, self.privates[client], downloads[client]
-                )
-            assert self.server.aggregate(round_index, {client: uploads[client] for client in order(cohort)}) == {}
-            self.contexts.append(self.server.state["context"])
-        return self
-
-    def download(self, client: int) -> Message:
-        return self.server.select(int(self.server.state["round"]), [client])[client]
-
-    def logits(self, client: int, count: int = 8) -> torch.Tensor:
-        images = tiny_examples(self.world, count, seed=77).images
-        return PFedMoAP().predict(self.world, self.privates[client], self.download(client), images)
-
-    def sha256(self) -> str:
-        return state_sha256(self.server.state, self.privates)
-
-
-def federation(**config) -> Federation:
-    world = tiny_world(**config)
-    method = PFedMoAP()
-    clients = {i: tiny_client(i, method, world) for i in range(world.config.clients)}
-    privates = {i: client.initial_state() for i, client in clients.items()}
-    return Federation(world, Server(method, world), clients, privates, [])
+from tests.tiny_federation import ALL, TinyFederation, equal
+from tests.tiny_federation import tiny_federation as federation
 
 
 def gate_of(private: State) -> State:
     return {name: tensor for name, tensor in private.items() if name.startswith("gate.")}
-
-
-def equal(a: State, b: State) -> bool:
-    return a.keys() == b.keys() and all(torch.equal(a[name], b[name]) for name in a)
-
-
-ALL = range(4)
 
 
 # Participations
@@ -303,7 +251,7 @@ def test_any_participation_runs_and_everybody_can_be_evaluated(participation):
 # Without experts it is PromptFL
 
 
-def promptfl_contexts(fed: Federation, rounds: int) -> list[torch.Tensor]:
+def promptfl_contexts(fed: TinyFederation, rounds: int) -> list[torch.Tensor]:
     """FedAvg on the context, written out: torch's optimizer, plain cosine logits, a weighted mean."""
     config, clip = fed.world.config, fed.world.clip
     context, after_round = fed.server.state["context"], []

@@ -14,7 +14,7 @@ from promptfleet.federation.rounds import Snapshot
 from promptfleet.methods.protocol import State
 
 FILE = "federation.safetensors"
-VERSION = "1"
+VERSION = "2"
 _SERVER = "server"
 
 
@@ -27,6 +27,7 @@ def save_snapshot(folder: str | Path, snapshot: Snapshot, fingerprint: str) -> P
     metadata = {
         "version": VERSION,
         "fingerprint": fingerprint,
+        "clients": json.dumps(sorted(snapshot.privates)),  # also of those whose private state is empty
         "reports": json.dumps([asdict(report) for report in snapshot.reports]),
         "evaluations": json.dumps([asdict(evaluation) for evaluation in snapshot.evaluations]),
     }
@@ -58,7 +59,7 @@ def load_snapshot(folder: str | Path, fingerprint: str) -> Snapshot | None:
     for name, tensor in tensors.items():
         owner, _, key = name.partition("/")
         owners.setdefault(owner, {})[key] = tensor
-    server = owners.pop(_SERVER)
+    privates = {client: owners.get(str(client), {}) for client in json.loads(metadata["clients"])}
     reports: list[RoundReport] = [round_report_from_dict(report) for report in json.loads(metadata["reports"])]
     evaluations = [Evaluation(**evaluation) for evaluation in json.loads(metadata["evaluations"])]
-    return Snapshot(server, {int(client): owners[client] for client in owners}, reports, evaluations)
+    return Snapshot(owners.get(_SERVER, {}), privates, reports, evaluations)

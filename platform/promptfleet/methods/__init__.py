@@ -6,9 +6,11 @@ from promptfleet.config import FederationConfig, unknown_name
 from promptfleet.errors import ConfigError
 from promptfleet.methods.protocol import Method
 
-METHODS = {
+METHODS = {  # name -> module:class of this package
+    "promptfl": "promptfl:PromptFL",
     "pfedmoap": "pfedmoap:PFedMoAP",
 }
+METHOD_MODULES = tuple(f"{__name__}.{place.partition(':')[0]}" for place in METHODS.values())
 
 
 def load_method(name: str) -> Method:

@@ -20,25 +20,15 @@ from promptfleet.methods.expert_pool import nearest_experts, updated
 from promptfleet.methods.gate import gate_parameters, gate_scores, gate_weights, init_gate, reduce_width
 from promptfleet.methods.prompts import (
     context_shape,
-    encode_frozen,
+    context_with_text,
     init_context,
-    local_batches,
     mean_over_clients,
+    no_context_yet,
+    own_or_given_text,
     similarity_logits,
 )
-from promptfleet.methods.protocol import (
-    Backward,
-    Encode,
-    Examples,
-    Images,
-    LocalUpdate,
-    Message,
-    Method,
-    State,
-    Update,
-    World,
-)
-from promptfleet.methods.sgd import SGD
+from promptfleet.methods.protocol import Examples, Images, LocalUpdate, Message, Method, State, Update, World
+from promptfleet.methods.training import sgd, train_context
 
 _GATE = "gate."
 
@@ -90,8 +80,7 @@ class PFedMoAP(Method):
         config, tower, classes = world.config, world.clip.tower, world.clip.classes
         context = init_context(world, rng)
         return {
-            "context": context,
-            "text": encode_frozen(world, context),
+            **context_with_text(world, context),
             "round": torch.tensor(0),
             "pool.context": torch.zeros(config.clients, *context.shape),
             "pool.text": torch.zeros(config.clients, len(classes), tower.dim),
@@ -101,9 +90,7 @@ class PFedMoAP(Method):
     def init_client(self, world: World, client: int, rng: np.random.Generator) -> State:
         gate = init_gate(world.config.gate_width, rng)
         return {
-            "context": torch.zeros(context_shape(world)),
-            "text": torch.zeros(len(world.clip.classes), world.clip.tower.dim),
-            "participations": torch.tensor(0),
+            **no_context_yet(world),
             "gate_ready": torch.tensor(False),
             **{_GATE + name: tensor for name, tensor in gate.items()},
         }
@@ -127,37 +114,26 @@ class PFedMoAP(Method):
     def local_update(
         self, world: World, private: State, download: Message, examples: Examples, rng: np.random.Generator
     ) -> LocalUpdate:
-        config = world.config
         experts = download.attached["expert_text"]
         with_experts = len(experts) > 0
-        context = download.tensors["context"].clone().requires_grad_()
         gate = {name: tensor.clone().requires_grad_(with_experts) for name, tensor in _gate_of(private).items()}
-        sgd = {"momentum": config.momentum, "weight_decay": config.weight_decay}
-        optimizers = [SGD([context], lr=config.prompt_lr, **sgd)]
-        if with_experts:
-            optimizers.append(SGD(list(gate.values()), lr=config.gate_lr, **sgd))
 
-        losses = []
-        for batch in local_batches(world, examples, rng):
-            (text,) = yield Encode(context.unsqueeze(0))
-            loss = F.cross_entropy(_mixture_logits(world, gate, batch.images, text, experts), batch.labels)
-            yield Backward(loss)
-            for optimizer in optimizers:
-                optimizer.step()
-            losses.append(loss.detach())
+        def loss(_: Tensor, text: Tensor, batch: Examples) -> Tensor:
+            return F.cross_entropy(_mixture_logits(world, gate, batch.images, text, experts), batch.labels)
 
-        context = context.detach()
-        (text,) = yield Encode(context.unsqueeze(0))
+        gate_optimizers = [sgd(world, list(gate.values()), world.config.gate_lr)] if with_experts else []
+        trained = yield from train_context(
+            world, download.tensors["context"], examples, rng, loss=loss, also=gate_optimizers
+        )
         next_private = {
-            "context": context,
-            "text": text,
+            "context": trained.context,
+            "text": trained.text,
             "participations": private["participations"] + 1,
             "gate_ready": private["gate_ready"] | with_experts,
             **{_GATE + name: tensor.detach() for name, tensor in gate.items()},
         }
-        upload = Message(tensors={"context": context}, attached={"text": text})
-        metrics = {"loss": float(torch.stack(losses).mean()), "last_loss": float(losses[-1])}
-        return Update(next_private, upload, metrics)
+        upload = Message(tensors={"context": trained.context}, attached={"text": trained.text})
+        return Update(next_private, upload, trained.metrics)
 
     def upload_shapes(self, world: World) -> dict[str, tuple[int, ...]]:
         return {"context": context_shape(world)}
@@ -176,11 +152,9 @@ class PFedMoAP(Method):
     ) -> State:
         contexts = {client: upload.tensors["context"] for client, upload in uploads.items()}
         texts = {client: upload.attached["text"] for client, upload in uploads.items()}
-        context = mean_over_clients(contexts, num_examples)
         now = server["round"] + 1
         return {
-            "context": context,
-            "text": encode_frozen(world, context),
+            **context_with_text(world, mean_over_clients(contexts, num_examples)),
             "round": now,
             "pool.context": updated(server["pool.context"], contexts),
             "pool.text": updated(server["pool.text"], texts),
@@ -188,12 +162,10 @@ class PFedMoAP(Method):
         }
 
     def predict(self, world: World, private: State, download: Message, images: Images) -> Tensor:
-        if private["participations"] == 0:
-            return similarity_logits(world, images.features, download.attached["text"])
         experts = download.attached["expert_text"]
         if not private["gate_ready"]:
             experts = experts[:0]
-        return _mixture_logits(world, _gate_of(private), images, private["text"], experts)
+        return _mixture_logits(world, _gate_of(private), images, own_or_given_text(private, download), experts)
 
     def describe(self, world: World, private: State, download: Message, images: Images) -> State:
         """``experts [K']``: ids, nearest first; ``gate_weights [1 + K']``: mean attention, the local expert first."""

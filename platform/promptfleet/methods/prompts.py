@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from promptfleet.clip.prompt_encoder import encode_prompts
-from promptfleet.methods.protocol import Examples, World
+from promptfleet.methods.protocol import Examples, Message, State, World
 
 CONTEXT_STD = 0.02
 
@@ -21,6 +21,25 @@ def context_shape(world: World) -> tuple[int, ...]:
 def init_context(world: World, rng: np.random.Generator) -> Tensor:
     """A random context, normal with standard deviation 0.02 (CoOp, arXiv:2109.01134)."""
     return torch.from_numpy(rng.normal(0.0, CONTEXT_STD, context_shape(world)).astype(np.float32))
+
+
+def context_with_text(world: World, context: Tensor) -> State:
+    """A context that is not trained any more as state: ``context`` and its ``text`` features."""
+    return {"context": context, "text": encode_frozen(world, context)}
+
+
+def no_context_yet(world: World) -> State:
+    """The same as the private state of a client that never trained: zeros, and ``participations`` says so."""
+    return {
+        "context": torch.zeros(context_shape(world)),
+        "text": torch.zeros(len(world.clip.classes), world.clip.tower.dim),
+        "participations": torch.tensor(0),
+    }
+
+
+def own_or_given_text(private: State, download: Message) -> Tensor:
+    """Text features of the client's own prompt, or of the downloaded one where it never trained."""
+    return private["text"] if private["participations"] > 0 else download.attached["text"]
 
 
 def encode_contexts(world: World, contexts: Tensor) -> Tensor:
@@ -44,10 +63,12 @@ def similarity_logits(world: World, features: Tensor, text: Tensor) -> Tensor:
     return world.clip.logit_scale * features @ text.T
 
 
-def local_batches(world: World, examples: Examples, rng: np.random.Generator) -> Iterator[Examples]:
-    """Batches of all local epochs, each epoch in a new order; the last of an epoch may be smaller."""
+def local_batches(
+    world: World, examples: Examples, rng: np.random.Generator, epochs: int | None = None
+) -> Iterator[Examples]:
+    """Batches of ``epochs`` (default: ``local_epochs``), each in a new order; the last of an epoch may be smaller."""
     config = world.config
-    for _ in range(config.local_epochs):
+    for _ in range(config.local_epochs if epochs is None else epochs):
         order = rng.permutation(len(examples)) if config.shuffle else np.arange(len(examples))
         for start in range(0, len(examples), config.batch_size):
             chosen = torch.from_numpy(order[start : start + config.batch_size]).to(examples.labels.device)
@@ -60,3 +81,12 @@ def mean_over_clients(tensors: Mapping[int, Tensor], num_examples: Mapping[int, 
     weights = torch.tensor([num_examples[client] for client in clients], dtype=torch.float64)
     weights = (weights / weights.sum()).to(tensors[clients[0]])
     return torch.tensordot(weights, torch.stack([tensors[client] for client in clients]), dims=1)
+
+
+def mean_of_uploads(uploads: Mapping[int, Message], num_examples: Mapping[int, int]) -> State:
+    """``mean_over_clients`` of every uploaded tensor, by name."""
+    names = next(iter(uploads.values())).tensors
+    return {
+        name: mean_over_clients({client: upload.tensors[name] for client, upload in uploads.items()}, num_examples)
+        for name in names
+    }

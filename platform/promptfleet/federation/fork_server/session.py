@@ -10,11 +10,12 @@ from importlib.metadata import version
 from pathlib import Path
 
 from promptfleet.federation.fork_server import launcher, server
+from promptfleet.methods import METHOD_MODULES
 
 MEASURED_WITH = "2.60.0"  # it leans on how this Ray starts its workers
 READY_TIMEOUT_S = 60.0
 MODULES = ("ray", "ray.actor", "ray.util", "ray._private.worker", "ray._private.ray_logging")
-CLIENT_MODULES = ("promptfleet.federation.actors", "promptfleet.methods.pfedmoap")
+CLIENT_MODULES = ("promptfleet.federation.actors", *METHOD_MODULES)
 ONE_THREAD = {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1", "JE_ARROW_MALLOC_CONF": "background_thread:false"}
 
 

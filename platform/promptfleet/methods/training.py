@@ -1,0 +1,95 @@
+"""Local training that prompt methods share: SGD over batches, with the loss and the prompts left to the method.
+
+Both functions are generators for ``yield from`` in a local update, so that a method reads like a loop of its own and
+its clients still go through the text tower together (see ``lockstep``).
+"""
+
+from collections.abc import Callable, Generator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from promptfleet.methods.prompts import local_batches, similarity_logits
+from promptfleet.methods.protocol import Backward, Encode, Examples, World
+from promptfleet.methods.sgd import SGD
+
+ContextLoss = Callable[[Tensor, Tensor, Examples], Tensor]
+
+
+@dataclass(frozen=True)
+class TrainedContext:
+    """A context after local training, its text features ``[classes, dim]``, and the figures to report."""
+
+    context: Tensor
+    text: Tensor
+    metrics: dict[str, float]
+
+
+def sgd(world: World, parameters: Sequence[Tensor], lr: float) -> SGD:
+    """A fresh optimizer for leaf tensors, with the federation's momentum and weight decay."""
+    return SGD(parameters, lr=lr, momentum=world.config.momentum, weight_decay=world.config.weight_decay)
+
+
+def train_steps(
+    world: World,
+    examples: Examples,
+    rng: np.random.Generator,
+    *,
+    optimizers: Sequence[SGD],
+    contexts: Callable[[], Tensor],
+    loss: Callable[[Tensor, Examples], Tensor],
+    epochs: int | None = None,
+) -> Generator[Encode | Backward, Tensor | None, dict[str, float]]:
+    """Step ``optimizers`` once per batch of ``epochs`` (default: ``local_epochs``); returns the metrics.
+
+    ``contexts()`` makes ``[prompts, (classes,) tokens, width]`` from what is trained, ``loss(text, batch)`` a scalar
+    from their text features ``[prompts, classes, dim]``. Without a step there are no metrics.
+    """
+    losses = []
+    for batch in local_batches(world, examples, rng, epochs):
+        text = yield Encode(contexts())
+        value = loss(text, batch)
+        yield Backward(value)
+        for optimizer in optimizers:
+            optimizer.step()
+        losses.append(value.detach())
+    return {"loss": float(torch.stack(losses).mean()), "last_loss": float(losses[-1])} if losses else {}
+
+
+def train_context(
+    world: World,
+    start: Tensor,
+    examples: Examples,
+    rng: np.random.Generator,
+    *,
+    loss: ContextLoss | None = None,
+    also: Sequence[SGD] = (),
+    epochs: int | None = None,
+) -> Generator[Encode | Backward, Tensor | None, TrainedContext]:
+    """Train one context from ``start``, which stays as it is.
+
+    ``loss(context, text, batch)`` defaults to the cross-entropy of CLIP's logits; ``also`` are optimizers of what else
+    that loss depends on.
+    """
+    loss = loss or (lambda _, text, batch: prompt_loss(world, text, batch))
+    context = start.clone().requires_grad_()
+    metrics = yield from train_steps(
+        world,
+        examples,
+        rng,
+        optimizers=[sgd(world, [context], world.config.prompt_lr), *also],
+        contexts=lambda: context.unsqueeze(0),
+        loss=lambda text, batch: loss(context, text[0], batch),
+        epochs=epochs,
+    )
+    context = context.detach()
+    (text,) = yield Encode(context.unsqueeze(0))
+    return TrainedContext(context, text, metrics)
+
+
+def prompt_loss(world: World, text: Tensor, batch: Examples) -> Tensor:
+    """Cross-entropy over all classes of CLIP's logits with ``text [classes, dim]``."""
+    return F.cross_entropy(similarity_logits(world, batch.images.features, text), batch.labels)

@@ -1,0 +1,124 @@
+"""What every method keeps to, whatever it does: a new one is tested here by its name in METHODS alone."""
+
+import numpy as np
+import pytest
+import torch
+
+from promptfleet.errors import ConfigError
+from promptfleet.federation.checkpoint import load_snapshot, save_snapshot
+from promptfleet.federation.client import Upload, train_together
+from promptfleet.federation.rounds import Snapshot
+from promptfleet.federation.state import state_sha256
+from promptfleet.federation.wire import to_arrays, to_tensors
+from promptfleet.methods import METHODS, load_method
+from promptfleet.methods.lockstep import run_updates
+from promptfleet.methods.protocol import Message, Method
+from tests.fakes import tiny_examples
+from tests.tiny_federation import ALL, equal, tiny_federation
+
+pytestmark = pytest.mark.parametrize("name", sorted(METHODS))
+
+
+def test_a_name_is_a_method_with_a_configuration_that_names_it(name):
+    assert isinstance(load_method(name), Method)
+    assert tiny_federation(name).world.config.method == name
+
+
+def test_nothing_given_is_changed_and_nothing_given_back_has_a_gradient(name):
+    fed = tiny_federation(name).run([ALL, ALL])
+    method, world, rng = fed.method, fed.world, np.random.default_rng(0)
+    private, download, examples = fed.privates[0], fed.download(0), tiny_examples(fed.world, 9)
+    begun = method.local_update(world, private, download, examples, rng)
+    (update,) = run_updates(world, [begun])
+    server = dict(fed.server.state)
+    given = {
+        "server": server,
+        "private": private,
+        "download": {**download.tensors, **{f"attached {key}": value for key, value in download.attached.items()}},
+        "upload": {**update.upload.tensors, **update.upload.attached},
+        "examples": {"features": examples.images.features, "labels": examples.labels},
+    }
+    before = {part: {key: tensor.clone() for key, tensor in state.items()} for part, state in given.items()}
+
+    (again,) = run_updates(world, [method.local_update(world, private, download, examples, rng)])
+    method.select(world, server, ALL, rng)
+    aggregated = method.aggregate(world, server, {0: update.upload}, {0: 9}, rng)
+    personal = method.personalize(world, private, download, examples, rng)
+    method.describe(world, personal, download, examples.images)
+    method.predict(world, personal, download, examples.images)
+
+    for part, state in given.items():
+        assert equal(state, before[part]), part
+        assert all(tensor.grad is None for tensor in state.values()), part
+    for state in (again.private, again.upload.tensors, again.upload.attached, aggregated, personal):
+        assert not any(tensor.requires_grad for tensor in state.values())
+
+
+def test_side_by_side_gives_the_same_bits_as_one_after_the_other(name):
+    fed = tiny_federation(name).run([ALL])
+    downloads = fed.server.select(2, ALL)
+    together = train_together(list(fed.clients.values()), 2, fed.privates, downloads)
+    for i, client in fed.clients.items():
+        alone = client.train(2, fed.privates[i], downloads[i])
+        assert equal(alone.private, together[i].private)
+        assert equal(alone.upload.message.tensors, together[i].upload.message.tensors)
+        assert alone.report.metrics == together[i].report.metrics
+
+
+def test_the_order_of_clients_does_not_matter_and_a_repetition_gives_the_same(name):
+    cohorts = [ALL, [0, 2, 3], ALL]
+    backwards = tiny_federation(name).run(cohorts, order=lambda ids: sorted(ids, reverse=True))
+    assert backwards.sha256() == tiny_federation(name).run(cohorts).sha256()
+
+
+@pytest.mark.parametrize("cohorts", [[], [[0, 1]], [[0, 1], [1, 2]]], ids=str)
+def test_who_never_trained_can_be_evaluated(name, cohorts):
+    fed = tiny_federation(name).run(cohorts)
+    for i in ALL:
+        logits = fed.logits(i)
+        assert logits.shape == (8, 4)
+        assert torch.isfinite(logits).all()
+        evaluation = fed.clients[i].evaluate(len(cohorts), fed.privates[i], fed.download(i))
+        assert evaluation == fed.clients[i].evaluate(len(cohorts), fed.privates[i], fed.download(i))
+
+
+def test_uploads_have_the_promised_shapes_and_a_wrong_one_leaves_the_server_as_it_was(name):
+    fed = tiny_federation(name).run([ALL])
+    _, upload, report = fed.clients[1].train(2, fed.privates[1], fed.download(1))
+    tensors = upload.message.tensors
+    assert {key: tuple(tensor.shape) for key, tensor in tensors.items()} == fed.method.upload_shapes(fed.world)
+    assert report.uploaded_bytes == sum(4 * tensor.numel() for tensor in tensors.values())
+    state = fed.server.state
+    for key, tensor in tensors.items():
+        for bad in (torch.full_like(tensor, float("nan")), tensor.flatten()[:-1]):
+            broken = Message({**tensors, key: bad}, upload.message.attached)
+            assert fed.server.aggregate(2, {1: Upload(broken, 8)}).keys() == {1}
+            assert fed.server.state is state
+
+
+def test_states_survive_the_wire_and_the_disk(name, tmp_path):
+    fed = tiny_federation(name).run([[0, 1, 2]])
+    privates = {i: to_tensors(to_arrays(private)) for i, private in fed.privates.items()}
+    save_snapshot(tmp_path, Snapshot(to_tensors(to_arrays(fed.server.state)), privates, [], []), "x")
+    stored = load_snapshot(tmp_path, "x")
+    assert state_sha256(stored.server, stored.privates) == fed.sha256()
+    assert sorted(stored.privates) == list(ALL)
+
+
+@pytest.mark.parametrize(
+    "layout",
+    [{"class_specific_context": True}, {"class_token_position": "middle"}, {"class_token_position": "front"}],
+    ids=str,
+)
+def test_other_layouts_of_a_prompt_run_or_are_refused(name, layout):
+    fed = tiny_federation(name, **layout)
+    refused = None
+    try:
+        fed.method.check(fed.world)
+    except ConfigError as error:
+        refused = str(error)
+    if refused:
+        assert next(iter(layout)) in refused
+    else:
+        fed.run([[0, 1, 2], ALL])
+        assert all(torch.isfinite(fed.logits(i)).all() for i in ALL)

@@ -8,6 +8,7 @@ from promptfleet.methods.protocol import Method
 
 METHODS = {  # name -> module:class of this package
     "promptfl": "promptfl:PromptFL",
+    "fedpgp": "fedpgp:FedPGP",
     "pfedmoap": "pfedmoap:PFedMoAP",
 }
 METHOD_MODULES = tuple(f"{__name__}.{place.partition(':')[0]}" for place in METHODS.values())

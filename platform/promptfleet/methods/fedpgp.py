@@ -1,0 +1,88 @@
+"""FedPGP: a global prompt that stays near CLIP's own knowledge, plus a low-rank part of each client's own.
+
+Source: Cui, Li, Wang, Shi: "Harmonizing Generalization and Personalization in Federated Prompt Learning", ICML 2024
+(arXiv:2405.09771). P_i = sigma + U_i V_i, and the loss is cross-entropy with P_i plus mu times a contrast per class:
+sigma's text feature shall be near the hand-written prompt's and away from P_i's.
+Differs: every client starts with factors of its own, where the published code trains everybody in round 1; the
+hand-written prompt is the dataset's template, as in the paper, not the code's placeholder words.
+"""
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from pydantic import Field
+from torch import Tensor
+
+from promptfleet.config import FederationConfig
+from promptfleet.methods.promptfl import PromptFL
+from promptfleet.methods.prompts import CONTEXT_STD, context_shape, encode_frozen, similarity_logits
+from promptfleet.methods.protocol import Examples, Images, LocalUpdate, Message, State, Update, World
+from promptfleet.methods.training import prompt_loss, sgd, train_steps
+
+
+class FedPGPConfig(FederationConfig):
+    """A federation that runs FedPGP."""
+
+    factor_rank: int = Field(4, ge=1, description="rank of a client's own part of the prompt")
+    contrast_weight: float = Field(1.0, ge=0, description="mu, weight of the contrast in the loss")
+    contrast_temperature: float = Field(0.5, gt=0, description="tau, temperature of the contrast")
+
+
+class FedPGP(PromptFL):
+    """An averaged prompt and a private low-rank part.
+
+    Server state, down and up as in PromptFL: the global ``context`` sigma. Private state: ``left`` [tokens, rank] and
+    ``right`` [rank, width], for each class where contexts are class-specific.
+    """
+
+    Config = FedPGPConfig
+
+    def init_client(self, world: World, client: int, rng: np.random.Generator) -> State:
+        *classes, tokens, width = context_shape(world)
+        rank = world.config.factor_rank
+
+        def normal(*shape: int) -> Tensor:
+            return torch.from_numpy(rng.normal(0.0, CONTEXT_STD, shape).astype(np.float32))
+
+        return {"left": normal(*classes, tokens, rank), "right": normal(*classes, rank, width)}
+
+    def local_update(
+        self, world: World, private: State, download: Message, examples: Examples, rng: np.random.Generator
+    ) -> LocalUpdate:
+        config = world.config
+        shared = download.tensors["context"].clone().requires_grad_()
+        left, right = (private[name].clone().requires_grad_() for name in ("left", "right"))
+
+        def loss(text: Tensor, batch: Examples) -> Tensor:
+            personal, general = text
+            contrast = contrastive_loss(world.clip.zero_shot_text, general, personal, config.contrast_temperature)
+            return prompt_loss(world, personal, batch) + config.contrast_weight * contrast
+
+        metrics = yield from train_steps(
+            world,
+            examples,
+            rng,
+            optimizers=[sgd(world, [shared, left, right], config.prompt_lr)],
+            contexts=lambda: torch.stack([shared + left @ right, shared]),
+            loss=loss,
+        )
+        return Update({"left": left.detach(), "right": right.detach()}, Message({"context": shared.detach()}), metrics)
+
+    def personalize(
+        self, world: World, private: State, download: Message, examples: Examples, rng: np.random.Generator
+    ) -> State:
+        """Text features of the client's part on top of the global prompt as it is now."""
+        return {"text": encode_frozen(world, download.tensors["context"] + private["left"] @ private["right"])}
+
+    def predict(self, world: World, private: State, download: Message, images: Images) -> Tensor:
+        return similarity_logits(world, images.features, private["text"])
+
+
+def contrastive_loss(anchor: Tensor, general: Tensor, personal: Tensor, temperature: float) -> Tensor:
+    """Mean over classes of -log(e^a / (e^a + e^b)), with a = <anchor, general> / t and b = <general, personal> / t.
+
+    All text features ``[classes, dim]``, unit norm. Source: arXiv:2405.09771, contrastive loss.
+    """
+    near = (anchor * general).sum(dim=-1)
+    away = (general * personal).sum(dim=-1)
+    return F.softplus((away - near) / temperature).mean()

@@ -9,6 +9,7 @@ from promptfleet.methods.protocol import Method
 METHODS = {  # name -> module:class of this package
     "promptfl": "promptfl:PromptFL",
     "fedpgp": "fedpgp:FedPGP",
+    "fedtpg": "fedtpg:FedTPG",
     "pfedmoap": "pfedmoap:PFedMoAP",
 }
 METHOD_MODULES = tuple(f"{__name__}.{place.partition(':')[0]}" for place in METHODS.values())

@@ -1,0 +1,121 @@
+"""FedTPG: clients share not a prompt but a network that writes one from the names of a client's own classes.
+
+Source: Qiu et al., "Federated Text-driven Prompt Generation for Vision-Language Models", ICLR 2024 (arXiv:2310.06123).
+Differs: the classes' text features are those of the dataset's template, which every federation has at hand, not of the
+bare names; prediction is over all classes of the dataset, from a prompt made for all of them.
+"""
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Literal
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from pydantic import Field
+from torch import Tensor
+
+from promptfleet.config import FederationConfig
+from promptfleet.errors import ConfigError
+from promptfleet.methods.prompt_generator import HEADS, generate_context, generator_shapes, init_generator
+from promptfleet.methods.promptfl import PromptFL
+from promptfleet.methods.prompts import context_with_text, mean_of_uploads, similarity_logits
+from promptfleet.methods.protocol import Examples, LocalUpdate, Message, State, Update, World
+from promptfleet.methods.training import sgd, train_steps
+
+_GENERATOR = "generator."
+
+
+class FedTPGConfig(FederationConfig):
+    """A federation that runs FedTPG. ``prompt_lr`` is the generator's learning rate in round 1."""
+
+    generator_classes: Literal["local", "all"] = Field(
+        "local", description="classes a client's prompt is made for and told apart in training: those it has, or all"
+    )
+
+
+class FedTPG(PromptFL):
+    """A prompt generator that is averaged as a whole, every client counting the same.
+
+    Server state: ``generator.*``, ``round``, and for prediction the ``context`` for all classes with its ``text``
+    features. Clients keep nothing and predict as in PromptFL. Down: ``generator.*`` and ``round``, which decides the
+    learning rate (cosine over rounds); up: ``generator.*``.
+    """
+
+    Config = FedTPGConfig
+
+    def check(self, world: World) -> None:
+        if world.config.class_specific_context:
+            raise ConfigError("fedtpg makes one context for all classes: class_specific_context must be false")
+        if world.clip.tower.width % HEADS:
+            raise ConfigError(f"fedtpg needs a text tower whose width {HEADS} divides, not {world.clip.tower.width}")
+
+    def init_server(self, world: World, rng: np.random.Generator) -> State:
+        generator = init_generator(*_sizes(world), rng)
+        return _server_state(world, {_GENERATOR + name: tensor for name, tensor in generator.items()}, 0)
+
+    def select(
+        self, world: World, server: State, cohort: Sequence[int], rng: np.random.Generator
+    ) -> dict[int, Message]:
+        tensors = {name: tensor for name, tensor in server.items() if name not in ("context", "text")}
+        return dict.fromkeys(cohort, Message(tensors, attached={"text": server["text"]}))
+
+    def local_update(
+        self, world: World, private: State, download: Message, examples: Examples, rng: np.random.Generator
+    ) -> LocalUpdate:
+        config = world.config
+        generator = {name: tensor.clone().requires_grad_() for name, tensor in _generator_of(download.tensors).items()}
+        classes = torch.arange(len(world.clip.classes), device=examples.labels.device)
+        if config.generator_classes == "local":
+            classes = examples.labels.unique()
+        class_text = world.clip.zero_shot_text[classes]
+
+        def loss(text: Tensor, batch: Examples) -> Tensor:
+            logits = similarity_logits(world, batch.images.features, text[0, classes])
+            return F.cross_entropy(logits, torch.searchsorted(classes, batch.labels))
+
+        learning_rate = cosine(config.prompt_lr, int(download.tensors["round"]), config.rounds)
+        metrics = yield from train_steps(
+            world,
+            examples,
+            rng,
+            optimizers=[sgd(world, list(generator.values()), learning_rate)],
+            contexts=lambda: generate_context(generator, class_text).unsqueeze(0),
+            loss=loss,
+        )
+        upload = {_GENERATOR + name: tensor.detach() for name, tensor in generator.items()}
+        return Update(private, Message(upload), metrics)
+
+    def upload_shapes(self, world: World) -> dict[str, tuple[int, ...]]:
+        return {_GENERATOR + name: shape for name, shape in generator_shapes(*_sizes(world)).items()}
+
+    def aggregate(
+        self,
+        world: World,
+        server: State,
+        uploads: Mapping[int, Message],
+        num_examples: Mapping[int, int],
+        rng: np.random.Generator,
+    ) -> State:
+        mean = mean_of_uploads(uploads, dict.fromkeys(uploads, 1))
+        return _server_state(world, mean, int(server["round"]) + 1)
+
+
+def cosine(start: float, step: int, steps: int) -> float:
+    """A learning rate that falls from ``start`` in step 0 along half a cosine, and would be 0 in step ``steps``."""
+    return start * (1 + math.cos(math.pi * step / steps)) / 2
+
+
+def _sizes(world: World) -> tuple[int, int, int]:
+    return world.config.prompt_length, world.clip.tower.width, world.clip.tower.dim
+
+
+def _generator_of(state: State) -> State:
+    return {name.removeprefix(_GENERATOR): tensor for name, tensor in state.items() if name.startswith(_GENERATOR)}
+
+
+def _server_state(world: World, generator: State, round_index: int) -> State:
+    """The server's state after ``round_index`` rounds from the named tensors ``generator.*``."""
+    with torch.no_grad():
+        context = generate_context(_generator_of(generator), world.clip.zero_shot_text)
+    return {**generator, "round": torch.tensor(round_index), **context_with_text(world, context)}

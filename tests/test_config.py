@@ -81,7 +81,12 @@ def test_a_key_like_no_other_gets_the_list():
         ("partition", 3, "got 3, should be a section of keys"),
         ("partition", None, "got None, should be a section of keys"),
         ("resources.client", 1, "got 1, should be a section of keys"),
-        ("partition.kind", "dirichlt", "got 'dirichlt', should be 'dirichlet', 'pathological' or 'iid'"),
+        (
+            "partition.kind",
+            "dirichlt",
+            "got 'dirichlt', should be 'dirichlet', 'pathological', 'disjoint', "
+            "'iid', 'quantity', 'domain' or 'domain_dirichlet'",
+        ),
         ("runtime.backend", "gpu", "got 'gpu', should be 'ray' or 'local'"),
         ("resources.client.gpu", "half", "got 'half', should be 'auto' or a valid number"),
         ("resources.client.gpu", -1, "got -1, should be 'auto' or greater than or equal to 0"),
@@ -261,6 +266,9 @@ OTHER = {
     "partition.val_fraction": 0.2,
     "partition.test_fraction": 0.2,
     "partition.min_samples": 20,
+    "partition.shots": 4,
+    "partition.file": "partition.json",
+    "partition.fingerprint": "5eed",
     "data.root": "elsewhere",
     "data.folder": "mine",
     "runtime.backend": "local",
@@ -283,21 +291,27 @@ OTHER = {
 }
 
 
+def changed_by(key) -> PFedMoAPConfig:
+    needs = nest("partition.file", "partition.json") if key == "partition.fingerprint" else {}
+    return make(**merge(needs, nest(key, OTHER[key])))
+
+
 def test_every_key_is_in_the_table_above():
     assert set(dotted_keys(PFedMoAPConfig)) == set(OTHER)
 
 
 @pytest.mark.parametrize("key", OTHER)
 def test_fingerprint_ignores_where_and_how_and_nothing_else(key):
-    changed = make(**nest(key, OTHER[key]))
+    changed = changed_by(key)
     assert changed.to_dict() != make().to_dict()
-    ignored = key.split(".")[0] in ("data", "runtime", "resources", "storage") and key != "data.folder"
+    place = key.split(".")[0] in ("data", "runtime", "resources", "storage") and key != "data.folder"
+    ignored = place or key == "partition.file"
     assert (changed.fingerprint() == make().fingerprint()) is ignored
 
 
 @pytest.mark.parametrize("key", OTHER)
 def test_what_is_written_is_read_back(key):
-    config = make(**nest(key, OTHER[key]))
+    config = changed_by(key)
     values = config.to_dict()
     assert make(**values) == config
     assert make(**json.loads(json.dumps(values))) == config

@@ -60,14 +60,29 @@ class BackboneConfig(Section):
 
 
 class PartitionConfig(Section):
-    """Who gets which samples; every client has a train, a validation and a test part of its own."""
+    """Who gets which samples; every client has a train, a validation and a test part of its own.
 
-    kind: Literal["dirichlet", "pathological", "iid"] = "dirichlet"
-    alpha: float = Field(0.3, gt=0, description="Dirichlet concentration; small is skewed (dirichlet only)")
+    Where the dataset comes with a test (or validation) part, a client's share of that is its own, and the fraction
+    has no effect; ``kind`` then deals out the training part, and the other parts follow it.
+    """
+
+    kind: Literal["dirichlet", "pathological", "disjoint", "iid", "quantity", "domain", "domain_dirichlet"] = Field(
+        "dirichlet", description="the scheme, one file each in promptfleet/data/partitions"
+    )
+    alpha: float = Field(0.3, gt=0, description="Dirichlet concentration; small is skewed (dirichlet and quantity)")
     classes_per_client: int = Field(2, ge=1, description="classes each client sees (pathological only)")
+    shots: int | None = Field(None, ge=1, description="most training images of a class that a client keeps; null: all")
     val_fraction: float = Field(0.15, gt=0, lt=1, description="share of a client's samples kept for validation")
     test_fraction: float = Field(0.25, gt=0, lt=1, description="share of a client's samples kept for test")
-    min_samples: int = Field(12, ge=3, description="fewest samples a client may have (dirichlet only)")
+    min_samples: int = Field(12, ge=3, description="fewest samples dealt to a client (dirichlet and quantity)")
+    file: str | None = Field(None, description="a partition that was saved; nothing else in this section has an effect")
+    fingerprint: str | None = Field(None, description="of the partition in the file; filled in when it is first read")
+
+    @model_validator(mode="after")
+    def _check_file(self) -> "PartitionConfig":
+        if self.fingerprint is not None and self.file is None:
+            raise ValueError("partition.fingerprint needs partition.file; leave it out")
+        return self
 
 
 class DataConfig(Section):
@@ -147,7 +162,10 @@ class FederationConfig(Section):
         return self.model_dump(mode="json")
 
     def fingerprint(self) -> str:
-        """Hash of the values that a result depends on: everything except where and how it is computed."""
+        """Hash of the values that a result depends on: everything except where and how it is computed.
+
+        A partition's file counts by its content.
+        """
         return fingerprint_of(self.to_dict())
 
 
@@ -156,6 +174,7 @@ def fingerprint_of(values: Mapping[str, Any]) -> str:
     what = {name: value for name, value in values.items() if name not in WHERE_AND_HOW}
     if folder := values.get("data", {}).get("folder"):  # for dataset=imagefolder it says which images are meant
         what["data.folder"] = folder
+    what["partition"] = {name: value for name, value in what.get("partition", {}).items() if name != "file"}
     return hashlib.sha256(json.dumps(what, sort_keys=True).encode()).hexdigest()
 
 

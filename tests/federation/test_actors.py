@@ -9,6 +9,7 @@ import torch
 
 from promptfleet.data.feature_store import open_features
 from promptfleet.data.partition import make_partition
+from promptfleet.data.samples import Samples
 from promptfleet.errors import ResourceError
 from promptfleet.federation.actors import ClientActor
 from promptfleet.federation.ray_fleet import RayFleet, put_frozen
@@ -43,9 +44,8 @@ def test_a_fleet_used_again_leaves_no_trace_of_the_federation_before(fleet, smal
     labels = open_features(prepared.features).labels
 
     def first_round(config):
-        partition = make_partition(
-            labels, classes=10, clients=config.clients, settings=config.partition, seed=config.seed
-        )
+        samples = Samples(labels, tuple(map(str, range(10))))
+        partition = make_partition(samples, clients=config.clients, settings=config.partition, seed=config.seed)
         fleet.begin(config, partition)
         privates = fleet.initial_states()
         trained = fleet.train(1, privates, fleet.select(1, range(3)))

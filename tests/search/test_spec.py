@@ -77,6 +77,7 @@ def test_forms(entry, parameter):
         ({"space": {"partition": {"int": [1, 3]}}}, "space: unknown key 'partition'"),
         ({"space": {"rounds": {"int": [1, 3]}}}, "space.rounds: a sweep keeps rounds fixed; set it under 'federation'"),
         ({"space": {"runtime.backend": {"choice": ["ray"]}}}, "a sweep keeps runtime.backend fixed"),
+        ({"space": {"partition.file": {"choice": ["a.json"]}}}, "a sweep keeps partition.file fixed"),
         ({"space": {"experts": [1, 2]}}, "space.experts: got [1, 2], should be {int: [low, high]}"),
         ({"space": {"experts": {"int": [1, 2], "float": [1, 2]}}}, "should be {int: [low, high]}"),
         ({"space": {"experts": {"int": [1, 2], "lgo": True}}}, "space.experts: unknown key 'lgo'"),

@@ -8,6 +8,9 @@ from promptfleet.federation.state import state_sha256
 
 CLASS_NAMES = ["zero", "one", "two"]
 LABEL_COUNTS = [[10, 0, 2], [0, 8, 1], [5, 5, 5]]
+DOMAIN_NAMES = ["photo", "sketch"]
+DOMAIN_COUNTS = [[12, 0], [0, 9], [15, 0]]
+DOMAIN_LABEL_COUNTS = [[15, 5, 7], [0, 8, 1]]
 # Client 2 has never had an expert.
 EXPERTS = [[2, 1], [0], []]
 GATE_WEIGHTS = [[0.5, 0.3, 0.2], [0.75, 0.25], []]
@@ -41,6 +44,7 @@ def make_result(config=None, *, rounds=3, described=True):
             test_accuracy=reports[-1].client_test_accuracy[client],
             zero_shot_accuracy=0.25,
             label_counts=LABEL_COUNTS[client],
+            domain_counts=DOMAIN_COUNTS[client],
             described={"experts": EXPERTS[client], "gate_weights": GATE_WEIGHTS[client]} if described else {},
         )
         for client in range(3)
@@ -61,6 +65,8 @@ def make_result(config=None, *, rounds=3, described=True):
         method=config.method,
         dataset=config.dataset,
         class_names=CLASS_NAMES,
+        domain_names=DOMAIN_NAMES,
+        domain_label_counts=DOMAIN_LABEL_COUNTS,
         partition_sha256="0" * 64,
         trained_parameters=6,
         rounds=reports,

@@ -2,22 +2,20 @@
 
 import hashlib
 import json
-from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
 
 from promptfleet.config import PartitionConfig
-from promptfleet.data.client_split import MIN_SAMPLES, ClientSplit, check_fractions, split_client
-from promptfleet.data.partitions import assign_dirichlet, assign_iid, assign_pathological
+from promptfleet.data.client_split import ClientSplit, check_fractions, keep_shots, split_client
+from promptfleet.data.dataset import Part
+from promptfleet.data.official_split import share_alike
+from promptfleet.data.partitions import SCHEMES
+from promptfleet.data.samples import Samples
 from promptfleet.errors import DataError
 from promptfleet.seeding import stream
 
-SCHEMES: dict[str, Callable[..., list[np.ndarray]]] = {
-    "iid": assign_iid,
-    "dirichlet": assign_dirichlet,
-    "pathological": assign_pathological,
-}
+MAX_DRAWS = 100  # of a scheme, until everybody has something of the published test part
 
 
 @dataclass(frozen=True, eq=False)
@@ -25,10 +23,6 @@ class Partition:
     """The splits of all clients; ``clients[i]`` is client ``i``'s. No sample stands twice."""
 
     clients: tuple[ClientSplit, ...]
-
-    def label_counts(self, labels: np.ndarray, classes: int) -> np.ndarray:
-        """How many samples of each label each client owns, all three parts together: int ``[clients, classes]``."""
-        return np.stack([np.bincount(labels[split.samples()], minlength=classes) for split in self.clients])
 
     def fingerprint(self) -> str:
         """Hash of who owns what, in which part."""
@@ -52,35 +46,99 @@ class Partition:
         return cls(tuple(splits))
 
 
-def make_partition(
-    labels: np.ndarray, *, classes: int, clients: int, settings: PartitionConfig, seed: int
-) -> Partition:
+@dataclass(frozen=True, eq=False)
+class _Pools:
+    """Samples by published part. Without one, a client's own part is cut from what it gets of ``train``."""
+
+    train: np.ndarray
+    val: np.ndarray
+    test: np.ndarray
+
+    @classmethod
+    def of(cls, samples: Samples) -> "_Pools":
+        if samples.official is None:
+            nothing = np.empty(0, dtype=np.int64)
+            return cls(np.arange(len(samples)), nothing, nothing)
+        return cls(*(np.flatnonzero(samples.official == part) for part in (Part.TRAIN, Part.VAL, Part.TEST)))
+
+    @property
+    def needed(self) -> tuple[str, ...]:
+        """The parts that a client's share of ``train`` must be enough for."""
+        return ("train", "val") if len(self.test) else ("train", "val", "test")
+
+
+def make_partition(samples: Samples, *, clients: int, settings: PartitionConfig, seed: int) -> Partition:
     """Give samples to clients as ``settings.kind`` says, then split what each client got.
 
-    labels int64 ``[samples]`` in 0..classes-1. Who owns what depends on ``seed``, ``clients`` and the scheme's own
-    settings; the fractions only change how each client's samples are split, never who owns them.
+    With a published split, the scheme deals out its training part; validation and test part are shared out in the same
+    proportions of every class (and domain), and a client that gets nothing of the validation part has its own cut from
+    its training samples. Who owns what depends on ``seed``, ``clients`` and the scheme's own settings; the fractions
+    only change how each client's samples are split, ``settings.shots`` only which of the training samples are kept.
 
     Raises:
-        ConfigError: if the fractions leave nothing to train on, or the scheme's settings do not fit the classes.
+        ConfigError: if the fractions leave nothing to train on, or the scheme's settings do not fit the dataset.
         DataError: if there are too few samples for so many clients, or no draw met the scheme's conditions.
     """
-    check_fractions(settings.val_fraction, settings.test_fraction)
-    if clients * MIN_SAMPLES > len(labels):
+    pools = _Pools.of(samples)
+    if not len(pools.test):
+        check_fractions(settings.val_fraction, settings.test_fraction)
+    needed = len(pools.needed)
+    if clients * needed > len(pools.train):
+        where = "" if samples.official is None else " in the dataset's training part"
         raise DataError(
-            f"clients={clients}: a client needs {MIN_SAMPLES} samples (train, val, test) but there are only "
-            f"{len(labels)}; set clients to {len(labels) // MIN_SAMPLES} or less"
+            f"clients={clients}: a client needs {needed} samples ({', '.join(pools.needed)}) but there are only "
+            f"{len(pools.train)}{where}; set clients to {len(pools.train) // needed} or less"
         )
+    shares = _share_out(samples, pools, clients, settings, stream(seed, "partition"))
+    return Partition(tuple(_split(samples, client, share, settings, seed) for client, share in enumerate(shares)))
+
+
+def _share_out(
+    samples: Samples, pools: _Pools, clients: int, settings: PartitionConfig, rng: np.random.Generator
+) -> list[ClientSplit]:
+    """What each client gets of each published part; parts that there are none of are empty."""
     assign = SCHEMES[settings.kind]
-    owned = assign(labels, classes=classes, clients=clients, settings=settings, rng=stream(seed, "partition"))
-    return Partition(
-        tuple(
-            split_client(
-                np.sort(samples),
-                labels,
-                val_fraction=settings.val_fraction,
-                test_fraction=settings.test_fraction,
-                rng=stream(seed, "split", client=client),
-            )
-            for client, samples in enumerate(owned)
+    for _ in range(MAX_DRAWS):
+        dealt = assign(samples.take(pools.train), clients=clients, settings=settings, rng=rng)
+        train = [np.sort(pools.train[share]) for share in dealt]
+        _check_enough(train, pools.needed, settings)
+        owned = [samples.groups[share] for share in train]
+        val, test = (
+            [pool[share] for share in share_alike(samples.groups[pool], owned, rng)] if len(pool) else [pool] * clients
+            for pool in (pools.val, pools.test)
         )
+        empty = [client for client, share in enumerate(test) if len(pools.test) and not len(share)]
+        if not empty:
+            return [ClientSplit(*parts) for parts in zip(train, val, test, strict=True)]
+    raise DataError(
+        f"partition.kind={settings.kind}: in {MAX_DRAWS} draws some client got none of the dataset's {len(pools.test)} "
+        f"test samples (in the last one client {empty[0]}, with {len(train[empty[0]])} to train on); lower clients, or "
+        f"share out less unevenly"
     )
+
+
+def _check_enough(shares: list[np.ndarray], needed: tuple[str, ...], settings: PartitionConfig) -> None:
+    for client, share in enumerate(shares):
+        if len(share) < len(needed):
+            raise DataError(
+                f"partition.kind={settings.kind}: client {client} would get {len(share)} samples, it needs "
+                f"{len(needed)} ({', '.join(needed)}); lower clients, or share out less unevenly"
+            )
+
+
+def _split(samples: Samples, client: int, share: ClientSplit, settings: PartitionConfig, seed: int) -> ClientSplit:
+    """Cut what is missing from the client's training share, then keep its shots."""
+    cut = split_client(
+        share.train,
+        samples.labels,
+        val_fraction=0 if len(share.val) else settings.val_fraction,
+        test_fraction=0 if len(share.test) else settings.test_fraction,
+        rng=stream(seed, "split", client=client),
+        domains=samples.domains,
+    )
+    split = ClientSplit(
+        cut.train, share.val if len(share.val) else cut.val, share.test if len(share.test) else cut.test
+    )
+    if settings.shots is None:
+        return split
+    return keep_shots(split, samples.labels, settings.shots, stream(seed, "shots", client=client))

@@ -39,6 +39,7 @@ class Frozen:
     settings: dict[str, Any]
     features: str
     class_names: tuple[str, ...]
+    domain_names: tuple[str, ...]
 
     def attach(self, device: str) -> FrozenClip:
         """The frozen CLIP on ``device``: in place and sealed on the CPU, a copy per process on a GPU."""
@@ -49,7 +50,7 @@ class Frozen:
         """What was put there, its CLIP in place on the CPU."""
         from promptfleet.federation.prepare import Prepared  # which no client process needs
 
-        return Prepared(self.attach("cpu"), Path(self.features), self.class_names)
+        return Prepared(self.attach("cpu"), Path(self.features), self.class_names, self.domain_names)
 
 
 class ServerActor:

@@ -10,7 +10,6 @@ from collections.abc import Hashable
 from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
 import torch
 import torch.nn.functional as F
 from safetensors.torch import load_file, save_file
@@ -27,8 +26,9 @@ from promptfleet.config import FederationConfig
 from promptfleet.data.dataset import Dataset
 from promptfleet.data.datasets import load_dataset
 from promptfleet.data.feature_store import feature_path, open_features, write_features
-from promptfleet.data.partition import Partition, make_partition
+from promptfleet.data.samples import Samples
 from promptfleet.errors import ConfigError, DataError
+from promptfleet.federation.partitioning import partition_for
 from promptfleet.methods import load_method
 from promptfleet.methods.protocol import World
 
@@ -42,6 +42,7 @@ class Prepared:
     clip: FrozenClip
     features: Path
     class_names: tuple[str, ...]
+    domain_names: tuple[str, ...] = ()
 
 
 def prepare(*configs: FederationConfig) -> Prepared:
@@ -61,14 +62,10 @@ def prepare(*configs: FederationConfig) -> Prepared:
     for candidate in configs:
         _check_prompt_fits(candidate, clip)
         load_method(candidate.method).check(World(candidate, clip, dataset.class_names))
+    samples = Samples.of_dataset(dataset)
     for candidate in {_partition_key(candidate): candidate for candidate in configs}.values():
-        partition_for(candidate, dataset.labels, len(dataset.class_names))
-    return Prepared(clip, _encoded_images(backbone, dataset, folder), dataset.class_names)
-
-
-def partition_for(config: FederationConfig, labels: np.ndarray, classes: int) -> Partition:
-    """Who owns which samples in this federation. Raises ConfigError or DataError where that is impossible."""
-    return make_partition(labels, classes=classes, clients=config.clients, settings=config.partition, seed=config.seed)
+        partition_for(candidate, samples)
+    return Prepared(clip, _encoded_images(backbone, dataset, folder), dataset.class_names, dataset.domain_names)
 
 
 def _partition_key(config: FederationConfig) -> Hashable:

@@ -38,6 +38,7 @@ def put_frozen(prepared: Prepared) -> ObjectRef:
             settings=prepared.clip.settings(),
             features=str(prepared.features),
             class_names=prepared.class_names,
+            domain_names=prepared.domain_names,
         )
     )
 

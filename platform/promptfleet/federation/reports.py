@@ -83,7 +83,10 @@ class RoundReport:
 
 @dataclass(frozen=True)
 class ClientReport:
-    """One client at the end. ``zero_shot_accuracy`` is untrained CLIP's on the same test part."""
+    """One client at the end. ``zero_shot_accuracy`` is untrained CLIP's on the same test part.
+
+    ``label_counts`` and ``domain_counts`` (empty without domains) are over all its samples.
+    """
 
     id: int
     num_train: int
@@ -93,6 +96,7 @@ class ClientReport:
     test_accuracy: float
     zero_shot_accuracy: float
     label_counts: Sequence[int]
+    domain_counts: Sequence[int]
     described: Mapping[str, Sequence[float]]
 
 
@@ -102,6 +106,7 @@ class FederationSummary:
 
     ``best_round`` is the round of the highest validation accuracy; ``partition_sha256`` tells who holds which
     samples, ``state_sha256`` the final states; ``trained_parameters`` are those of one client.
+    ``domain_label_counts`` is ``[domains][classes]``, over the samples that clients hold.
     """
 
     config: Mapping[str, Any]
@@ -109,6 +114,8 @@ class FederationSummary:
     method: str
     dataset: str
     class_names: Sequence[str]
+    domain_names: Sequence[str]
+    domain_label_counts: Sequence[Sequence[int]]
     partition_sha256: str
     trained_parameters: int
     rounds: Sequence[RoundReport]

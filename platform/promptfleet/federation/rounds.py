@@ -7,9 +7,12 @@ import numpy as np
 
 from promptfleet.config import FederationConfig
 from promptfleet.data.feature_store import open_features
+from promptfleet.data.partition_counts import PartitionCounts, count_partition
+from promptfleet.data.samples import Samples
 from promptfleet.federation.cohort import sample_cohort
 from promptfleet.federation.fleet import Fleet
-from promptfleet.federation.prepare import Prepared, partition_for
+from promptfleet.federation.partitioning import partition_for
+from promptfleet.federation.prepare import Prepared
 from promptfleet.federation.reports import ClientReport, Evaluation, FederationResult, RoundReport
 from promptfleet.federation.state import state_sha256
 from promptfleet.methods import load_method
@@ -37,8 +40,8 @@ class Federation:
         self._prepared = prepared
         self._fleet = fleet
         store = open_features(prepared.features, verify=False)
-        self.partition = partition_for(config, store.labels, len(prepared.class_names))
-        self._labels = store.labels
+        self._samples = Samples.of_store(store, prepared.class_names, prepared.domain_names)
+        self.partition = partition_for(config, self._samples)
         self._zero_shot_correct = _zero_shot_correct(prepared, store.features, store.labels)
         fleet.begin(config, self.partition)
         self._privates = fleet.initial_states()
@@ -98,13 +101,16 @@ class Federation:
         snapshot = snapshot or self.snapshot()
         config, last = self.config, self._reports[-1]
         best = max(self._reports, key=lambda report: report.val_accuracy)
-        clients = self._client_reports()
+        counts = count_partition(self.partition, self._samples)
+        clients = self._client_reports(counts)
         return FederationResult(
             config=config.to_dict(),
             seed=config.seed,
             method=config.method,
             dataset=config.dataset,
-            class_names=list(self._prepared.class_names),
+            class_names=counts.class_names,
+            domain_names=counts.domain_names,
+            domain_label_counts=counts.domain_label_counts,
             partition_sha256=self.partition.fingerprint(),
             trained_parameters=self._trained_parameters(),
             rounds=snapshot.reports,
@@ -124,21 +130,23 @@ class Federation:
         world = World(self.config, self._prepared.clip, self._prepared.class_names)
         return load_method(self.config.method).trained_parameters(world)
 
-    def _client_reports(self) -> list[ClientReport]:
-        counts = self.partition.label_counts(self._labels, len(self._prepared.class_names))
+    def _client_reports(self, counts: PartitionCounts) -> list[ClientReport]:
         return [
             ClientReport(
                 id=evaluation.client,
-                num_train=len(split.train),
-                num_val=len(split.val),
-                num_test=len(split.test),
+                num_train=sizes[0],
+                num_val=sizes[1],
+                num_test=sizes[2],
                 val_accuracy=evaluation.val_accuracy,
                 test_accuracy=evaluation.test_accuracy,
                 zero_shot_accuracy=float(self._zero_shot_correct[split.test].mean()),
-                label_counts=counts[evaluation.client].tolist(),
+                label_counts=counts.label_counts[evaluation.client],
+                domain_counts=counts.domain_counts[evaluation.client],
                 described=evaluation.described,
             )
-            for evaluation, split in zip(self._evaluations, self.partition.clients, strict=True)
+            for evaluation, split, sizes in zip(
+                self._evaluations, self.partition.clients, counts.part_sizes, strict=True
+            )
         ]
 
 

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from promptfleet.config import FederationConfig, build, merge, parse_assignments
+from promptfleet.federation.partitioning import with_partition_fingerprint
 from promptfleet.methods import config_class
 from promptfleet.yaml_files import read_yaml
 
@@ -16,7 +17,7 @@ def config_model(values: Mapping[str, Any]) -> type[FederationConfig]:
 
 def federation_config(values: Mapping[str, Any], *, source: str = "configuration") -> FederationConfig:
     """Validate nested values; ``method`` decides which further keys there are. Raises ConfigError."""
-    return build(config_model(values), values, source=source)
+    return build(config_model(values), with_partition_fingerprint(values), source=source)
 
 
 def read_federation_config(path: str | Path | None, assignments: Sequence[str] = ()) -> FederationConfig:

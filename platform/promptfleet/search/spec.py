@@ -20,11 +20,13 @@ from promptfleet.config import (
     unknown_key,
 )
 from promptfleet.errors import ConfigError
+from promptfleet.federation.partitioning import with_partition_fingerprint
 from promptfleet.federation.settings import config_model, federation_config
 from promptfleet.search.space import Parameter, parse_parameter
 from promptfleet.yaml_files import read_yaml
 
-FIXED = ("method", "dataset", "backbone", "rounds", *(f"{section}." for section in WHERE_AND_HOW))
+_KEPT = ("method", "dataset", "backbone", "rounds", "partition.file", "partition.fingerprint")
+FIXED = (*_KEPT, *(f"{section}." for section in WHERE_AND_HOW))
 
 
 class SweepSettings(Section):
@@ -103,7 +105,7 @@ def parse_sweep(
     if federation:
         federation_config(federation, source=f"{source}: federation")
     overrides = parse_assignments(assignments)
-    base = merge(federation, overrides)
+    base = with_partition_fingerprint(merge(federation, overrides))
     space = _space(_mapping(values, "space", source), config_model(base), overrides, source)
     spec = SweepSpec(settings, base, space)
     for _ in spec.extreme_configs(f"{source} with --set" if overrides else f"{source}: space"):

@@ -3,14 +3,13 @@
 import numpy as np
 
 from promptfleet.config import PartitionConfig
+from promptfleet.data.samples import Samples
 from promptfleet.errors import DataError
 
 MAX_DRAWS = 1000
 
 
-def assign(
-    labels: np.ndarray, *, classes: int, clients: int, settings: PartitionConfig, rng: np.random.Generator
-) -> list[np.ndarray]:
+def assign(samples: Samples, *, clients: int, settings: PartitionConfig, rng: np.random.Generator) -> list[np.ndarray]:
     """Share each class out by proportions drawn from Dirichlet(alpha) over the clients. Every sample is used.
 
     Draws again, at most MAX_DRAWS times, until every client has ``settings.min_samples``.
@@ -20,11 +19,12 @@ def assign(
     Source: Yurochkin et al., arXiv:1905.12022, experiments. Differs: they do not ask for a least client size.
     """
     needed = clients * settings.min_samples
-    if needed > len(labels):
+    if needed > len(samples):
         raise DataError(
             f"partition.min_samples={settings.min_samples}: clients={clients} need {needed} samples but there are only "
-            f"{len(labels)}; lower clients or partition.min_samples"
+            f"{len(samples)}; lower clients or partition.min_samples"
         )
+    labels, classes = samples.labels, samples.classes
     class_sizes = np.bincount(labels, minlength=classes)
     cuts = _draw_cuts(class_sizes, clients, settings, rng)
     of_class = [np.split(rng.permutation(np.flatnonzero(labels == label)), cuts[label]) for label in range(classes)]

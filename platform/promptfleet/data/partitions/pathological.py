@@ -3,13 +3,11 @@
 import numpy as np
 
 from promptfleet.config import PartitionConfig
-from promptfleet.data.client_split import MIN_SAMPLES
+from promptfleet.data.samples import Samples
 from promptfleet.errors import ConfigError, DataError
 
 
-def assign(
-    labels: np.ndarray, *, classes: int, clients: int, settings: PartitionConfig, rng: np.random.Generator
-) -> list[np.ndarray]:
+def assign(samples: Samples, *, clients: int, settings: PartitionConfig, rng: np.random.Generator) -> list[np.ndarray]:
     """Give each client exactly ``settings.classes_per_client`` classes; a class is shared equally by its clients.
 
     Numbers of clients per class differ by at most 1. Samples of a class that no client sees, which happens only when
@@ -17,10 +15,11 @@ def assign(
 
     Raises:
         ConfigError: if there are fewer classes than ``classes_per_client``.
-        DataError: if a class has fewer samples than clients that share it, or a client would get too few to split.
+        DataError: if a class has fewer samples than clients that share it.
     Source: McMahan et al., arXiv:1602.05629, section 3. Differs: they deal shards of the sorted samples, which lets a
         client draw one class twice; here classes are dealt, so each client has exactly as many as asked for.
     """
+    labels, classes = samples.labels, samples.classes
     if settings.classes_per_client > classes:
         raise ConfigError(
             f"partition.classes_per_client={settings.classes_per_client}: the dataset has {classes} classes; "
@@ -29,17 +28,17 @@ def assign(
     sees = _deal_classes(classes, clients, settings.classes_per_client, rng)
     owned: list[list[np.ndarray]] = [[] for _ in range(clients)]
     for label in range(classes):
-        samples = rng.permutation(np.flatnonzero(labels == label))
+        of_label = rng.permutation(np.flatnonzero(labels == label))
         sharing = rng.permutation(np.flatnonzero(sees[:, label]))
-        if len(samples) < len(sharing):
+        if len(of_label) < len(sharing):
             raise DataError(
-                f"partition.kind=pathological: class {label} has {len(samples)} samples for the {len(sharing)} clients "
-                f"that share it; lower clients or partition.classes_per_client"
+                f"partition.kind=pathological: class {label} has {len(of_label)} samples for the {len(sharing)} "
+                f"clients that share it; lower clients or partition.classes_per_client"
             )
         if len(sharing):
-            for client, share in zip(sharing, np.array_split(samples, len(sharing)), strict=True):
+            for client, share in zip(sharing, np.array_split(of_label, len(sharing)), strict=True):
                 owned[client].append(share)
-    return [_enough(client, np.concatenate(shares)) for client, shares in enumerate(owned)]
+    return [np.concatenate(shares) for shares in owned]
 
 
 def _deal_classes(classes: int, clients: int, classes_per_client: int, rng: np.random.Generator) -> np.ndarray:
@@ -49,12 +48,3 @@ def _deal_classes(classes: int, clients: int, classes_per_client: int, rng: np.r
         least_dealt_first = np.lexsort((rng.random(classes), sees.sum(axis=0)))
         sees[client, least_dealt_first[:classes_per_client]] = True
     return sees
-
-
-def _enough(client: int, samples: np.ndarray) -> np.ndarray:
-    if len(samples) < MIN_SAMPLES:
-        raise DataError(
-            f"partition.kind=pathological: client {client} would get {len(samples)} samples, it needs {MIN_SAMPLES} "
-            f"(train, val, test); lower clients or raise partition.classes_per_client"
-        )
-    return samples

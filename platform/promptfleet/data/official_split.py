@@ -1,0 +1,33 @@
+"""The validation and test part of a dataset's published split, shared out as its training part was."""
+
+from collections.abc import Sequence
+
+import numpy as np
+
+
+def share_alike(groups: np.ndarray, owned_groups: Sequence[np.ndarray], rng: np.random.Generator) -> list[np.ndarray]:
+    """Give samples to clients in the proportions in which the clients own each group already.
+
+    groups ``[samples]`` are those of the samples to give away, ``owned_groups[i]`` those of what client ``i`` has; ints
+    from 0. Returns each client's positions in ``groups``. In each group a client's share is within 1 of the exact one,
+    and odd samples go to those who had least luck in the groups before, so that shares of many small groups add up to
+    about the right size. Samples of a group that nobody owns are given to nobody.
+    """
+    size = 1 + max(int(found.max(initial=0)) for found in (groups, *owned_groups))
+    owned = np.stack([np.bincount(found, minlength=size) for found in owned_groups])
+    given: list[list[np.ndarray]] = [[] for _ in owned_groups]
+    debts = np.zeros(len(owned_groups))
+    for group in np.unique(groups):
+        total = owned[:, group].sum()
+        if not total:
+            continue
+        members = rng.permutation(np.flatnonzero(groups == group))
+        share, remainder = np.divmod(len(members) * owned[:, group], total)
+        debts += remainder / total
+        most_owed_first = np.lexsort((rng.random(len(debts)), -debts, remainder == 0))
+        lucky = most_owed_first[: len(members) - share.sum()]
+        share[lucky] += 1
+        debts[lucky] -= 1
+        for client, members_of_client in enumerate(np.split(members, share.cumsum()[:-1])):
+            given[client].append(members_of_client)
+    return [np.sort(np.concatenate(pieces)) if pieces else np.empty(0, dtype=np.int64) for pieces in given]

@@ -1,0 +1,39 @@
+"""Feature shift: each client sees one domain."""
+
+import numpy as np
+
+from promptfleet.config import PartitionConfig
+from promptfleet.data.samples import Samples
+from promptfleet.errors import ConfigError
+
+
+def assign(samples: Samples, *, clients: int, settings: PartitionConfig, rng: np.random.Generator) -> list[np.ndarray]:
+    """Give every client one domain, and every domain to about as many clients, who share it out at random.
+
+    Raises:
+        ConfigError: if the dataset has no domains, or more than there are clients.
+    Source: Li et al., arXiv:2102.07623 (FedBN), one client per domain.
+    """
+    owned = []
+    for domain, its_clients in enumerate(clients_by_domain(samples, clients, settings)):
+        owned += np.array_split(rng.permutation(np.flatnonzero(samples.domains == domain)), len(its_clients))
+    return owned
+
+
+def clients_by_domain(samples: Samples, clients: int, settings: PartitionConfig) -> list[np.ndarray]:
+    """The clients of each domain: neighbours in client order, and as many as of any other domain, or one more.
+
+    Raises ConfigError as ``assign`` says.
+    """
+    domains = len(samples.domain_names)
+    if samples.domains is None:
+        raise ConfigError(
+            f"partition.kind={settings.kind}: the dataset has no domains; use partition.kind=dirichlet, or a dataset "
+            f"with domains"
+        )
+    if clients < domains:
+        raise ConfigError(
+            f"partition.kind={settings.kind}: clients={clients} cannot have all {domains} domains, one each; set "
+            f"clients to {domains} or more"
+        )
+    return np.array_split(np.arange(clients), domains)

@@ -1,0 +1,44 @@
+"""The partition that a configuration asks for."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from promptfleet.config import FederationConfig, merge
+from promptfleet.data.partition import Partition, make_partition
+from promptfleet.data.partition_file import check_fits, load_partition
+from promptfleet.data.samples import Samples
+from promptfleet.errors import DataError
+
+
+def partition_for(config: FederationConfig, samples: Samples) -> Partition:
+    """Who owns which samples in this federation: as drawn from its seed, or as ``partition.file`` says.
+
+    Raises:
+        ConfigError, DataError: where that is impossible, or the file is missing, damaged or for something else.
+    """
+    settings = config.partition
+    if settings.file is None:
+        return make_partition(samples, clients=config.clients, settings=settings, seed=config.seed)
+    stored = load_partition(settings.file)
+    if stored.partition.fingerprint() != settings.fingerprint:
+        raise DataError(
+            f"partition.file={settings.file}: changed, it is not the one that partition.fingerprint names; leave "
+            f"partition.fingerprint out to take the file as it is"
+        )
+    check_fits(stored, settings.file, samples, dataset=config.dataset, clients=config.clients)
+    return stored.partition
+
+
+def with_partition_fingerprint(values: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Nested values of a configuration with ``partition.fingerprint`` read from ``partition.file``, if that is set.
+
+    So that the configuration stands for the file's content. The path is made absolute, since trials run elsewhere.
+    Raises DataError if the file cannot be read.
+    """
+    section = values.get("partition")
+    path = section.get("file") if isinstance(section, Mapping) else None
+    if not isinstance(path, str) or section.get("fingerprint") is not None:
+        return values
+    found = {"file": str(Path(path).absolute()), "fingerprint": load_partition(path).partition.fingerprint()}
+    return merge(values, {"partition": found})

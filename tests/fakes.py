@@ -28,7 +28,7 @@ TINY = {
     "prompt_length": 3,
     "prompt_lr": 0.05,
 }
-TINY_GATE = {"gate_width": 8, "gate_heads": 2}
+TINY_OWN = {"gate_width": 8, "gate_heads": 2, "finetune_epochs": 1}  # of the methods that have such a key
 
 
 def tiny_tower(
@@ -97,7 +97,7 @@ def tiny_clip(name_lengths: Sequence[int] = NAME_LENGTHS, *, logit_scale: float 
 
 def tiny_world(*, config_class: type[FederationConfig] = PFedMoAPConfig, clip: FrozenClip | None = None, **config):
     """A world of 4 classes, 4 clients, 3 rounds; ``config`` overrides, ``lambda`` by its alias or as ``lambda_``."""
-    defaults = TINY | (TINY_GATE if "gate_width" in config_class.model_fields else {})
+    defaults = TINY | {key: value for key, value in TINY_OWN.items() if key in config_class.model_fields}
     clip = clip or tiny_clip()
     names = tuple(f"class {label}" for label in range(len(clip.classes)))
     return World(config_class.model_validate({**defaults, **config}), clip, names)

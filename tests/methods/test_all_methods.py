@@ -13,10 +13,15 @@ from promptfleet.federation.wire import to_arrays, to_tensors
 from promptfleet.methods import METHODS, load_method
 from promptfleet.methods.lockstep import run_updates
 from promptfleet.methods.protocol import Message, Method
+from tests import tiny_federation as tiny
 from tests.fakes import tiny_examples
-from tests.tiny_federation import ALL, equal, tiny_federation
+from tests.tiny_federation import ALL, TinyFederation, equal
 
 pytestmark = pytest.mark.parametrize("name", sorted(METHODS))
+
+
+def tiny_federation(name: str, **config) -> TinyFederation:
+    return tiny.tiny_federation(name, local_epochs=1, batch_size=8, prompt_length=2, **config)
 
 
 def test_a_name_is_a_method_with_a_configuration_that_names_it(name):
@@ -71,7 +76,7 @@ def test_the_order_of_clients_does_not_matter_and_a_repetition_gives_the_same(na
     assert backwards.sha256() == tiny_federation(name).run(cohorts).sha256()
 
 
-@pytest.mark.parametrize("cohorts", [[], [[0, 1]], [[0, 1], [1, 2]]], ids=str)
+@pytest.mark.parametrize("cohorts", [[], [[0, 1], [1, 2]]], ids=str)
 def test_who_never_trained_can_be_evaluated(name, cohorts):
     fed = tiny_federation(name).run(cohorts)
     for i in ALL:

@@ -39,6 +39,7 @@ class Federation:
         self.config = config
         self._prepared = prepared
         self._fleet = fleet
+        self._everybody_trains = load_method(config.method).everybody_trains
         store = open_features(prepared.features, verify=False)
         self._samples = Samples.of_store(store, prepared.class_names, prepared.domain_names)
         self.partition = partition_for(config, self._samples)
@@ -56,7 +57,8 @@ class Federation:
         """Hand out downloads, train the cohort, aggregate, evaluate every client at the same point."""
         started = time.perf_counter()
         config, fleet, round_index = self.config, self._fleet, self.rounds_done + 1
-        cohort = sample_cohort(config.seed, round_index, config.clients, config.participation)
+        participation = 1.0 if self._everybody_trains else config.participation
+        cohort = sample_cohort(config.seed, round_index, config.clients, participation)
 
         downloads = fleet.select(round_index, cohort)
         trained = fleet.train(round_index, self._privates, downloads)

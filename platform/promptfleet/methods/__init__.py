@@ -7,7 +7,15 @@ from promptfleet.errors import ConfigError
 from promptfleet.methods.protocol import Method
 
 METHODS = {  # name -> module:class of this package
+    "zero_shot": "zero_shot:ZeroShot",
+    "coop": "coop:CoOp",
+    "linear_probe": "linear_probe:LinearProbe",
     "promptfl": "promptfl:PromptFL",
+    "fedprox": "fedprox:FedProx",
+    "promptfl_ft": "promptfl_ft:PromptFLFineTuned",
+    "fedper": "fedper:FedPer",
+    "fedamp": "fedamp:FedAMP",
+    "pfedprompt": "pfedprompt:PFedPrompt",
     "fedpgp": "fedpgp:FedPGP",
     "fedtpg": "fedtpg:FedTPG",
     "pfedmoap": "pfedmoap:PFedMoAP",

@@ -1,13 +1,16 @@
 """Local updates run side by side, their prompts through the text tower in one batch."""
 
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Generator, Sequence
+from typing import TypeVar
 
 import torch
 from torch import Tensor
 
 from promptfleet.methods.prompts import encode_contexts
 from promptfleet.methods.protocol import Backward, Encode, LocalUpdate, Update, World
+
+ResultT = TypeVar("ResultT")
 
 
 def run_updates(world: World, updates: Sequence[Update | LocalUpdate]) -> list[Update]:
@@ -22,6 +25,17 @@ def run_updates(world: World, updates: Sequence[Update | LocalUpdate]) -> list[U
         done |= {index: asked for index, asked in waiting.items() if index not in answers}
         waiting = {index: _advance(updates[index], answer) for index, answer in answers.items()}
     return [done[index] for index in range(len(updates))]
+
+
+def run_alone(world: World, steps: Generator[Encode | Backward, Tensor | None, ResultT]) -> ResultT:
+    """Drive one generator that asks as a local update does, for example in ``personalize``; returns what it returns."""
+    answer = None
+    while True:
+        try:
+            asked = steps.send(answer)
+        except StopIteration as end:
+            return end.value
+        answer = _answer(world, {0: asked})[0]
 
 
 def _advance(update: LocalUpdate, answer: Tensor | None) -> Encode | Backward | Update:

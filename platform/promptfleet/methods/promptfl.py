@@ -8,8 +8,10 @@ Differs: what is averaged is the prompt alone, in float32; optimizers are fresh 
 from collections.abc import Mapping, Sequence
 
 import numpy as np
+from pydantic import Field
 from torch import Tensor
 
+from promptfleet.config import FederationConfig
 from promptfleet.methods.prompts import (
     context_shape,
     context_with_text,
@@ -21,12 +23,20 @@ from promptfleet.methods.protocol import Examples, Images, LocalUpdate, Message,
 from promptfleet.methods.training import ContextLoss, train_context
 
 
+class PromptFLConfig(FederationConfig):
+    """A federation that averages prompts."""
+
+    prompt_lr: float = Field(0.003, gt=0, description="learning rate of the prompt (published: 0.002)")
+
+
 class PromptFL(Method):
     """One global prompt, also the base of the methods that add something to it.
 
     Server state: ``context`` [tokens, width] and its ``text`` features [classes, dim]. Clients keep nothing.
     Down and up: ``context``; with class-specific contexts it is [classes, tokens, width].
     """
+
+    Config = PromptFLConfig
 
     def init_server(self, world: World, rng: np.random.Generator) -> State:
         return context_with_text(world, init_context(world, rng))

@@ -75,8 +75,9 @@ class Message:
     """What travels between server and client.
 
     ``tensors`` is what the real protocol would send, and all that is counted. ``attached`` is what the simulation
-    passes along to avoid computing it twice (text features of a prompt that is in the message) or to report it
-    (ids of experts): no method may learn anything from it that ``tensors`` does not tell.
+    passes along to avoid computing it twice (text features of a prompt that is in the message, a start that follows
+    from the seed) or to report it (ids of experts): no method may learn anything from it that a client of the real
+    protocol would not know from ``tensors`` and the configuration.
     """
 
     tensors: State
@@ -121,6 +122,7 @@ class Method(ABC):
 
     Config: ClassVar[type[FederationConfig]] = FederationConfig
     needs: ClassVar[Needs] = Needs.GLOBAL
+    everybody_trains: ClassVar[bool] = False  # in every round, whatever ``participation`` says
 
     def check(self, world: World) -> None:  # noqa: B027  most methods fit everywhere
         """Raise ConfigError where the configuration does not fit this backbone or these classes."""

@@ -56,7 +56,7 @@ def train_steps(
         for optimizer in optimizers:
             optimizer.step()
         losses.append(value.detach())
-    return {"loss": float(torch.stack(losses).mean()), "last_loss": float(losses[-1])} if losses else {}
+    return loss_metrics(losses)
 
 
 def train_context(
@@ -93,3 +93,8 @@ def train_context(
 def prompt_loss(world: World, text: Tensor, batch: Examples) -> Tensor:
     """Cross-entropy over all classes of CLIP's logits with ``text [classes, dim]``."""
     return F.cross_entropy(similarity_logits(world, batch.images.features, text), batch.labels)
+
+
+def loss_metrics(losses: Sequence[Tensor]) -> dict[str, float]:
+    """Mean and last of the losses of all steps; nothing where there was no step."""
+    return {"loss": float(torch.stack(list(losses)).mean()), "last_loss": float(losses[-1])} if losses else {}

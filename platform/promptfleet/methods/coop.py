@@ -1,0 +1,62 @@
+"""CoOp, trained by every client alone on its own images.
+
+Source: Zhou, Yang, Loy, Liu, "Learning to Prompt for Vision-Language Models", arXiv:2109.01134; as the local baseline
+of pFedMoAP (arXiv:2410.10114). Differs: training is spread over the rounds, with a fresh optimizer in each, so that the
+accuracy by round is comparable; every client trains in every round until ``solo_epochs``.
+"""
+
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from promptfleet.methods.prompts import (
+    context_with_text,
+    init_context,
+    no_context_yet,
+    own_or_given_text,
+    similarity_logits,
+)
+from promptfleet.methods.protocol import Examples, Images, LocalUpdate, Message, State, Update, World
+from promptfleet.methods.solo import NoCommunication, SoloConfig, epochs_now
+from promptfleet.methods.training import train_context
+
+
+class CoOp(NoCommunication):
+    """A prompt per client, all from one start.
+
+    Server state: ``context``, the start, and its ``text`` features; it follows from the seed, so it is attached to
+    downloads and counts no bytes. Private state: ``context``, its ``text``, ``participations``, ``epochs``.
+    """
+
+    Config = SoloConfig
+    everybody_trains = True
+
+    def init_server(self, world: World, rng: np.random.Generator) -> State:
+        return context_with_text(world, init_context(world, rng))
+
+    def init_client(self, world: World, client: int, rng: np.random.Generator) -> State:
+        return {**no_context_yet(world), "epochs": torch.tensor(0)}
+
+    def select(
+        self, world: World, server: State, cohort: Sequence[int], rng: np.random.Generator
+    ) -> dict[int, Message]:
+        return dict.fromkeys(cohort, Message(tensors={}, attached=server))
+
+    def local_update(
+        self, world: World, private: State, download: Message, examples: Examples, rng: np.random.Generator
+    ) -> LocalUpdate:
+        epochs = epochs_now(world, private)
+        start = private["context"] if private["participations"] > 0 else download.attached["context"]
+        trained = yield from train_context(world, start, examples, rng, epochs=epochs)
+        next_private = {
+            "context": trained.context,
+            "text": trained.text,
+            "participations": private["participations"] + 1,
+            "epochs": private["epochs"] + epochs,
+        }
+        return Update(next_private, Message({}), trained.metrics)
+
+    def predict(self, world: World, private: State, download: Message, images: Images) -> Tensor:
+        return similarity_logits(world, images.features, own_or_given_text(private, download))

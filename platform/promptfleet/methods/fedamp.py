@@ -1,0 +1,131 @@
+"""PromptFL + FedAMP: for every client the server mixes a cloud prompt, most of all from prompts that are near its own.
+
+Source: Huang et al., "Personalized Cross-Silo Federated Learning on Non-IID Data", arXiv:2007.03797:
+u_i = (1 - sum_j xi_ij) w_i + sum_j xi_ij w_j, with xi_ij = alpha/sigma exp(-||w_i - w_j||^2 / sigma); locally
+CE + lambda/(2 alpha) ||P - u_i||^2. Differs: sigma is the median squared distance between pooled prompts, so that it
+needs no scale of its own, and alpha/sigma is ``cloud_share`` divided by the number of others, so that weights are never
+negative; lambda/alpha is one number, ``prox``. Distances are squared and the penalty has a gradient, unlike in PFLlib.
+"""
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+import torch
+from pydantic import Field
+from torch import Tensor
+
+from promptfleet.config import FederationConfig
+from promptfleet.methods.expert_pool import updated
+from promptfleet.methods.prompts import (
+    context_shape,
+    context_with_text,
+    init_context,
+    no_context_yet,
+    own_or_given_text,
+    similarity_logits,
+)
+from promptfleet.methods.protocol import Examples, Images, LocalUpdate, Message, Method, State, Update, World
+from promptfleet.methods.training import prompt_loss, train_context
+
+
+class FedAMPConfig(FederationConfig):
+    """A federation that runs FedAMP on prompts."""
+
+    cloud_share: float = Field(
+        0.5, ge=0, le=1, description="what the others would weigh together in a cloud prompt if they were all the same"
+    )
+    prox: float = Field(0.1, ge=0, description="pull towards the cloud prompt; stable below 2 / prompt_lr")
+
+
+class FedAMP(Method):
+    """Attentive message passing between prompts.
+
+    Server state: ``context``, where everybody starts, its ``text`` features, and every client's last prompt
+    ``pool.context`` [clients, tokens, width] with ``pool.trained`` [clients], whether it has one.
+    Private state: ``context``, its ``text``, ``participations``. Down: the cloud prompt ``context``; up: ``context``.
+    """
+
+    Config = FedAMPConfig
+
+    def init_server(self, world: World, rng: np.random.Generator) -> State:
+        context = init_context(world, rng)
+        return {
+            **context_with_text(world, context),
+            "pool.context": context.repeat(world.config.clients, *[1] * context.dim()),
+            "pool.trained": torch.zeros(world.config.clients, dtype=torch.bool),
+        }
+
+    def init_client(self, world: World, client: int, rng: np.random.Generator) -> State:
+        return no_context_yet(world)
+
+    def select(
+        self, world: World, server: State, cohort: Sequence[int], rng: np.random.Generator
+    ) -> dict[int, Message]:
+        pool = server["pool.context"]
+        weights = cloud_weights(pool, server["pool.trained"], world.config.cloud_share)
+        return {
+            client: Message(
+                tensors={"context": cloud_prompt(pool, weights[client], client)}, attached={"text": server["text"]}
+            )
+            for client in cohort
+        }
+
+    def local_update(
+        self, world: World, private: State, download: Message, examples: Examples, rng: np.random.Generator
+    ) -> LocalUpdate:
+        cloud = download.tensors["context"]
+
+        def loss(context: Tensor, text: Tensor, batch: Examples) -> Tensor:
+            return prompt_loss(world, text, batch) + world.config.prox / 2 * (context - cloud).square().sum()
+
+        trained = yield from train_context(world, cloud, examples, rng, loss=loss)
+        next_private = {
+            "context": trained.context,
+            "text": trained.text,
+            "participations": private["participations"] + 1,
+        }
+        return Update(next_private, Message({"context": trained.context}), trained.metrics)
+
+    def upload_shapes(self, world: World) -> dict[str, tuple[int, ...]]:
+        return {"context": context_shape(world)}
+
+    def aggregate(
+        self,
+        world: World,
+        server: State,
+        uploads: Mapping[int, Message],
+        num_examples: Mapping[int, int],
+        rng: np.random.Generator,
+    ) -> State:
+        contexts = {client: upload.tensors["context"] for client, upload in uploads.items()}
+        trained = updated(server["pool.trained"], dict.fromkeys(contexts, torch.tensor(True)))
+        return {**server, "pool.context": updated(server["pool.context"], contexts), "pool.trained": trained}
+
+    def predict(self, world: World, private: State, download: Message, images: Images) -> Tensor:
+        return similarity_logits(world, images.features, own_or_given_text(private, download))
+
+
+def cloud_weights(pool: Tensor, trained: Tensor, share: float) -> Tensor:
+    """Weight ``[clients, clients]`` of each column's prompt in each row's cloud prompt; rows sum to one, none is < 0.
+
+    Only ``trained`` prompts count for others. Without two of them that differ there is nothing to compare, and every
+    cloud prompt is the client's own.
+    """
+    flat = pool.double().flatten(1)
+    squared = torch.cdist(flat, flat, compute_mode="donot_use_mm_for_euclid_dist").square()
+    senders = trained.nonzero().squeeze(1)
+    between = squared[senders][:, senders]
+    pairs = between[tuple(torch.triu_indices(len(senders), len(senders), 1))]
+    own = torch.eye(len(pool), dtype=torch.float64)
+    if not (pairs > 0).any():
+        return own
+    others = trained.double() * (1 - own)
+    attention = others * torch.exp(-squared / pairs[pairs > 0].median())
+    attention = attention * share / others.sum(dim=1, keepdim=True).clamp(min=1)
+    return attention + torch.diag(1 - attention.sum(dim=1))
+
+
+def cloud_prompt(pool: Tensor, weights: Tensor, client: int) -> Tensor:
+    """The mean of ``pool [clients, ...]`` by one row of ``cloud_weights``, as a step away from the client's own."""
+    own = pool[client].double()
+    return (own + torch.tensordot(weights, pool.double() - own, dims=1)).to(pool.dtype)

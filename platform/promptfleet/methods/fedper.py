@@ -1,0 +1,107 @@
+"""PromptFL + FedPer: the first tokens of the prompt are shared, the last ones stay with the client.
+
+Source: Arivazhagan et al., "Federated Learning with Personalization Layers", arXiv:1912.00818. P = [P_sh ; P_pr], both
+trained together, P_sh averaged. Half and half, as in a public port to prompts; the pFedMoAP paper does not say.
+"""
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+import torch
+from pydantic import Field, model_validator
+from torch import Tensor
+
+from promptfleet.config import FederationConfig
+from promptfleet.methods.prompts import (
+    context_shape,
+    encode_frozen,
+    init_context,
+    mean_of_uploads,
+    similarity_logits,
+)
+from promptfleet.methods.protocol import Examples, Images, LocalUpdate, Message, Method, State, Update, World
+from promptfleet.methods.training import train_context
+
+
+class FedPerConfig(FederationConfig):
+    """A federation that runs FedPer on the tokens of a prompt."""
+
+    private_tokens: int = Field(
+        default_factory=lambda values: values["prompt_length"] // 2,
+        ge=0,
+        description="tokens of the context that stay with the client (default: half of them)",
+    )
+
+    @model_validator(mode="after")
+    def _check(self) -> "FedPerConfig":
+        if self.private_tokens > self.prompt_length:
+            raise ValueError(f"private_tokens={self.private_tokens} exceeds prompt_length={self.prompt_length}")
+        return self
+
+
+class FedPer(Method):
+    """Tokens that are averaged and tokens that are not.
+
+    Server state: ``shared`` [tokens, width], and ``private``, where everybody's private tokens start.
+    Private state: ``private`` [tokens, width], ``participations``. Down and up: ``shared``; the start follows from the
+    seed, so it is attached and counts no bytes. With class-specific contexts all have ``classes`` in front.
+    """
+
+    Config = FedPerConfig
+
+    def init_server(self, world: World, rng: np.random.Generator) -> State:
+        shared, private = _split(world, init_context(world, rng))
+        return {"shared": shared, "private": private}
+
+    def init_client(self, world: World, client: int, rng: np.random.Generator) -> State:
+        _, private = _split(world, torch.zeros(context_shape(world)))
+        return {"private": private, "participations": torch.tensor(0)}
+
+    def select(
+        self, world: World, server: State, cohort: Sequence[int], rng: np.random.Generator
+    ) -> dict[int, Message]:
+        download = Message(tensors={"shared": server["shared"]}, attached={"private": server["private"]})
+        return dict.fromkeys(cohort, download)
+
+    def local_update(
+        self, world: World, private: State, download: Message, examples: Examples, rng: np.random.Generator
+    ) -> LocalUpdate:
+        trained = yield from train_context(world, _joined(private, download), examples, rng)
+        shared, own = _split(world, trained.context)
+        next_private = {"private": own, "participations": private["participations"] + 1}
+        return Update(next_private, Message({"shared": shared}), trained.metrics)
+
+    def upload_shapes(self, world: World) -> dict[str, tuple[int, ...]]:
+        *before, _, width = context_shape(world)
+        return {"shared": (*before, world.config.prompt_length - world.config.private_tokens, width)}
+
+    def aggregate(
+        self,
+        world: World,
+        server: State,
+        uploads: Mapping[int, Message],
+        num_examples: Mapping[int, int],
+        rng: np.random.Generator,
+    ) -> State:
+        return {**server, **mean_of_uploads(uploads, num_examples)}
+
+    def personalize(
+        self, world: World, private: State, download: Message, examples: Examples, rng: np.random.Generator
+    ) -> State:
+        return {"text": encode_frozen(world, _joined(private, download))}
+
+    def predict(self, world: World, private: State, download: Message, images: Images) -> Tensor:
+        return similarity_logits(world, images.features, private["text"])
+
+
+def _split(world: World, context: Tensor) -> tuple[Tensor, Tensor]:
+    """The shared and the private tokens of a context."""
+    private = world.config.private_tokens
+    shared, own = context.split([world.config.prompt_length - private, private], dim=-2)
+    return shared.clone(), own.clone()
+
+
+def _joined(private: State, download: Message) -> Tensor:
+    """The context of downloaded shared tokens and the client's own, or their start where it never trained."""
+    own = private["private"] if private["participations"] > 0 else download.attached["private"]
+    return torch.cat([download.tensors["shared"], own], dim=-2)

@@ -1,0 +1,60 @@
+"""A linear head on the frozen image features, trained by every client alone: the strong, boring baseline.
+
+z = s f W^T, multinomial logistic regression. Our choices: W starts as the zero-shot text features, so the first
+prediction is zero-shot CLIP's and classes without local examples keep a sensible row; no bias; rows are not normalized
+again; the same SGD, batches and budget of epochs as every prompt method has.
+"""
+
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from pydantic import Field
+from torch import Tensor
+
+from promptfleet.methods.prompts import local_batches, similarity_logits
+from promptfleet.methods.protocol import Examples, Images, Message, State, Update, World
+from promptfleet.methods.solo import NoCommunication, SoloConfig, epochs_now
+from promptfleet.methods.training import loss_metrics, prompt_loss, sgd
+
+
+class LinearProbeConfig(SoloConfig):
+    """A federation in which every client trains a linear head alone."""
+
+    head_lr: float = Field(0.001, gt=0, description="learning rate of the linear head")
+
+
+class LinearProbe(NoCommunication):
+    """Private state: ``head`` [classes, dim] and ``epochs``. It has no prompt: the keys about one have no effect."""
+
+    Config = LinearProbeConfig
+    everybody_trains = True
+
+    def init_server(self, world: World, rng: np.random.Generator) -> State:
+        return {}
+
+    def init_client(self, world: World, client: int, rng: np.random.Generator) -> State:
+        return {"head": world.clip.zero_shot_text.clone(), "epochs": torch.tensor(0)}
+
+    def select(
+        self, world: World, server: State, cohort: Sequence[int], rng: np.random.Generator
+    ) -> dict[int, Message]:
+        return dict.fromkeys(cohort, Message({}))
+
+    def local_update(
+        self, world: World, private: State, download: Message, examples: Examples, rng: np.random.Generator
+    ) -> Update:
+        epochs = epochs_now(world, private)
+        head = private["head"].clone().requires_grad_()
+        optimizer = sgd(world, [head], world.config.head_lr)
+        losses = []
+        for batch in local_batches(world, examples, rng, epochs):
+            loss = prompt_loss(world, head, batch)
+            loss.backward()
+            optimizer.step()
+            losses.append(loss.detach())
+        next_private = {"head": head.detach(), "epochs": private["epochs"] + epochs}
+        return Update(next_private, Message({}), loss_metrics(losses))
+
+    def predict(self, world: World, private: State, download: Message, images: Images) -> Tensor:
+        return similarity_logits(world, images.features, private["head"])

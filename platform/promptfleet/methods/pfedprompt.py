@@ -1,0 +1,50 @@
+"""pFedPrompt: a prompt that all clients share, and a private memory of the client's own image features.
+
+Source: Guo, Guo, Wang, "pFedPrompt: Learning Personalized Prompt for Vision-Language Models in Federated Learning",
+WWW 2023 (doi:10.1145/3543507.3583518), from its abstract; the memory's formula is Tip-Adapter's (arXiv:2111.03930):
+z = s f T(P_g)^T + alpha exp(-beta (1 - f F^T)) Y. Nobody trains through the memory.
+"""
+
+import numpy as np
+import torch.nn.functional as F
+from pydantic import Field
+from torch import Tensor
+
+from promptfleet.methods.promptfl import PromptFL, PromptFLConfig
+from promptfleet.methods.protocol import Examples, Images, Message, State, World
+
+
+class PFedPromptConfig(PromptFLConfig):
+    """A federation that runs pFedPrompt."""
+
+    memory_weight: float = Field(1.0, ge=0, description="alpha, weight of the memory's logits (Tip-Adapter: 1)")
+    memory_sharpness: float = Field(5.5, ge=0, description="beta, how fast a memory fades with distance (5.5)")
+
+
+class PFedPrompt(PromptFL):
+    """PromptFL, and a memory of the training features that is made anew for each evaluation and never sent."""
+
+    Config = PFedPromptConfig
+
+    def personalize(
+        self, world: World, private: State, download: Message, examples: Examples, rng: np.random.Generator
+    ) -> State:
+        return {"features": examples.images.features, "labels": examples.labels}
+
+    def predict(self, world: World, private: State, download: Message, images: Images) -> Tensor:
+        config = world.config
+        memory = memory_scores(
+            images.features,
+            private["features"],
+            F.one_hot(private["labels"], len(world.clip.classes)).to(images.features.dtype),
+            config.memory_sharpness,
+        )
+        return super().predict(world, private, download, images) + config.memory_weight * memory
+
+
+def memory_scores(images: Tensor, memory: Tensor, one_hot: Tensor, sharpness: float) -> Tensor:
+    """``[batch, classes]``: per class how much of it lies near the image; at most the class's number of examples.
+
+    images ``[batch, dim]`` and memory ``[examples, dim]`` are unit norm, one_hot ``[examples, classes]``.
+    """
+    return ((images @ memory.T - 1) * sharpness).exp() @ one_hot

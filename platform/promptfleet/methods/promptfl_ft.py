@@ -1,0 +1,37 @@
+"""PromptFL + fine-tuning: before it predicts, each client trains the global prompt a little more on its own images.
+
+Source: Cheng, Chadha, Duchi, "Federated Asymptotics: A Model for Comparing Federated Learning Algorithms",
+arXiv:2108.07313. Only the prompt moves, always from the global one, and the fine-tuned copy is never uploaded.
+"""
+
+import numpy as np
+from pydantic import Field
+from torch import Tensor
+
+from promptfleet.methods.lockstep import run_alone
+from promptfleet.methods.promptfl import PromptFL, PromptFLConfig
+from promptfleet.methods.prompts import similarity_logits
+from promptfleet.methods.protocol import Examples, Images, Message, State, World
+from promptfleet.methods.training import train_context
+
+
+class PromptFLFineTunedConfig(PromptFLConfig):
+    """A federation that runs PromptFL with local fine-tuning."""
+
+    finetune_epochs: int = Field(5, ge=0, description="local epochs of fine-tuning before each evaluation")
+
+
+class PromptFLFineTuned(PromptFL):
+    """PromptFL up to the evaluation."""
+
+    Config = PromptFLFineTunedConfig
+
+    def personalize(
+        self, world: World, private: State, download: Message, examples: Examples, rng: np.random.Generator
+    ) -> State:
+        epochs = world.config.finetune_epochs
+        tuned = run_alone(world, train_context(world, download.tensors["context"], examples, rng, epochs=epochs))
+        return {"text": tuned.text}
+
+    def predict(self, world: World, private: State, download: Message, images: Images) -> Tensor:
+        return similarity_logits(world, images.features, private["text"])

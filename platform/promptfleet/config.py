@@ -101,7 +101,7 @@ class RuntimeConfig(Section):
     clients_per_actor: int = Field(1, ge=1, description="clients that share one actor's process (ray only)")
     batch_steps: bool = Field(True, description="clients of one process go through the text tower in one batch")
     fork_server: Literal["auto", "on", "off"] = Field(
-        "auto", description="on: workers are forked from one process instead of importing everything anew"
+        "auto", description="fork workers from one process instead of importing everything anew; auto: where possible"
     )
     threads_per_client: int = Field(1, ge=1, description="CPU threads of one client's arithmetic")
     start_timeout_s: float = Field(300, gt=0, description="how long actors may take to start")

@@ -7,13 +7,14 @@ import subprocess
 import sys
 import textwrap
 import time
+from contextlib import ExitStack
 
 import pytest
 
 from promptfleet.errors import ResourceError
 from promptfleet.federation.fork_server import launcher, server, session
 from promptfleet.federation.fork_server.session import ForkServerError, start_fork_server
-from promptfleet.federation.ray_session import ray_session
+from promptfleet.federation.ray_session import _fork_server, ray_session
 
 CLIENTS = """
 import json, os, sys, time
@@ -88,7 +89,7 @@ def test_workers_are_children_of_the_fork_server_and_of_nobody_once_it_is_killed
 def test_actors_of_a_trial_are_forked_too(tmp_path):
     result = run(
         f"""
-        with ray_session(fork_server="on"):
+        with ray_session():
             import ray
             from ray import tune
 
@@ -141,8 +142,8 @@ def test_a_process_with_threads_does_not_serve(monkeypatch):
 
 def test_a_server_that_ends_while_it_starts_is_an_error(monkeypatch):
     monkeypatch.setattr(session, "MODULES", ("no_such_module",))
-    with pytest.raises(ForkServerError, match=r"^it ended while it started$"), start_fork_server():
-        pass
+    with start_fork_server() as fork_server, pytest.raises(ForkServerError, match=r"^it ended while it started$"):
+        fork_server.wait_until_ready()
 
 
 def test_another_ray_is_refused_when_asked_for(monkeypatch):
@@ -153,6 +154,13 @@ def test_another_ray_is_refused_when_asked_for(monkeypatch):
     monkeypatch.setattr(ray, "is_initialized", lambda: False)
     with pytest.raises(ResourceError, match=wanted), ray_session(fork_server="on"):
         pass
+
+
+def test_where_none_is_asked_for_another_ray_starts_its_workers_the_plain_way(monkeypatch, caplog):
+    monkeypatch.setattr(session, "version", lambda package: "9.9.9")
+    with caplog.at_level("INFO", logger="promptfleet"), ExitStack() as stack:
+        assert _fork_server("auto", stack) is None
+    assert "without a fork server: it was measured with Ray 2.60.0, this is 9.9.9" in caplog.text
 
 
 def test_a_cluster_elsewhere_starts_its_workers_itself(monkeypatch):

@@ -4,10 +4,13 @@ import logging
 import os
 import socket
 from collections.abc import Iterator
-from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
+from contextlib import ExitStack, contextmanager, nullcontext
 
 from promptfleet.errors import ResourceError
+from promptfleet.federation.fork_server.session import ForkServer, ForkServerError, start_fork_server, unavailable
 from promptfleet.federation.resources import Node
+
+logger = logging.getLogger(__name__)
 
 # Ray reads these when it is imported.
 QUIET = {
@@ -36,8 +39,8 @@ def ray_session(address: str | None = None, *, fork_server: str = "auto") -> Ite
     """Join the cluster at ``address``, or start Ray on this machine; yields the nodes there are.
 
     A Ray that this process already runs is used as it is and left running. fork_server is
-    ``RuntimeConfig.fork_server``: a Ray started here has its workers forked if it is "on". Raises ResourceError if
-    there is nothing at ``address``, or a fork server is asked for and cannot be had.
+    ``RuntimeConfig.fork_server``: a Ray started here has its workers forked unless it is "off". Raises ResourceError if
+    there is nothing at ``address``, or the fork server is "on" and cannot be had; on "auto" that is logged.
     """
     for name, value in QUIET.items():
         os.environ.setdefault(name, value)
@@ -48,8 +51,7 @@ def ray_session(address: str | None = None, *, fork_server: str = "auto") -> Ite
             if address is None:
                 _start(ray, ours, fork_server)
             else:
-                _join(ray, address, fork_server)
-            ours.callback(ray.shutdown)
+                _join(ray, ours, address, fork_server)
         yield [
             Node(node["Resources"].get("CPU", 0.0), node["Resources"].get("GPU", 0.0))
             for node in ray.nodes()
@@ -57,8 +59,9 @@ def ray_session(address: str | None = None, *, fork_server: str = "auto") -> Ite
         ]
 
 
-def _start(ray, session: ExitStack, fork_server: str) -> None:
-    with _forked_workers(fork_server, session):
+def _start(ray, session: ExitStack, wanted: str) -> None:
+    fork_server = _fork_server(wanted, session)
+    with fork_server.used_by_ray() if fork_server else nullcontext():
         (node,) = local_nodes()
         ray.init(
             address="local",
@@ -68,24 +71,32 @@ def _start(ray, session: ExitStack, fork_server: str) -> None:
             object_store_memory=OBJECT_STORE_BYTES,
             **LOGGING,
         )
+    session.callback(ray.shutdown)
+    if fork_server:
+        try:
+            fork_server.wait_until_ready()
+        except ForkServerError as error:
+            _no_fork_server(wanted, str(error))
 
 
-def _forked_workers(wanted: str, session: ExitStack) -> AbstractContextManager:
-    """What to start Ray within. "auto" is the plain start until the fork server has proved itself."""
-    if wanted != "on":
-        return nullcontext()
-    from promptfleet.federation.fork_server.session import ForkServerError, start_fork_server, unavailable
-
+def _fork_server(wanted: str, session: ExitStack) -> ForkServer | None:
+    """A fork server that starts beside Ray, where there can be one and ``wanted`` is not "off"."""
+    if wanted == "off":
+        return None
     reason = unavailable()
-    try:
-        if reason is None:
-            return session.enter_context(start_fork_server()).used_by_ray()
-    except ForkServerError as error:
-        reason = str(error)
-    raise ResourceError(f"runtime.fork_server=on: there can be no fork server ({reason}); use off")
+    if reason is not None:
+        _no_fork_server(wanted, reason)
+        return None
+    return session.enter_context(start_fork_server())
 
 
-def _join(ray, address: str, fork_server: str) -> None:
+def _no_fork_server(wanted: str, reason: str) -> None:
+    if wanted == "on":
+        raise ResourceError(f"runtime.fork_server=on: there can be no fork server ({reason}); use off")
+    logger.info("actors are started one by one, without a fork server: %s", reason)
+
+
+def _join(ray, session: ExitStack, address: str, fork_server: str) -> None:
     if fork_server == "on":
         raise ResourceError(f"runtime.fork_server=on: the Ray at {address} starts its workers itself; use off")
     try:
@@ -94,6 +105,7 @@ def _join(ray, address: str, fork_server: str) -> None:
     except (OSError, ValueError, RuntimeError) as error:
         reason = str(error).strip().splitlines()[0]
         raise ResourceError(f"--address {address}: no Ray cluster to join ({reason})") from None
+    session.callback(ray.shutdown)
 
 
 def _check_reachable(address: str) -> None:

@@ -16,7 +16,7 @@ PYTHON, SOCKET = "PROMPTFLEET_PYTHON", "PROMPTFLEET_FORK_SERVER"
 WORKER = "default_worker.py"
 CONTEXT, LANGUAGE = "--serialized-runtime-env-context=", "--language="
 FORKED = b"1"
-ANSWER_TIMEOUT_S = 10.0
+ANSWER_TIMEOUT_S = 30.0
 
 
 def main() -> None:

@@ -28,11 +28,11 @@ PR_SET_PDEATHSIG = 1
 def main() -> None:
     path, modules = sys.argv[1], sys.argv[2].split(",")
     ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
-    for name in modules:
-        importlib.import_module(name)
     listener = socket.socket(socket.AF_UNIX)
     listener.bind(path)
-    listener.listen(1024)
+    listener.listen(1024)  # before the imports: launchers of a Ray that starts meanwhile wait for them
+    for name in modules:
+        importlib.import_module(name)
     gc.collect()
     gc.freeze()  # the collector would write to every page that workers share
     print(unsafe() or READY, flush=True)

@@ -13,7 +13,6 @@ from promptfleet.federation.fork_server import launcher, server
 from promptfleet.methods import METHOD_MODULES
 
 MEASURED_WITH = "2.60.0"  # it leans on how this Ray starts its workers
-READY_TIMEOUT_S = 60.0
 MODULES = ("ray", "ray.actor", "ray.util", "ray._private.worker", "ray._private.ray_logging")
 CLIENT_MODULES = ("promptfleet.federation.actors", *METHOD_MODULES)
 ONE_THREAD = {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1", "JE_ARROW_MALLOC_CONF": "background_thread:false"}
@@ -34,7 +33,7 @@ class ForkServerError(Exception):
 
 @contextlib.contextmanager
 def start_fork_server() -> Iterator["ForkServer"]:
-    """Start the server; it ends with the block, and with this process. Raises ForkServerError with a reason."""
+    """Start the server, which takes some seconds; it ends with the block, and with this process."""
     with tempfile.TemporaryDirectory(prefix="promptfleet-") as folder:
         path = Path(folder) / "socket"
         executable = Path(folder) / "python"
@@ -45,22 +44,26 @@ def start_fork_server() -> Iterator["ForkServer"]:
         environment = os.environ | ONE_THREAD | nil_job
         with subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, text=True) as process:
             try:
-                answer = process.stdout.readline().strip()
-                if answer != server.READY:
-                    raise ForkServerError(answer or "it ended while it started")
-                yield ForkServer(process.pid, str(path), str(executable))
+                yield ForkServer(process, str(path), str(executable))
             finally:
                 process.terminate()
                 process.wait()
 
 
 class ForkServer:
-    """A fork server that is up."""
+    """A fork server that is up, or on its way: whoever asks it for a worker waits until it is."""
 
-    def __init__(self, pid: int, socket_path: str, executable: str):
-        self.pid = pid
+    def __init__(self, process: subprocess.Popen, socket_path: str, executable: str):
+        self.pid = process.pid
+        self._answers = process.stdout
         self._environment = {launcher.SOCKET: socket_path, launcher.PYTHON: sys.executable}
         self._executable = executable
+
+    def wait_until_ready(self) -> None:
+        """Raises ForkServerError with a reason if it will not serve; workers are then started the plain way."""
+        answer = self._answers.readline().strip()
+        if answer != server.READY:
+            raise ForkServerError(answer or "it ended while it started")
 
     @contextlib.contextmanager
     def used_by_ray(self) -> Iterator[None]:

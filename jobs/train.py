@@ -6,6 +6,7 @@ from pathlib import Path
 from promptfleet.atomic_files import replacing
 from promptfleet.command_line import ArgumentParser, run
 from promptfleet.config import FederationConfig
+from promptfleet.data.download import download_dataset
 from promptfleet.errors import ConfigError
 from promptfleet.federation.reports import FederationResult, RoundReport
 from promptfleet.federation.run import run_federation
@@ -19,9 +20,12 @@ def main() -> None:
     parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="set a key of the federation")
     parser.add_argument("--out", metavar="DIR", help="folder for result.json (default: under storage.path)")
     parser.add_argument("--address", help="a running Ray cluster, or 'auto' (default: start Ray on this machine)")
+    parser.add_argument("--download", action="store_true", help="fetch the dataset first, if its folder is not there")
     arguments = parser.parse_args()
 
     config = read_federation_config(arguments.config, arguments.set)
+    if arguments.download:
+        download_dataset(config.dataset, config.data.root, config.data.folder)
     out = _output_folder(arguments.out, config)
     with track_federation(config) as tracked:
 

@@ -106,6 +106,7 @@ def test_an_option_that_cannot_be_meant(job, space, arguments, parts):
         (["--set", "resources.client.cpu=64"], ["CPUs, there are"]),
         (["--set", "dataset=dtd"], ["data.root data: there is no such folder; put images/ and split_zhou_Desc"]),
         (["--set", "dataset=dtd", "--set", "data.root=.", "--set", "data.folder=mine"], ["mine: there is no such"]),
+        (["--set", "dataset=domainnet", "--download"], ["domainnet cannot be downloaded from here; put {clipart"]),
         (["--address", "127.0.0.1:9"], ["--address 127.0.0.1:9: no Ray cluster to join"]),
         (["--set", "partition.val_fraction=0.6", "--set", "partition.test_fraction=0.5"], ["leave nothing to train"]),
     ],

@@ -94,11 +94,10 @@ def dataset_folder(name: str, root: str | Path, folder: str | None = None) -> Pa
         if candidate.is_dir():
             return candidate
     missing = candidates[0] if root.is_dir() else f"data.root {root}"
-    raise DataError(f"{missing}: there is no such folder; {how_to_get(name, candidates[0])}")
+    fetch = "; --download can do it" if source.fetcher else ""
+    raise DataError(f"{missing}: there is no such folder; {how_to_get(name, candidates[0])}{fetch}")
 
 
 def how_to_get(name: str, folder: Path) -> str:
     """What has to be in ``folder`` and where it comes from: the second half of an error."""
-    source = SOURCES[name]
-    fetch = ", or add --download" if source.fetcher else ""
-    return f"put {source.needs} into {folder}, from {source.where}{fetch} (see docs/data.md)"
+    return f"put {SOURCES[name].needs} into {folder}, from {SOURCES[name].where} (see docs/data.md)"

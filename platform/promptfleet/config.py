@@ -171,11 +171,16 @@ class FederationConfig(Section):
 
 def fingerprint_of(values: Mapping[str, Any]) -> str:
     """The fingerprint of the federation that wrote ``values`` with ``to_dict``, without building it again."""
+    return hashlib.sha256(json.dumps(what_counts(values), sort_keys=True).encode()).hexdigest()
+
+
+def what_counts(values: Mapping[str, Any]) -> dict[str, Any]:
+    """Those of a configuration's nested values that its result depends on."""
     what = {name: value for name, value in values.items() if name not in WHERE_AND_HOW}
     if folder := values.get("data", {}).get("folder"):  # for dataset=imagefolder it says which images are meant
         what["data.folder"] = folder
     what["partition"] = {name: value for name, value in what.get("partition", {}).items() if name != "file"}
-    return hashlib.sha256(json.dumps(what, sort_keys=True).encode()).hexdigest()
+    return what
 
 
 ModelT = TypeVar("ModelT", bound=Section)

@@ -115,6 +115,20 @@ def test_a_federation_that_cannot_be_run(job, arguments, parts):
     refused(job("train.py", *arguments), *parts)
 
 
+@pytest.mark.parametrize(
+    ("arguments", "parts"),
+    [
+        (["--set", "partition.kind=disjoint", "--set", "clients=6"], ["do not go round clients=6", "set clients to 5"]),
+        (["--set", "partition.kind=domain"], ["the dataset has no domains"]),
+        (["--set", "partition.file=no.json"], ["no.json: there is no such file"]),
+        (["--set", "dataset=cifar10", "--set", "data.root=nowhere"], ["nowhere"]),
+    ],
+)
+def test_a_partition_that_cannot_be_made(job, arguments, parts, tmp_path):
+    refused(job("partition.py", *arguments), *parts)
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_from_a_shell_too(root, tmp_path):
     command = [sys.executable, str(root / "jobs" / "tune.py"), "--search", "nowhere.yaml"]
     done = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, timeout=120)

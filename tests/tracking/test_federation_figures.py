@@ -4,12 +4,21 @@ import numpy as np
 import pytest
 from matplotlib.colors import to_rgba
 
+from promptfleet.data.partition_counts import PartitionCounts
 from promptfleet.tracking.figures import style
 from promptfleet.tracking.figures.accuracy import accuracy_figure
 from promptfleet.tracking.figures.experts import experts_figure
 from promptfleet.tracking.figures.gate import gate_figure
 from promptfleet.tracking.figures.partition import partition_figure
-from tests.tracking.values import CLASS_NAMES, EXPERTS, GATE_WEIGHTS, LABEL_COUNTS
+from tests.tracking.values import (
+    CLASS_NAMES,
+    DOMAIN_COUNTS,
+    DOMAIN_LABEL_COUNTS,
+    DOMAIN_NAMES,
+    EXPERTS,
+    GATE_WEIGHTS,
+    LABEL_COUNTS,
+)
 
 
 def texts(axes):
@@ -79,33 +88,76 @@ def test_round_axes_have_whole_numbers(rounds):
     assert figure.axes[0].get_xlabel() == "communication round"
 
 
-def test_partition_bars_are_the_label_counts():
-    (axes,) = partition_figure(LABEL_COUNTS, CLASS_NAMES).axes
-    widths = np.array([[bar.get_width() for bar in bars] for bars in axes.containers]).T
-    assert widths.tolist() == LABEL_COUNTS
-    lefts = np.array([[bar.get_x() for bar in bars] for bars in axes.containers]).T
-    assert lefts.tolist() == [[0, 10, 10], [0, 0, 8], [0, 5, 10]]
-    assert [text.get_text() for text in axes.get_legend().get_texts()] == CLASS_NAMES
-    assert axes.yaxis_inverted(), "client 0 is on top"
+def counts(label_counts, class_names=CLASS_NAMES, *, domain_counts=None, **domains) -> PartitionCounts:
+    label_counts = np.asarray(label_counts)
+    sizes = label_counts.sum(axis=1)
+    return PartitionCounts(
+        class_names=class_names,
+        domain_names=domains.get("domain_names", []),
+        part_sizes=np.stack([sizes - 3, sizes * 0 + 1, sizes * 0 + 2], axis=1).tolist(),
+        label_counts=label_counts.tolist(),
+        domain_counts=domain_counts or [[]] * len(label_counts),
+        domain_label_counts=domains.get("domain_label_counts", []),
+    )
 
 
-def test_partition_of_many_classes_has_a_scale_instead_of_a_legend():
+def bars(axes, edge="width"):
+    """``[clients][names]``."""
+    return np.array([[getattr(bar, f"get_{edge}")() for bar in drawn] for drawn in axes.containers]).T.tolist()
+
+
+def legend_texts(axes):
+    return [text.get_text() for text in axes.get_legend().get_texts()]
+
+
+def test_partition_bars_are_the_counts():
+    labels, parts = partition_figure(counts(LABEL_COUNTS)).axes
+    assert bars(labels) == LABEL_COUNTS
+    assert bars(labels, "x") == [[0, 10, 10], [0, 0, 8], [0, 5, 10]]
+    assert legend_texts(labels) == CLASS_NAMES
+    assert bars(parts) == [[9, 1, 2], [6, 1, 2], [12, 1, 2]]
+    assert legend_texts(parts) == ["train", "validation", "test"]
+    assert labels.yaxis_inverted(), "client 0 is on top"
+
+
+def test_partition_with_domains_shows_whose_they_are_and_what_is_in_them():
+    figure = partition_figure(
+        counts(
+            LABEL_COUNTS,
+            domain_counts=DOMAIN_COUNTS,
+            domain_names=DOMAIN_NAMES,
+            domain_label_counts=DOMAIN_LABEL_COUNTS,
+        )
+    )
+    _, _, domains, heat_map, _ = figure.axes
+    assert bars(domains) == DOMAIN_COUNTS
+    assert legend_texts(domains) == DOMAIN_NAMES
+    assert heat_map.images[0].get_array().tolist() == DOMAIN_LABEL_COUNTS
+    assert texts(heat_map) == ["15", "5", "7", "0", "8", "1"]
+    assert [label.get_text() for label in heat_map.get_yticklabels()] == DOMAIN_NAMES
+
+
+def test_partition_of_many_classes_is_a_heat_map():
     names = [f"class {label}" for label in range(100)]
-    axes, scale = partition_figure(np.ones((4, 100), dtype=int), names).axes
-    assert axes.get_legend() is None
-    assert [text.get_text() for text in scale.get_yticklabels()][:2] == ["0  class 0", "10  class 10"]
+    held = np.arange(400).reshape(4, 100)
+    heat_map, parts, scale = partition_figure(counts(held, names)).axes
+    assert heat_map.get_legend() is None
+    assert heat_map.images[0].get_array().tolist() == held.tolist()
+    assert [text.get_text() for text in heat_map.get_xticklabels()][:2] == ["0  class 0", "10  class 10"]
+    assert scale.get_ylabel() == "samples (all parts)"
+    assert heat_map.get_ylim() == parts.get_ylim() == (3.5, -0.5)
 
 
 def test_partition_of_a_thousand_clients_shows_a_hundred():
-    counts = np.arange(1000)[:, None] * [1, 0]
-    (axes,) = partition_figure(counts, ["a", "b"]).axes
+    figure = partition_figure(counts(np.arange(1000)[:, None] * [1, 0] + [3, 0], ["a", "b"]))
+    axes = figure.axes[0]
     widths = [bar.get_width() for bar in axes.containers[0]]
-    assert (len(widths), widths[0], widths[-1]) == (100, 0, 999)
+    assert (len(widths), widths[0], widths[-1]) == (100, 3, 1002)
     assert "100 of 1000 clients" in axes.get_title(loc="left")
 
 
 def test_twenty_classes_can_be_told_apart():
-    (axes,) = partition_figure(np.ones((2, 20), dtype=int), [str(label) for label in range(20)]).axes
+    axes = partition_figure(counts(np.ones((2, 20), dtype=int), [str(label) for label in range(20)])).axes[0]
     looks = {(bars[0].get_facecolor(), bars[0].get_hatch()) for bars in axes.containers}
     assert len(looks) == 20
 

@@ -65,6 +65,7 @@ def test_params_are_the_config_without_where_and_how(finished, client):
 def test_tags_say_what_and_how(finished, client):
     tags = client.get_run(finished[0].id).data.tags
     expected = {"method": "pfedmoap", "dataset": "digits", "seed": "0", "promptfleet.state": "complete"}
+    expected["partition_sha256"] = finished[1].partition_sha256
     assert {name: tags[name] for name in expected} == expected
     assert "pytest" in tags["command"]
 

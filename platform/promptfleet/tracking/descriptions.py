@@ -14,7 +14,7 @@ _HEADING = ("", "Where to look (Artifacts):")
 _STATES = {"pruned": "stopped early (pruned)"}
 _FIGURES = {
     "accuracy": "accuracy by round: mean, every client, zero-shot CLIP",
-    "partition": "how many samples of each class every client holds",
+    "partition": "how many samples of each class, part and domain every client holds",
     "experts": "whose prompts each client was given as experts after the last round",
     "gate": "how the gates share their weight between the local and the non-local experts",
     "history": "validation accuracy by trial, and the best so far",

@@ -6,8 +6,9 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import yaml
 
-from promptfleet.config import WHERE_AND_HOW, FederationConfig, flatten
-from promptfleet.federation.reports import ClientReport, FederationResult, RoundReport
+from promptfleet.config import FederationConfig, flatten, what_counts
+from promptfleet.data.partition_counts import PartitionCounts
+from promptfleet.federation.reports import ClientReport, FederationResult, FederationSummary, RoundReport
 from promptfleet.methods.protocol import State
 from promptfleet.tracking.descriptions import failed_note, federation_note, stopped_note
 from promptfleet.tracking.provenance import provenance, provenance_tags
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
 
 STATE_TAG = "promptfleet.state"
 REASON_TAG = "promptfleet.reason"
+PARTITION_TAG = "partition_sha256"
 _EVERY_ROUND = "val/accuracy_mean"  # a metric that no round lacks
 _STATES: dict[str, str] = {"FINISHED": "complete", "KILLED": "pruned", "FAILED": "failed"}
 
@@ -52,8 +54,7 @@ class FederationRun:
             TrackingError: the key belongs to a federation with other parameters.
         """
         run = store.find_or_create_run(key, name, parent=parent, tags=tags)
-        what = {name: value for name, value in config.to_dict().items() if name not in WHERE_AND_HOW}
-        run.log_params(flatten(what))
+        run.log_params(flatten(what_counts(config.to_dict())))
         log_origin(run, config, {**provenance(), "fingerprint": config.fingerprint()})
         return cls(run, config)
 
@@ -103,6 +104,7 @@ class FederationRun:
         for report in result.rounds:  # what another process ran before this run was continued
             self.log_round(report)
         run.log_final_metrics(final_metrics(result), step=len(result.rounds))
+        run.set_tags({PARTITION_TAG: result.partition_sha256})
         run.log_text(result.to_json(), "result.json")
         run.log_table([client_row(client) for client in result.clients], "clients.json")
         about = {"method": result.method, "seed": str(result.seed), "state_sha256": result.state_sha256}
@@ -187,9 +189,21 @@ def federation_figures(result: FederationResult) -> "Iterator[tuple[str, Callabl
 
     clients = result.clients
     yield "accuracy", lambda: _accuracy_figure(result.rounds, result.zero_shot_accuracy, result.best_round)
-    yield "partition", lambda: partition_figure([client.label_counts for client in clients], result.class_names)
+    yield "partition", lambda: partition_figure(partition_counts(result))
     yield "experts", lambda: experts_figure([client.described.get("experts", ()) for client in clients])
     yield "gate", lambda: gate_figure([client.described.get("gate_weights", ()) for client in clients])
+
+
+def partition_counts(result: FederationSummary) -> PartitionCounts:
+    """Who held what."""
+    return PartitionCounts(
+        class_names=result.class_names,
+        domain_names=result.domain_names,
+        part_sizes=[[client.num_train, client.num_val, client.num_test] for client in result.clients],
+        label_counts=[client.label_counts for client in result.clients],
+        domain_counts=[client.domain_counts for client in result.clients],
+        domain_label_counts=result.domain_label_counts,
+    )
 
 
 def _accuracy_figure(

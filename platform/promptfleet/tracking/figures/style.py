@@ -9,7 +9,8 @@ from matplotlib.axis import Axis
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-# Okabe and Ito's colours, and for classes Paul Tol's "muted" scheme: safe for colour-blind readers.
+# Okabe and Ito's colours, for classes Paul Tol's "muted" scheme, for domains his "light" one: safe for colour-blind
+# readers.
 BLUE, ORANGE, VERMILLION, GREEN = "#0072B2", "#E69F00", "#D55E00", "#009E73"
 INK, GREY, FAINT = "#1a1a1a", "#6b6b6b", "#d9d9d9"
 CLASS_COLORS = (
@@ -23,6 +24,17 @@ CLASS_COLORS = (
     "#882255",
     "#AA4499",
     "#BBBBBB",
+)
+DOMAIN_COLORS = (
+    "#77AADD",
+    "#EE8866",
+    "#EEDD88",
+    "#FFAABB",
+    "#99DDFF",
+    "#44BB99",
+    "#BBCC33",
+    "#AAAA00",
+    "#DDDDDD",
 )
 DPI = 150
 _MOST_TICKS = 6  # on a logarithmic axis
@@ -92,6 +104,13 @@ def class_colors(count: int) -> Sequence[str | tuple[float, float, float, float]
     if count <= 2 * len(CLASS_COLORS):
         return [CLASS_COLORS[label % len(CLASS_COLORS)] for label in range(count)]
     return [colormaps["viridis"](label / (count - 1)) for label in range(count)]
+
+
+def domain_colors(count: int) -> Sequence[str | tuple[float, float, float, float]]:
+    """A colour per domain: distinct ones up to nine, then a scale."""
+    if count <= len(DOMAIN_COLORS):
+        return DOMAIN_COLORS[:count]
+    return [colormaps["cividis"](domain / (count - 1)) for domain in range(count)]
 
 
 def shorten(text: str, length: int = 24) -> str:

@@ -1,0 +1,59 @@
+"""Show who gets which samples, and save it: python jobs/partition.py --set partition.alpha=0.1"""
+
+from pathlib import Path
+
+from promptfleet.atomic_files import replacing
+from promptfleet.command_line import ArgumentParser, run
+from promptfleet.config import FederationConfig
+from promptfleet.data.datasets import load_dataset
+from promptfleet.data.partition_counts import count_partition
+from promptfleet.data.partition_file import save_partition
+from promptfleet.data.samples import Samples
+from promptfleet.errors import ConfigError
+from promptfleet.federation.partitioning import partition_for
+from promptfleet.federation.settings import read_federation_config
+from promptfleet.tracking.figures.partition import partition_figure
+from promptfleet.tracking.partition_table import partition_summary, partition_table
+
+
+def main() -> None:
+    parser = ArgumentParser(prog="partition.py", description="Print, draw and save who gets which samples.")
+    parser.add_argument("--config", metavar="FILE", help="a YAML file with keys of the federation")
+    parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="set a key of the federation")
+    parser.add_argument(
+        "--out", metavar="DIR", help="folder for partition.json and partition.png (default: under storage.path)"
+    )
+    arguments = parser.parse_args()
+
+    config = read_federation_config(arguments.config, arguments.set)
+    samples = Samples.of_dataset(load_dataset(config.dataset, config.data.root, config.data.folder))
+    partition = partition_for(config, samples)
+    out = _output_folder(arguments.out, config)
+    counts = count_partition(partition, samples)
+    settings = config.partition.model_dump(exclude={"file", "fingerprint"})
+    made_with = {"seed": config.seed, "clients": config.clients, "partition": config.partition.file or settings}
+    save_partition(out / "partition.json", partition, samples, dataset=config.dataset, made_with=made_with)
+    with replacing(out / "partition.png") as partial:
+        partition_figure(counts).savefig(partial, format="png")
+    used = sum(map(sum, counts.part_sizes))
+    print(partition_table(counts))
+    print(partition_summary(counts))
+    print(f"{config.dataset}: {used} of {len(samples)} samples, {config.clients} clients")
+    print(f"fingerprint: {partition.fingerprint()}")
+    print(f"drawn:       {out / 'partition.png'}")
+    print(f"saved:       {out / 'partition.json'}, to be used with --set partition.file={out / 'partition.json'}")
+
+
+def _output_folder(out: str | None, config: FederationConfig) -> Path:
+    kind = "file" if config.partition.file else config.partition.kind
+    name = f"{config.dataset}-{kind}-{config.clients}-seed{config.seed}"
+    folder = Path(out) if out else Path(config.storage.path) / "partitions" / name
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ConfigError(f"--out {folder}: cannot be made ({error.strerror})") from None
+    return folder
+
+
+if __name__ == "__main__":
+    run(main)

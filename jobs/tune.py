@@ -6,6 +6,7 @@ from pathlib import Path
 
 from promptfleet.command_line import INTERRUPTED, ArgumentParser, run
 from promptfleet.config import StorageConfig, parse_assignments
+from promptfleet.data.download import download_dataset
 from promptfleet.errors import ConfigError
 from promptfleet.federation.ray_session import local_nodes, ray_session
 from promptfleet.search.folders import check_name, create_sweep, open_sweep
@@ -23,6 +24,7 @@ def main() -> int:
     parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="fix a key of the federation")
     parser.add_argument("--name", help="of the new sweep (default: the search file's)")
     parser.add_argument("--address", help="a running Ray cluster, or 'auto' (default: start Ray on this machine)")
+    parser.add_argument("--download", action="store_true", help="fetch the dataset first, if its folder is not there")
     parser.add_argument("--dry-run", action="store_true", help="print the resolved space and resources, start nothing")
     arguments = parser.parse_args()
     if arguments.resume and arguments.name:
@@ -36,6 +38,9 @@ def main() -> int:
         check_name(spec.base_config().storage.path, arguments.name)
     if arguments.address is None:
         plan_sweep(spec, local_nodes())
+    if arguments.download:
+        base = spec.base_config()
+        download_dataset(base.dataset, base.data.root, base.data.folder)
     prepared = prepare_sweep(spec)
     with ray_session(arguments.address, fork_server=spec.base_config().runtime.fork_server) as nodes:
         plan_sweep(spec, nodes)

@@ -220,6 +220,9 @@ def test_dtd_has_the_official_split_or_coop_s(tmp_path):
         ),
         ({"train": [], "val": [], "test": []}, "the split lists none"),
         ({"train": [["../x.jpg", 0, "a"]], "val": [], "test": []}, "'../x.jpg' is outside the dataset's folder"),
+        ({"train": [["a\nb", 0, "a"]], "val": [], "test": []}, "'a\\nb' is no file name"),
+        ({"train": [["\ud800", 0, "a"]], "val": [], "test": []}, "there is no such image, but"),
+        ("[" * 100_000, "malformed JSON"),
         ({"train": [["a.jpg", 0, "a"]], "val": [], "test": [["a.jpg", 0, "a"]]}, "'a.jpg' is listed twice"),
         (
             {"train": [["banded/banded_0000.jpg", 0, "a"], ["no.jpg", 0, "a"]], "val": [], "test": []},
@@ -415,6 +418,12 @@ def test_an_imagefolder_that_cannot_be_used(tmp_path, paths, empty, message):
     write_images(tmp_path / "mine", paths)
     (tmp_path / "mine" / empty).mkdir(parents=True, exist_ok=True)
     assert f"{tmp_path}/{message}" in refusal("imagefolder", tmp_path, "mine")
+
+
+def test_classes_without_images_are_told_where_the_list_is_the_format_s(tmp_path, caplog):
+    write_domainnet(tmp_path, classes=["zebra"], per_part=1)
+    assert len(load_dataset("domainnet", tmp_path).class_names) == 10
+    assert caplog.messages == ["domainnet: 9 of its 10 classes have no image (bird, feather, headphones)"]
 
 
 def test_a_class_of_caltech_without_images(tmp_path):

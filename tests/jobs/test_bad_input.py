@@ -5,6 +5,8 @@ import sys
 
 import pytest
 
+from tests.samples import write_dtd
+
 SPACE = "space: {experts: {int: [1, 9]}}\n"
 
 
@@ -127,6 +129,14 @@ def test_a_federation_that_cannot_be_run(job, arguments, parts):
 def test_a_partition_that_cannot_be_made(job, arguments, parts, tmp_path):
     refused(job("partition.py", *arguments), *parts)
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_dataset_with_an_image_that_does_not_decode(job, tmp_path):
+    image = write_dtd(tmp_path / "data", per_part=4) / "images" / "veined" / "veined_0003.jpg"
+    image.write_bytes(image.read_bytes()[:200])
+    settings = ["dataset=dtd", "clients=2", "experts=1", "partition.kind=iid"]
+    outcome = job("train.py", *(argument for setting in settings for argument in ("--set", setting)))
+    refused(outcome, f"{image}: cannot be decoded as an image")
 
 
 def test_from_a_shell_too(root, tmp_path):

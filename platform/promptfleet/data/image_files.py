@@ -48,6 +48,7 @@ def image_dataset(
     if not images:
         raise DataError(f"{folder}: {name} has no images: the split lists none")
     _check_paths(images)
+    folder = folder.absolute()  # whoever reads an image may do so from elsewhere
     paths = tuple(f"{folder}/{image.path}" for image in images)
     domains = np.array([image.domain for image in images], dtype=np.int64) if domain_names else None
     parts = [image.part for image in images]
@@ -92,6 +93,8 @@ def read_image_file(paths: Sequence[str], index: int) -> Image.Image:
 def _check_paths(images: Sequence[ListedImage]) -> None:
     seen = set()
     for image in images:
+        if not image.path or min(image.path) < " ":  # such as a line break
+            raise DataError(f"{image.listed_in}: {image.path!r} is no file name")
         if image.path.startswith("/") or ".." in image.path.split("/"):
             raise DataError(f"{image.listed_in}: {image.path!r} is outside the dataset's folder")
         if image.path in seen:
@@ -125,7 +128,7 @@ def _ends_of_file(path: str) -> bytes | None:
             ends = file.read(HASHED_BYTES) + os.pread(
                 file.fileno(), HASHED_BYTES, max(HASHED_BYTES, size - HASHED_BYTES)
             )
-    except (FileNotFoundError, NotADirectoryError):
+    except (FileNotFoundError, NotADirectoryError, UnicodeEncodeError):
         return None
     except OSError as error:
         raise DataError(f"{path}: cannot be read ({error.strerror})") from None

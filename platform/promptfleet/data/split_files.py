@@ -22,7 +22,7 @@ def read_coop_split(path: Path) -> tuple[list[ListedImage], tuple[str, ...]]:
     """
     try:
         split = json.loads(read_text(path))
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise DataError(f"{path}: malformed JSON ({error})") from None
     if not isinstance(split, dict) or not all(isinstance(split.get(key), list) for key in COOP_PARTS):
         raise DataError(f"{path}: no split of CoOp's; should be an object with lists under train, val and test")

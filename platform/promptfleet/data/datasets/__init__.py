@@ -1,11 +1,16 @@
 """Datasets by name. A new one is a function ``load(folder) -> Dataset``, a line here and one in ``data/sources.py``."""
 
 import importlib
+import logging
 from pathlib import Path
+
+import numpy as np
 
 from promptfleet.config import unknown_name
 from promptfleet.data.dataset import Dataset
 from promptfleet.data.sources import SOURCES, dataset_folder
+
+logger = logging.getLogger(__name__)
 
 LOADERS = {  # module of this package, function
     "digits": ("digits", "load"),
@@ -34,4 +39,9 @@ def load_dataset(name: str, root: str | Path, folder: str | None = None) -> Data
         raise unknown_name("dataset", name, LOADERS)
     module, function = LOADERS[name]
     load = getattr(importlib.import_module(f"promptfleet.data.datasets.{module}"), function)
-    return load(dataset_folder(name, root, folder)) if name in SOURCES else load()
+    dataset = load(dataset_folder(name, root, folder)) if name in SOURCES else load()
+    empty = np.setdiff1d(np.arange(len(dataset.class_names)), dataset.labels)
+    if len(empty):
+        some = ", ".join(dataset.class_names[label] for label in empty[:3])
+        logger.warning("%s: %d of its %d classes have no image (%s)", name, len(empty), len(dataset.class_names), some)
+    return dataset

@@ -6,6 +6,7 @@ from promptfleet.atomic_files import replacing
 from promptfleet.command_line import ArgumentParser, run
 from promptfleet.config import FederationConfig
 from promptfleet.data.datasets import load_dataset
+from promptfleet.data.download import download_dataset
 from promptfleet.data.partition_counts import count_partition
 from promptfleet.data.partition_file import save_partition
 from promptfleet.data.samples import Samples
@@ -23,9 +24,12 @@ def main() -> None:
     parser.add_argument(
         "--out", metavar="DIR", help="folder for partition.json and partition.png (default: under storage.path)"
     )
+    parser.add_argument("--download", action="store_true", help="fetch the dataset first, if its folder is not there")
     arguments = parser.parse_args()
 
     config = read_federation_config(arguments.config, arguments.set)
+    if arguments.download:
+        download_dataset(config.dataset, config.data.root, config.data.folder)
     samples = Samples.of_dataset(load_dataset(config.dataset, config.data.root, config.data.folder))
     partition = partition_for(config, samples)
     out = _output_folder(arguments.out, config)

@@ -118,10 +118,19 @@ def test_other_kinds_of_arrays_are_refused(pickled, array, dtype):
         load_pickle(pickled(pickle.dumps(array, protocol=2)))
 
 
-def test_more_bytes_than_the_shape_says(pickled):
-    content = PYTHON_2.replace(b"K\x01K\x01K\x02\x86", b"K\x01K\x01K\x03\x86")
-    with pytest.raises(DataError, match="more or fewer bytes than its shape says"):
-        load_pickle(pickled(content))
+@pytest.mark.parametrize(
+    ("old", "new", "message"),
+    [
+        (b"K\x01K\x02\x86", b"K\x01K\x03\x86", "more or fewer bytes than its shape says"),
+        (b"K\x01K\x02\x86", b"J\xff\xff\xff\xffJ\xfe\xff\xff\xff\x86", "an impossible shape"),  # -1 x -2
+        (b"K\x01K\x02\x86", b"K\x00\x8a\x05\x00\x00\x00\x00\x7f\x86", "an impossible shape"),  # 0 x 2**39
+        (b"U\x02\x00\xc8", b"J\xff\xff\xff\x7f", "an array without its bytes"),  # bytes(2**31 - 1) in Python
+    ],
+)
+def test_an_array_s_shape_and_bytes_have_to_fit(pickled, old, new, message):
+    assert old in PYTHON_2
+    with pytest.raises(DataError, match=message):
+        load_pickle(pickled(PYTHON_2.replace(old, new)))
 
 
 @given(st.integers(0, len(PYTHON_2) - 1))

@@ -70,12 +70,14 @@ class _Array(np.ndarray):
     def __setstate__(self, state: tuple) -> None:
         _, shape, dtype, fortran_order, content = state
         plain = dtype.plain
+        if not all(type(length) is int and 0 <= length < 2**31 for length in shape):
+            raise ValueError("an array of an impossible shape")
         size = math.prod(shape)
         if plain.hasobject:
             if not isinstance(content, list) or len(content) != size:
                 raise ValueError("an array of objects without its list")
         else:
-            content = content.encode("latin1") if isinstance(content, str) else bytes(content)
+            content = _raw(content)
             if len(content) != size * plain.itemsize:
                 raise ValueError("an array with more or fewer bytes than its shape says")
         super().__setstate__((1, shape, plain, bool(fortran_order), content))
@@ -107,7 +109,14 @@ def _frombuffer(content: bytes, dtype: _Dtype, shape: tuple, order: str, axes: t
     """An array as protocol 5 writes it."""
     if axes is not None:
         raise _RefusedNameError("an array with permuted axes")
-    return np.frombuffer(bytes(content), dtype.plain).reshape(shape, order=order)
+    return np.frombuffer(_raw(content), dtype.plain).reshape(shape, order=order)
+
+
+def _raw(content: bytes | bytearray | str) -> bytes:
+    """An array's bytes, which Python 2 wrote as a string."""
+    if not isinstance(content, (bytes, bytearray, str)):
+        raise ValueError("an array without its bytes")
+    return content.encode("latin1") if isinstance(content, str) else bytes(content)
 
 
 def _encode(text: str, encoding: str) -> bytes:

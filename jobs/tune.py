@@ -20,6 +20,7 @@ def main() -> int:
     what = parser.add_mutually_exclusive_group(required=True)
     what.add_argument("--search", metavar="FILE", help="a search space, see search_spaces/")
     what.add_argument("--resume", metavar="NAME", help="go on with a sweep that was begun")
+    parser.add_argument("--config", metavar="FILE", help="a federation to search around, see configs/")
     parser.add_argument("--trials", type=int, metavar="N", help="how many federations to run in all")
     parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="fix a key of the federation")
     parser.add_argument("--name", help="of the new sweep (default: the search file's)")
@@ -29,6 +30,8 @@ def main() -> int:
     arguments = parser.parse_args()
     if arguments.resume and arguments.name:
         parser.error("argument --name: a resumed sweep keeps its name")
+    if arguments.resume and arguments.config:
+        parser.error("argument --config: a resumed sweep keeps its configuration")
 
     folder, spec = _sweep(arguments)
     if arguments.dry_run:
@@ -56,7 +59,7 @@ def main() -> int:
 def _sweep(arguments: Namespace) -> tuple[Path | None, SweepSpec]:
     """The sweep that was asked for, and its folder if it was begun before."""
     if not arguments.resume:
-        return None, read_sweep(arguments.search, arguments.set, trials=arguments.trials)
+        return None, read_sweep(arguments.search, arguments.set, config=arguments.config, trials=arguments.trials)
     others = [entry for entry in arguments.set if not entry.startswith("storage.path=")]
     if others:
         raise ConfigError(

@@ -89,6 +89,8 @@ def test_a_search_file_that_cannot_be_run(job, space, text, parts):
         (["--search", "space.yaml", "--trials", "x"], ["argument --trials: invalid int value: 'x'"]),
         (["--search", "space.yaml", "--name", "a/b"], ["--name a/b: use letters"]),
         (["--resume", "x", "--name", "y"], ["a resumed sweep keeps its name"]),
+        (["--resume", "x", "--config", "y.yaml"], ["argument --config: a resumed sweep keeps its configuration"]),
+        (["--search", "space.yaml", "--config", "nowhere.yaml"], ["nowhere.yaml: there is no such file"]),
         (["--resume", "x", "--set", "rounds=3"], ["a resumed sweep keeps its configuration"]),
     ],
 )

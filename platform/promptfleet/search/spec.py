@@ -80,13 +80,27 @@ class SweepSpec:
         return {key: parameter.extremes()[0] for key, parameter in self.space.items()}
 
 
-def read_sweep(path: str | Path, assignments: Sequence[str] = (), *, trials: int | None = None) -> SweepSpec:
+def read_sweep(
+    path: str | Path,
+    assignments: Sequence[str] = (),
+    *,
+    config: str | Path | None = None,
+    trials: int | None = None,
+) -> SweepSpec:
     """Read a search file. ``assignments`` (``key=value``) fix keys of the federation, searched ones too.
+
+    ``config`` is a file with keys of the federation, as for a single one. They win over the search file's own, but not
+    over what it searches.
 
     Raises:
         ConfigError: what is wrong, in which file or option, and what would be right.
     """
-    return parse_sweep(read_yaml(path), assignments, trials=trials, source=str(path))
+    values = read_yaml(path)
+    if config is not None:
+        keys = read_yaml(config)
+        federation_config(keys, source=str(config))
+        values = {**values, "federation": merge(_mapping(values, "federation", str(path)), keys)}
+    return parse_sweep(values, assignments, trials=trials, source=str(path))
 
 
 def parse_sweep(

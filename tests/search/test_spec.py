@@ -130,3 +130,40 @@ def test_fixing_everything_leaves_nothing_to_search():
 def test_trials_option_is_named_in_its_error():
     with pytest.raises(ConfigError, match=r"^--trials: trials: got 0, should be greater than or equal to 1"):
         parse(GOOD, trials=0)
+
+
+GRID = {"sampler": "grid", "space": {"lambda": {"choice": [0.5, 0.0]}, "seed": {"int": [0, 2]}}}
+
+
+def test_a_grid_has_every_combination_once_the_last_key_fastest():
+    spec = parse(GRID)
+    points = [(0.5, 0), (0.5, 1), (0.5, 2), (0.0, 0), (0.0, 1), (0.0, 2)]
+    assert spec.settings.trials == 6
+    assert [(config.lambda_, config.seed) for config in spec.extreme_configs()] == points
+    assert parse(yaml.safe_load(yaml.safe_dump(spec.to_dict()))) == spec
+
+
+def test_a_grid_may_compare_methods_over_the_keys_they_share():
+    space = {"method": {"choice": ["pfedmoap", "promptfleet.methods.pfedmoap:PFedMoAP"]}, **GRID["space"]}
+    assert [config.method for config in parse({**GRID, "space": space}).extreme_configs()] == [
+        *["pfedmoap"] * 6,
+        *["promptfleet.methods.pfedmoap:PFedMoAP"] * 6,
+    ]
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        (
+            {"space": GOOD["space"]},
+            r"space.prompt_lr: a grid needs \{choice: \[a, b, ...\]\} or \{int: \[low, high\]\}",
+        ),
+        ({"trials": 5}, "trials: got 5, but a grid runs each of its 6 points; leave it out"),
+        ({"space": {"lambda": {"choice": [0.5, -1]}}}, "lambda: got -1, should be greater than or equal to 0"),
+        ({"space": {"rounds": {"choice": [1, 2]}}}, "a sweep keeps rounds fixed"),
+        ({"sampler": "tpe", "space": {"method": {"choice": ["pfedmoap"]}}}, "a sweep keeps method fixed"),
+    ],
+)
+def test_a_grid_that_cannot_be_run_says_why(values, message):
+    with pytest.raises(ConfigError, match=message):
+        parse({**GRID, **values})

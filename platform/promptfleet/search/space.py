@@ -21,6 +21,10 @@ class IntRange:
     def extremes(self) -> tuple[Value, ...]:
         return (self.low, self.high)
 
+    def points(self) -> tuple[Value, ...]:
+        """All values, for a grid."""
+        return tuple(range(self.low, self.high + 1, self.step))
+
     def entry(self) -> dict[str, Any]:
         """As a search file has it."""
         return {"int": [self.low, self.high], "step": self.step, "log": self.log}
@@ -37,6 +41,9 @@ class FloatRange:
     def extremes(self) -> tuple[Value, ...]:
         return (self.low, self.high)
 
+    def points(self) -> None:
+        """There is no end of values."""
+
     def entry(self) -> dict[str, Any]:
         return {"float": [self.low, self.high], "log": self.log}
 
@@ -48,6 +55,9 @@ class Choice:
     values: tuple[Value, ...]
 
     def extremes(self) -> tuple[Value, ...]:
+        return self.values
+
+    def points(self) -> tuple[Value, ...]:
         return self.values
 
     def entry(self) -> dict[str, Any]:

@@ -4,7 +4,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import combinations, product
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from pydantic import Field
 
@@ -32,7 +32,10 @@ FIXED = (*_KEPT, *(f"{section}." for section in WHERE_AND_HOW))
 class SweepSettings(Section):
     """The budget of a sweep: everything in a search file beside ``federation`` and ``space``."""
 
-    trials: int = Field(16, ge=1)
+    sampler: Literal["tpe", "grid"] = Field(
+        "tpe", description="grid: every combination once, the last key fastest, and nothing is stopped early"
+    )
+    trials: int = Field(16, ge=1, description="of a grid: as many as it has points")
     seed: int = Field(0, ge=0, description="of the sampler; the federation has its own")
     startup_trials: int = Field(6, ge=0, description="trials drawn at random before TPE learns from them")
     grace_rounds: int = Field(2, ge=1, description="rounds every trial may run before it can be stopped early")
@@ -64,8 +67,11 @@ class SweepSpec:
         """Federations with every extreme value, and every pair of them: if these can be run, so can all others.
 
         The first is ``base_config``. Raises ConfigError, naming ``source``, at the first that is not a valid
-        configuration.
+        configuration. Of a grid these are all federations.
         """
+        if self.settings.sampler == "grid":
+            yield from (self.config(point, source=source) for point in grid_points(self.space))
+            return
         first = self._first_values()
         yield self.config(first, source=source)
         for one, other in combinations(self.space, 2) if len(self.space) > 1 else [(next(iter(self.space)),) * 2]:
@@ -78,6 +84,12 @@ class SweepSpec:
 
     def _first_values(self) -> dict[str, Any]:
         return {key: parameter.extremes()[0] for key, parameter in self.space.items()}
+
+
+def grid_points(space: Mapping[str, Parameter]) -> list[dict[str, Any]]:
+    """Every combination of the values of a space that has an end, the last key's changing fastest."""
+    values = [parameter.points() for parameter in space.values()]
+    return [dict(zip(space, point, strict=True)) for point in product(*values)]
 
 
 def read_sweep(
@@ -120,7 +132,9 @@ def parse_sweep(
         federation_config(federation, source=f"{source}: federation")
     overrides = parse_assignments(assignments)
     base = with_partition_fingerprint(merge(federation, overrides))
-    space = _space(_mapping(values, "space", source), config_model(base), overrides, source)
+    space = _space(_mapping(values, "space", source), base, overrides, settings.sampler, source)
+    if settings.sampler == "grid":
+        settings = _grid_settings(settings, space, asked=trials or settings_values.get("trials"), source=source)
     spec = SweepSpec(settings, base, space)
     for _ in spec.extreme_configs(f"{source} with --set" if overrides else f"{source}: space"):
         pass
@@ -128,21 +142,42 @@ def parse_sweep(
 
 
 def _space(
-    entries: Mapping[str, Any], model: type[FederationConfig], overrides: Mapping[str, Any], source: str
+    entries: Mapping[str, Any], base: Mapping[str, Any], overrides: Mapping[str, Any], sampler: str, source: str
 ) -> dict[str, Parameter]:
-    known = list(dotted_keys(model))
     space = {}
     for key, entry in entries.items():
-        if key not in known:
-            raise unknown_key(str(key), known, source=f"{source}: space")
-        if key.startswith(FIXED):
+        if str(key).startswith(FIXED) and not (key == "method" and sampler == "grid"):
             raise ConfigError(f"{source}: space.{key}: a sweep keeps {key} fixed; set it under 'federation'")
         parameter = parse_parameter(key, entry, source=source)
         if not _is_set(overrides, key):
             space[key] = parameter
+    known = _known_keys(base, space.get("method"))
+    for key in entries:
+        if key not in known:
+            raise unknown_key(str(key), known, source=f"{source}: space")
     if not space:
         raise ConfigError(f"{source}: nothing to search: 'space' needs at least one key that --set does not fix")
     return space
+
+
+def _known_keys(base: Mapping[str, Any], methods: Parameter | None) -> list[str]:
+    """The keys of the federation's method, or those that all methods of a grid share."""
+    values = [base] if methods is None else [{**base, "method": name} for name in methods.points()]
+    first, *others = (list(dotted_keys(config_model(one))) for one in values)
+    return [key for key in first if all(key in keys for keys in others)]
+
+
+def _grid_settings(
+    settings: SweepSettings, space: Mapping[str, Parameter], *, asked: int | None, source: str
+) -> SweepSettings:
+    """With as many trials as the grid has points."""
+    for key, parameter in space.items():
+        if parameter.points() is None:
+            raise ConfigError(f"{source}: space.{key}: a grid needs {{choice: [a, b, ...]}} or {{int: [low, high]}}")
+    count = len(grid_points(space))
+    if asked not in (None, count):
+        raise ConfigError(f"{source}: trials: got {asked}, but a grid runs each of its {count} points; leave it out")
+    return settings.model_copy(update={"trials": count})
 
 
 def _mapping(values: Mapping[str, Any], name: str, source: str) -> Mapping[str, Any]:

@@ -19,6 +19,7 @@ _FIGURES = {
     "gate": "how the gates share their weight between the local and the non-local experts",
     "history": "validation accuracy by trial, and the best so far",
     "importances": "how much of the accuracy's variance each hyperparameter explains",
+    "grid": "test accuracy over the grid's first key, mean and spread over seeds",
     "slices": "validation accuracy against each hyperparameter",
 }
 

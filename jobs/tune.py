@@ -9,7 +9,7 @@ from promptfleet.config import StorageConfig, parse_assignments
 from promptfleet.data.download import download_dataset
 from promptfleet.errors import ConfigError
 from promptfleet.federation.ray_session import local_nodes, ray_session
-from promptfleet.search.folders import check_name, create_sweep, open_sweep
+from promptfleet.search.folders import SWEEPS, create_sweep, open_sweep
 from promptfleet.search.spec import SweepSpec, read_sweep
 from promptfleet.search.summary import describe_outcome, describe_plan
 from promptfleet.search.sweep import plan_sweep, prepare_sweep, run_sweep
@@ -38,7 +38,7 @@ def main() -> int:
         print(describe_plan(spec))
         return 0
     if arguments.name:
-        check_name(spec.base_config().storage.path, arguments.name)
+        SWEEPS.check_name(spec.base_config().storage.path, arguments.name)
     if arguments.address is None:
         plan_sweep(spec, local_nodes())
     if arguments.download:

@@ -141,6 +141,25 @@ def test_a_dataset_with_an_image_that_does_not_decode(job, tmp_path):
     refused(outcome, f"{image}: cannot be decoded as an image")
 
 
+@pytest.mark.parametrize(
+    ("arguments", "parts"),
+    [
+        ([], ["--methods: name at least one method, or all; there are: "]),
+        (["--methods", "pfedmoap"], ["--seeds: name at least one seed"]),
+        (["--methods", "pfedmaop", "--seeds", "0"], ["unknown method 'pfedmaop'; did you mean 'pfedmoap'?"]),
+        (["--methods", "pfedmoap", "--seeds", "0", "--set", "expert=3"], ["--set: unknown key 'expert'"]),
+        (["--methods", "pfedmoap", "--seeds", "0", "--tune", "nowhere.yaml"], ["nowhere.yaml: there is no such file"]),
+        (["--methods", "pfedmoap", "--seeds", "0", "--trials", "3"], ["--trials: is of the tuning"]),
+        (["--methods", "pfedmoap", "--seeds", "0", "--concurrent", "0"], ["--concurrent: got 0"]),
+        (["--methods", "pfedmoap", "--seeds", "0", "--name", "a/b"], ["--name a/b: use letters"]),
+        (["--resume", "nothing"], ["--resume nothing: no comparison was begun yet"]),
+        (["--resume", "nothing", "--seeds", "3"], ["--seeds: a resumed comparison keeps what it was begun with"]),
+    ],
+)
+def test_a_comparison_that_cannot_be_run(job, arguments, parts):
+    refused(job("compare.py", *arguments), *parts)
+
+
 def test_from_a_shell_too(root, tmp_path):
     command = [sys.executable, str(root / "jobs" / "tune.py"), "--search", "nowhere.yaml"]
     done = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, timeout=120)

@@ -143,12 +143,24 @@ def test_a_grid_has_every_combination_once_the_last_key_fastest():
     assert parse(yaml.safe_load(yaml.safe_dump(spec.to_dict()))) == spec
 
 
-def test_a_grid_may_compare_methods_over_the_keys_they_share():
-    space = {"method": {"choice": ["pfedmoap", "promptfleet.methods.pfedmoap:PFedMoAP"]}, **GRID["space"]}
-    assert [config.method for config in parse({**GRID, "space": space}).extreme_configs()] == [
-        *["pfedmoap"] * 6,
-        *["promptfleet.methods.pfedmoap:PFedMoAP"] * 6,
-    ]
+def test_a_grid_may_compare_methods_over_keys_they_share_with_values_that_only_one_knows():
+    space = {"prompt_lr": {"choice": [0.1]}, "method": {"choice": ["pfedmoap", "promptfl"]}}
+    spec = parse({"sampler": "grid", "federation": {"experts": 2}, "space": space}, ["lambda=3"])
+    first, second = spec.extreme_configs()
+    assert (first.method, first.experts, first.lambda_) == ("pfedmoap", 2, 3)
+    assert (second.method, second.prompt_lr) == ("promptfl", 0.1)
+
+
+def test_a_preset_wins_over_the_search_file_and_set_over_both(tmp_path):
+    (tmp_path / "space.yaml").write_text(yaml.safe_dump({**GOOD, "federation": {"rounds": 4, "clients": 12}}))
+    (tmp_path / "preset.yaml").write_text("{rounds: 5, local_epochs: 7, prompt_lr: 0.5}")
+    spec = read_sweep(tmp_path / "space.yaml", ["local_epochs=8"], config=tmp_path / "preset.yaml")
+    config = spec.base_config()
+    assert (config.clients, config.rounds, config.local_epochs) == (12, 5, 8)
+    assert "prompt_lr" in spec.space
+    (tmp_path / "preset.yaml").write_text("{round: 5}")
+    with pytest.raises(ConfigError, match="unknown key 'round'; did you mean 'rounds'"):
+        read_sweep(tmp_path / "space.yaml", config=tmp_path / "preset.yaml")
 
 
 @pytest.mark.parametrize(
@@ -161,6 +173,11 @@ def test_a_grid_may_compare_methods_over_the_keys_they_share():
         ({"trials": 5}, "trials: got 5, but a grid runs each of its 6 points; leave it out"),
         ({"space": {"lambda": {"choice": [0.5, -1]}}}, "lambda: got -1, should be greater than or equal to 0"),
         ({"space": {"rounds": {"choice": [1, 2]}}}, "a sweep keeps rounds fixed"),
+        ({"space": {"method": {"int": [0, 1]}}}, r"space.method: got .* should be \{choice: \[name, ...\]\}"),
+        (
+            {"space": {"method": {"choice": ["pfedmoap", "promptfl"]}, "lambda": {"choice": [1]}}},
+            "unknown key 'lambda'",
+        ),
         ({"sampler": "tpe", "space": {"method": {"choice": ["pfedmoap"]}}}, "a sweep keeps method fixed"),
     ],
 )

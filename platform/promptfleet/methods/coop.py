@@ -6,12 +6,14 @@ accuracy by round is comparable; every client trains in every round until ``solo
 """
 
 from collections.abc import Sequence
+from math import prod
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from promptfleet.methods.prompts import (
+    context_shape,
     context_with_text,
     init_context,
     no_context_yet,
@@ -57,6 +59,9 @@ class CoOp(NoCommunication):
             "epochs": private["epochs"] + epochs,
         }
         return Update(next_private, Message({}), trained.metrics)
+
+    def trained_parameters(self, world: World) -> int:
+        return prod(context_shape(world))
 
     def predict(self, world: World, private: State, download: Message, images: Images) -> Tensor:
         return similarity_logits(world, images.features, own_or_given_text(private, download))

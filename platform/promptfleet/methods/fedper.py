@@ -5,6 +5,7 @@ trained together, P_sh averaged. Half and half, as in a public port to prompts; 
 """
 
 from collections.abc import Mapping, Sequence
+from math import prod
 
 import numpy as np
 import torch
@@ -74,6 +75,9 @@ class FedPer(Method):
     def upload_shapes(self, world: World) -> dict[str, tuple[int, ...]]:
         *before, _, width = context_shape(world)
         return {"shared": (*before, world.config.prompt_length - world.config.private_tokens, width)}
+
+    def trained_parameters(self, world: World) -> int:
+        return prod(context_shape(world))
 
     def aggregate(
         self,

@@ -56,5 +56,8 @@ class LinearProbe(NoCommunication):
         next_private = {"head": head.detach(), "epochs": private["epochs"] + epochs}
         return Update(next_private, Message({}), loss_metrics(losses))
 
+    def trained_parameters(self, world: World) -> int:
+        return world.clip.zero_shot_text.numel()
+
     def predict(self, world: World, private: State, download: Message, images: Images) -> Tensor:
         return similarity_logits(world, images.features, private["head"])

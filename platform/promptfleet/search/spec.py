@@ -21,8 +21,8 @@ from promptfleet.config import (
 )
 from promptfleet.errors import ConfigError
 from promptfleet.federation.partitioning import with_partition_fingerprint
-from promptfleet.federation.settings import config_model, federation_config
-from promptfleet.search.space import Parameter, parse_parameter
+from promptfleet.federation.settings import check_known, config_model, federation_config, values_for
+from promptfleet.search.space import Choice, Parameter, parse_parameter
 from promptfleet.yaml_files import read_yaml
 
 _KEPT = ("method", "dataset", "backbone", "rounds", "partition.file", "partition.fingerprint")
@@ -58,7 +58,7 @@ class SweepSpec:
 
     def config(self, params: Mapping[str, Any], *, source: str = "trial") -> FederationConfig:
         """The federation of one trial; ``params`` by dotted key."""
-        values = dict(self.base)
+        values = values_for(params["method"], self.base) if "method" in params else dict(self.base)
         for key, value in params.items():
             values = merge(values, nest(key, value))
         return federation_config(values, source=source)
@@ -127,12 +127,15 @@ def parse_sweep(
     settings = build(SweepSettings, settings_values, source=source)
     if trials is not None:
         settings = build(SweepSettings, {**settings_values, "trials": trials}, source="--trials")
-    federation = _mapping(values, "federation", source)
-    if federation:
-        federation_config(federation, source=f"{source}: federation")
-    overrides = parse_assignments(assignments)
+    federation, overrides = _mapping(values, "federation", source), parse_assignments(assignments)
     base = with_partition_fingerprint(merge(federation, overrides))
-    space = _space(_mapping(values, "space", source), base, overrides, settings.sampler, source)
+    space = _parameters(_mapping(values, "space", source), overrides, settings.sampler, source)
+    if "method" in space:
+        check_known(space["method"].points(), federation, source=f"{source}: federation")
+        check_known(space["method"].points(), overrides, source="--set")
+    elif federation:
+        federation_config(federation, source=f"{source}: federation")
+    _check_searched(_mapping(values, "space", source), space, base, source)
     if settings.sampler == "grid":
         settings = _grid_settings(settings, space, asked=trials or settings_values.get("trials"), source=source)
     spec = SweepSpec(settings, base, space)
@@ -141,30 +144,36 @@ def parse_sweep(
     return spec
 
 
-def _space(
-    entries: Mapping[str, Any], base: Mapping[str, Any], overrides: Mapping[str, Any], sampler: str, source: str
+def _parameters(
+    entries: Mapping[str, Any], overrides: Mapping[str, Any], sampler: str, source: str
 ) -> dict[str, Parameter]:
+    """What is searched: the space without what ``--set`` fixes."""
     space = {}
     for key, entry in entries.items():
         if str(key).startswith(FIXED) and not (key == "method" and sampler == "grid"):
             raise ConfigError(f"{source}: space.{key}: a sweep keeps {key} fixed; set it under 'federation'")
         parameter = parse_parameter(key, entry, source=source)
+        if key == "method" and not (
+            isinstance(parameter, Choice) and all(isinstance(name, str) for name in parameter.values)
+        ):
+            raise ConfigError(f"{source}: space.method: got {entry!r}, should be {{choice: [name, ...]}}")
         if not _is_set(overrides, key):
             space[key] = parameter
-    known = _known_keys(base, space.get("method"))
+    return space
+
+
+def _check_searched(
+    entries: Mapping[str, Any], space: Mapping[str, Parameter], base: Mapping[str, Any], source: str
+) -> None:
+    """Raise ConfigError if nothing is searched, or a key that a method does not have."""
+    methods = [{**base, "method": name} for name in space["method"].points()] if "method" in space else [base]
+    first, *others = (list(dotted_keys(config_model(values))) for values in methods)
+    known = [key for key in first if all(key in keys for keys in others)]
     for key in entries:
         if key not in known:
             raise unknown_key(str(key), known, source=f"{source}: space")
     if not space:
         raise ConfigError(f"{source}: nothing to search: 'space' needs at least one key that --set does not fix")
-    return space
-
-
-def _known_keys(base: Mapping[str, Any], methods: Parameter | None) -> list[str]:
-    """The keys of the federation's method, or those that all methods of a grid share."""
-    values = [base] if methods is None else [{**base, "method": name} for name in methods.points()]
-    first, *others = (list(dotted_keys(config_model(one))) for one in values)
-    return [key for key in first if all(key in keys for keys in others)]
 
 
 def _grid_settings(

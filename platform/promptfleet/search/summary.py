@@ -44,7 +44,8 @@ def describe_plan(spec: SweepSpec) -> str:
 def describe_outcome(spec: SweepSpec, folder: Path, outcome: SweepOutcome) -> str:
     """The best trials, the best one's test accuracy beside zero-shot's, and where to look further."""
     table = _grid_points if spec.settings.sampler == "grid" else _best_trials
-    lines = [render(table(spec, outcome.records))]
+    caveat = spec.base_config().backbone.caveat
+    lines = [*([caveat] if caveat else []), render(table(spec, outcome.records))]
     if outcome.best and outcome.best_result:
         result = outcome.best_result
         lines += [

@@ -24,10 +24,11 @@ _FIGURES = {
 }
 
 
-def federation_note(result: FederationResult, figures: Collection[str]) -> str:
+def federation_note(result: FederationResult, figures: Collection[str], caveat: str = "") -> str:
     """Of a federation that ran all its rounds: its accuracy beside zero-shot's; figures are those that were drawn."""
     return "\n".join(
         [
+            *([f"**{caveat}.**", ""] if caveat else []),
             f"**Test accuracy {result.test_accuracy:.3f}**{_against(result.zero_shot_accuracy, result.test_accuracy)} "
             f"on the same {len(result.clients)} clients; validation accuracy "
             f"{result.val_accuracy:.3f} after {len(result.rounds)} rounds, best in round {result.best_round}.",

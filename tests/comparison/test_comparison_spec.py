@@ -35,6 +35,20 @@ def test_a_key_that_only_some_methods_know_is_for_those():
     assert spec.config("pfedmoap", 0).experts == 5
 
 
+def test_a_preset_for_one_method_is_one_for_all(root):
+    spec = read(root / "configs" / "paper" / "cifar10.yaml", ["dataset=digits"])
+    assert [(config.method, config.clients) for config in spec.configs()][:2] == [("pfedmoap", 100), ("promptfl", 100)]
+    assert spec.config("pfedmoap", 0).experts == 9
+
+
+def test_the_shipped_spaces_tune_every_method_by_the_same_budget(root):
+    spec = read(methods=tuple(METHODS), tune=root / "search_spaces" / "methods.yaml")
+    assert set(METHODS) - set(spec.tuning) == {"zero_shot"}
+    assert len({sweep.settings.trials for sweep in spec.tuning.values()}) == 1
+    for method, sweep in spec.tuning.items():
+        assert set(sweep.first_params()) == set(sweep.space), f"{method}: its own values are in its space"
+
+
 def test_each_method_has_its_own_values_and_tuned_ones_win(write):
     file = write("config.yaml", {"prompt_lr": 0.5, "methods": {"promptfl": {"prompt_lr": 0.1}, "fedpgp": {}}})
     spec = read(file, ["methods.pfedmoap.lambda=2"])

@@ -157,6 +157,13 @@ def test_a_grid_runs_its_points_in_order_to_their_ends(tmp_path):
     assert study.is_over()
 
 
+def test_the_first_trial_may_be_given_and_the_others_are_not(tmp_path):
+    study = SweepStudy(tmp_path, SPACE, SweepSettings(trials=3), ROUNDS, {"experts": 7, "tau": 0.5})
+    first, second = study.next_proposal().params, study.next_proposal().params
+    assert (first["experts"], first["tau"]) == (7, 0.5)
+    assert second["tau"] != 0.5
+
+
 def test_trials_left_counts_what_has_not_ended(study):
     assert (study.trials_left(), study.is_over()) == (20, False)
     (number,) = ask_and_report(study, 1, 0.4)

@@ -108,7 +108,7 @@ def _tuning(method: str, sweep: SweepSpec, folder: Path, store: TrackingStore, r
     mine = folder / "tuning" / method
     mine.mkdir(parents=True, exist_ok=True)
     config = sweep.base_config()
-    study = SweepStudy(mine, sweep.space, sweep.settings, config.rounds)
+    study = SweepStudy(mine, sweep.space, sweep.settings, config.rounds, sweep.first_params())
     parent = SweepRun.start(
         store, config, key=f"{run.key}/tune/{method}", name=f"tune {method}", search=sweep.to_dict(), parent=run.id
     )

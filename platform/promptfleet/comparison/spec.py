@@ -112,7 +112,8 @@ def read_comparison(
 ) -> ComparisonSpec:
     """From a configuration file, ``key=value`` assignments (which win) and a file of search spaces.
 
-    A key that only some methods know is for those; under ``methods: {NAME: {...}}`` a method has its own values.
+    A key that only some methods know is for those; under ``methods: {NAME: {...}}`` a method has its own values. The
+    ``method`` of a file for a single federation is passed over.
 
     Raises:
         ConfigError: what is wrong, in which file or option, and what would be right.
@@ -120,6 +121,7 @@ def read_comparison(
     if concurrent < 1:
         raise ConfigError(f"--concurrent: got {concurrent}, should be at least 1")
     from_file, overrides = read_yaml(path) if path is not None else {}, parse_assignments(assignments)
+    from_file.pop("method", None)  # of a preset for a single federation
     for values, source in ((from_file, str(path)), (overrides, "--set")):
         _check_values(values, methods, source)
     values = merge(from_file, overrides)

@@ -21,6 +21,9 @@ class IntRange:
     def extremes(self) -> tuple[Value, ...]:
         return (self.low, self.high)
 
+    def contains(self, value: Value) -> bool:
+        return _is_number(value, int) and self.low <= value <= self.high and (value - self.low) % self.step == 0
+
     def points(self) -> tuple[Value, ...]:
         """All values, for a grid."""
         return tuple(range(self.low, self.high + 1, self.step))
@@ -41,6 +44,9 @@ class FloatRange:
     def extremes(self) -> tuple[Value, ...]:
         return (self.low, self.high)
 
+    def contains(self, value: Value) -> bool:
+        return _is_number(value, (int, float)) and self.low <= value <= self.high
+
     def points(self) -> None:
         """There is no end of values."""
 
@@ -56,6 +62,9 @@ class Choice:
 
     def extremes(self) -> tuple[Value, ...]:
         return self.values
+
+    def contains(self, value: Value) -> bool:
+        return value in self.values
 
     def points(self) -> tuple[Value, ...]:
         return self.values

@@ -14,6 +14,7 @@ from promptfleet.config import (
     Section,
     build,
     dotted_keys,
+    flatten,
     merge,
     nest,
     parse_assignments,
@@ -37,6 +38,7 @@ class SweepSettings(Section):
     )
     trials: int = Field(16, ge=1, description="of a grid: as many as it has points")
     seed: int = Field(0, ge=0, description="of the sampler; the federation has its own")
+    defaults_first: bool = Field(False, description="the first trial keeps the federation's own values, not a draw")
     startup_trials: int = Field(6, ge=0, description="trials drawn at random before TPE learns from them")
     grace_rounds: int = Field(2, ge=1, description="rounds every trial may run before it can be stopped early")
     reduction_factor: int = Field(3, ge=2, description="one in so many trials survives each rung (ASHA)")
@@ -81,6 +83,16 @@ class SweepSpec:
     def base_config(self) -> FederationConfig:
         """A federation of this sweep with the first value of each searched key."""
         return self.config(self._first_values())
+
+    def first_params(self) -> dict[str, Any] | None:
+        """The federation's own values of the searched keys, where the first trial is to have them.
+
+        A key whose own value is not in the space is drawn all the same.
+        """
+        if not self.settings.defaults_first or self.settings.sampler == "grid":
+            return None
+        own = flatten(self.config({}).to_dict())
+        return {key: own[key] for key, parameter in self.space.items() if parameter.contains(own[key])}
 
     def _first_values(self) -> dict[str, Any]:
         return {key: parameter.extremes()[0] for key, parameter in self.space.items()}

@@ -42,10 +42,19 @@ class Proposal:
 class SweepStudy:
     """An Optuna study that maximizes, with early stopping by asynchronous successive halving (ASHA).
 
-    Every write is safe to repeat: a round reported twice and a trial told twice change nothing.
+    Every write is safe to repeat: a round reported twice and a trial told twice change nothing. first_params are values
+    that the first trial has instead of drawing them.
     """
 
-    def __init__(self, folder: str | Path, space: Mapping[str, Parameter], settings: SweepSettings, rounds: int):
+    def __init__(
+        self,
+        folder: str | Path,
+        space: Mapping[str, Parameter],
+        settings: SweepSettings,
+        rounds: int,
+        first_params: Mapping[str, Any] | None = None,
+    ):
+        self._first_params = first_params
         self._grid = grid_points(space) if settings.sampler == "grid" else None
         self._space = {key: _distribution(parameter) for key, parameter in space.items()}
         self._settings = settings
@@ -133,7 +142,10 @@ class SweepStudy:
         if self._grid is not None:
             return optuna.samplers.PartialFixedSampler(self._grid[number], optuna.samplers.RandomSampler())
         seed = int(np.random.SeedSequence([self._settings.seed, number]).generate_state(1)[0])
-        return optuna.samplers.TPESampler(seed=seed, n_startup_trials=self._settings.startup_trials)
+        sampler = optuna.samplers.TPESampler(seed=seed, n_startup_trials=self._settings.startup_trials)
+        if number == 0 and self._first_params:
+            return optuna.samplers.PartialFixedSampler(dict(self._first_params), sampler)
+        return sampler
 
     def _hand_out(self, trial: FrozenTrial) -> Proposal:
         self._handed_out.add(trial.number)

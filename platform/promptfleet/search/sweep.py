@@ -59,7 +59,7 @@ def run_sweep(spec: SweepSpec, folder: Path, prepared: Prepared, nodes: Sequence
 
     config = spec.base_config()
     store = TrackingStore.open(config.storage.path)
-    study = SweepStudy(folder, spec.space, spec.settings, config.rounds)
+    study = SweepStudy(folder, spec.space, spec.settings, config.rounds, spec.first_params())
     with BackgroundWriter() as writer:
         sweep = SweepRun.start(store, config, key=f"sweep/{folder.name}", name=folder.name, search=spec.to_dict())
         stage = Stage("trial", folder, study, spec.config, sweep)

@@ -12,7 +12,7 @@ from promptfleet.methods.gate import gate_scores, reduce_width
 from promptfleet.methods.lockstep import run_updates
 from promptfleet.methods.pfedmoap import PFedMoAP
 from promptfleet.methods.prompts import encode_frozen, similarity_logits
-from promptfleet.methods.protocol import State
+from promptfleet.methods.protocol import Message, State
 from promptfleet.seeding import stream
 from tests.fakes import tiny_client, tiny_examples, tiny_world
 from tests.tiny_federation import ALL, TinyFederation, equal
@@ -313,6 +313,8 @@ def usual_logits():
         {"gate_width": 12},
         {"gate_heads": 4},
         {"gate_lr": 0.01},
+        {"gate": "linear"},
+        {"gate_sharing": "averaged"},
         {"lambda": 0.0},
         {"lambda": 1.5},
         {"prompt_lr": 0.01},
@@ -332,6 +334,84 @@ def test_every_option_changes_the_result(usual_logits, option):
 
 def test_the_same_options_give_the_same_result(usual_logits):
     assert torch.equal(federation().run([ALL] * 3).logits(0), usual_logits)
+
+
+# Ablations
+
+
+def test_each_selection_gives_its_own_result():
+    results = [federation(experts=1, selection=by).run([ALL] * 3) for by in ("nearest", "farthest", "random")]
+    assert len({fed.download(1).attached["expert_ids"].item() for fed in results[:2]}) == 2
+    assert len({fed.sha256() for fed in results}) == 3
+
+
+def test_random_experts_are_drawn_anew_for_each_client_and_round_whoever_else_is_asked_for():
+    fed = federation(clients=8, experts=3, selection="random").run([range(8)])
+    drawn = {}
+    for round_index in (1, 2, 3):
+        together = fed.server.select(round_index, range(8))
+        for i in range(8):
+            ids = together[i].attached["expert_ids"].tolist()
+            assert ids == fed.server.select(round_index, [i])[i].attached["expert_ids"].tolist()
+            assert len(set(ids) - {i}) == 3
+            drawn[round_index, i] = tuple(ids)
+    assert len({drawn[round_index, 0] for round_index in (1, 2, 3)}) == 3
+    assert len({drawn[1, i] for i in range(8)}) > 4
+
+
+def test_averaged_gates_travel_and_are_the_mean_over_the_cohort():
+    fed = federation(gate_sharing="averaged").run([ALL])
+    assert not any(gate_of(private) for private in fed.privates.values())
+    downloads = fed.server.select(2, [1, 3])
+    trained = {i: fed.clients[i].train(2, fed.privates[i], downloads[i]) for i in (1, 3)}
+    uploads = {i: one.upload for i, one in trained.items()}
+    assert fed.server.aggregate(2, uploads) == {}
+    for name in ("gate.query.weight", "gate.output.bias"):
+        one, three = (uploads[i].message.tensors[name] for i in (1, 3))
+        assert not torch.equal(one, three)
+        assert torch.allclose(fed.server.state[name], (8 * one + 12 * three) / 20, atol=1e-7)
+    context, gate = 4 * 3 * fed.world.clip.tower.width, 4 * 4 * (8 * 8 + 8)
+    assert trained[1].report.uploaded_bytes == context + gate
+    assert trained[1].report.downloaded_bytes == (1 + 3) * context + gate
+    fed.privates |= {i: one.private for i, one in trained.items()}
+    fed.history.append(fed.server.state)
+    other = {**fed.server.state, "gate.value.weight": -fed.server.state["gate.value.weight"]}
+    before, fed.server.state = fed.logits(1), other
+    assert not torch.allclose(fed.logits(1), before, atol=1e-3)  # the gate to predict with is the downloaded one
+
+
+def test_a_linear_gate_weighs_experts_by_their_place():
+    fed = federation(gate="linear", experts=2).run([ALL] * 2)
+    private, download = fed.privates[1], fed.download(1)
+    assert {name: tuple(tensor.shape) for name, tensor in gate_of(private).items()} == {
+        "gate.weight": (3, 8),
+        "gate.bias": (3,),
+    }
+    features = tiny_examples(fed.world, 8, seed=77).images.features
+    texts = torch.cat([private["text"][None], download.attached["expert_text"]])
+    logits = reduce_width(features, 8) @ private["gate.weight"].T + private["gate.bias"]
+    weights = torch.softmax(logits, dim=1)
+    wanted = 20.0 * sum(weights[:, [e]] * (features @ texts[e].T) for e in range(3)) + 10.0 * features @ texts[0].T
+    assert torch.allclose(fed.logits(1), wanted, atol=1e-4)
+    described = fed.clients[1].evaluate(2, private, download).described["gate_weights"]
+    assert sum(described) == pytest.approx(1, abs=1e-5)
+    swapped = Message(download.tensors, {**download.attached, "expert_text": download.attached["expert_text"].flip(0)})
+    images = tiny_examples(fed.world, 8, seed=77).images
+    assert not torch.allclose(PFedMoAP().predict(fed.world, private, swapped, images), fed.logits(1), atol=1e-4)
+
+
+@pytest.mark.parametrize(
+    "ablation", [{"gate": "linear"}, {"gate_sharing": "averaged"}, {"selection": "random"}], ids=str
+)
+def test_ablations_are_promptfl_without_experts_too(ablation):
+    ours, promptfl = federation(experts=0, **ablation).run([ALL] * 2), federation("promptfl").run([ALL] * 2)
+    assert all(torch.equal(a, b) for a, b in zip(ours.contexts, promptfl.contexts, strict=True))
+
+
+def test_a_linear_gate_uses_as_many_outputs_as_there_are_experts():
+    fed = federation(gate="linear", experts=3).run([[0, 1], [0, 1]])
+    assert fed.privates[0]["gate_ready"]
+    assert len(fed.clients[0].evaluate(2, fed.privates[0], fed.download(0)).described["gate_weights"]) == 2
 
 
 def test_gate_wider_than_the_features_is_refused():

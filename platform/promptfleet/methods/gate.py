@@ -29,11 +29,6 @@ def init_gate(width: int, rng: np.random.Generator) -> State:
     return gate
 
 
-def gate_parameters(width: int) -> int:
-    """How many numbers a gate has."""
-    return len(PROJECTIONS) * (width * width + width)
-
-
 def reduce_width(features: Tensor, width: int) -> Tensor:
     """Keep every ``dim // width``-th entry: ``[..., dim] -> [..., width]``, not normalized again (as published)."""
     return features[..., :: features.shape[-1] // width][..., :width]

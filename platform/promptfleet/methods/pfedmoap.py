@@ -4,9 +4,12 @@ Source: Luo, Chen, Wu, "Mixture of Experts Made Personalized: Federated Prompt L
 ICLR 2025 (arXiv:2410.10114). Differs from the published code where that departs from the paper: nearest experts are
 really selected; selection reads the pool as it stood at the end of the previous round; each client keeps its own gate
 and starts each update with fresh optimizers; trainables are float32; everybody is evaluated at the same point.
+``gate``, ``gate_sharing`` and ``selection`` are the paper's ablations.
 """
 
 from collections.abc import Mapping, Sequence
+from math import prod
+from typing import Literal
 
 import numpy as np
 import torch
@@ -16,13 +19,14 @@ from torch import Tensor
 
 from promptfleet.config import FederationConfig
 from promptfleet.errors import ConfigError
-from promptfleet.methods.expert_pool import nearest_experts, updated
-from promptfleet.methods.gate import gate_parameters, gate_scores, gate_weights, init_gate, reduce_width
+from promptfleet.methods.expert_pool import Selection, select_experts, updated
+from promptfleet.methods.gate import gate_scores, gate_weights, init_gate, reduce_width
+from promptfleet.methods.linear_gate import init_linear_gate, linear_gate_scores, linear_gate_weights
 from promptfleet.methods.prompts import (
     context_shape,
     context_with_text,
     init_context,
-    mean_over_clients,
+    mean_of_uploads,
     no_context_yet,
     own_or_given_text,
     similarity_logits,
@@ -41,9 +45,16 @@ class PFedMoAPConfig(FederationConfig):
         ge=0,
         description="K, the non-local experts a client downloads; its own comes on top",
     )
-    gating_temperature: float = Field(0.1, gt=0, description="softmax temperature of the gate (published: 0.1)")
+    selection: Selection = Field("nearest", description="which experts, by their distance to the client's own prompt")
+    gate: Literal["attention", "linear"] = Field(
+        "attention", description="attention over the experts, or a linear map of the image to a weight for each"
+    )
+    gate_sharing: Literal["kept", "averaged"] = Field(
+        "kept", description="a gate stays with its client, or travels and is averaged with the prompt"
+    )
+    gating_temperature: float = Field(0.1, gt=0, description="softmax temperature of attention (published: 0.1)")
     gate_width: int = Field(64, ge=1, description="width that features are reduced to for the gate (published: 128)")
-    gate_heads: int = Field(8, ge=1, description="attention heads of the gate; must divide gate_width")
+    gate_heads: int = Field(8, ge=1, description="heads of attention; must divide gate_width")
     gate_lr: float = Field(0.1, gt=0, description="learning rate of the gate")
     lambda_: float = Field(0.5, ge=0, alias="lambda", description="weight of the local prompt's own logits")
 
@@ -65,7 +76,8 @@ class PFedMoAP(Method):
     Server state: ``context`` (global, [tokens, width]), its ``text`` features [classes, dim], ``round``, and the pool:
     ``pool.context`` [clients, tokens, width], ``pool.text`` [clients, classes, dim], ``pool.round`` [clients] (0: none)
     Private state: ``context`` and its ``text`` features, ``gate.*``, ``participations``, ``gate_ready``.
-    Down: ``context`` and ``experts`` [<= K, tokens, width]; up: ``context``. The gate never leaves the client.
+    Down: ``context`` and ``experts`` [<= K, tokens, width]; up: ``context``. The gate never leaves the client, except
+    with ``gate_sharing=averaged``: then ``gate.*`` is the server's, and goes down and up beside the context.
     With class-specific contexts, every context is [classes, tokens, width].
     """
 
@@ -85,24 +97,34 @@ class PFedMoAP(Method):
             "pool.context": torch.zeros(config.clients, *context.shape),
             "pool.text": torch.zeros(config.clients, len(classes), tower.dim),
             "pool.round": torch.zeros(config.clients, dtype=torch.int64),
+            **(_init_gate(config, rng) if config.gate_sharing == "averaged" else {}),
         }
 
     def init_client(self, world: World, client: int, rng: np.random.Generator) -> State:
-        gate = init_gate(world.config.gate_width, rng)
         return {
             **no_context_yet(world),
             "gate_ready": torch.tensor(False),
-            **{_GATE + name: tensor for name, tensor in gate.items()},
+            **(_init_gate(world.config, rng) if world.config.gate_sharing == "kept" else {}),
         }
 
     def select(
         self, world: World, server: State, cohort: Sequence[int], rng: np.random.Generator
     ) -> dict[int, Message]:
-        downloads = {}
+        config, downloads = world.config, {}
+        draws = rng.integers(
+            2**63, size=config.clients
+        )  # a stream of its own for each client, whoever else is asked for
         for client in cohort:
-            ids = nearest_experts(server["pool.context"], server["pool.round"], client, world.config.experts)
+            ids = select_experts(
+                server["pool.context"],
+                server["pool.round"],
+                client,
+                config.experts,
+                config.selection,
+                np.random.default_rng(draws[client]),
+            )
             downloads[client] = Message(
-                tensors={"context": server["context"], "experts": server["pool.context"][ids]},
+                tensors={"context": server["context"], "experts": server["pool.context"][ids], **_gate_tensors(server)},
                 attached={
                     "text": server["text"],
                     "expert_text": server["pool.text"][ids],
@@ -116,7 +138,9 @@ class PFedMoAP(Method):
     ) -> LocalUpdate:
         experts = download.attached["expert_text"]
         with_experts = len(experts) > 0
-        gate = {name: tensor.clone().requires_grad_(with_experts) for name, tensor in _gate_of(private).items()}
+        gate = {
+            name: tensor.clone().requires_grad_(with_experts) for name, tensor in _gate_of(private, download).items()
+        }
 
         def loss(_: Tensor, text: Tensor, batch: Examples) -> Tensor:
             return F.cross_entropy(_mixture_logits(world, gate, batch.images, text, experts), batch.labels)
@@ -125,22 +149,25 @@ class PFedMoAP(Method):
         trained = yield from train_context(
             world, download.tensors["context"], examples, rng, loss=loss, also=gate_optimizers
         )
+        trained_gate = {_GATE + name: tensor.detach() for name, tensor in gate.items()}
+        is_kept = world.config.gate_sharing == "kept"
         next_private = {
-            "context": trained.context,
-            "text": trained.text,
-            "participations": private["participations"] + 1,
+            **trained.kept(private),
             "gate_ready": private["gate_ready"] | with_experts,
-            **{_GATE + name: tensor.detach() for name, tensor in gate.items()},
+            **(trained_gate if is_kept else {}),
         }
-        upload = Message(tensors={"context": trained.context}, attached={"text": trained.text})
+        upload = Message(
+            tensors={"context": trained.context, **({} if is_kept else trained_gate)}, attached={"text": trained.text}
+        )
         return Update(next_private, upload, trained.metrics)
 
     def upload_shapes(self, world: World) -> dict[str, tuple[int, ...]]:
-        return {"context": context_shape(world)}
+        is_averaged = world.config.gate_sharing == "averaged"
+        return {"context": context_shape(world), **(_gate_shapes(world.config) if is_averaged else {})}
 
     def trained_parameters(self, world: World) -> int:
-        prompt = super().trained_parameters(world)
-        return prompt + gate_parameters(world.config.gate_width) if world.config.experts else prompt
+        prompt, gate = prod(context_shape(world)), sum(prod(shape) for shape in _gate_shapes(world.config).values())
+        return prompt + gate if world.config.experts else prompt
 
     def aggregate(
         self,
@@ -152,9 +179,11 @@ class PFedMoAP(Method):
     ) -> State:
         contexts = {client: upload.tensors["context"] for client, upload in uploads.items()}
         texts = {client: upload.attached["text"] for client, upload in uploads.items()}
+        mean = mean_of_uploads(uploads, num_examples)
         now = server["round"] + 1
         return {
-            **context_with_text(world, mean_over_clients(contexts, num_examples)),
+            **context_with_text(world, mean["context"]),
+            **_gate_tensors(mean),
             "round": now,
             "pool.context": updated(server["pool.context"], contexts),
             "pool.text": updated(server["pool.text"], texts),
@@ -165,19 +194,17 @@ class PFedMoAP(Method):
         experts = download.attached["expert_text"]
         if not private["gate_ready"]:
             experts = experts[:0]
-        return _mixture_logits(world, _gate_of(private), images, own_or_given_text(private, download), experts)
+        text = own_or_given_text(private, download)
+        return _mixture_logits(world, _gate_of(private, download), images, text, experts)
 
     def describe(self, world: World, private: State, download: Message, images: Images) -> State:
         """``experts [K']``: ids, nearest first; ``gate_weights [1 + K']``: mean attention, the local expert first."""
         ids, experts = download.attached["expert_ids"], download.attached["expert_text"]
         if not private["gate_ready"] or len(experts) == 0:
             return {}
-        config = world.config
-        image, mixed = _reduced(config, images, private["text"], experts)
-        weights = gate_weights(
-            _gate_of(private), image, mixed, heads=config.gate_heads, temperature=config.gating_temperature
-        )
-        return {"experts": ids, "gate_weights": weights.mean(dim=(0, 1, 2))}
+        together = torch.cat([private["text"].unsqueeze(0), experts])
+        weights = _gate_weights(world.config, _gate_of(private, download), images, together)
+        return {"experts": ids, "gate_weights": weights.mean(dim=tuple(range(weights.dim() - 1)))}
 
 
 def _mixture_logits(world: World, gate: State, images: Images, text: Tensor, experts: Tensor) -> Tensor:
@@ -186,20 +213,48 @@ def _mixture_logits(world: World, gate: State, images: Images, text: Tensor, exp
     text ``[classes, dim]`` is of the local prompt, experts ``[K', classes, dim]``.
     Returns ``[batch, classes]``.
     """
-    config = world.config
     local = similarity_logits(world, images.features, text)
     if len(experts) == 0:
         return local
-    image, mixed = _reduced(config, images, text, experts)
-    scores = gate_scores(gate, image, mixed, heads=config.gate_heads, temperature=config.gating_temperature)
-    return world.clip.logit_scale * scores + config.lambda_ * local
+    scores = _gate_scores(world.config, gate, images, torch.cat([text.unsqueeze(0), experts]))
+    return world.clip.logit_scale * scores + world.config.lambda_ * local
 
 
-def _reduced(config: PFedMoAPConfig, images: Images, text: Tensor, experts: Tensor) -> tuple[Tensor, Tensor]:
-    """Image ``[batch, width]`` and all experts ``[1 + K', classes, width]``, the local one first."""
-    together = torch.cat([text.unsqueeze(0), experts])
-    return reduce_width(images.features, config.gate_width), reduce_width(together, config.gate_width)
+def _init_gate(config: PFedMoAPConfig, rng: np.random.Generator) -> State:
+    if config.gate == "linear":
+        gate = init_linear_gate(config.gate_width, 1 + config.experts, rng)
+    else:
+        gate = init_gate(config.gate_width, rng)
+    return {_GATE + name: tensor for name, tensor in gate.items()}
 
 
-def _gate_of(private: State) -> State:
-    return {name.removeprefix(_GATE): tensor for name, tensor in private.items() if name.startswith(_GATE)}
+def _gate_shapes(config: PFedMoAPConfig) -> dict[str, tuple[int, ...]]:
+    return {name: tuple(tensor.shape) for name, tensor in _init_gate(config, np.random.default_rng(0)).items()}
+
+
+def _gate_scores(config: PFedMoAPConfig, gate: State, images: Images, together: Tensor) -> Tensor:
+    """``[batch, classes]`` from the experts' text features ``together [1 + K', classes, dim]``, the local one first."""
+    if config.gate == "linear":
+        weights = _gate_weights(config, gate, images, together)
+        return linear_gate_scores(weights, images.features, together)
+    image, experts = (reduce_width(features, config.gate_width) for features in (images.features, together))
+    return gate_scores(gate, image, experts, heads=config.gate_heads, temperature=config.gating_temperature)
+
+
+def _gate_weights(config: PFedMoAPConfig, gate: State, images: Images, together: Tensor) -> Tensor:
+    """``[..., 1 + K']``: the linear gate's for each image, attention's for each image, class and head."""
+    image = reduce_width(images.features, config.gate_width)
+    if config.gate == "linear":
+        return linear_gate_weights(gate, image, len(together))
+    experts = reduce_width(together, config.gate_width)
+    return gate_weights(gate, image, experts, heads=config.gate_heads, temperature=config.gating_temperature)
+
+
+def _gate_tensors(state: State) -> State:
+    return {name: tensor for name, tensor in state.items() if name.startswith(_GATE)}
+
+
+def _gate_of(private: State, download: Message) -> State:
+    """The client's own gate or, where gates are averaged, the downloaded one."""
+    gate = _gate_tensors(private) or _gate_tensors(download.tensors)
+    return {name.removeprefix(_GATE): tensor for name, tensor in gate.items()}

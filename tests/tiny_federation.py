@@ -11,7 +11,7 @@ from promptfleet.federation.server import Server
 from promptfleet.federation.state import state_sha256
 from promptfleet.methods import config_class, load_method
 from promptfleet.methods.protocol import Examples, Message, Method, State, World
-from tests.fakes import tiny_client, tiny_examples, tiny_world
+from tests.fakes import tiny_client, tiny_clip, tiny_examples, tiny_world
 
 ALL = range(4)
 
@@ -64,7 +64,7 @@ class TinyFederation:
 
 
 def tiny_federation(method: str = "pfedmoap", **config) -> TinyFederation:
-    world = tiny_world(config_class=config_class(method), method=method, **config)
+    world = tiny_world(config_class=config_class(method), clip=tiny_clip(layers=1), method=method, **config)
     loaded = load_method(method)
     clients = {i: tiny_client(i, loaded, world) for i in range(world.config.clients)}
     privates = {i: client.initial_state() for i, client in clients.items()}

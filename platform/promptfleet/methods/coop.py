@@ -5,7 +5,6 @@ of pFedMoAP (arXiv:2410.10114). Differs: training is spread over the rounds, wit
 accuracy by round is comparable; every client trains in every round until ``solo_epochs``.
 """
 
-from collections.abc import Sequence
 from math import prod
 
 import numpy as np
@@ -41,23 +40,13 @@ class CoOp(NoCommunication):
     def init_client(self, world: World, client: int, rng: np.random.Generator) -> State:
         return {**no_context_yet(world), "epochs": torch.tensor(0)}
 
-    def select(
-        self, world: World, server: State, cohort: Sequence[int], rng: np.random.Generator
-    ) -> dict[int, Message]:
-        return dict.fromkeys(cohort, Message(tensors={}, attached=server))
-
     def local_update(
         self, world: World, private: State, download: Message, examples: Examples, rng: np.random.Generator
     ) -> LocalUpdate:
         epochs = epochs_now(world, private)
         start = private["context"] if private["participations"] > 0 else download.attached["context"]
         trained = yield from train_context(world, start, examples, rng, epochs=epochs)
-        next_private = {
-            "context": trained.context,
-            "text": trained.text,
-            "participations": private["participations"] + 1,
-            "epochs": private["epochs"] + epochs,
-        }
+        next_private = {**trained.kept(private), "epochs": private["epochs"] + epochs}
         return Update(next_private, Message({}), trained.metrics)
 
     def trained_parameters(self, world: World) -> int:

@@ -79,12 +79,7 @@ class FedAMP(Method):
             return prompt_loss(world, text, batch) + world.config.prox / 2 * (context - cloud).square().sum()
 
         trained = yield from train_context(world, cloud, examples, rng, loss=loss)
-        next_private = {
-            "context": trained.context,
-            "text": trained.text,
-            "participations": private["participations"] + 1,
-        }
-        return Update(next_private, Message({"context": trained.context}), trained.metrics)
+        return Update(trained.kept(private), Message({"context": trained.context}), trained.metrics)
 
     def upload_shapes(self, world: World) -> dict[str, tuple[int, ...]]:
         return {"context": context_shape(world)}

@@ -5,8 +5,6 @@ prediction is zero-shot CLIP's and classes without local examples keep a sensibl
 again; the same SGD, batches and budget of epochs as every prompt method has.
 """
 
-from collections.abc import Sequence
-
 import numpy as np
 import torch
 from pydantic import Field
@@ -21,7 +19,7 @@ from promptfleet.methods.training import loss_metrics, prompt_loss, sgd
 class LinearProbeConfig(SoloConfig):
     """A federation in which every client trains a linear head alone."""
 
-    head_lr: float = Field(0.001, gt=0, description="learning rate of the linear head")
+    head_lr: float = Field(0.01, gt=0, description="learning rate of the linear head")
 
 
 class LinearProbe(NoCommunication):
@@ -30,16 +28,8 @@ class LinearProbe(NoCommunication):
     Config = LinearProbeConfig
     everybody_trains = True
 
-    def init_server(self, world: World, rng: np.random.Generator) -> State:
-        return {}
-
     def init_client(self, world: World, client: int, rng: np.random.Generator) -> State:
         return {"head": world.clip.zero_shot_text.clone(), "epochs": torch.tensor(0)}
-
-    def select(
-        self, world: World, server: State, cohort: Sequence[int], rng: np.random.Generator
-    ) -> dict[int, Message]:
-        return dict.fromkeys(cohort, Message({}))
 
     def local_update(
         self, world: World, private: State, download: Message, examples: Examples, rng: np.random.Generator

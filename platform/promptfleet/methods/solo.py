@@ -1,6 +1,6 @@
 """What methods without communication share: nothing goes up, and the server never changes."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 from pydantic import Field
@@ -10,7 +10,15 @@ from promptfleet.methods.protocol import Message, Method, State, World
 
 
 class NoCommunication(Method):
-    """Base of methods that a client could run all alone."""
+    """Base of methods that a client could run all alone: what the server holds, if anything, follows from the seed."""
+
+    def init_server(self, world: World, rng: np.random.Generator) -> State:
+        return {}
+
+    def select(
+        self, world: World, server: State, cohort: Sequence[int], rng: np.random.Generator
+    ) -> dict[int, Message]:
+        return dict.fromkeys(cohort, Message(tensors={}, attached=server))
 
     def upload_shapes(self, world: World) -> dict[str, tuple[int, ...]]:
         return {}
@@ -30,9 +38,7 @@ class SoloConfig(FederationConfig):
     """A federation whose clients train alone, all of them in each round until their budget is spent."""
 
     solo_epochs: int = Field(
-        default_factory=lambda values: max(
-            1, round(values["rounds"] * values["participation"]) * values["local_epochs"]
-        ),
+        default_factory=lambda v: max(1, round(v["rounds"] * v["participation"] * v["local_epochs"])),
         ge=0,
         description="local epochs of a client in all; by default what it would have in a federation (published: 25)",
     )

@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from promptfleet.methods.prompts import local_batches, similarity_logits
-from promptfleet.methods.protocol import Backward, Encode, Examples, World
+from promptfleet.methods.protocol import Backward, Encode, Examples, State, World
 from promptfleet.methods.sgd import SGD
 
 ContextLoss = Callable[[Tensor, Tensor, Examples], Tensor]
@@ -26,6 +26,15 @@ class TrainedContext:
     context: Tensor
     text: Tensor
     metrics: dict[str, float]
+
+    def kept(self, private: State) -> State:
+        """The next private state of a client that keeps its own prompt, see ``no_context_yet``."""
+        return {
+            **private,
+            "context": self.context,
+            "text": self.text,
+            "participations": private["participations"] + 1,
+        }
 
 
 def sgd(world: World, parameters: Sequence[Tensor], lr: float) -> SGD:

@@ -3,8 +3,6 @@
 Source: Radford et al., "Learning Transferable Visual Models From Natural Language Supervision", arXiv:2103.00020.
 """
 
-from collections.abc import Sequence
-
 import numpy as np
 from torch import Tensor
 
@@ -16,16 +14,8 @@ from promptfleet.methods.solo import NoCommunication
 class ZeroShot(NoCommunication):
     """No state anywhere. It has no learnable prompt, so the keys about one have no effect."""
 
-    def init_server(self, world: World, rng: np.random.Generator) -> State:
-        return {}
-
     def init_client(self, world: World, client: int, rng: np.random.Generator) -> State:
         return {}
-
-    def select(
-        self, world: World, server: State, cohort: Sequence[int], rng: np.random.Generator
-    ) -> dict[int, Message]:
-        return dict.fromkeys(cohort, Message({}))
 
     def local_update(
         self, world: World, private: State, download: Message, examples: Examples, rng: np.random.Generator

@@ -19,6 +19,13 @@ os.environ.update(
 )
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Whatever starts Ray takes seconds, so it counts as slow."""
+    for item in items:
+        if item.get_closest_marker("ray"):
+            item.add_marker("slow")
+
+
 @pytest.fixture(scope="session")
 def root() -> Path:
     """The repository's root."""

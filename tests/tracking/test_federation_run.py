@@ -2,6 +2,8 @@
 
 import json
 import logging
+import shlex
+import sys
 
 import pytest
 import torch
@@ -67,7 +69,7 @@ def test_tags_say_what_and_how(finished, client):
     expected = {"method": "pfedmoap", "dataset": "digits", "seed": "0", "promptfleet.state": "complete"}
     expected["partition_sha256"] = finished[1].partition_sha256
     assert {name: tags[name] for name in expected} == expected
-    assert "pytest" in tags["command"]
+    assert tags["command"] == shlex.join(sys.orig_argv)
 
 
 def test_the_making_is_in_a_file(finished, fetch):

@@ -6,7 +6,7 @@ Both are computed once per content and kept on disk, so a second run imports nei
 import hashlib
 import json
 import logging
-from collections.abc import Hashable
+from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -56,7 +56,8 @@ def prepare(*configs: FederationConfig) -> Prepared:
     """
     config = configs[0]
     dataset = load_dataset(config.dataset, config.data.root, config.data.folder)
-    backbone = load_backbone(config.backbone)
+    _check_one_backbone(configs)
+    backbone = load_backbone(config.backbone, config.seed)
     folder = Path(config.storage.path).absolute() / "features"
     clip = _frozen_clip(backbone, dataset, folder)
     for candidate in configs:
@@ -71,6 +72,11 @@ def prepare(*configs: FederationConfig) -> Prepared:
 def _partition_key(config: FederationConfig) -> Hashable:
     """What ``partition_for`` depends on: the many federations of a sweep mostly share a few partitions."""
     return config.clients, config.partition, config.seed
+
+
+def _check_one_backbone(configs: Sequence[FederationConfig]) -> None:
+    if configs[0].backbone.is_random and len({config.seed for config in configs}) > 1:
+        raise ConfigError("backbone.pretrained=random draws other weights for each seed: give all federations one seed")
 
 
 def _check_prompt_fits(config: FederationConfig, clip: FrozenClip) -> None:

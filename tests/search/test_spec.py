@@ -1,11 +1,13 @@
 """A search file is checked before anything starts, and says what is wrong where."""
 
+import re
+
 import pytest
 import yaml
 
 from promptfleet.errors import ConfigError
 from promptfleet.search.space import Choice, FloatRange, IntRange
-from promptfleet.search.spec import parse_sweep, read_sweep
+from promptfleet.search.spec import grid_points, parse_sweep, read_sweep
 
 GOOD = {"space": {"experts": {"int": [1, 9]}, "prompt_lr": {"float": [0.001, 0.1], "log": True}}}
 
@@ -184,3 +186,17 @@ def test_a_preset_wins_over_the_search_file_and_set_over_both(tmp_path):
 def test_a_grid_that_cannot_be_run_says_why(values, message):
     with pytest.raises(ConfigError, match=message):
         parse({**GRID, **values})
+
+
+def test_the_papers_ablations_run_on_digits_and_on_the_presets_their_headers_name(root):
+    files = sorted((root / "search_spaces" / "paper").glob("*.yaml"))
+    assert len(files) >= 5
+    for file in files:
+        header = file.read_text()
+        config = re.search(r"--config (configs/paper/\w+\.yaml)", header).group(1)
+        assert f"python jobs/tune.py --search {file.relative_to(root)}\n" in header
+        on_digits, as_published = read_sweep(file), read_sweep(file, config=root / config)
+        assert on_digits.base_config().dataset.startswith("digits")
+        assert as_published.base_config().dataset == config.split("/")[-1].removesuffix(".yaml")
+        assert list(on_digits.space) == list(as_published.space)
+        assert on_digits.settings.trials == len(grid_points(on_digits.space))

@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from pathlib import Path
-from statistics import fmean, pstdev
+from statistics import fmean, stdev
 
 from rich.console import Console
 from rich.table import Table
@@ -97,7 +97,9 @@ def _grid_points(spec: SweepSpec, records: Sequence[TrialRecord]) -> Table:
 
 
 def _mean_and_spread(values: Sequence[float]) -> str:
-    return f"{fmean(values):.3f} ± {pstdev(values):.3f}" if values else "-"
+    if not values:
+        return "-"
+    return f"{fmean(values):.3f} ± {stdev(values):.3f}" if len(values) > 1 else f"{values[0]:.3f}"
 
 
 def render(table: Table) -> str:

@@ -16,8 +16,8 @@ SEED, METHOD = "seed", "method"
 def grid_figure(trials: Sequence[Trial], space: Mapping[str, Mapping[str, Any]]) -> Figure | None:
     """Mean test accuracy of the complete trials over the values of ``main_key``, evenly spaced in the file's order.
 
-    The band is one standard deviation over what else differs between trials of a point, which is their seed. None
-    without a key to draw, or without a complete trial.
+    The band is one sample standard deviation over what else differs between trials of a point, which is their seed;
+    values without an order get bars of that length instead of lines. None without a key, or without a complete trial.
     """
     key = main_key(space)
     complete = [trial for trial in trials if trial.state == "complete" and trial.test_accuracy is not None]
@@ -31,12 +31,18 @@ def grid_figure(trials: Sequence[Trial], space: Mapping[str, Mapping[str, Any]])
 
     figure = new_figure(7.5, 4.4)
     axes = figure.subplots()
-    for (setting, points), style in zip(lines.items(), line_styles(len(lines)), strict=True):
+    ordered = all(isinstance(value, int | float) and not isinstance(value, bool) for value in values)
+    for line, ((setting, points), style) in enumerate(zip(lines.items(), line_styles(len(lines)), strict=True)):
         at = [position for position, value in enumerate(values) if value in points]
         mean = np.array([np.mean(points[values[position]]) for position in at])
-        spread = np.array([np.std(points[values[position]]) for position in at])
-        axes.fill_between(at, mean - spread, mean + spread, color=style["color"], alpha=0.15, linewidth=0)
-        axes.plot(at, mean, marker="o", ms=5, linewidth=2, label=setting or None, **style)
+        spread = np.array([_sample_std(points[values[position]]) for position in at])
+        if ordered:
+            axes.fill_between(at, mean - spread, mean + spread, color=style["color"], alpha=0.15, linewidth=0)
+            axes.plot(at, mean, marker="o", ms=5, linewidth=2, label=setting or None, **style)
+        else:
+            beside = np.array(at) + 0.12 * (line - (len(lines) - 1) / 2)
+            look = {"fmt": "o", "ms": 7, "capsize": 4, "linewidth": 1.6, "color": style["color"]}
+            axes.errorbar(beside, mean, spread, label=setting or None, **look)
     seeds = len({trial.params[SEED] for trial in complete if SEED in trial.params})
     band = f", mean and standard deviation of {seeds} seeds" if seeds > 1 else ""
     dress(axes, title=f"Test accuracy by {key}{band}", x=key, y="mean test accuracy over clients")
@@ -57,6 +63,10 @@ def _setting(params: Mapping[str, Any], keys: Sequence[str]) -> str:
     if list(keys) == [METHOD]:
         return str(params[METHOD])
     return "  ".join(f"{key.rsplit('.', 1)[-1]}={_text(params[key])}" for key in keys)
+
+
+def _sample_std(values: Sequence[float]) -> float:
+    return float(np.std(values, ddof=1)) if len(values) > 1 else 0.0
 
 
 def _text(value: Any) -> str:

@@ -112,6 +112,12 @@ def _frombuffer(content: bytes, dtype: _Dtype, shape: tuple, order: str, axes: t
     return np.frombuffer(_raw(content), dtype.plain).reshape(shape, order=order)
 
 
+def _scalar(dtype: _Dtype, content: bytes) -> np.generic:
+    """One number or text of numpy's, as a list made from an array holds them."""
+    (value,) = np.frombuffer(_raw(content), dtype.plain)
+    return value
+
+
 def _raw(content: bytes | bytearray | str) -> bytes:
     """An array's bytes, which Python 2 wrote as a string."""
     if not isinstance(content, (bytes, bytearray, str)):
@@ -137,6 +143,7 @@ STAND_INS = {
     "_codecs.encode": _StandIn(_encode),
     "builtins.bytes": _StandIn(_no_bytes),
     **{f"numpy.{core}.multiarray._reconstruct": _StandIn(_reconstruct) for core in ("core", "_core")},
+    **{f"numpy.{core}.multiarray.scalar": _StandIn(_scalar) for core in ("core", "_core")},
     **{f"numpy.{core}.numeric._frombuffer": _StandIn(_frombuffer) for core in ("core", "_core")},
 }
 

@@ -59,7 +59,7 @@ def make_inputs(folder: Path, clients: int) -> Prepared:
     rng = np.random.default_rng(0)
     labels = np.arange(clients * SAMPLES_PER_CLIENT) % CLASSES
     features = rng.normal(size=(len(labels), DIM)).astype(np.float32)
-    path = write_features(folder, {"features": "random"}, iter([features]), labels, None)
+    path = write_features(folder, {"features": "random"}, features, labels)
     tower = TextTower(
         {"positional_embedding": torch.zeros(77, 512), "text_projection": torch.zeros(512, DIM)}, 0, 8, False
     )

@@ -1,8 +1,9 @@
 """Files that are there complete or not at all, whoever reads, writes or dies meanwhile."""
 
+import fcntl
 import os
 import uuid
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -29,3 +30,34 @@ def replacing(path: str | Path) -> Iterator[Path]:
         os.replace(partial, path)
     finally:
         partial.unlink(missing_ok=True)
+
+
+@contextmanager
+def locked(path: str | Path, on_wait: Callable[[], None]) -> Iterator[None]:
+    """Hold the lock called ``path``, in this and all other processes; ``on_wait`` is called before waiting for it.
+
+    The system gives a dead process's lock back at once. The file is gone afterwards.
+    """
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    while True:
+        with open(path, "w") as file:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                on_wait()
+                fcntl.flock(file, fcntl.LOCK_EX)
+            if not _is_open_as(file.fileno(), path):
+                continue  # whoever held it has removed the file, and somebody else may hold the next one
+            try:
+                yield
+            finally:
+                path.unlink()
+            return
+
+
+def _is_open_as(descriptor: int, path: Path) -> bool:
+    try:
+        return os.path.samestat(os.fstat(descriptor), path.stat())
+    except FileNotFoundError:
+        return False

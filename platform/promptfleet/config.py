@@ -47,16 +47,6 @@ class BackboneConfig(Section):
         weights = self.pretrained or (self.checkpoint and Path(self.checkpoint).name)
         return f"{self.name}/{weights}" if weights else self.name
 
-    @property
-    def is_random(self) -> bool:
-        """Whether the weights are drawn from the run's seed."""
-        return self.pretrained == "random"
-
-    @property
-    def caveat(self) -> str:
-        """What whoever reads the results must know; empty for weights that were trained."""
-        return "RANDOM WEIGHTS, for tests and timing: accuracies mean nothing" if self.is_random else ""
-
     @model_validator(mode="before")
     @classmethod
     def _refuse_one_string(cls, value: Any) -> Any:
@@ -102,6 +92,14 @@ class DataConfig(Section):
     folder: str | None = Field(
         None, description="the dataset's subfolder of root, where it has another name than usual"
     )
+
+
+class FeaturesConfig(Section):
+    """How encoded images are kept."""
+
+    dtype: Literal["float32", "float16"] = Field("float32", description="of global features and views, on disk")
+    patches_dtype: Literal["float32", "float16"] = Field("float16", description="of patch features, on disk")
+    views: int = Field(0, ge=0, description="augmented views per image, of which each epoch draws one (0: no views)")
 
 
 class RuntimeConfig(Section):
@@ -162,6 +160,7 @@ class FederationConfig(Section):
     weight_decay: float = Field(5e-4, ge=0)
     backbone: BackboneConfig = BackboneConfig()
     partition: PartitionConfig = PartitionConfig()
+    features: FeaturesConfig = FeaturesConfig()
     data: DataConfig = DataConfig()
     runtime: RuntimeConfig = RuntimeConfig()
     resources: ResourcesConfig = ResourcesConfig()

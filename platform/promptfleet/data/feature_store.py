@@ -1,18 +1,19 @@
-"""Encoded images on disk: an Arrow file that every process on a node maps into memory and reads without a copy.
+"""Encoded images on disk: Arrow files that every process on a node maps into memory and reads without a copy.
 
 One file per content key, named after it. The columns are ``sample_id, label, domain, official, feature`` in a single
-record batch, so all features lie in one contiguous block. The schema's metadata holds what the key was made of, the
-format's version and a checksum. Imports nothing but numpy, pyarrow and the standard library: every client process pays
-for it.
+record batch, so all features lie in one contiguous block of float32 or float16. The schema's metadata holds what the
+key was made of, the shape of one sample's features, the format's version and a checksum. Global features, those of
+patches and those of augmented views are files of their own, so that each is encoded only when somebody wants it.
+Imports nothing but numpy, pyarrow and the standard library: every client process pays for it.
 """
 
 import hashlib
 import json
-import tempfile
+import math
 import zlib
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -26,15 +27,18 @@ VERSION = 2
 INTEGERS = ("sample_id", "label", "domain", "official")  # the int64 columns; the last column is ``feature``
 NONE = -1
 META = b"promptfleet"
+DTYPES = {"float32": pa.float32(), "float16": pa.float16()}
+VERIFIED_BYTES = 2**30
 
 
 @dataclass(frozen=True, eq=False)
 class FeatureStore:
     """The features of one dataset under one backbone. Arrays are views of the mapped file, hence read-only.
 
-    features float32 ``[samples, dim]``; labels, domains and official int64 ``[samples]``, where official is the
-    ``data.dataset.Part`` of the published split, and a domain or official of -1 means none. Row ``i`` is sample ``i``
-    of the dataset. The mapping lives as long as any of the arrays, also after the file was replaced or deleted.
+    features float32 or float16 ``[samples, dim]``; labels, domains and official int64 ``[samples]``, where official is
+    the ``data.dataset.Part`` of the published split, and a domain or official of -1 means none. Where they were opened
+    too, patches ``[samples, patches, dim]`` and views ``[samples, views, dim]``. Row ``i`` is sample ``i`` of the
+    dataset. A mapping lives as long as any of the arrays, also after the file was replaced or deleted.
     """
 
     features: np.ndarray
@@ -42,17 +46,24 @@ class FeatureStore:
     domains: np.ndarray
     official: np.ndarray
     key_parts: Mapping[str, str]
+    patches: np.ndarray | None = None
+    views: np.ndarray | None = None
 
     def __len__(self) -> int:
         return len(self.labels)
 
     @property
     def dim(self) -> int:
-        return self.features.shape[1]
+        return self.features.shape[-1]
 
     def rows(self, indices: np.ndarray) -> np.ndarray:
         """The features of some samples, float32 ``[len(indices), dim]``: a copy of just these."""
-        return self.features[indices]
+        return rows_of(self.features, indices)
+
+
+def rows_of(array: np.ndarray, indices: np.ndarray | slice) -> np.ndarray:
+    """Some rows of a mapped array as float32: a copy of just these, or of none if a slice of float32 is asked for."""
+    return array[indices].astype(np.float32, copy=False)
 
 
 def feature_key(**parts: str) -> str:
@@ -68,55 +79,52 @@ def feature_path(folder: str | Path, key_parts: Mapping[str, str]) -> Path:
 def write_features(
     folder: str | Path,
     key_parts: Mapping[str, str],
-    batches: Iterable[np.ndarray],
+    features: np.ndarray,
     labels: np.ndarray,
     domains: np.ndarray | None = None,
     official: np.ndarray | None = None,
 ) -> Path:
-    """Write a feature store and return its path; replaces a store with the same key.
+    """Write one file of a feature store and return its path; replaces the file with the same key.
 
-    ``batches`` are arrays ``[k, dim]`` in the order of the samples, taken one at a time and kept as float32; labels,
-    domains and official are integers ``[samples]``. Memory holds one batch: they are collected in an unnamed file in
-    ``folder``, which needs room for the features twice. The store appears under its name only when complete and on
-    disk, so several processes may write the same key at once (the last one wins) and a killed one leaves at worst a
-    ``.partial`` file.
+    features ``[samples, dim]`` (or ``[samples, patches or views, dim]``), float32 or float16, may be mapped: they are
+    never copied in memory. labels, domains and official are integers ``[samples]``. The file appears under its name
+    only when complete and on disk, so several processes may write the same key at once (the last one wins) and a
+    killed one leaves at worst a ``.partial`` file.
 
     Raises:
-        DataError: if a batch has the wrong shape or a NaN or Inf, if batches, labels, domains and official differ in
+        DataError: if the features have another type or shape, if features, labels, domains and official differ in
             length, or if the disk refuses.
     """
     path = feature_path(folder, key_parts)
-    with _disk_errors(path):
-        path.parent.mkdir(parents=True, exist_ok=True)
-        scratch = tempfile.TemporaryFile(dir=path.parent)  # noqa: SIM115  closed by the next statement
-    with scratch:
-        dim = 0
-        for batch in batches:
-            batch = _checked(np.asarray(batch), dim)
-            dim = batch.shape[1]
-            with _disk_errors(path):
-                scratch.write(batch.data)
-        with _disk_errors(path):
-            scratch.flush()
-            size = scratch.tell()
-        labels = np.ascontiguousarray(labels, dtype=np.int64)
-        integers = {"label": labels, "domain": _or_none(domains, labels), "official": _or_none(official, labels)}
-        samples = size // (4 * dim) if dim else 0
-        if not samples or any(column.shape != (samples,) for column in integers.values()):
-            found = ", ".join(f"{name} {list(column.shape)}" for name, column in integers.items())
-            raise DataError(f"{path}: features of {samples} samples, {found}; all must have one length, at least 1")
-        features = np.memmap(scratch, dtype=np.float32, mode="r", shape=(samples, dim))
-        with _disk_errors(path):
-            _write_file(path, key_parts, features, integers)
+    if features.dtype.name not in DTYPES or features.ndim < 2 or not features.size:
+        found = f"{features.dtype} {list(features.shape)}"
+        raise DataError(f"{path}: features are {found}, should be float32 or float16 [samples, dim]")
+    labels = np.ascontiguousarray(labels, dtype=np.int64)
+    integers = {"label": labels, "domain": _or_none(domains, labels), "official": _or_none(official, labels)}
+    if any(column.shape != (len(features),) for column in integers.values()):
+        found = ", ".join(f"{name} {list(column.shape)}" for name, column in integers.items())
+        raise DataError(f"{path}: features of {len(features)} samples, {found}; all must have the same length")
+    with disk_errors(path):
+        _write_file(path, key_parts, np.ascontiguousarray(features), integers)
     return path
 
 
-def open_features(path: str | Path, key_parts: Mapping[str, str] | None = None, *, verify: bool = True) -> FeatureStore:
-    """Map a feature store into memory.
+def open_store(
+    features: str | Path, patches: str | Path | None = None, views: str | Path | None = None
+) -> FeatureStore:
+    """Map all files of a store that another process has verified. Raises DataError as ``open_features`` does."""
+    opened = {"patches": patches, "views": views}
+    extra = {name: open_features(path, verify=False).features for name, path in opened.items() if path}
+    return replace(open_features(features, verify=False), **extra)
 
-    With ``key_parts``, the store must have been written for exactly these. A file that is cut short, or whose structure
-    is damaged, is always refused. ``verify`` also reads all values once and compares their checksum (3 GB/s, about), so
-    that a changed value is found; processes that open what another one has just verified may leave it out.
+
+def open_features(path: str | Path, key_parts: Mapping[str, str] | None = None, *, verify: bool = True) -> FeatureStore:
+    """Map one file of a feature store into memory.
+
+    With ``key_parts``, the file must have been written for exactly these. A file that is cut short, or whose structure
+    is damaged, is always refused. ``verify`` also reads all values of a file of up to 1 GiB once and compares their
+    checksum (3 GB/s, about), so that a changed value is found; processes that open what another one has just verified
+    may leave it out.
 
     Raises:
         DataError: if the file is missing, no feature store, of another format version, damaged, or of another key.
@@ -127,10 +135,10 @@ def open_features(path: str | Path, key_parts: Mapping[str, str] | None = None, 
             meta = _read_meta(path, reader.schema)
             batch = reader.get_batch(0)
             batch.validate()
-            _check_types(batch.schema)
+            shape, dtype = meta["shape"], meta["dtype"]
+            _check_types(batch.schema, shape, dtype)
             sample_ids, labels, domains, official = (_values(batch.column(name), np.int64) for name in INTEGERS)
-            feature = batch.column("feature")
-            features = _values(feature.flatten(), np.float32).reshape(len(feature), feature.type.list_size)
+            features = _values(batch.column("feature").flatten(), np.dtype(dtype)).reshape(len(labels), *shape)
             key_found, checksum = meta["key_parts"], meta["checksum"]
     except FileNotFoundError:
         raise DataError(f"{path}: there is no such feature store") from None
@@ -139,7 +147,8 @@ def open_features(path: str | Path, key_parts: Mapping[str, str] | None = None, 
     except (pa.ArrowException, OSError, ValueError, LookupError, TypeError, AttributeError) as error:
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise _damaged(path, reason) from None
-    if verify and _checksum(key_found, sample_ids, labels, domains, official, features) != checksum:
+    columns = sample_ids, labels, domains, official, features
+    if verify and features.nbytes <= VERIFIED_BYTES and _checksum(key_found, *columns) != checksum:
         raise _damaged(path, "its content does not match its checksum")
     if key_parts is not None and dict(key_parts) != key_found:
         raise DataError(f"{path}: made for other inputs: {_difference(key_found, key_parts)}")
@@ -151,17 +160,6 @@ def _values(array: pa.Array, dtype: type) -> np.ndarray:
     return np.frombuffer(array.buffers()[-1], dtype, count=len(array), offset=array.offset * np.dtype(dtype).itemsize)
 
 
-def _checked(batch: np.ndarray, dim: int) -> np.ndarray:
-    """The batch as contiguous float32; ``dim`` is that of the batches before, 0 for the first."""
-    if batch.ndim != 2 or not batch.shape[1] or dim not in (0, batch.shape[1]):
-        wanted = f"[samples, {dim or 'dim'}]"
-        raise DataError(f"features: a batch has shape {list(batch.shape)}, should be {wanted}")
-    batch = np.ascontiguousarray(batch, dtype=np.float32)
-    if not np.isfinite(batch).all():
-        raise DataError("features: a batch has a NaN or Inf; the backbone's weights or the images are damaged")
-    return batch
-
-
 def _or_none(values: np.ndarray | None, labels: np.ndarray) -> np.ndarray:
     return np.full_like(labels, NONE) if values is None else np.ascontiguousarray(values, dtype=np.int64)
 
@@ -169,16 +167,18 @@ def _or_none(values: np.ndarray | None, labels: np.ndarray) -> np.ndarray:
 def _write_file(
     path: Path, key_parts: Mapping[str, str], features: np.ndarray, integers: Mapping[str, np.ndarray]
 ) -> None:
-    samples, dim = features.shape
-    integers = {"sample_id": np.arange(samples, dtype=np.int64), **integers}
+    integers = {"sample_id": np.arange(len(features), dtype=np.int64), **integers}
     meta = {
         "format": FORMAT,
         "version": VERSION,
         "key_parts": dict(key_parts),
+        "shape": features.shape[1:],
+        "dtype": features.dtype.name,
         "checksum": _checksum(key_parts, *integers.values(), features),
     }
-    values = pa.Array.from_buffers(pa.float32(), features.size, [None, pa.py_buffer(features)])
-    columns = [*map(pa.array, integers.values()), pa.FixedSizeListArray.from_arrays(values, dim)]
+    values = pa.Array.from_buffers(DTYPES[features.dtype.name], features.size, [None, pa.py_buffer(features)])
+    lists = pa.FixedSizeListArray.from_arrays(values, features[0].size)
+    columns = [*map(pa.array, integers.values()), lists]
     batch = pa.record_batch(columns, names=[*integers, "feature"]).replace_schema_metadata({META: json.dumps(meta)})
     with replacing(path) as partial, open(partial, "wb") as file, pa.ipc.new_file(file, batch.schema) as writer:
         writer.write_batch(batch)
@@ -198,22 +198,21 @@ def _read_meta(path: Path, schema: pa.Schema) -> dict:
         raise DataError(f"{path}: an Arrow file, but no feature store; columns {', '.join(schema.names)}")
     if meta["version"] != VERSION:
         raise DataError(
-            f"{path}: a feature store of format version {meta['version']}, this promptfleet reads {VERSION}; delete it "
-            f"and it is encoded again"
+            f"{path}: a feature store of format version {meta['version']}, this promptfleet reads {VERSION}"
         )
     return meta
 
 
-def _check_types(schema: pa.Schema) -> None:
+def _check_types(schema: pa.Schema, shape: Sequence[int], dtype: str) -> None:
     """Raise ValueError unless the columns are those that ``_write_file`` writes."""
-    dim = schema.field("feature").type.list_size
-    integers = dict.fromkeys(INTEGERS, pa.int64())
-    if dict(zip(schema.names, schema.types, strict=True)) != {**integers, "feature": pa.list_(pa.float32(), dim)}:
+    feature = pa.list_(DTYPES[dtype], math.prod(shape))
+    wanted = {**dict.fromkeys(INTEGERS, pa.int64()), "feature": feature}
+    if dict(zip(schema.names, schema.types, strict=True)) != wanted:
         raise ValueError(f"columns {', '.join(map(str, schema.types))}")
 
 
 def _damaged(path: Path, reason: str) -> DataError:
-    return DataError(f"{path}: damaged, or no feature store ({reason}); delete it and it is encoded again")
+    return DataError(f"{path}: damaged, or no feature store ({reason})")
 
 
 def _difference(found: Mapping[str, str], wanted: Mapping[str, str]) -> str:
@@ -222,7 +221,7 @@ def _difference(found: Mapping[str, str], wanted: Mapping[str, str]) -> str:
 
 
 @contextmanager
-def _disk_errors(path: Path) -> Iterator[None]:
+def disk_errors(path: Path) -> Iterator[None]:
     """Turn a full disk, missing rights and the like into a line for the user."""
     try:
         yield

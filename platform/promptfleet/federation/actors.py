@@ -15,7 +15,7 @@ import torch
 from promptfleet.clip.frozen import FrozenClip
 from promptfleet.config import FederationConfig
 from promptfleet.data.client_split import ClientSplit
-from promptfleet.data.feature_store import open_features
+from promptfleet.data.feature_store import open_store
 from promptfleet.federation.client import Upload
 from promptfleet.federation.client_group import ClientGroup
 from promptfleet.federation.reports import Evaluation
@@ -37,7 +37,7 @@ class Frozen:
 
     packed: Packed
     settings: dict[str, Any]
-    features: str
+    files: dict[str, str]  # of the feature store
     class_names: tuple[str, ...]
     domain_names: tuple[str, ...]
 
@@ -50,7 +50,8 @@ class Frozen:
         """What was put there, its CLIP in place on the CPU."""
         from promptfleet.federation.prepare import Prepared  # which no client process needs
 
-        return Prepared(self.attach("cpu"), Path(self.features), self.class_names, self.domain_names)
+        files = {kind: Path(path) for kind, path in self.files.items()}
+        return Prepared(clip=self.attach("cpu"), class_names=self.class_names, domain_names=self.domain_names, **files)
 
 
 class ServerActor:
@@ -88,7 +89,7 @@ class ClientActor:
 
     def __init__(self, frozen: Frozen):
         self._frozen = frozen
-        self._store = open_features(frozen.features, verify=False)
+        self._store = open_store(**frozen.files)
         self._clip = frozen.attach("cuda" if ray.get_gpu_ids() and torch.cuda.is_available() else "cpu")
 
     def begin(self, config: FederationConfig, splits: Mapping[int, ClientSplit]) -> None:

@@ -5,14 +5,16 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
+import numpy as np
 import torch
 
 from promptfleet.data.client_split import ClientSplit
 from promptfleet.data.feature_store import FeatureStore
 from promptfleet.federation.reports import Evaluation, TrainReport
 from promptfleet.federation.state import find_non_finite, to_device
+from promptfleet.federation.stored_images import images_of
 from promptfleet.methods.lockstep import run_updates
-from promptfleet.methods.protocol import Examples, Images, LocalUpdate, Message, Method, State, Update, World
+from promptfleet.methods.protocol import Examples, LocalUpdate, Message, Method, State, Update, World
 from promptfleet.seeding import stream
 
 
@@ -44,9 +46,8 @@ class Client:
         self._method = method
         self._world = world
         self._device = world.clip.zero_shot_text.device
-        self._train, self._val, self._test = (
-            self._examples(store, indices) for indices in (split.train, split.val, split.test)
-        )
+        self._train = self._examples(store, split.train, with_views=True)
+        self._val, self._test = (self._examples(store, indices) for indices in (split.val, split.test))
 
     def initial_state(self) -> State:
         """The private state before the client ever trained."""
@@ -96,9 +97,9 @@ class Client:
         logits = self._method.predict(self._world, private, download, examples.images)
         return (logits.argmax(dim=1) == examples.labels).sum().item() / len(examples)
 
-    def _examples(self, store: FeatureStore, indices) -> Examples:
-        features = torch.tensor(store.rows(indices), device=self._device)
-        return Examples(Images(features), torch.tensor(store.labels[indices], device=self._device))
+    def _examples(self, store: FeatureStore, indices: np.ndarray, *, with_views: bool = False) -> Examples:
+        images = images_of(store, indices, self._method.needs, self._device, with_views=with_views)
+        return Examples(images, torch.tensor(store.labels[indices], device=self._device))
 
     def _rng(self, role: str, round_index: int):
         return stream(self._world.config.seed, role, client=self.id, round_index=round_index)

@@ -5,7 +5,6 @@ from collections.abc import Iterable, Mapping, Sequence
 import torch
 
 from promptfleet.config import FederationConfig
-from promptfleet.data.feature_store import open_features
 from promptfleet.data.partition import Partition
 from promptfleet.federation.client import Upload
 from promptfleet.federation.client_group import ClientGroup
@@ -22,7 +21,7 @@ class LocalFleet:
 
     def __init__(self, prepared: Prepared):
         self._prepared = prepared
-        self._store = open_features(prepared.features, verify=False)
+        self._store = prepared.open_store()
         self._threads_before = torch.get_num_threads()
 
     def begin(self, config: FederationConfig, partition: Partition) -> None:

@@ -6,7 +6,7 @@ Both are computed once per content and kept on disk, so a second run imports nei
 import hashlib
 import json
 import logging
-from collections.abc import Hashable, Sequence
+from collections.abc import Hashable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -16,7 +16,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from promptfleet.atomic_files import replacing
-from promptfleet.clip.backbone import Backbone, load_backbone
+from promptfleet.clip.backbone import Backbone
 from promptfleet.clip.frozen import FrozenClip
 from promptfleet.clip.plain_encoder import encode_texts
 from promptfleet.clip.prompt_layout import ClassTokens
@@ -24,10 +24,11 @@ from promptfleet.clip.text_tower import TextTower
 from promptfleet.clip.tokens import class_texts, embed_classes
 from promptfleet.config import FederationConfig
 from promptfleet.data.dataset import Dataset
-from promptfleet.data.datasets import load_dataset
-from promptfleet.data.feature_store import feature_path, open_features, write_features
+from promptfleet.data.feature_store import FeatureStore, open_store
 from promptfleet.data.samples import Samples
-from promptfleet.errors import ConfigError, DataError
+from promptfleet.errors import ConfigError
+from promptfleet.federation.encoding import encode_missing, wanted_files
+from promptfleet.federation.image_encoder import load_inputs
 from promptfleet.federation.partitioning import partition_for
 from promptfleet.methods import load_method
 from promptfleet.methods.protocol import World
@@ -37,27 +38,36 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Prepared:
-    """Frozen inputs of a federation; ``features`` is the path of the feature store."""
+    """Frozen inputs of a federation; ``features``, and ``patches`` and ``views`` if any, are files of the store."""
 
     clip: FrozenClip
     features: Path
     class_names: tuple[str, ...]
     domain_names: tuple[str, ...] = ()
+    patches: Path | None = None
+    views: Path | None = None
+
+    def files(self) -> dict[str, Path]:
+        """The store's files by what they hold."""
+        files = {"features": self.features, "patches": self.patches, "views": self.views}
+        return {kind: path for kind, path in files.items() if path is not None}
+
+    def open_store(self) -> FeatureStore:
+        """All encoded images, mapped."""
+        return open_store(**self.files())
 
 
 def prepare(*configs: FederationConfig) -> Prepared:
     """Load backbone and dataset, check that every federation is possible with them, encode what is not encoded yet.
 
-    All configs share the first one's dataset and backbone.
+    All configs share the first one's dataset, backbone and ``features``.
 
     Raises:
         ConfigError, DataError: a setting that does not fit the data or the backbone, and what would.
         BackboneError: a CLIP that cannot be had.
     """
     config = configs[0]
-    dataset = load_dataset(config.dataset, config.data.root, config.data.folder)
-    _check_one_backbone(configs)
-    backbone = load_backbone(config.backbone, config.seed)
+    dataset, backbone = load_inputs(config)
     folder = Path(config.storage.path).absolute() / "features"
     clip = _frozen_clip(backbone, dataset, folder)
     for candidate in configs:
@@ -66,17 +76,20 @@ def prepare(*configs: FederationConfig) -> Prepared:
     samples = Samples.of_dataset(dataset)
     for candidate in {_partition_key(candidate): candidate for candidate in configs}.values():
         partition_for(candidate, samples)
-    return Prepared(clip, _encoded_images(backbone, dataset, folder), dataset.class_names, dataset.domain_names)
+    needs = {load_method(candidate.method).needs for candidate in configs}
+    files = wanted_files(backbone, dataset, config.features, needs, folder)
+    encode_missing(config, backbone, dataset, files)
+    return Prepared(
+        clip=clip,
+        class_names=dataset.class_names,
+        domain_names=dataset.domain_names,
+        **{file.kind: file.path for file in files},
+    )
 
 
 def _partition_key(config: FederationConfig) -> Hashable:
     """What ``partition_for`` depends on: the many federations of a sweep mostly share a few partitions."""
     return config.clients, config.partition, config.seed
-
-
-def _check_one_backbone(configs: Sequence[FederationConfig]) -> None:
-    if configs[0].backbone.is_random and len({config.seed for config in configs}) > 1:
-        raise ConfigError("backbone.pretrained=random draws other weights for each seed: give all federations one seed")
 
 
 def _check_prompt_fits(config: FederationConfig, clip: FrozenClip) -> None:
@@ -86,21 +99,6 @@ def _check_prompt_fits(config: FederationConfig, clip: FrozenClip) -> None:
             f"prompt_length={config.prompt_length} does not fit: with the class names of {config.dataset} the text "
             f"tower of {config.backbone.label} leaves room for {longest} tokens"
         )
-
-
-def _encoded_images(backbone: Backbone, dataset: Dataset, folder: Path) -> Path:
-    key_parts = {"backbone": backbone.fingerprint, "dataset": dataset.fingerprint, "features": "global, unit norm"}
-    path = feature_path(folder, key_parts)
-    if path.exists():
-        try:
-            open_features(path, key_parts)
-            return path
-        except DataError as error:
-            logger.warning("%s", error)
-    logger.info("encoding %d images of %s with %s", len(dataset), dataset.name, backbone.name)
-    images = (dataset.read_image(index) for index in range(len(dataset)))
-    batches = (batch.numpy() for batch in backbone.encode_images(images))
-    return write_features(folder, key_parts, batches, dataset.labels, dataset.domains, dataset.official)
 
 
 def _frozen_clip(backbone: Backbone, dataset: Dataset, folder: Path) -> FrozenClip:

@@ -36,7 +36,7 @@ def put_frozen(prepared: Prepared) -> ObjectRef:
         Frozen(
             packed=pack(prepared.clip.tensors()),
             settings=prepared.clip.settings(),
-            features=str(prepared.features),
+            files={kind: str(path) for kind, path in prepared.files().items()},
             class_names=prepared.class_names,
             domain_names=prepared.domain_names,
         )

@@ -3,6 +3,7 @@
 import logging
 import os
 import socket
+import sys
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, nullcontext
 
@@ -32,6 +33,11 @@ def local_nodes() -> list[Node]:
     import torch
 
     return [Node(float(len(os.sched_getaffinity(0))), float(torch.cuda.device_count()))]
+
+
+def ray_runs() -> bool:
+    """Whether this process is connected to Ray; does not import it."""
+    return "ray" in sys.modules and sys.modules["ray"].is_initialized()
 
 
 @contextmanager

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from promptfleet.config import FederationConfig
-from promptfleet.data.feature_store import open_features
+from promptfleet.data.feature_store import rows_of
 from promptfleet.data.partition_counts import PartitionCounts, count_partition
 from promptfleet.data.samples import Samples
 from promptfleet.federation.cohort import sample_cohort
@@ -17,6 +17,8 @@ from promptfleet.federation.reports import ClientReport, Evaluation, FederationR
 from promptfleet.federation.state import state_sha256
 from promptfleet.methods import load_method
 from promptfleet.methods.protocol import State, World
+
+BLOCK = 8192  # images whose logits are computed at once
 
 
 @dataclass(frozen=True)
@@ -40,7 +42,7 @@ class Federation:
         self._prepared = prepared
         self._fleet = fleet
         self._everybody_trains = load_method(config.method).everybody_trains
-        store = open_features(prepared.features, verify=False)
+        store = prepared.open_store()
         self._samples = Samples.of_store(store, prepared.class_names, prepared.domain_names)
         self.partition = partition_for(config, self._samples)
         self._zero_shot_correct = _zero_shot_correct(prepared, store.features, store.labels)
@@ -154,4 +156,6 @@ class Federation:
 
 def _zero_shot_correct(prepared: Prepared, features: np.ndarray, labels: np.ndarray) -> np.ndarray:
     """Whether CLIP's own zero-shot prediction is right, per sample."""
-    return (features @ prepared.clip.zero_shot_text.numpy().T).argmax(axis=1) == labels
+    text = prepared.clip.zero_shot_text.numpy().T
+    blocks = (slice(start, start + BLOCK) for start in range(0, len(features), BLOCK))
+    return np.concatenate([(rows_of(features, block) @ text).argmax(axis=1) for block in blocks]) == labels

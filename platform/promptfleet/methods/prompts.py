@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from promptfleet.clip.prompt_encoder import encode_prompts
-from promptfleet.methods.protocol import Examples, Message, State, World
+from promptfleet.methods.protocol import Examples, Images, Message, State, World
 
 CONTEXT_STD = 0.02
 
@@ -66,13 +66,23 @@ def similarity_logits(world: World, features: Tensor, text: Tensor) -> Tensor:
 def local_batches(
     world: World, examples: Examples, rng: np.random.Generator, epochs: int | None = None
 ) -> Iterator[Examples]:
-    """Batches of ``epochs`` (default: ``local_epochs``), each in a new order; the last of an epoch may be smaller."""
+    """Batches of ``epochs`` (default: ``local_epochs``), each in a new order; the last of an epoch may be smaller.
+
+    Where the images have views, each epoch sees one of them per image instead of the image itself.
+    """
     config = world.config
     for _ in range(config.local_epochs if epochs is None else epochs):
+        epoch = examples if examples.images.views is None else _draw_views(examples, rng)
         order = rng.permutation(len(examples)) if config.shuffle else np.arange(len(examples))
         for start in range(0, len(examples), config.batch_size):
             chosen = torch.from_numpy(order[start : start + config.batch_size]).to(examples.labels.device)
-            yield examples[chosen]
+            yield epoch[chosen]
+
+
+def _draw_views(examples: Examples, rng: np.random.Generator) -> Examples:
+    views = examples.images.views
+    drawn = torch.from_numpy(rng.integers(views.shape[1], size=len(examples))).to(views.device)
+    return Examples(Images(views[torch.arange(len(views), device=views.device), drawn]), examples.labels)
 
 
 def mean_over_clients(tensors: Mapping[int, Tensor], num_examples: Mapping[int, int]) -> Tensor:

@@ -43,17 +43,20 @@ class Images:
     """Some images as the frozen CLIP sees them.
 
     ``features [images, dim]``, unit norm; ``patches [images, patches, dim]``, each unit norm, where the method's
-    ``needs`` ask for them.
+    ``needs`` ask for them; ``views [images, views, dim]`` of images to train on, where ``features.views`` asks for
+    them.
     """
 
     features: Tensor
     patches: Tensor | None = None
+    views: Tensor | None = None
 
     def __len__(self) -> int:
         return self.features.shape[0]
 
     def __getitem__(self, chosen: Tensor) -> "Images":
-        return Images(self.features[chosen], None if self.patches is None else self.patches[chosen])
+        rest = (None if tensor is None else tensor[chosen] for tensor in (self.patches, self.views))
+        return Images(self.features[chosen], *rest)
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,165 @@
+"""Images to features, once per content: what a feature store lacks is encoded, and survives a kill."""
+
+import logging
+import time
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from promptfleet.atomic_files import locked
+from promptfleet.clip.backbone import Backbone
+from promptfleet.config import FeaturesConfig, FederationConfig
+from promptfleet.data.dataset import Dataset
+from promptfleet.data.feature_store import NONE, disk_errors, feature_key, feature_path, open_features, write_features
+from promptfleet.data.partial_rows import PartialRows
+from promptfleet.errors import ConfigError, DataError
+from promptfleet.federation.image_encoder import Arrays, Encoder, Kind, encode_in_threads
+from promptfleet.federation.ray_session import ray_runs
+from promptfleet.methods.protocol import Needs
+
+logger = logging.getLogger(__name__)
+
+PART = 64  # images between two writes to disk
+QUIET_SECONDS = 5.0
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """One file of a feature store: what it holds, made of what, as which type, where."""
+
+    kind: Kind
+    key_parts: Mapping[str, str]
+    dtype: str
+    path: Path
+
+
+def wanted_files(
+    backbone: Backbone, dataset: Dataset, settings: FeaturesConfig, needs: Collection[Needs], folder: Path
+) -> list[Wanted]:
+    """The files in ``folder`` that methods with these needs read: global features always. Raises ConfigError."""
+    if Needs.PATCHES in needs and settings.views:
+        raise ConfigError(
+            f"features.views={settings.views}: there are no views for methods that see patches; set it to 0"
+        )
+
+    def file(kind: Kind, what: str, dtype: str) -> Wanted:
+        key_parts = _content(backbone, dataset) | {"features": f"{what}, unit norm"}
+        if dtype != "float32":
+            key_parts["dtype"] = dtype
+        return Wanted(kind, key_parts, dtype, feature_path(folder, key_parts))
+
+    files = [file("features", "global", settings.dtype)]
+    if Needs.PATCHES in needs:
+        files.append(file("patches", "patches", settings.patches_dtype))
+    if settings.views:
+        files.append(file("views", f"{settings.views} views", settings.dtype))
+    return files
+
+
+def encode_missing(config: FederationConfig, backbone: Backbone, dataset: Dataset, files: Sequence[Wanted]) -> None:
+    """Make those of ``files`` that are missing, damaged or of another content, all in one pass over the images.
+
+    Of several processes that want the same, one encodes and the others wait for it. What is finished is on disk at
+    once: after a kill, or an image that cannot be read, the next call goes on from there.
+
+    Raises:
+        DataError: an image that cannot be read, features that are not finite, or a disk that refuses.
+        BackboneError: patches are wanted of an image tower that has none.
+    """
+    if not any(_problem(file, dataset) for file in files):
+        return
+    lock = files[0].path.with_name(f"{feature_key(**_content(backbone, dataset))[:16]}.lock")
+
+    def on_wait() -> None:
+        logger.info("another process is encoding %s with %s: waiting for it", dataset.name, backbone.name)
+
+    with disk_errors(lock), locked(lock, on_wait):
+        problems = {file.path: _problem(file, dataset) for file in files}
+        for path, problem in problems.items():
+            if problem and path.exists():
+                logger.warning("%s; encoding the images again", problem)
+        missing = [file for file in files if problems[file.path]]
+        if missing:
+            _encode(config, backbone, dataset, missing)
+
+
+def _encode(config: FederationConfig, backbone: Backbone, dataset: Dataset, files: Sequence[Wanted]) -> None:
+    rows = {file.kind: PartialRows(file.path.with_suffix(".encoding"), len(dataset), file.dtype) for file in files}
+    parts = [range(start, min(start + PART, len(dataset))) for start in range(0, len(dataset), PART)]
+    missing = [part for part in parts if not all(one.has(part) for one in rows.values())]
+    progress = Progress(dataset.name, backbone.name, len(dataset), sum(map(len, missing)))
+    for part, arrays in _encoded(config, backbone, dataset, list(rows), missing):
+        for kind, array in arrays.items():
+            rows[kind].put(part, array)
+        progress.add(len(part))
+    for file in files:
+        labels = dataset.labels, dataset.domains, dataset.official
+        write_features(file.path.parent, file.key_parts, rows[file.kind].array(), *labels)
+        rows[file.kind].delete()
+    progress.finish()
+
+
+def _encoded(
+    config: FederationConfig, backbone: Backbone, dataset: Dataset, kinds: Sequence[Kind], parts: Sequence[range]
+) -> Iterator[tuple[range, Arrays]]:
+    """Features of each part, in the order in which they get done: from Ray where it offers more than this process."""
+    if ray_runs():
+        from promptfleet.federation.ray_encoding import encode_on_ray, plan_encoders
+
+        encoders = plan_encoders(len(parts))
+        if encoders is not None:
+            content = _content(backbone, dataset)
+            return encode_on_ray(config, kinds, content, parts, encoders)
+    encoder = Encoder(backbone, dataset, kinds, config.features.views)
+    return encode_in_threads(encoder, parts, torch.get_num_threads())
+
+
+def _problem(file: Wanted, dataset: Dataset) -> str | None:
+    """Why the file cannot be used; None if it can."""
+    try:
+        store = open_features(file.path, file.key_parts)
+    except DataError as error:
+        return str(error)
+    none = np.full(len(dataset), NONE)
+    pairs = [
+        (store.labels, dataset.labels),
+        (store.domains, none if dataset.domains is None else dataset.domains),
+        (store.official, none if dataset.official is None else dataset.official),
+    ]
+    if all(np.array_equal(found, wanted) for found, wanted in pairs):
+        return None
+    return f"{file.path}: its labels, domains or official parts are not those of {dataset.name}"
+
+
+def _content(backbone: Backbone, dataset: Dataset) -> dict[str, str]:
+    return {"backbone": backbone.fingerprint, "dataset": dataset.fingerprint}
+
+
+class Progress:
+    """Says on the log how far the encoding is: every few seconds, and at the end."""
+
+    def __init__(self, dataset: str, backbone: str, samples: int, missing: int):
+        self._dataset, self._samples, self._missing, self._done = dataset, samples, missing, 0
+        self._started = self._last = time.monotonic()
+        kept = f", {samples - missing} are done" if missing < samples else ""
+        logger.info("encoding %d images of %s with %s%s", samples, dataset, backbone, kept)
+
+    def add(self, images: int) -> None:
+        self._done += images
+        now = time.monotonic()
+        if now - self._last >= QUIET_SECONDS and self._done < self._missing:
+            self._last = now
+            left_s = round((self._missing - self._done) * (now - self._started) / self._done)
+            done = self._samples - self._missing + self._done
+            left = f"{left_s // 60}m{left_s % 60:02d}s left"
+            logger.info("encoding %s: %d/%d images, %s, %s", self._dataset, done, self._samples, self._speed(), left)
+
+    def finish(self) -> None:
+        seconds = time.monotonic() - self._started
+        logger.info("encoded %d images of %s in %.1f s, %s", self._missing, self._dataset, seconds, self._speed())
+
+    def _speed(self) -> str:
+        return f"{self._done / max(time.monotonic() - self._started, 1e-9):.3g} images/s"

@@ -13,10 +13,10 @@ import torch
 from torch import Tensor
 
 from measuring import measure, report
-from promptfleet.clip.backbone import GLYPH_CLIP, load_backbone, text_tower_of
+from promptfleet.clip.backbone import GLYPH_CLIP, load_backbone
 from promptfleet.clip.plain_encoder import encode_prompts_plainly
 from promptfleet.clip.prompt_encoder import encode_prompts
-from promptfleet.clip.text_tower import TextTower
+from promptfleet.clip.text_tower import TextTower, text_tower_of
 from promptfleet.clip.tokens import class_texts, embed_classes
 from promptfleet.config import BackboneConfig
 

@@ -17,9 +17,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from measuring import report
-from promptfleet.clip.backbone import text_tower_of
 from promptfleet.clip.frozen import FrozenClip
 from promptfleet.clip.plain_encoder import encode_prompts_plainly
+from promptfleet.clip.text_tower import text_tower_of
 from promptfleet.clip.tokens import class_texts, embed_classes
 from promptfleet.methods.gate import gate_scores, init_gate, reduce_width
 from promptfleet.methods.lockstep import run_updates

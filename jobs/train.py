@@ -38,7 +38,7 @@ def main() -> None:
     path = out / "result.json"
     with replacing(path) as partial:
         partial.write_text(result.to_json())
-    print(_summary(result, path, tracked.ui_hint))
+    print(_summary(result, config.backbone.caveat, path, tracked.ui_hint))
 
 
 def _output_folder(out: str | None, config: FederationConfig) -> Path:
@@ -62,10 +62,11 @@ def _round_line(report: RoundReport, rounds: int) -> str:
     )
 
 
-def _summary(result: FederationResult, path: Path, ui_hint: str) -> str:
+def _summary(result: FederationResult, caveat: str, path: Path, ui_hint: str) -> str:
     return "\n".join(
         [
             f"{result.method} on {result.dataset}: {len(result.clients)} clients, {len(result.rounds)} rounds",
+            *([f"  {caveat}"] if caveat else []),
             f"  test accuracy        {result.test_accuracy:.3f}, mean over clients after the last round",
             f"  validation accuracy  {result.val_accuracy:.3f}",
             f"  zero-shot CLIP       {result.zero_shot_accuracy:.3f} on the same test parts",

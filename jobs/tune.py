@@ -9,7 +9,7 @@ from promptfleet.config import StorageConfig, parse_assignments
 from promptfleet.data.download import download_dataset
 from promptfleet.errors import ConfigError
 from promptfleet.federation.ray_session import local_nodes, ray_session
-from promptfleet.search.folders import check_name, create_sweep, open_sweep
+from promptfleet.search.folders import SWEEPS, create_sweep, open_sweep
 from promptfleet.search.spec import SweepSpec, read_sweep
 from promptfleet.search.summary import describe_outcome, describe_plan
 from promptfleet.search.sweep import plan_sweep, prepare_sweep, run_sweep
@@ -20,6 +20,7 @@ def main() -> int:
     what = parser.add_mutually_exclusive_group(required=True)
     what.add_argument("--search", metavar="FILE", help="a search space, see search_spaces/")
     what.add_argument("--resume", metavar="NAME", help="go on with a sweep that was begun")
+    parser.add_argument("--config", metavar="FILE", help="a federation to search around, see configs/")
     parser.add_argument("--trials", type=int, metavar="N", help="how many federations to run in all")
     parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="fix a key of the federation")
     parser.add_argument("--name", help="of the new sweep (default: the search file's)")
@@ -29,13 +30,15 @@ def main() -> int:
     arguments = parser.parse_args()
     if arguments.resume and arguments.name:
         parser.error("argument --name: a resumed sweep keeps its name")
+    if arguments.resume and arguments.config:
+        parser.error("argument --config: a resumed sweep keeps its configuration")
 
     folder, spec = _sweep(arguments)
     if arguments.dry_run:
         print(describe_plan(spec))
         return 0
     if arguments.name:
-        check_name(spec.base_config().storage.path, arguments.name)
+        SWEEPS.check_name(spec.base_config().storage.path, arguments.name)
     if arguments.address is None:
         plan_sweep(spec, local_nodes())
     if arguments.download:
@@ -56,7 +59,7 @@ def main() -> int:
 def _sweep(arguments: Namespace) -> tuple[Path | None, SweepSpec]:
     """The sweep that was asked for, and its folder if it was begun before."""
     if not arguments.resume:
-        return None, read_sweep(arguments.search, arguments.set, trials=arguments.trials)
+        return None, read_sweep(arguments.search, arguments.set, config=arguments.config, trials=arguments.trials)
     others = [entry for entry in arguments.set if not entry.startswith("storage.path=")]
     if others:
         raise ConfigError(

@@ -12,8 +12,8 @@ from safetensors import safe_open
 from safetensors.torch import load_file
 from torch import Tensor
 
-from promptfleet.clip.backbone import text_tower_of
 from promptfleet.clip.frozen import FrozenClip
+from promptfleet.clip.text_tower import text_tower_of
 from promptfleet.clip.tokens import class_texts, embed_classes
 from promptfleet.methods.pfedmoap import PFedMoAPConfig
 from promptfleet.methods.protocol import World

@@ -23,8 +23,9 @@ MAY_IMPORT = {
     "federation": SCIENCE,
     "tracking": {"federation", *SCIENCE},
     "search": {"federation", "tracking", *SCIENCE},
+    "comparison": {"federation", "tracking", "search", *SCIENCE},
     "pretraining": {"clip"},
-    "jobs": {"federation", "tracking", "search", "pretraining", *SCIENCE},
+    "jobs": {"federation", "tracking", "search", "comparison", "pretraining", *SCIENCE},
 }
 # Package -> files, named from promptfleet/ or jobs/, that may import it.
 MAY_USE = {

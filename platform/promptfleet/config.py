@@ -47,6 +47,16 @@ class BackboneConfig(Section):
         weights = self.pretrained or (self.checkpoint and Path(self.checkpoint).name)
         return f"{self.name}/{weights}" if weights else self.name
 
+    @property
+    def is_random(self) -> bool:
+        """Whether the weights are drawn from the run's seed."""
+        return self.pretrained == "random"
+
+    @property
+    def caveat(self) -> str:
+        """What whoever reads the results must know; empty for weights that were trained."""
+        return "RANDOM WEIGHTS, for tests and timing: accuracies mean nothing" if self.is_random else ""
+
     @model_validator(mode="before")
     @classmethod
     def _refuse_one_string(cls, value: Any) -> Any:

@@ -6,11 +6,10 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from promptfleet.clip.backbone import text_tower_of
 from promptfleet.clip.plain_encoder import encode_prompts_plainly, encode_texts
 from promptfleet.clip.prompt_encoder import encode_prompts
 from promptfleet.clip.prompt_layout import ClassTokens
-from promptfleet.clip.text_tower import TextTower
+from promptfleet.clip.text_tower import TextTower, text_tower_of
 from promptfleet.clip.tokens import embed_classes
 from tests.fakes import tiny_classes, tiny_token_ids, tiny_tower
 

@@ -89,6 +89,8 @@ def test_a_search_file_that_cannot_be_run(job, space, text, parts):
         (["--search", "space.yaml", "--trials", "x"], ["argument --trials: invalid int value: 'x'"]),
         (["--search", "space.yaml", "--name", "a/b"], ["--name a/b: use letters"]),
         (["--resume", "x", "--name", "y"], ["a resumed sweep keeps its name"]),
+        (["--resume", "x", "--config", "y.yaml"], ["argument --config: a resumed sweep keeps its configuration"]),
+        (["--search", "space.yaml", "--config", "nowhere.yaml"], ["nowhere.yaml: there is no such file"]),
         (["--resume", "x", "--set", "rounds=3"], ["a resumed sweep keeps its configuration"]),
     ],
 )
@@ -137,6 +139,25 @@ def test_a_dataset_with_an_image_that_does_not_decode(job, tmp_path):
     settings = ["dataset=dtd", "clients=2", "experts=1", "partition.kind=iid"]
     outcome = job("train.py", *(argument for setting in settings for argument in ("--set", setting)))
     refused(outcome, f"{image}: cannot be decoded as an image")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "parts"),
+    [
+        ([], ["--methods: name at least one method, or all; there are: "]),
+        (["--methods", "pfedmoap"], ["--seeds: name at least one seed"]),
+        (["--methods", "pfedmaop", "--seeds", "0"], ["unknown method 'pfedmaop'; did you mean 'pfedmoap'?"]),
+        (["--methods", "pfedmoap", "--seeds", "0", "--set", "expert=3"], ["--set: unknown key 'expert'"]),
+        (["--methods", "pfedmoap", "--seeds", "0", "--tune", "nowhere.yaml"], ["nowhere.yaml: there is no such file"]),
+        (["--methods", "pfedmoap", "--seeds", "0", "--trials", "3"], ["--trials: is of the tuning"]),
+        (["--methods", "pfedmoap", "--seeds", "0", "--concurrent", "0"], ["--concurrent: got 0"]),
+        (["--methods", "pfedmoap", "--seeds", "0", "--name", "a/b"], ["--name a/b: use letters"]),
+        (["--resume", "nothing"], ["--resume nothing: no comparison was begun yet"]),
+        (["--resume", "nothing", "--seeds", "3"], ["--seeds: a resumed comparison keeps what it was begun with"]),
+    ],
+)
+def test_a_comparison_that_cannot_be_run(job, arguments, parts):
+    refused(job("compare.py", *arguments), *parts)
 
 
 def test_from_a_shell_too(root, tmp_path):

@@ -1,11 +1,13 @@
 """A search file is checked before anything starts, and says what is wrong where."""
 
+import re
+
 import pytest
 import yaml
 
 from promptfleet.errors import ConfigError
 from promptfleet.search.space import Choice, FloatRange, IntRange
-from promptfleet.search.spec import parse_sweep, read_sweep
+from promptfleet.search.spec import grid_points, parse_sweep, read_sweep
 
 GOOD = {"space": {"experts": {"int": [1, 9]}, "prompt_lr": {"float": [0.001, 0.1], "log": True}}}
 
@@ -63,6 +65,18 @@ def test_forms(entry, parameter):
     assert parse({"space": {key: entry}}).space[key] == parameter
 
 
+def test_a_config_file_wins_over_the_federation_and_not_over_the_space(tmp_path):
+    (tmp_path / "space.yaml").write_text("federation: {rounds: 4, clients: 6}\nspace: {experts: {int: [1, 3]}}")
+    (tmp_path / "config.yaml").write_text("rounds: 7\nexperts: 2\nprompt_length: 16")
+    spec = read_sweep(tmp_path / "space.yaml", ["prompt_length=4"], config=tmp_path / "config.yaml")
+    config = spec.config({"experts": 3})
+    assert (config.rounds, config.clients, config.experts, config.prompt_length) == (7, 6, 3, 4)
+    assert list(spec.space) == ["experts"]
+    (tmp_path / "config.yaml").write_text("round: 7")
+    with pytest.raises(ConfigError, match=r"config\.yaml: unknown key 'round'; did you mean 'rounds'\?"):
+        read_sweep(tmp_path / "space.yaml", config=tmp_path / "config.yaml")
+
+
 @pytest.mark.parametrize(
     ("values", "message"),
     [
@@ -118,3 +132,71 @@ def test_fixing_everything_leaves_nothing_to_search():
 def test_trials_option_is_named_in_its_error():
     with pytest.raises(ConfigError, match=r"^--trials: trials: got 0, should be greater than or equal to 1"):
         parse(GOOD, trials=0)
+
+
+GRID = {"sampler": "grid", "space": {"lambda": {"choice": [0.5, 0.0]}, "seed": {"int": [0, 2]}}}
+
+
+def test_a_grid_has_every_combination_once_the_last_key_fastest():
+    spec = parse(GRID)
+    points = [(0.5, 0), (0.5, 1), (0.5, 2), (0.0, 0), (0.0, 1), (0.0, 2)]
+    assert spec.settings.trials == 6
+    assert [(config.lambda_, config.seed) for config in spec.extreme_configs()] == points
+    assert parse(yaml.safe_load(yaml.safe_dump(spec.to_dict()))) == spec
+
+
+def test_a_grid_may_compare_methods_over_keys_they_share_with_values_that_only_one_knows():
+    space = {"prompt_lr": {"choice": [0.1]}, "method": {"choice": ["pfedmoap", "promptfl"]}}
+    spec = parse({"sampler": "grid", "federation": {"experts": 2}, "space": space}, ["lambda=3"])
+    first, second = spec.extreme_configs()
+    assert (first.method, first.experts, first.lambda_) == ("pfedmoap", 2, 3)
+    assert (second.method, second.prompt_lr) == ("promptfl", 0.1)
+
+
+def test_a_preset_wins_over_the_search_file_and_set_over_both(tmp_path):
+    (tmp_path / "space.yaml").write_text(yaml.safe_dump({**GOOD, "federation": {"rounds": 4, "clients": 12}}))
+    (tmp_path / "preset.yaml").write_text("{rounds: 5, local_epochs: 7, prompt_lr: 0.5}")
+    spec = read_sweep(tmp_path / "space.yaml", ["local_epochs=8"], config=tmp_path / "preset.yaml")
+    config = spec.base_config()
+    assert (config.clients, config.rounds, config.local_epochs) == (12, 5, 8)
+    assert "prompt_lr" in spec.space
+    (tmp_path / "preset.yaml").write_text("{round: 5}")
+    with pytest.raises(ConfigError, match="unknown key 'round'; did you mean 'rounds'"):
+        read_sweep(tmp_path / "space.yaml", config=tmp_path / "preset.yaml")
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        (
+            {"space": GOOD["space"]},
+            r"space.prompt_lr: a grid needs \{choice: \[a, b, ...\]\} or \{int: \[low, high\]\}",
+        ),
+        ({"trials": 5}, "trials: got 5, but a grid runs each of its 6 points; leave it out"),
+        ({"space": {"lambda": {"choice": [0.5, -1]}}}, "lambda: got -1, should be greater than or equal to 0"),
+        ({"space": {"rounds": {"choice": [1, 2]}}}, "a sweep keeps rounds fixed"),
+        ({"space": {"method": {"int": [0, 1]}}}, r"space.method: got .* should be \{choice: \[name, ...\]\}"),
+        (
+            {"space": {"method": {"choice": ["pfedmoap", "promptfl"]}, "lambda": {"choice": [1]}}},
+            "unknown key 'lambda'",
+        ),
+        ({"sampler": "tpe", "space": {"method": {"choice": ["pfedmoap"]}}}, "a sweep keeps method fixed"),
+    ],
+)
+def test_a_grid_that_cannot_be_run_says_why(values, message):
+    with pytest.raises(ConfigError, match=message):
+        parse({**GRID, **values})
+
+
+def test_the_papers_ablations_run_on_digits_and_on_the_presets_their_headers_name(root):
+    files = sorted((root / "search_spaces" / "paper").glob("*.yaml"))
+    assert len(files) >= 5
+    for file in files:
+        header = file.read_text()
+        config = re.search(r"--config (configs/paper/\w+\.yaml)", header).group(1)
+        assert f"python jobs/tune.py --search {file.relative_to(root)}\n" in header
+        on_digits, as_published = read_sweep(file), read_sweep(file, config=root / config)
+        assert on_digits.base_config().dataset.startswith("digits")
+        assert as_published.base_config().dataset == config.split("/")[-1].removesuffix(".yaml")
+        assert list(on_digits.space) == list(as_published.space)
+        assert on_digits.settings.trials == len(grid_points(on_digits.space))

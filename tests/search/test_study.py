@@ -139,3 +139,34 @@ def test_importances_need_three_complete_trials_and_name_every_key(tmp_path, stu
     importances = done.importances()
     assert importances.keys() == SPACE.keys()
     assert sum(importances.values()) == pytest.approx(1)
+
+
+def test_a_grid_runs_its_points_in_order_to_their_ends(tmp_path):
+    space = {"experts": Choice((9, 1)), "tau": Choice((0.1, 1.0))}
+    settings = SweepSettings(sampler="grid", trials=4, grace_rounds=1)
+    begun = SweepStudy(tmp_path, space, settings, ROUNDS)
+    begun.report(begun.next_proposal().number, 1, 0.5)  # and the power goes out
+    study = SweepStudy(tmp_path, space, settings, ROUNDS)
+    while proposal := study.next_proposal():
+        for round_index in range(1, ROUNDS + 1):
+            study.report(proposal.number, round_index, accuracy(proposal.params, round_index))
+            assert not study.should_stop(proposal.number, round_index)
+        study.complete(proposal.number, accuracy(proposal.params, ROUNDS))
+    points = [(9, 0.1), (9, 1.0), (1, 0.1), (1, 1.0)]
+    assert [tuple(trial.params.values()) for trial in study.trials()] == points
+    assert study.is_over()
+
+
+def test_the_first_trial_may_be_given_and_the_others_are_not(tmp_path):
+    study = SweepStudy(tmp_path, SPACE, SweepSettings(trials=3), ROUNDS, {"experts": 7, "tau": 0.5})
+    first, second = study.next_proposal().params, study.next_proposal().params
+    assert (first["experts"], first["tau"]) == (7, 0.5)
+    assert second["tau"] != 0.5
+
+
+def test_trials_left_counts_what_has_not_ended(study):
+    assert (study.trials_left(), study.is_over()) == (20, False)
+    (number,) = ask_and_report(study, 1, 0.4)
+    assert study.trials_left() == 20
+    study.fail(number, "why")
+    assert study.trials_left() == 19

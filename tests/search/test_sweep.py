@@ -33,13 +33,13 @@ def write_result(folder, trial, text):
 def test_figures_come_from_the_result_without_its_states(tmp_path, trial):
     result = make_result(SPEC.config(trial.params))
     write_result(tmp_path, trial, result.to_json())
-    record = trial_record(trial, trial_summary(tmp_path, SPEC, trial))
+    record = trial_record(trial, trial_summary(tmp_path, SPEC.config(trial.params), trial))
     assert (record.state, record.params, record.value, record.rounds) == ("complete", {"experts": 2}, 0.5, 3)
     assert (record.test_accuracy, record.seconds) == (result.test_accuracy, 12.0)
 
 
 def test_without_a_result_there_are_no_figures(tmp_path, trial, caplog):
-    record = trial_record(trial, trial_summary(tmp_path, SPEC, trial))
+    record = trial_record(trial, trial_summary(tmp_path, SPEC.config(trial.params), trial))
     assert (record.value, record.test_accuracy, record.seconds) == (0.5, None, 0.0)
     assert caplog.text == ""
 
@@ -54,7 +54,7 @@ def test_without_a_result_there_are_no_figures(tmp_path, trial, caplog):
 )
 def test_a_result_that_cannot_be_used_is_a_warning(tmp_path, trial, caplog, text, warning):
     write_result(tmp_path, trial, text)
-    assert trial_summary(tmp_path, SPEC, trial) is None
+    assert trial_summary(tmp_path, SPEC.config(trial.params), trial) is None
     assert warning in caplog.text
 
 

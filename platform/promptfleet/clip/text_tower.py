@@ -8,7 +8,9 @@ from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
+
+from promptfleet.errors import BackboneError
 
 LAYER_NORM_EPS = 1e-5
 
@@ -84,3 +86,40 @@ class TextTower:
     def _layer_norm(self, name: str, x: Tensor) -> Tensor:
         weight, bias = self.weights[f"{name}.weight"], self.weights[f"{name}.bias"]
         return F.layer_norm(x, (self.width,), weight, bias, LAYER_NORM_EPS)
+
+
+def text_tower_of(model: nn.Module, name: str = "this model") -> TextTower:
+    """Take the text tower out of an open_clip model. Raises BackboneError where it is not CLIP's standard one."""
+    text = getattr(model, "text", model)
+    blocks = getattr(getattr(text, "transformer", None), "resblocks", None)
+    if blocks is None:
+        raise BackboneError(f"backbone {name!r}: its text tower is not open_clip's own transformer")
+    if getattr(text, "attn_mask", None) is None:
+        raise BackboneError(f"backbone {name!r}: its text tower is not causal, so prompts cannot share a prefix")
+    pooling = getattr(text, "text_pool_type", None) or getattr(text, "pool_type", None)
+    if pooling != "argmax":  # "eos" comes with other tokenizers, whose end-of-text id is not the highest
+        raise BackboneError(f"backbone {name!r}: text features are pooled by {pooling!r}, not at CLIP's end of text")
+    state = {key: tensor.detach() for key, tensor in text.state_dict().items()}
+    if "text_projection.weight" in state:
+        state["text_projection"] = state["text_projection.weight"].T.contiguous()
+    wanted = tower_keys(len(blocks))
+    others = ("visual.", "logit_", "text_projection.weight")
+    extra = [key for key in state if key not in wanted and not key.startswith(others)]
+    missing = [key for key in wanted if key not in state]
+    if extra or missing:
+        raise BackboneError(f"backbone {name!r}: unsupported text tower ({(extra + missing)[0]})")
+    activation, eps = str(blocks[0].mlp.gelu), blocks[0].ln_1.eps
+    if activation not in ("QuickGELU()", str(nn.GELU())) or eps != LAYER_NORM_EPS:
+        raise BackboneError(f"backbone {name!r}: unsupported text tower ({activation}, layer norm epsilon {eps})")
+    weights = {key: state[key] for key in wanted}
+    return TextTower(weights, len(blocks), blocks[0].attn.num_heads, quick_gelu=activation == "QuickGELU()")
+
+
+def tower_keys(layers: int) -> list[str]:
+    """The names of ``TextTower.weights`` with a token table."""
+    parts = ["ln_1", "ln_2", "attn.out_proj", "mlp.c_fc", "mlp.c_proj"]
+    keys = ["token_embedding.weight", "positional_embedding", "text_projection", "ln_final.weight", "ln_final.bias"]
+    for block in (f"transformer.resblocks.{layer}" for layer in range(layers)):
+        keys += [f"{block}.attn.in_proj_weight", f"{block}.attn.in_proj_bias"]
+        keys += [f"{block}.{part}.{kind}" for part in parts for kind in ("weight", "bias")]
+    return keys

@@ -27,7 +27,8 @@ Arrays = dict[Kind, np.ndarray]
 
 def load_inputs(config: FederationConfig) -> tuple[Dataset, Backbone]:
     """The dataset and the backbone that a configuration names. Raises ConfigError, DataError, BackboneError."""
-    return load_dataset(config.dataset, config.data.root, config.data.folder), load_backbone(config.backbone)
+    dataset = load_dataset(config.dataset, config.data.root, config.data.folder)
+    return dataset, load_backbone(config.backbone, config.seed)
 
 
 class Encoder:

@@ -6,7 +6,7 @@ Both are computed once per content and kept on disk, so a second run imports nei
 import hashlib
 import json
 import logging
-from collections.abc import Hashable
+from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -67,6 +67,7 @@ def prepare(*configs: FederationConfig) -> Prepared:
         BackboneError: a CLIP that cannot be had.
     """
     config = configs[0]
+    _check_one_backbone(configs)
     dataset, backbone = load_inputs(config)
     folder = Path(config.storage.path).absolute() / "features"
     clip = _frozen_clip(backbone, dataset, folder)
@@ -90,6 +91,11 @@ def prepare(*configs: FederationConfig) -> Prepared:
 def _partition_key(config: FederationConfig) -> Hashable:
     """What ``partition_for`` depends on: the many federations of a sweep mostly share a few partitions."""
     return config.clients, config.partition, config.seed
+
+
+def _check_one_backbone(configs: Sequence[FederationConfig]) -> None:
+    if configs[0].backbone.is_random and len({config.seed for config in configs}) > 1:
+        raise ConfigError("backbone.pretrained=random draws other weights for each seed: give all federations one seed")
 
 
 def _check_prompt_fits(config: FederationConfig, clip: FrozenClip) -> None:

@@ -7,6 +7,8 @@ Differs: every client starts with factors of its own, where the published code t
 hand-written prompt is the dataset's template, as in the paper, not the code's placeholder words.
 """
 
+from math import prod
+
 import numpy as np
 import torch
 import torch.nn.functional as F
@@ -67,6 +69,10 @@ class FedPGP(PromptFL):
             loss=loss,
         )
         return Update({"left": left.detach(), "right": right.detach()}, Message({"context": shared.detach()}), metrics)
+
+    def trained_parameters(self, world: World) -> int:
+        *classes, tokens, width = context_shape(world)
+        return super().trained_parameters(world) + prod(classes) * world.config.factor_rank * (tokens + width)
 
     def personalize(
         self, world: World, private: State, download: Message, examples: Examples, rng: np.random.Generator

@@ -1,9 +1,11 @@
-"""Where sweeps lie: one folder per name, with the sweep as it was asked for, its study and its trials."""
+"""Where sweeps and comparisons lie: one folder per name, with what was asked for, its study and its trials."""
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from itertools import count
 from pathlib import Path
+from typing import Any
 
 import yaml
 
@@ -12,42 +14,76 @@ from promptfleet.errors import ConfigError, did_you_mean
 from promptfleet.search.spec import SweepSpec, parse_sweep
 from promptfleet.yaml_files import read_yaml
 
-SPEC_FILE = "sweep.yaml"
+
+@dataclass(frozen=True)
+class Shelf:
+    """Folders of one ``kind``, each with a ``file`` that says what was asked for."""
+
+    kind: str
+    folder: str
+    file: str
+
+    def check_name(self, storage_path: str | Path, name: str) -> None:
+        """Raise ConfigError if nothing new can have this name: it is taken, or cannot be a folder's."""
+        if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]*", name):
+            raise ConfigError(f"--name {name}: use letters, digits, '.', '_' and '-' only")
+        if (self._root(storage_path) / name).exists():
+            raise ConfigError(f"--name {name}: there is such a {self.kind}; use --resume {name} to go on with it")
+
+    def create(
+        self, values: Mapping[str, Any], storage_path: str | Path, *, name: str | None, default_name: str
+    ) -> Path:
+        """A new folder that holds the values. Without a name, the default one with the first number that is free.
+
+        Raises ConfigError as ``check_name`` does.
+        """
+        root = self._root(storage_path)
+        if name is not None:
+            self.check_name(storage_path, name)
+        for candidate in [name] if name else _numbered(default_name):
+            try:
+                (root / candidate).mkdir(parents=True)
+            except FileExistsError:
+                continue
+            break
+        self.write(root / candidate, values)
+        return root / candidate
+
+    def find(self, storage_path: str | Path, name: str) -> Path:
+        """The folder of what was begun under this name. Raises ConfigError naming those there are."""
+        folder = self._root(storage_path) / name
+        if not (folder / self.file).is_file():
+            raise ConfigError(f"--resume {name}: {self._which_there_are(folder.parent, name)}")
+        return folder
+
+    def write(self, folder: Path, values: Mapping[str, Any]) -> None:
+        with replacing(folder / self.file) as partial:
+            partial.write_text(yaml.safe_dump(dict(values), sort_keys=False))
+
+    def _root(self, storage_path: str | Path) -> Path:
+        return Path(storage_path).absolute() / self.folder
+
+    def _which_there_are(self, root: Path, name: str) -> str:
+        names = sorted(path.parent.name for path in root.glob(f"*/{self.file}"))
+        if not names:
+            return f"no {self.kind} was begun yet in {root}"
+        hint = did_you_mean(name, names)
+        nearest = f" ({hint})" if hint else ""
+        return f"there is no such {self.kind}{nearest}; there are: {', '.join(names)}"
 
 
-def sweeps_folder(storage_path: str | Path) -> Path:
-    return Path(storage_path).absolute() / "sweeps"
+SWEEPS = Shelf("sweep", "sweeps", "sweep.yaml")
+COMPARISONS = Shelf("comparison", "comparisons", "comparison.yaml")
 
 
-def trial_folder(sweep_folder: str | Path, number: int) -> Path:
+def trial_folder(folder: str | Path, number: int) -> Path:
     """Checkpoint and result of one trial."""
-    return Path(sweep_folder) / "trials" / f"{number:03d}"
-
-
-def check_name(storage_path: str | Path, name: str) -> None:
-    """Raise ConfigError if no new sweep can have this name: it is taken, or cannot be a folder's."""
-    if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]*", name):
-        raise ConfigError(f"--name {name}: use letters, digits, '.', '_' and '-' only")
-    if (sweeps_folder(storage_path) / name).exists():
-        raise ConfigError(f"--name {name}: there is such a sweep; use --resume {name} to go on with it")
+    return Path(folder) / "trials" / f"{number:03d}"
 
 
 def create_sweep(spec: SweepSpec, storage_path: str | Path, *, name: str | None, default_name: str) -> Path:
-    """A new folder that holds the spec. Without a name, the default one with the first number that is free.
-
-    Raises ConfigError as ``check_name`` does.
-    """
-    root = sweeps_folder(storage_path)
-    if name is not None:
-        check_name(storage_path, name)
-    for candidate in [name] if name else _numbered(default_name):
-        try:
-            (root / candidate).mkdir(parents=True)
-        except FileExistsError:
-            continue
-        break
-    _write_spec(root / candidate, spec)
-    return root / candidate
+    """A new folder for the sweep, see ``Shelf.create``."""
+    return SWEEPS.create(spec.to_dict(), storage_path, name=name, default_name=default_name)
 
 
 def open_sweep(storage_path: str | Path, name: str, *, trials: int | None) -> tuple[Path, SweepSpec]:
@@ -56,29 +92,14 @@ def open_sweep(storage_path: str | Path, name: str, *, trials: int | None) -> tu
     Raises:
         ConfigError: there is no such sweep, naming those that are.
     """
-    folder = sweeps_folder(storage_path) / name
-    if not (folder / SPEC_FILE).is_file():
-        raise ConfigError(f"--resume {name}: {_which_there_are(folder.parent, name)}")
-    spec = parse_sweep(read_yaml(folder / SPEC_FILE), trials=trials, source=str(folder / SPEC_FILE))
+    folder = SWEEPS.find(storage_path, name)
+    file = folder / SWEEPS.file
+    spec = parse_sweep(read_yaml(file), trials=trials, source=str(file))
     if trials is not None:
-        _write_spec(folder, spec)
+        SWEEPS.write(folder, spec.to_dict())
     return folder, spec
-
-
-def _write_spec(folder: Path, spec: SweepSpec) -> None:
-    with replacing(folder / SPEC_FILE) as partial:
-        partial.write_text(yaml.safe_dump(spec.to_dict(), sort_keys=False))
 
 
 def _numbered(name: str) -> Iterator[str]:
     yield name
     yield from (f"{name}-{number}" for number in count(2))
-
-
-def _which_there_are(root: Path, name: str) -> str:
-    names = sorted(path.parent.name for path in root.glob(f"*/{SPEC_FILE}"))
-    if not names:
-        return f"no sweep was begun yet in {root}"
-    hint = did_you_mean(name, names)
-    nearest = f" ({hint})" if hint else ""
-    return f"there is no such sweep{nearest}; there are: {', '.join(names)}"

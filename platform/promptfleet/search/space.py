@@ -21,6 +21,13 @@ class IntRange:
     def extremes(self) -> tuple[Value, ...]:
         return (self.low, self.high)
 
+    def contains(self, value: Value) -> bool:
+        return _is_number(value, int) and self.low <= value <= self.high and (value - self.low) % self.step == 0
+
+    def points(self) -> tuple[Value, ...]:
+        """All values, for a grid."""
+        return tuple(range(self.low, self.high + 1, self.step))
+
     def entry(self) -> dict[str, Any]:
         """As a search file has it."""
         return {"int": [self.low, self.high], "step": self.step, "log": self.log}
@@ -37,6 +44,12 @@ class FloatRange:
     def extremes(self) -> tuple[Value, ...]:
         return (self.low, self.high)
 
+    def contains(self, value: Value) -> bool:
+        return _is_number(value, (int, float)) and self.low <= value <= self.high
+
+    def points(self) -> None:
+        """There is no end of values."""
+
     def entry(self) -> dict[str, Any]:
         return {"float": [self.low, self.high], "log": self.log}
 
@@ -48,6 +61,12 @@ class Choice:
     values: tuple[Value, ...]
 
     def extremes(self) -> tuple[Value, ...]:
+        return self.values
+
+    def contains(self, value: Value) -> bool:
+        return value in self.values
+
+    def points(self) -> tuple[Value, ...]:
         return self.values
 
     def entry(self) -> dict[str, Any]:

@@ -4,7 +4,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import combinations, product
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from pydantic import Field
 
@@ -14,6 +14,7 @@ from promptfleet.config import (
     Section,
     build,
     dotted_keys,
+    flatten,
     merge,
     nest,
     parse_assignments,
@@ -21,8 +22,8 @@ from promptfleet.config import (
 )
 from promptfleet.errors import ConfigError
 from promptfleet.federation.partitioning import with_partition_fingerprint
-from promptfleet.federation.settings import config_model, federation_config
-from promptfleet.search.space import Parameter, parse_parameter
+from promptfleet.federation.settings import check_known, config_model, federation_config, values_for
+from promptfleet.search.space import Choice, Parameter, parse_parameter
 from promptfleet.yaml_files import read_yaml
 
 _KEPT = ("method", "dataset", "backbone", "features.", "rounds", "partition.file", "partition.fingerprint")
@@ -32,8 +33,12 @@ FIXED = (*_KEPT, *(f"{section}." for section in WHERE_AND_HOW))
 class SweepSettings(Section):
     """The budget of a sweep: everything in a search file beside ``federation`` and ``space``."""
 
-    trials: int = Field(16, ge=1)
+    sampler: Literal["tpe", "grid"] = Field(
+        "tpe", description="grid: every combination once, the last key fastest, and nothing is stopped early"
+    )
+    trials: int = Field(16, ge=1, description="of a grid: as many as it has points")
     seed: int = Field(0, ge=0, description="of the sampler; the federation has its own")
+    defaults_first: bool = Field(False, description="the first trial keeps the federation's own values, not a draw")
     startup_trials: int = Field(6, ge=0, description="trials drawn at random before TPE learns from them")
     grace_rounds: int = Field(2, ge=1, description="rounds every trial may run before it can be stopped early")
     reduction_factor: int = Field(3, ge=2, description="one in so many trials survives each rung (ASHA)")
@@ -55,7 +60,7 @@ class SweepSpec:
 
     def config(self, params: Mapping[str, Any], *, source: str = "trial") -> FederationConfig:
         """The federation of one trial; ``params`` by dotted key."""
-        values = dict(self.base)
+        values = values_for(params["method"], self.base) if "method" in params else dict(self.base)
         for key, value in params.items():
             values = merge(values, nest(key, value))
         return federation_config(values, source=source)
@@ -64,8 +69,11 @@ class SweepSpec:
         """Federations with every extreme value, and every pair of them: if these can be run, so can all others.
 
         The first is ``base_config``. Raises ConfigError, naming ``source``, at the first that is not a valid
-        configuration.
+        configuration. Of a grid these are all federations.
         """
+        if self.settings.sampler == "grid":
+            yield from (self.config(point, source=source) for point in grid_points(self.space))
+            return
         first = self._first_values()
         yield self.config(first, source=source)
         for one, other in combinations(self.space, 2) if len(self.space) > 1 else [(next(iter(self.space)),) * 2]:
@@ -76,17 +84,47 @@ class SweepSpec:
         """A federation of this sweep with the first value of each searched key."""
         return self.config(self._first_values())
 
+    def first_params(self) -> dict[str, Any] | None:
+        """The federation's own values of the searched keys, where the first trial is to have them.
+
+        A key whose own value is not in the space is drawn all the same.
+        """
+        if not self.settings.defaults_first or self.settings.sampler == "grid":
+            return None
+        own = flatten(self.config({}).to_dict())
+        return {key: own[key] for key, parameter in self.space.items() if parameter.contains(own[key])}
+
     def _first_values(self) -> dict[str, Any]:
         return {key: parameter.extremes()[0] for key, parameter in self.space.items()}
 
 
-def read_sweep(path: str | Path, assignments: Sequence[str] = (), *, trials: int | None = None) -> SweepSpec:
+def grid_points(space: Mapping[str, Parameter]) -> list[dict[str, Any]]:
+    """Every combination of the values of a space that has an end, the last key's changing fastest."""
+    values = [parameter.points() for parameter in space.values()]
+    return [dict(zip(space, point, strict=True)) for point in product(*values)]
+
+
+def read_sweep(
+    path: str | Path,
+    assignments: Sequence[str] = (),
+    *,
+    config: str | Path | None = None,
+    trials: int | None = None,
+) -> SweepSpec:
     """Read a search file. ``assignments`` (``key=value``) fix keys of the federation, searched ones too.
+
+    ``config`` is a file with keys of the federation, as for a single one. They win over the search file's own, but not
+    over what it searches.
 
     Raises:
         ConfigError: what is wrong, in which file or option, and what would be right.
     """
-    return parse_sweep(read_yaml(path), assignments, trials=trials, source=str(path))
+    values = read_yaml(path)
+    if config is not None:
+        keys = read_yaml(config)
+        federation_config(keys, source=str(config))
+        values = {**values, "federation": merge(_mapping(values, "federation", str(path)), keys)}
+    return parse_sweep(values, assignments, trials=trials, source=str(path))
 
 
 def parse_sweep(
@@ -101,34 +139,66 @@ def parse_sweep(
     settings = build(SweepSettings, settings_values, source=source)
     if trials is not None:
         settings = build(SweepSettings, {**settings_values, "trials": trials}, source="--trials")
-    federation = _mapping(values, "federation", source)
-    if federation:
-        federation_config(federation, source=f"{source}: federation")
-    overrides = parse_assignments(assignments)
+    federation, overrides = _mapping(values, "federation", source), parse_assignments(assignments)
     base = with_partition_fingerprint(merge(federation, overrides))
-    space = _space(_mapping(values, "space", source), config_model(base), overrides, source)
+    space = _parameters(_mapping(values, "space", source), overrides, settings.sampler, source)
+    if "method" in space:
+        check_known(space["method"].points(), federation, source=f"{source}: federation")
+        check_known(space["method"].points(), overrides, source="--set")
+    elif federation:
+        federation_config(federation, source=f"{source}: federation")
+    _check_searched(_mapping(values, "space", source), space, base, source)
+    if settings.sampler == "grid":
+        settings = _grid_settings(settings, space, asked=trials or settings_values.get("trials"), source=source)
     spec = SweepSpec(settings, base, space)
     for _ in spec.extreme_configs(f"{source} with --set" if overrides else f"{source}: space"):
         pass
     return spec
 
 
-def _space(
-    entries: Mapping[str, Any], model: type[FederationConfig], overrides: Mapping[str, Any], source: str
+def _parameters(
+    entries: Mapping[str, Any], overrides: Mapping[str, Any], sampler: str, source: str
 ) -> dict[str, Parameter]:
-    known = list(dotted_keys(model))
+    """What is searched: the space without what ``--set`` fixes."""
     space = {}
     for key, entry in entries.items():
-        if key not in known:
-            raise unknown_key(str(key), known, source=f"{source}: space")
-        if key.startswith(FIXED):
+        if str(key).startswith(FIXED) and not (key == "method" and sampler == "grid"):
             raise ConfigError(f"{source}: space.{key}: a sweep keeps {key} fixed; set it under 'federation'")
         parameter = parse_parameter(key, entry, source=source)
+        if key == "method" and not (
+            isinstance(parameter, Choice) and all(isinstance(name, str) for name in parameter.values)
+        ):
+            raise ConfigError(f"{source}: space.method: got {entry!r}, should be {{choice: [name, ...]}}")
         if not _is_set(overrides, key):
             space[key] = parameter
+    return space
+
+
+def _check_searched(
+    entries: Mapping[str, Any], space: Mapping[str, Parameter], base: Mapping[str, Any], source: str
+) -> None:
+    """Raise ConfigError if nothing is searched, or a key that a method does not have."""
+    methods = [{**base, "method": name} for name in space["method"].points()] if "method" in space else [base]
+    first, *others = (list(dotted_keys(config_model(values))) for values in methods)
+    known = [key for key in first if all(key in keys for keys in others)]
+    for key in entries:
+        if key not in known:
+            raise unknown_key(str(key), known, source=f"{source}: space")
     if not space:
         raise ConfigError(f"{source}: nothing to search: 'space' needs at least one key that --set does not fix")
-    return space
+
+
+def _grid_settings(
+    settings: SweepSettings, space: Mapping[str, Parameter], *, asked: int | None, source: str
+) -> SweepSettings:
+    """With as many trials as the grid has points."""
+    for key, parameter in space.items():
+        if parameter.points() is None:
+            raise ConfigError(f"{source}: space.{key}: a grid needs {{choice: [a, b, ...]}} or {{int: [low, high]}}")
+    count = len(grid_points(space))
+    if asked not in (None, count):
+        raise ConfigError(f"{source}: trials: got {asked}, but a grid runs each of its {count} points; leave it out")
+    return settings.model_copy(update={"trials": count})
 
 
 def _mapping(values: Mapping[str, Any], name: str, source: str) -> Mapping[str, Any]:

@@ -1,7 +1,7 @@
 """The study of a sweep on disk: what was proposed, what came back round by round, and who is stopped early.
 
-Optuna proposes (TPE) and remembers. Both the next proposal and the decision to stop a trial are functions of what is
-on disk and of the sweep's seed, so a sweep that was killed goes on as if it had not been.
+Optuna proposes (TPE, or a grid's next point) and remembers. Both the next proposal and the decision to stop a trial
+are functions of what is on disk and of the sweep's seed, so a sweep that was killed goes on as if it had not been.
 """
 
 import warnings
@@ -21,7 +21,7 @@ from optuna.distributions import (
 from optuna.trial import FrozenTrial, TrialState
 
 from promptfleet.search.space import Choice, IntRange, Parameter
-from promptfleet.search.spec import SweepSettings
+from promptfleet.search.spec import SweepSettings, grid_points
 
 FILE = "study.db"
 STUDY = "sweep"
@@ -42,10 +42,20 @@ class Proposal:
 class SweepStudy:
     """An Optuna study that maximizes, with early stopping by asynchronous successive halving (ASHA).
 
-    Every write is safe to repeat: a round reported twice and a trial told twice change nothing.
+    Every write is safe to repeat: a round reported twice and a trial told twice change nothing. first_params are values
+    that the first trial has instead of drawing them.
     """
 
-    def __init__(self, folder: str | Path, space: Mapping[str, Parameter], settings: SweepSettings, rounds: int):
+    def __init__(
+        self,
+        folder: str | Path,
+        space: Mapping[str, Parameter],
+        settings: SweepSettings,
+        rounds: int,
+        first_params: Mapping[str, Any] | None = None,
+    ):
+        self._first_params = first_params
+        self._grid = grid_points(space) if settings.sampler == "grid" else None
         self._space = {key: _distribution(parameter) for key, parameter in space.items()}
         self._settings = settings
         self._milestones = _milestones(settings, rounds)
@@ -68,9 +78,9 @@ class SweepStudy:
                 return self._hand_out(trial)
         if len(trials) >= self._settings.trials:
             return None
-        self._study.sampler = self._sampler(len(trials))
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
+            self._study.sampler = self._sampler(len(trials))
             number = self._study.ask(self._space).number
         return self._hand_out(self._study.get_trials(deepcopy=False)[number])
 
@@ -128,9 +138,14 @@ class SweepStudy:
         evaluator = optuna.importance.FanovaImportanceEvaluator(seed=self._settings.seed)
         return optuna.importance.get_param_importances(self._study, evaluator=evaluator)
 
-    def _sampler(self, number: int) -> optuna.samplers.TPESampler:
+    def _sampler(self, number: int) -> optuna.samplers.BaseSampler:
+        if self._grid is not None:
+            return optuna.samplers.PartialFixedSampler(self._grid[number], optuna.samplers.RandomSampler())
         seed = int(np.random.SeedSequence([self._settings.seed, number]).generate_state(1)[0])
-        return optuna.samplers.TPESampler(seed=seed, n_startup_trials=self._settings.startup_trials)
+        sampler = optuna.samplers.TPESampler(seed=seed, n_startup_trials=self._settings.startup_trials)
+        if number == 0 and self._first_params:
+            return optuna.samplers.PartialFixedSampler(dict(self._first_params), sampler)
+        return sampler
 
     def _hand_out(self, trial: FrozenTrial) -> Proposal:
         self._handed_out.add(trial.number)
@@ -149,7 +164,7 @@ class SweepStudy:
 
 def _milestones(settings: SweepSettings, rounds: int) -> set[int]:
     milestones, rung = set(), settings.grace_rounds
-    while rung < rounds:
+    while settings.sampler != "grid" and rung < rounds:
         milestones.add(rung)
         rung *= settings.reduction_factor
     return milestones

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from pathlib import Path
+from statistics import fmean, stdev
 
 from rich.console import Console
 from rich.table import Table
@@ -37,12 +38,14 @@ def describe_plan(spec: SweepSpec) -> str:
         f"  this machine: {node.cpus:g} CPU, {node.gpus:g} GPU",
         f"budget: {spec.settings.trials} trials, {spec.settings.concurrent_trials} at a time; nothing was started",
     ]
-    return "\n".join([_render(space), _render(federation), *resources])
+    return "\n".join([render(space), render(federation), *resources])
 
 
 def describe_outcome(spec: SweepSpec, folder: Path, outcome: SweepOutcome) -> str:
     """The best trials, the best one's test accuracy beside zero-shot's, and where to look further."""
-    lines = [_render(_best_trials(spec, outcome.records))]
+    table = _grid_points if spec.settings.sampler == "grid" else _best_trials
+    caveat = spec.base_config().backbone.caveat
+    lines = [*([caveat] if caveat else []), render(table(spec, outcome.records))]
     if outcome.best and outcome.best_result:
         result = outcome.best_result
         lines += [
@@ -76,7 +79,31 @@ def _best_trials(spec: SweepSpec, records: Sequence[TrialRecord]) -> Table:
     return table
 
 
-def _render(table: Table) -> str:
+def _grid_points(spec: SweepSpec, records: Sequence[TrialRecord]) -> Table:
+    """A row per point, in the order of the grid: mean and standard deviation over its seeds."""
+    keys = [key for key in spec.space if key != "seed"]
+    points: dict[tuple, list[TrialRecord]] = {}
+    for record in records:
+        if record.state == "complete":
+            points.setdefault(tuple(record.params[key] for key in keys), []).append(record)
+    table = Table(title="mean and standard deviation over seeds", title_justify="left")
+    for name in (*keys, "seeds", "validation", "test"):
+        table.add_column(name, justify="right")
+    for point, trials in points.items():
+        test = [trial.test_accuracy for trial in trials if trial.test_accuracy is not None]
+        accuracies = [_mean_and_spread(values) for values in ([trial.value for trial in trials], test)]
+        table.add_row(*[format_value(value) for value in point], str(len(trials)), *accuracies)
+    return table
+
+
+def _mean_and_spread(values: Sequence[float]) -> str:
+    if not values:
+        return "-"
+    return f"{fmean(values):.3f} ± {stdev(values):.3f}" if len(values) > 1 else f"{values[0]:.3f}"
+
+
+def render(table: Table) -> str:
+    """The table as text of at most 120 columns."""
     console = Console(width=120, no_color=True)
     with console.capture() as capture:
         console.print(table)

@@ -1,12 +1,13 @@
 """A sweep: Ray Tune runs the federations that the study proposes, one communication round per step."""
 
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from optuna.trial import FrozenTrial
 
+from promptfleet.config import FederationConfig
 from promptfleet.errors import DataError
 from promptfleet.federation.prepare import Prepared, prepare
 from promptfleet.federation.reports import FederationSummary
@@ -30,7 +31,6 @@ class SweepOutcome:
     records: Sequence[TrialRecord]
     best: TrialRecord | None
     best_result: FederationSummary | None
-    importances: Mapping[str, float] | None
     interrupted: bool
     ui_hint: str
 
@@ -59,28 +59,36 @@ def run_sweep(spec: SweepSpec, folder: Path, prepared: Prepared, nodes: Sequence
 
     config = spec.base_config()
     store = TrackingStore.open(config.storage.path)
-    study = SweepStudy(folder, spec.space, spec.settings, config.rounds)
+    study = SweepStudy(folder, spec.space, spec.settings, config.rounds, spec.first_params())
     with BackgroundWriter() as writer:
         sweep = SweepRun.start(store, config, key=f"sweep/{folder.name}", name=folder.name, search=spec.to_dict())
         stage = Stage("trial", folder, study, spec.config, sweep)
         concurrent = spec.settings.concurrent_trials
         run_trials([stage], folder, prepared, nodes, store, writer, concurrent=concurrent)
-    trials = study.trials()
-    summaries = {trial.number: trial_summary(folder, spec, trial) for trial in trials}
-    records = [trial_record(trial, summaries[trial.number]) for trial in trials]
-    interrupted = any(record.state == "running" for record in records) or len(records) < spec.settings.trials
-    importances = study.importances()
-    log_scale = [key for key, parameter in spec.space.items() if getattr(parameter, "log", False)]
-    sweep.finish(records, importances, log_scale=log_scale, status="KILLED" if interrupted else "FINISHED")
+    records = finish_sweep(spec, folder, study, sweep)
     best = best_trial(records)
-    result = summaries[best.number] if best else None
-    return SweepOutcome(records, best, result, importances, interrupted, store.ui_hint)
+    result = trial_summary(folder, spec.config(best.params), study.trials()[best.number]) if best else None
+    return SweepOutcome(records, best, result, not study.is_over(), store.ui_hint)
 
 
-def trial_summary(folder: Path, spec: SweepSpec, trial: FrozenTrial) -> FederationSummary | None:
+def finish_sweep(spec: SweepSpec, folder: Path, study: SweepStudy, sweep: SweepRun) -> list[TrialRecord]:
+    """Write the sweep's table, figures and best trial to MLflow and end its run; returns its trials."""
+    records = trial_records(spec, folder, study)
+    log_scale = [key for key, parameter in spec.space.items() if getattr(parameter, "log", False)]
+    status = "FINISHED" if study.is_over() else "KILLED"
+    sweep.finish(records, study.importances(), log_scale=log_scale, status=status)
+    return records
+
+
+def trial_records(spec: SweepSpec, folder: Path, study: SweepStudy) -> list[TrialRecord]:
+    """The study's trials as plain values, with the figures of their results."""
+    return [trial_record(trial, trial_summary(folder, spec.config(trial.params), trial)) for trial in study.trials()]
+
+
+def trial_summary(folder: Path, config: FederationConfig, trial: FrozenTrial) -> FederationSummary | None:
     """What the trial's federation gave so far; None, with a warning, if its result is damaged or of another one."""
     try:
-        return load_summary(trial_folder(folder, trial.number), spec.config(trial.params).fingerprint())
+        return load_summary(trial_folder(folder, trial.number), config.fingerprint())
     except DataError as error:
         logger.warning("%s", error)
         return None

@@ -19,14 +19,16 @@ _FIGURES = {
     "gate": "how the gates share their weight between the local and the non-local experts",
     "history": "validation accuracy by trial, and the best so far",
     "importances": "how much of the accuracy's variance each hyperparameter explains",
+    "grid": "test accuracy over the grid's first key, mean and spread over seeds",
     "slices": "validation accuracy against each hyperparameter",
 }
 
 
-def federation_note(result: FederationResult, figures: Collection[str]) -> str:
+def federation_note(result: FederationResult, figures: Collection[str], caveat: str = "") -> str:
     """Of a federation that ran all its rounds: its accuracy beside zero-shot's; figures are those that were drawn."""
     return "\n".join(
         [
+            *([f"**{caveat}.**", ""] if caveat else []),
             f"**Test accuracy {result.test_accuracy:.3f}**{_against(result.zero_shot_accuracy, result.test_accuracy)} "
             f"on the same {len(result.clients)} clients; validation accuracy "
             f"{result.val_accuracy:.3f} after {len(result.rounds)} rounds, best in round {result.best_round}.",

@@ -93,7 +93,7 @@ class FederationRun:
 
     def _note(self, result: FederationResult | None, status: str, reason: str | None, figures: list[str]) -> str:
         if status == "FINISHED" and result is not None:
-            return federation_note(result, figures)
+            return federation_note(result, figures, self._config.backbone.caveat)
         done, rounds = self._last_logged, self._config.rounds
         if status == "FAILED":
             return failed_note(done, rounds, reason, figures)

@@ -42,6 +42,7 @@ class SweepRun:
         self._store = store
         self._key = key
         self._space: Mapping[str, Mapping[str, Any]] = search.get("space", {})
+        self._is_grid = search.get("sampler") == "grid"
 
     @classmethod
     def start(
@@ -52,12 +53,14 @@ class SweepRun:
         key: str,
         name: str,
         search: Mapping[str, Any] | None = None,
+        parent: str | None = None,
     ) -> "SweepRun":
         """Begin the sweep with this key, or continue it where there is one.
 
-        config is what the trials share; search is the resolved search file (plain values): sampler, space, ...
+        config is what the trials share; search is the resolved search file (plain values): sampler, space, ...;
+        parent is the id of the run this one is nested in.
         """
-        run = store.find_or_create_run(key, f"sweep {name}")
+        run = store.find_or_create_run(key, f"sweep {name}", parent=parent)
         log_origin(run, config, provenance())
         if search is not None:
             run.log_text(yaml.safe_dump(dict(search), sort_keys=False), "search.yaml")
@@ -140,12 +143,14 @@ class SweepRun:
         log_scale: Collection[str],
         zero_shot: float | None,
     ) -> list[str]:
+        from promptfleet.tracking.figures.grid import grid_figure
         from promptfleet.tracking.figures.sweep import history_figure, importances_figure, slices_figure
 
         return self.run.log_figures(
             [
                 ("history", lambda: history_figure(trials, zero_shot=zero_shot)),
                 ("importances", lambda: importances_figure(importances or {})),
+                ("grid", lambda: grid_figure(trials, self._space) if self._is_grid else None),
                 ("slices", lambda: slices_figure(trials, log_scale=log_scale, space=self._space)),
             ]
         )

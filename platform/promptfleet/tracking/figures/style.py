@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Sequence
+from typing import Any
 
 from matplotlib import colormaps
 from matplotlib.axes import Axes
@@ -12,6 +13,7 @@ from matplotlib.ticker import MaxNLocator
 # Okabe and Ito's colours, for classes Paul Tol's "muted" scheme, for domains his "light" one: safe for colour-blind
 # readers.
 BLUE, ORANGE, VERMILLION, GREEN = "#0072B2", "#E69F00", "#D55E00", "#009E73"
+LINE_COLORS = (BLUE, VERMILLION, GREEN, "#CC79A7", ORANGE, "#56B4E9", "#1a1a1a", "#8C6D31")
 INK, GREY, FAINT = "#1a1a1a", "#6b6b6b", "#d9d9d9"
 CLASS_COLORS = (
     "#332288",
@@ -36,6 +38,7 @@ DOMAIN_COLORS = (
     "#AAAA00",
     "#DDDDDD",
 )
+_DASHES = ("-", "--", "-.", ":")
 DPI = 150
 _MOST_TICKS = 6  # on a logarithmic axis
 _TITLE, _LABEL, _TICK, _SMALL = 11.5, 10.5, 9.5, 8.5
@@ -111,6 +114,14 @@ def domain_colors(count: int) -> Sequence[str | tuple[float, float, float, float
     if count <= len(DOMAIN_COLORS):
         return DOMAIN_COLORS[:count]
     return [colormaps["cividis"](domain / (count - 1)) for domain in range(count)]
+
+
+def line_styles(count: int) -> list[dict[str, Any]]:
+    """A colour and a dash per line: eight colours that everyone can tell apart, then the same ones dashed."""
+    return [
+        {"color": LINE_COLORS[line % len(LINE_COLORS)], "linestyle": _DASHES[line // len(LINE_COLORS) % len(_DASHES)]}
+        for line in range(count)
+    ]
 
 
 def shorten(text: str, length: int = 24) -> str:

@@ -1,0 +1,114 @@
+"""Compare methods on the same clients: python jobs/compare.py --methods pfedmoap,promptfl,coop --seeds 0,1,2"""
+
+import sys
+from argparse import Namespace
+from pathlib import Path
+
+from promptfleet.atomic_files import replacing
+from promptfleet.command_line import INTERRUPTED, ArgumentParser, run
+from promptfleet.comparison.reference import REFERENCES
+from promptfleet.comparison.report import ComparisonReport
+from promptfleet.comparison.run import plan_comparison, prepare_comparison, run_comparison
+from promptfleet.comparison.spec import ComparisonSpec, load_comparison, parse_methods, parse_seeds, read_comparison
+from promptfleet.comparison.summary import describe_comparison, describe_outcome
+from promptfleet.config import StorageConfig, parse_assignments
+from promptfleet.errors import ConfigError
+from promptfleet.federation.ray_session import local_nodes, ray_session
+from promptfleet.search.folders import COMPARISONS
+
+NEW_ONLY = ("config", "tune", "trials", "name", "concurrent")
+
+
+def main() -> int:
+    parser = ArgumentParser(prog="compare.py", description="Compare methods on the same clients, seed by seed.")
+    parser.add_argument("--methods", metavar="A,B,...", help="what is compared, or all")
+    parser.add_argument("--seeds", metavar="0,1,...", help="one federation per method and seed")
+    parser.add_argument("--config", metavar="FILE", help="a YAML file with keys of the federation, and 'methods'")
+    parser.add_argument(
+        "--set", action="append", default=[], metavar="KEY=VALUE", help="a key, methods.NAME.KEY for one"
+    )
+    parser.add_argument("--tune", metavar="FILE", help="tune each method first, see search_spaces/methods.yaml")
+    parser.add_argument("--trials", type=int, metavar="N", help="of the tuning, per method")
+    parser.add_argument("--reference", choices=sorted(REFERENCES), help="published figures beside ours")
+    parser.add_argument("--out", metavar="DIR", help="folder for the results (default: the comparison's own)")
+    parser.add_argument("--name", help="of the new comparison")
+    parser.add_argument("--resume", metavar="NAME", help="go on with a comparison that was begun")
+    parser.add_argument("--concurrent", type=int, metavar="N", help="federations side by side (default: 1)")
+    parser.add_argument("--address", help="a running Ray cluster, or 'auto' (default: start Ray on this machine)")
+    parser.add_argument("--dry-run", action="store_true", help="print what would be run, start nothing")
+    arguments = parser.parse_args()
+
+    folder, spec = _comparison(arguments)
+    if arguments.dry_run:
+        print(describe_comparison(spec))
+        return 0
+    config = next(spec.configs())
+    if arguments.name:
+        COMPARISONS.check_name(config.storage.path, arguments.name)
+    out = _output_folder(arguments.out)
+    if arguments.address is None:
+        plan_comparison(spec, local_nodes())
+    prepared = prepare_comparison(spec)
+    with ray_session(arguments.address, fork_server=config.runtime.fork_server) as nodes:
+        plan_comparison(spec, nodes)
+        if folder is None:
+            name = {"name": arguments.name, "default_name": config.dataset}
+            folder = COMPARISONS.create(spec.to_dict(), config.storage.path, **name)
+        federations = len(spec.methods) * len(spec.seeds)
+        print(f"comparison {folder.name}: {federations} federations, in {folder}", file=sys.stderr)
+        outcome = run_comparison(spec, folder, prepared, nodes, reference=arguments.reference)
+    if outcome.report is not None:
+        _write(outcome.report, out or folder)
+    print(describe_outcome(spec, folder, out or folder, outcome))
+    return INTERRUPTED if outcome.interrupted else 0
+
+
+def _comparison(arguments: Namespace) -> tuple[Path | None, ComparisonSpec]:
+    """The comparison that was asked for, and its folder if it was begun before."""
+    if arguments.resume:
+        return _begun(arguments)
+    methods, seeds = parse_methods(arguments.methods or ""), parse_seeds(arguments.seeds or "")
+    return None, read_comparison(
+        arguments.config,
+        arguments.set,
+        methods=methods,
+        seeds=seeds,
+        tune=arguments.tune,
+        trials=arguments.trials,
+        concurrent=1 if arguments.concurrent is None else arguments.concurrent,
+    )
+
+
+def _begun(arguments: Namespace) -> tuple[Path, ComparisonSpec]:
+    given = [f"--{name}" for name in ("methods", "seeds", *NEW_ONLY) if getattr(arguments, name) is not None]
+    given += [f"--set {entry}" for entry in arguments.set if not entry.startswith("storage.path=")]
+    if given:
+        raise ConfigError(
+            f"{given[0]}: a resumed comparison keeps what it was begun with (only storage.path may be set)"
+        )
+    storage = parse_assignments(arguments.set).get("storage", {}).get("path", StorageConfig().path)
+    folder = COMPARISONS.find(storage, arguments.resume)
+    return folder, load_comparison(folder / COMPARISONS.file)
+
+
+def _output_folder(out: str | None) -> Path | None:
+    if out is None:
+        return None
+    try:
+        Path(out).mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ConfigError(f"--out {out}: cannot be made ({error.strerror})") from None
+    return Path(out)
+
+
+def _write(report: ComparisonReport, out: Path) -> None:
+    for name, text in report.files().items():
+        with replacing(out / name) as partial:
+            partial.write_text(text)
+    for name, draw in report.figures():
+        with replacing(out / f"{name}.png") as partial:
+            draw().savefig(partial, format="png")
+
+
+if __name__ == "__main__":
+    run(main)

@@ -1,0 +1,48 @@
+"""Whether all methods really had the same clients, cohorts and budget: read from what their federations recorded."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from promptfleet.comparison.spec import shared_values
+from promptfleet.errors import PromptfleetError
+from promptfleet.federation.reports import FederationSummary
+from promptfleet.federation.settings import federation_config
+from promptfleet.methods import load_method
+
+
+class ComparisonError(PromptfleetError):
+    """A comparison whose numbers must not be put side by side."""
+
+
+def check_same_conditions(results: Mapping[tuple[str, int], FederationSummary]) -> None:
+    """Raise ComparisonError unless the methods of each seed shared partition, cohorts and settings.
+
+    results by method and seed. Where clients train alone, there is no cohort to share: everybody does in each round.
+    """
+    first: dict[tuple[int, str], tuple[str, Any]] = {}
+    for (method, seed), result in results.items():
+        for name, value in conditions(result).items():
+            other, wanted = first.setdefault((seed, name), (method, value))
+            if value != wanted:
+                raise ComparisonError(
+                    f"seed {seed}: {other} and {method} cannot be compared: their {name} differ "
+                    f"({_short(wanted)} and {_short(value)})"
+                )
+
+
+def conditions(result: FederationSummary) -> dict[str, Any]:
+    """What must be equal: settings by dotted key, the partition's hash, test parts, rounds and their cohorts."""
+    found = {
+        **shared_values(federation_config(result.config)),
+        "partitions": result.partition_sha256,
+        "test parts": [client.num_test for client in result.clients],
+        "rounds done": len(result.rounds),
+    }
+    if not load_method(result.method).everybody_trains:
+        found["cohorts"] = [list(report.cohort) for report in result.rounds]
+    return found
+
+
+def _short(value: Any) -> str:
+    text = str(value)
+    return text if len(text) <= 40 else f"{text[:37]}..."

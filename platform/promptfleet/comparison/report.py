@@ -1,0 +1,130 @@
+"""What a comparison found, as values, files and figures."""
+
+import json
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING, Any
+
+from promptfleet.comparison.reference import HEADERS as REFERENCE_HEADERS
+from promptfleet.comparison.reference import Reference, reference_rows, references_for
+from promptfleet.comparison.scores import MethodScore, client_accuracy, score_methods
+from promptfleet.comparison.significance import Difference, differences_to_best
+from promptfleet.comparison.tables import HEADERS, LEGEND, latex, markdown, table_rows
+from promptfleet.federation.reports import FederationSummary
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+JSON_FILE = "comparison.json"
+
+
+@dataclass(frozen=True)
+class ComparisonReport:
+    """Scores by method, differences to the best one, and where they come from.
+
+    ``tuned`` has the values that tuning chose by method, ``failed`` says in words which federations gave nothing.
+    ``references`` are published tables for the same dataset, where they were asked for.
+    """
+
+    results: Mapping[tuple[str, int], FederationSummary]
+    scores: Sequence[MethodScore]
+    differences: Sequence[Difference]
+    tuned: Mapping[str, Mapping[str, Any]]
+    failed: Sequence[str]
+    references: Sequence[Reference] | None
+
+    @property
+    def rows(self) -> list[list[str]]:
+        return table_rows(self.scores, self.differences)
+
+    def to_json(self) -> str:
+        plain = {
+            "scores": [asdict(score) for score in self.scores],
+            "differences_to_best": [asdict(difference) for difference in self.differences],
+            "tuned": {method: dict(values) for method, values in self.tuned.items()},
+            "failed": list(self.failed),
+            "federations": [
+                {
+                    "method": method,
+                    "seed": seed,
+                    "partition_sha256": result.partition_sha256,
+                    "state_sha256": result.state_sha256,
+                    "cohorts": [list(report.cohort) for report in result.rounds],
+                    "client_test_accuracy": [client.test_accuracy for client in result.clients],
+                    "config": dict(result.config),
+                }
+                for (method, seed), result in self.results.items()
+            ],
+        }
+        return json.dumps(plain, indent=2)
+
+    def to_markdown(self) -> str:
+        """The table, what its columns are, and the published figures beside it."""
+        parts = [markdown(self.rows), f"{LEGEND}\n"]
+        parts += [f"Failed: {text}\n" for text in self.failed]
+        for reference in self.references or ():
+            if not reference.differs:
+                parts += [f"{reference.name} of the paper:\n", self._reference_table(reference)]
+        return "\n".join(parts)
+
+    def _reference_table(self, reference: Reference) -> str:
+        note = f"\n({reference.note})\n" if reference.note else ""
+        return markdown(reference_rows(reference, self.scores), REFERENCE_HEADERS) + note
+
+    def files(self) -> dict[str, str]:
+        """The text files of a comparison by name."""
+        return {
+            JSON_FILE: self.to_json(),
+            "comparison.md": self.to_markdown(),
+            "comparison.tex": latex(self.rows, HEADERS),
+        }
+
+    def figures(self) -> "list[tuple[str, Callable[[], Figure]]]":
+        """Name and drawing function of each figure."""
+        from promptfleet.tracking.figures.comparison import client_boxes_figure, method_lines_figure
+
+        ranked = sorted(self.scores, key=lambda score: -score.test_accuracy.mean)
+        mean = {score.method: [one.mean for one in score.accuracy_by_round] for score in ranked}
+        spread = {score.method: [one.std for one in score.accuracy_by_round] for score in ranked}
+        seeds = max(len(score.seeds) for score in ranked)
+        accuracy = client_accuracy(self.results)
+        clients = {
+            score.method: [value for clients in accuracy[score.method].values() for value in clients]
+            for score in ranked
+        }
+        return [
+            ("methods", lambda: method_lines_figure(mean, spread, seeds=seeds)),
+            ("clients", lambda: client_boxes_figure(clients, seeds=seeds)),
+        ]
+
+    def metrics(self) -> dict[str, float]:
+        """What MLflow shows of each method on the comparison's own run."""
+        return {
+            f"{score.method.replace(':', '.')}/{name}": value
+            for score in self.scores
+            for name, value in (
+                ("test_accuracy_mean", score.test_accuracy.mean),
+                ("test_accuracy_std", score.test_accuracy.std),
+                ("worst_client", score.worst_client.mean),
+            )
+        }
+
+
+def make_report(
+    results: Mapping[tuple[str, int], FederationSummary],
+    *,
+    tuned: Mapping[str, Mapping[str, Any]],
+    failed: Sequence[str],
+    reference: str | None,
+) -> ComparisonReport:
+    """results by method and seed, at least one; reference names a set of published tables."""
+    scores, accuracy = score_methods(results), client_accuracy(results)
+    settings = next(iter(results.values())).config
+    return ComparisonReport(
+        results=results,
+        scores=scores,
+        differences=differences_to_best(accuracy),
+        tuned=tuned,
+        failed=failed,
+        references=references_for(settings, reference) if reference else None,
+    )

@@ -1,0 +1,144 @@
+"""A comparison run by Ray Tune: the tuning of each method, then every method with every seed."""
+
+import logging
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from promptfleet.comparison.fairness import ComparisonError, check_same_conditions
+from promptfleet.comparison.report import ComparisonReport, make_report
+from promptfleet.comparison.spec import ComparisonSpec
+from promptfleet.config import FederationConfig
+from promptfleet.federation.prepare import Prepared, prepare
+from promptfleet.federation.reports import FederationSummary
+from promptfleet.federation.resources import Node, Shares, plan_shares
+from promptfleet.search.space import Choice
+from promptfleet.search.spec import SweepSettings, SweepSpec
+from promptfleet.search.stage import Stage
+from promptfleet.search.study import SweepStudy
+from promptfleet.search.sweep import finish_sweep, trial_records, trial_summary
+from promptfleet.tracking.comparison_run import ComparisonRun
+from promptfleet.tracking.store import TrackingStore
+from promptfleet.tracking.sweep_run import SweepRun, best_trial
+from promptfleet.tracking.writer import BackgroundWriter
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class ComparisonOutcome:
+    """What a comparison gave; ``report`` is None where it was interrupted."""
+
+    report: ComparisonReport | None
+    interrupted: bool
+    ui_hint: str
+
+
+@dataclass(frozen=True)
+class Tuning:
+    """The search of one method: its stage, and the sweep it belongs to."""
+
+    sweep: SweepSpec
+    stage: Stage
+
+    def best(self) -> dict[str, Any]:
+        """The searched values of the highest validation accuracy; none, with a warning, if every trial failed."""
+        trial = best_trial(trial_records(self.sweep, self.stage.folder, self.stage.study))
+        if trial is None:
+            logger.warning("%s: no trial came to its end, so the method is compared as it is", self.stage.name)
+            return {}
+        return dict(trial.params)
+
+
+def plan_comparison(spec: ComparisonSpec, nodes: Sequence[Node]) -> Shares:
+    """What one federation takes. Raises ResourceError if they do not fit side by side."""
+    return plan_shares(next(spec.configs()), nodes, concurrent=spec.concurrent_trials)
+
+
+def prepare_comparison(spec: ComparisonSpec) -> Prepared:
+    """Frozen inputs of all federations. Raises PromptfleetError if one of them is not possible."""
+    return prepare(*spec.all_configs())
+
+
+def run_comparison(
+    spec: ComparisonSpec, folder: Path, prepared: Prepared, nodes: Sequence[Node], *, reference: str | None = None
+) -> ComparisonOutcome:
+    """Run what is not finished yet of the comparison in ``folder``, and write all of it to MLflow.
+
+    Runs on the Ray that this process is connected to, which has ``nodes``. Ctrl-C ends it in good order; what was begun
+    goes on when it is run again.
+
+    Raises:
+        TrackingError: there can be no MLflow store.
+        ComparisonError: no federation came to its end, or the methods did not have the same clients and settings.
+    """
+    from promptfleet.search.tune_run import run_trials  # imports ray, which reads its settings on import
+
+    store = TrackingStore.open(next(spec.configs()).storage.path)
+    key = f"comparison/{folder.name}"
+    with BackgroundWriter() as writer:
+        run = ComparisonRun.start(store, next(spec.configs()), key=key, name=folder.name, values=spec.to_dict())
+        tunings = {method: _tuning(method, sweep, folder, store, run) for method, sweep in spec.tuning.items()}
+        stage = _comparison(spec, folder, run, tunings)
+        stages = [*(tuning.stage for tuning in tunings.values()), stage]
+        run_trials(stages, folder, prepared, nodes, store, writer, concurrent=spec.concurrent_trials)
+    for tuning in tunings.values():
+        finish_sweep(tuning.sweep, tuning.stage.folder, tuning.stage.study, tuning.stage.parent)
+    if not all(stage.study.is_over() for stage in stages):
+        run.interrupt()
+        return ComparisonOutcome(None, True, store.ui_hint)
+
+    results, failed = _results(stage)
+    if not results:
+        run.fail("no federation came to its end")
+        raise ComparisonError(f"no federation came to its end; the first: {failed[0]}")
+    try:
+        check_same_conditions(results)
+    except ComparisonError as error:
+        run.fail(str(error))
+        raise
+    tuned = {method: tuning.best() for method, tuning in tunings.items()}
+    report = make_report(results, failed=failed, tuned=tuned, reference=reference)
+    run.finish(report.files(), report.figures(), report.metrics(), note=report.to_markdown())
+    return ComparisonOutcome(report, False, store.ui_hint)
+
+
+def _tuning(method: str, sweep: SweepSpec, folder: Path, store: TrackingStore, run: ComparisonRun) -> Tuning:
+    mine = folder / "tuning" / method
+    mine.mkdir(parents=True, exist_ok=True)
+    config = sweep.base_config()
+    study = SweepStudy(mine, sweep.space, sweep.settings, config.rounds, sweep.first_params())
+    parent = SweepRun.start(
+        store, config, key=f"{run.key}/tune/{method}", name=f"tune {method}", search=sweep.to_dict(), parent=run.id
+    )
+    return Tuning(sweep, Stage(f"tune {method}", mine, study, sweep.config, parent))
+
+
+def _comparison(spec: ComparisonSpec, folder: Path, run: ComparisonRun, tunings: Mapping[str, Tuning]) -> Stage:
+    space = {"seed": Choice(spec.seeds), "method": Choice(spec.methods)}
+    settings = SweepSettings(sampler="grid", trials=len(spec.seeds) * len(spec.methods))
+    best: dict[str, dict[str, Any]] = {}
+
+    def config(params: Mapping[str, Any]) -> FederationConfig:
+        method = params["method"]
+        if method in tunings and method not in best:
+            best[method] = tunings[method].best()
+        return spec.config(method, params["seed"], best.get(method))
+
+    study = SweepStudy(folder, space, settings, next(spec.configs()).rounds)
+    return Stage("compare", folder, study, config, run)
+
+
+def _results(stage: Stage) -> tuple[dict[tuple[str, int], FederationSummary], list[str]]:
+    """What each method gave with each seed, method by method, and what failed in words."""
+    results, failed = {}, []
+    for trial in stage.study.trials():
+        method, seed = trial.params["method"], trial.params["seed"]
+        summary = trial_summary(stage.folder, stage.config(trial.params), trial) if trial.value is not None else None
+        if summary is None:
+            failed.append(f"{method} with seed {seed}: {trial.user_attrs.get('error', 'its result cannot be read')}")
+        else:
+            results[method, seed] = summary
+    order = {method: position for position, method in enumerate(dict.fromkeys(method for method, _ in results))}
+    return dict(sorted(results.items(), key=lambda item: (order[item[0][0]], item[0][1]))), failed

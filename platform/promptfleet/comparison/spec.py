@@ -1,0 +1,255 @@
+"""What is compared: methods, seeds, what they share, and each method's own values. Checked before anything starts."""
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from promptfleet.config import (
+    WHERE_AND_HOW,
+    FederationConfig,
+    dotted_keys,
+    flatten,
+    merge,
+    nest,
+    parse_assignments,
+)
+from promptfleet.errors import ConfigError
+from promptfleet.federation.partitioning import with_partition_fingerprint
+from promptfleet.federation.settings import check_known, federation_config, values_for
+from promptfleet.methods import METHODS, config_class
+from promptfleet.search.spec import SweepSpec, parse_sweep
+from promptfleet.yaml_files import read_yaml
+
+ALL = "all"
+# Of the keys that all methods have, those that each may have its own value of: how its prompt looks and how it learns.
+OWN_KEYS = (
+    "prompt_length",
+    "class_token_position",
+    "class_specific_context",
+    "prompt_lr",
+    "momentum",
+    "weight_decay",
+)
+
+
+@dataclass(frozen=True)
+class ComparisonSpec:
+    """A checked comparison. ``base`` are nested values for all methods that know them, ``own`` those of one method.
+
+    ``tuning`` has a search per method, run before the comparison; a method without one keeps its own values.
+    """
+
+    methods: tuple[str, ...]
+    seeds: tuple[int, ...]
+    base: Mapping[str, Any]
+    own: Mapping[str, Mapping[str, Any]]
+    tuning: Mapping[str, SweepSpec] = field(default_factory=dict)
+    concurrent_trials: int = 1
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values for the comparison's file: ``load_comparison`` gives the same comparison back."""
+        return {
+            "seeds": list(self.seeds),
+            "concurrent_trials": self.concurrent_trials,
+            "federation": dict(self.base),
+            "methods": {method: dict(self.own.get(method, {})) for method in self.methods},
+            "tuning": {method: sweep.to_dict() for method, sweep in self.tuning.items()},
+        }
+
+    def config(self, method: str, seed: int, tuned: Mapping[str, Any] | None = None) -> FederationConfig:
+        """The federation of one method and seed; ``tuned`` values by dotted key win over the method's own."""
+        values = method_values(method, self.base, self.own.get(method, {}))
+        for key, value in (tuned or {}).items():
+            values = merge(values, nest(key, value))
+        return federation_config({**values, "seed": seed}, source=f"method {method}")
+
+    def configs(self) -> Iterator[FederationConfig]:
+        """Every federation of the comparison, as it is before tuning, seed by seed."""
+        for seed in self.seeds:
+            yield from (self.config(method, seed) for method in self.methods)
+
+    def all_configs(self) -> Iterator[FederationConfig]:
+        """The same, and every extreme one of the tuning."""
+        yield from self.configs()
+        for method, sweep in self.tuning.items():
+            yield from sweep.extreme_configs(f"tuning of {method}")
+
+
+def parse_methods(text: str) -> tuple[str, ...]:
+    """``coop,promptfl`` or ``all``. Raises ConfigError: none, one twice, or one that does not exist."""
+    names = tuple(METHODS) if text.strip() == ALL else _list(text)
+    if not names:
+        raise ConfigError(f"--methods: name at least one method, or all; there are: {', '.join(METHODS)}")
+    _refuse_repeated("--methods", names)
+    for name in names:
+        config_class(name)
+    return names
+
+
+def parse_seeds(text: str) -> tuple[int, ...]:
+    """``0,1,2``. Raises ConfigError: none, one twice, or something that is no seed."""
+    words = _list(text)
+    if not words:
+        raise ConfigError("--seeds: name at least one seed, for example --seeds 0,1,2")
+    _refuse_repeated("--seeds", words)
+    for word in words:
+        if not word.isascii() or not word.isdecimal():
+            raise ConfigError(f"--seeds {text}: {word!r} is no seed; write integers of 0 or more, such as 0,1,2")
+    return tuple(int(word) for word in words)
+
+
+def read_comparison(
+    path: str | Path | None,
+    assignments: Sequence[str] = (),
+    *,
+    methods: Sequence[str],
+    seeds: Sequence[int],
+    tune: str | Path | None = None,
+    trials: int | None = None,
+    concurrent: int = 1,
+) -> ComparisonSpec:
+    """From a configuration file, ``key=value`` assignments (which win) and a file of search spaces.
+
+    A key that only some methods know is for those; under ``methods: {NAME: {...}}`` a method has its own values. The
+    ``method`` of a file for a single federation is passed over.
+
+    Raises:
+        ConfigError: what is wrong, in which file or option, and what would be right.
+    """
+    if concurrent < 1:
+        raise ConfigError(f"--concurrent: got {concurrent}, should be at least 1")
+    from_file, overrides = read_yaml(path) if path is not None else {}, parse_assignments(assignments)
+    from_file.pop("method", None)  # of a preset for a single federation
+    for values, source in ((from_file, str(path)), (overrides, "--set")):
+        _check_values(values, methods, source)
+    values = merge(from_file, overrides)
+    own = {method: values.get("methods", {}).get(method) or {} for method in methods}
+    base = dict(with_partition_fingerprint(_shared_part(values)))
+    spec = ComparisonSpec(tuple(methods), tuple(seeds), base, own, concurrent_trials=concurrent)
+    _check_shared(spec)
+    if tune is None:
+        if trials is not None:
+            raise ConfigError("--trials: is of the tuning, so it needs --tune FILE")
+        return spec
+    tuning = _read_tuning(tune, spec, overrides, trials)
+    return ComparisonSpec(tuple(methods), tuple(seeds), base, own, tuning, concurrent)
+
+
+def load_comparison(path: Path) -> ComparisonSpec:
+    """The comparison that ``to_dict`` was written of. Raises ConfigError where the file was changed into another."""
+    values = read_yaml(path)
+    tuning = {
+        method: parse_sweep(sweep, source=f"{path}: tuning.{method}") for method, sweep in values["tuning"].items()
+    }
+    methods, seeds = tuple(values["methods"]), tuple(values["seeds"])
+    return ComparisonSpec(methods, seeds, values["federation"], values["methods"], tuning, values["concurrent_trials"])
+
+
+def method_values(method: str, base: Mapping[str, Any], own: Mapping[str, Any]) -> dict[str, Any]:
+    """Nested values of a method's federation: what it knows of ``base``, and its own."""
+    return merge(values_for(method, base), own)
+
+
+def shared_values(config: FederationConfig) -> dict[str, Any]:
+    """What all methods of a comparison must have in common, by dotted key; the seed is among it."""
+    return {
+        key: value
+        for key, value in flatten(config.to_dict()).items()
+        if key in _common_keys() and key not in OWN_KEYS and key != "method" and key.split(".")[0] not in WHERE_AND_HOW
+    }
+
+
+@cache
+def _common_keys() -> frozenset[str]:
+    return frozenset(dotted_keys(FederationConfig))
+
+
+def _shared_part(values: Mapping[str, Any]) -> dict[str, Any]:
+    return {key: value for key, value in values.items() if key != "methods"}
+
+
+def _check_values(values: Mapping[str, Any], methods: Sequence[str], source: str) -> None:
+    own = values.get("methods") or {}
+    if not isinstance(own, Mapping) or not all(isinstance(entry, Mapping | None) for entry in own.values()):
+        raise ConfigError(f"{source}: methods: should be {{NAME: {{key: value, ...}}}}")
+    for method, entry in own.items():
+        if method not in methods:
+            config_class(method)  # another method's values may stand there, but not nobody's
+            continue
+        for key in flatten(entry or {}):
+            _check_own_key(method, key, source)
+    for key in ("method", "seed"):
+        if key in values:
+            raise ConfigError(f"{source}: {key}: a comparison has several; use --{key}s")
+    check_known(methods, _shared_part(values), source=source)
+
+
+def _check_own_key(method: str, key: str, source: str) -> None:
+    where = f"{source}: methods.{method}"
+    check_known([method], {key: None}, source=where)
+    if key in _common_keys() and key not in OWN_KEYS:
+        raise ConfigError(f"{where}.{key}: all methods of a comparison have the same {key}; set it outside 'methods'")
+
+
+def _check_shared(spec: ComparisonSpec) -> None:
+    """Raise ConfigError if one of the federations is not valid, or the methods' defaults differ in what is shared."""
+    configs = list(spec.configs())
+    first = shared_values(configs[0])
+    for config in configs[: len(spec.methods)]:
+        for key, value in shared_values(config).items():
+            if value != first[key]:
+                raise ConfigError(
+                    f"{key}: {configs[0].method} has {first[key]!r} and {config.method} {value!r}; "
+                    f"set one value for all, for example --set {key}={first[key]}"
+                )
+
+
+def _read_tuning(
+    path: str | Path, spec: ComparisonSpec, overrides: Mapping[str, Any], trials: int | None
+) -> dict[str, SweepSpec]:
+    """A search per method from a file with ``trials``, ..., ``federation`` and ``methods: {NAME: space}``.
+
+    What ``--set`` gives is not searched. A method with an empty space is left as it is.
+    """
+    values, source = read_yaml(path), str(path)
+    spaces = values.get("methods")
+    if not isinstance(spaces, Mapping):
+        raise ConfigError(f"{source}: methods: should be {{NAME: {{key: {{float: [low, high]}}, ...}}}}")
+    federation = values.get("federation") or {}
+    seed = federation.get("seed") if isinstance(federation, Mapping) else None
+    if seed is None or seed in spec.seeds:
+        raise ConfigError(
+            f"{source}: federation.seed: got {seed}, should be a seed that is not compared ({_words(spec.seeds)}), so "
+            "that nobody is tuned on the clients it is judged by"
+        )
+    settings = {key: value for key, value in values.items() if key not in ("methods", "federation")}
+    fixed = set(flatten(_shared_part(overrides)))
+    tuning = {}
+    for method in spec.methods:
+        where = f"{source}: methods.{method}"
+        if method not in spaces:
+            raise ConfigError(f"{where}: there is no such space; write '{method}: {{}}' to compare it untuned")
+        own_fixed = fixed | set(flatten((overrides.get("methods") or {}).get(method) or {}))
+        for key in spaces[method] or {}:
+            _check_own_key(method, str(key), source)
+        space = {key: entry for key, entry in (spaces[method] or {}).items() if key not in own_fixed}
+        base = merge(method_values(method, spec.base, spec.own[method]), method_values(method, federation, {}))
+        if space:
+            tuning[method] = parse_sweep({**settings, "federation": base, "space": space}, trials=trials, source=where)
+    return tuning
+
+
+def _list(text: str) -> tuple[str, ...]:
+    return tuple(word.strip() for word in text.split(",") if word.strip())
+
+
+def _refuse_repeated(option: str, words: Sequence[str]) -> None:
+    for word in words:
+        if words.count(word) > 1:
+            raise ConfigError(f"{option}: {word} stands twice")
+
+
+def _words(values: Iterable[Any]) -> str:
+    return ", ".join(str(value) for value in values)

@@ -1,0 +1,96 @@
+"""A comparison in words and tables on a terminal: what would be run, and what came out."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from textwrap import fill
+from typing import Any
+
+from rich.box import SIMPLE_HEAD
+from rich.table import Table
+
+from promptfleet.comparison.reference import HEADERS as REFERENCE_HEADERS
+from promptfleet.comparison.reference import reference_rows
+from promptfleet.comparison.report import ComparisonReport
+from promptfleet.comparison.run import ComparisonOutcome, plan_comparison
+from promptfleet.comparison.spec import ComparisonSpec, method_values, shared_values
+from promptfleet.comparison.tables import HEADERS, LEGEND
+from promptfleet.config import WHERE_AND_HOW, StorageConfig, flatten
+from promptfleet.federation.ray_session import local_nodes
+from promptfleet.search.progress import format_params
+from promptfleet.search.summary import render
+
+
+def describe_comparison(spec: ComparisonSpec) -> str:
+    """What all methods share, each method's own values and tuning, and the budget, of what is not started."""
+    shares = plan_comparison(spec, local_nodes())
+    shared = _table("shared by all methods", ("key", "value"))
+    for key, value in shared_values(next(spec.configs())).items():
+        if key != "seed":
+            shared.add_row(key, str(value))
+    methods = _table("methods", ("method", "own values", "tuned over"))
+    for method in spec.methods:
+        space = spec.tuning[method].space if method in spec.tuning else {}
+        over = "\n".join(f"{key}: {format_params(parameter.entry())}" for key, parameter in space.items())
+        methods.add_row(method, format_params(_own_values(spec, method)) or "-", over or "-")
+    tuning = sum(sweep.settings.trials for sweep in spec.tuning.values())
+    return "\n".join(
+        [
+            render(shared),
+            render(methods),
+            f"resources of one federation: 1 server and {shares.client_actors} client actors",
+            f"budget: {len(spec.methods)} methods x {len(spec.seeds)} seeds = {len(spec.methods) * len(spec.seeds)} "
+            f"federations after {tuning} to tune them, {spec.concurrent_trials} at a time; nothing was started",
+        ]
+    )
+
+
+def describe_outcome(spec: ComparisonSpec, folder: Path, out: Path, outcome: ComparisonOutcome) -> str:
+    """The table, what tuning chose, published figures where asked for, and where to look further."""
+    lines = []
+    if outcome.report is not None:
+        lines += _report(outcome.report)
+        lines.append(f"results: {out}")
+    lines.append(f"look at it: {outcome.ui_hint}")
+    if outcome.interrupted:
+        storage = next(spec.configs()).storage.path
+        elsewhere = "" if storage == StorageConfig().path else f" --set storage.path={storage}"
+        lines.append(f"not finished; go on with: python jobs/compare.py --resume {folder.name}{elsewhere}")
+    return "\n".join(lines)
+
+
+def _report(report: ComparisonReport) -> list[str]:
+    lines = [render(_rows("comparison", HEADERS, report.rows)), fill(LEGEND, 120), ""]
+    lines += [f"tuned {method}: {format_params(values)}" for method, values in report.tuned.items()]
+    lines += [f"FAILED: {text}" for text in report.failed]
+    for reference in report.references or ():
+        if reference.differs:
+            lines.append(f"{reference.name} of the paper is for another setting: {', '.join(reference.differs)}")
+        else:
+            rows = reference_rows(reference, report.scores)
+            lines.append(render(_rows(f"{reference.name} of the paper, accuracy in %", REFERENCE_HEADERS, rows)))
+            lines += [f"({reference.note})"] if reference.note else []
+    if report.references == []:
+        lines.append(f"the paper has no figures for {next(iter(report.results.values())).dataset}")
+    return lines
+
+
+def _own_values(spec: ComparisonSpec, method: str) -> dict[str, Any]:
+    """What was set for the method and is not shared by all."""
+    config = spec.config(method, spec.seeds[0])
+    values = flatten(method_values(method, spec.base, spec.own.get(method, {})))
+    shared = {"method", *shared_values(config)}
+    return {key: value for key, value in values.items() if key not in shared and key.split(".")[0] not in WHERE_AND_HOW}
+
+
+def _rows(title: str, headers: Sequence[str], rows: Sequence[Sequence[str]]) -> Table:
+    table = _table(title, headers)
+    for row in rows:
+        table.add_row(*(cell.replace("± ", "±") for cell in row))  # 120 columns are not many
+    return table
+
+
+def _table(title: str, headers: Sequence[str]) -> Table:
+    table = Table(title=title, title_justify="left", box=SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False)
+    for position, header in enumerate(headers):
+        table.add_column(header, justify="right" if position and len(headers) > 3 else "left", overflow="fold")
+    return table

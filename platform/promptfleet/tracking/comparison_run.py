@@ -1,0 +1,82 @@
+"""A comparison as an MLflow run, with the searches that tune its methods and its federations nested in it."""
+
+from collections.abc import Callable, Iterable, Mapping
+from typing import TYPE_CHECKING, Any
+
+import yaml
+
+from promptfleet.config import FederationConfig, flatten
+from promptfleet.tracking.federation_run import REASON_TAG, FederationRun, end_run, log_origin
+from promptfleet.tracking.provenance import provenance
+from promptfleet.tracking.store import TrackingStore
+from promptfleet.tracking.tracked_run import TrackedRun
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+
+class ComparisonRun:
+    """The parent run of a comparison, new or continued. Made by ``start``."""
+
+    def __init__(self, store: TrackingStore, run: TrackedRun, key: str):
+        self.run, self.id, self.key = run, run.id, key
+        self._store = store
+
+    @classmethod
+    def start(
+        cls, store: TrackingStore, config: FederationConfig, *, key: str, name: str, values: Mapping[str, Any]
+    ) -> "ComparisonRun":
+        """Begin the comparison with this key, or continue it where there is one.
+
+        config is one of its federations; values are those that it is read back from: seeds, methods, ...
+        """
+        run = store.find_or_create_run(key, f"comparison {name}")
+        log_origin(run, config, provenance())
+        run.log_text(yaml.safe_dump(dict(values), sort_keys=False), "comparison.yaml")
+        run.set_tags({"method": "", "seed": ""})  # which it has several of
+        run.log_params({"methods": ",".join(values["methods"]), "seeds": ",".join(map(str, values["seeds"]))})
+        run.log_params(flatten(values["federation"]))
+        return cls(store, run, key)
+
+    def child(self, trial_number: int, params: Mapping[str, Any], config: FederationConfig) -> FederationRun:
+        """Begin or continue the nested run of one method and seed."""
+        return FederationRun.start(
+            self._store,
+            config,
+            key=f"{self.key}/trial/{trial_number}",
+            name=f"{params['method']} seed {params['seed']}",
+            parent=self.id,
+            tags={"trial": str(trial_number)},
+        )
+
+    def finish(
+        self,
+        files: Mapping[str, str],
+        figures: "Iterable[tuple[str, Callable[[], Figure | None]]]",
+        metrics: Mapping[str, float],
+        *,
+        note: str,
+    ) -> None:
+        """Write files by name, figures and metrics, describe the run in Markdown, and end it."""
+        for name, text in files.items():
+            self.run.log_text(text, name)
+        self.run.log_figures(figures)
+        self.run.log_final_metrics(metrics, step=0)
+        self.run.describe(note)
+        self._end_children()
+        end_run(self.run, "FINISHED", "complete")
+
+    def fail(self, reason: str) -> None:
+        self.run.set_tags({REASON_TAG: reason})
+        self._end_children()
+        end_run(self.run, "FAILED", "failed")
+
+    def interrupt(self) -> None:
+        """Leave the run for a later ``start`` with the same key to continue."""
+        self._end_children()
+        end_run(self.run, "KILLED", "interrupted")
+
+    def _end_children(self) -> None:
+        for child in self._store.children(self.id):
+            if child.status == "RUNNING":
+                end_run(child, "KILLED", "interrupted")

@@ -1,0 +1,29 @@
+"""CLIPs small enough to be built in milliseconds."""
+
+import open_clip
+import torch
+
+from promptfleet.clip.plain_encoder import encode_texts
+
+VISION = {"image_size": 16, "layers": 1, "width": 16, "head_width": 8, "patch_size": 8}
+TEXT = {"context_length": 77, "vocab_size": 49408, "width": 16, "heads": 2, "layers": 2}
+TEXTS = ["a cat.", "a photo of a golden retriever.", "7"]
+MODEL = "Tiny-Test-ViT"
+
+
+def small_model(model_class=open_clip.CLIP, quick_gelu=False, **text):
+    torch.manual_seed(0)
+    return model_class(24, VISION, {**TEXT, **text}, quick_gelu=quick_gelu).eval().requires_grad_(False)
+
+
+def assert_same_text_features(tower, model):
+    token_ids = open_clip.tokenize(TEXTS)
+    theirs = model.encode_text(token_ids, normalize=True)
+    assert torch.allclose(encode_texts(tower, token_ids), theirs, rtol=0, atol=1e-6)
+
+
+def openai_state(model):
+    """The model's weights as OpenAI's files have them: half precision, and three numbers beside them."""
+    state = {key: tensor.half() if tensor.is_floating_point() else tensor for key, tensor in model.state_dict().items()}
+    numbers = {"input_resolution": 16, "context_length": 77, "vocab_size": 49408}
+    return state | {key: torch.tensor(value) for key, value in numbers.items()}

@@ -1,0 +1,100 @@
+"""Scores, tables, files and published figures of a comparison."""
+
+import json
+
+import pytest
+
+from promptfleet.comparison.reference import reference_rows, references_for
+from promptfleet.comparison.report import make_report
+from promptfleet.comparison.scores import score_methods
+from promptfleet.comparison.tables import HEADERS
+from promptfleet.config import merge, nest
+from promptfleet.yaml_files import read_yaml
+from tests.comparison.values import make_summary
+
+RESULTS = {
+    ("coop_x", 0): make_summary([0.5, 0.6, 0.7]),
+    ("coop_x", 1): make_summary([0.6, 0.7, 0.8], seed=1),
+    ("pfedmoap", 0): make_summary([0.8, 0.9, 1.0]),
+    ("pfedmoap", 1): make_summary([0.8, 0.8, 0.8], seed=1),
+}
+
+
+@pytest.fixture(scope="module")
+def report():
+    return make_report(RESULTS, tuned={"pfedmoap": {"lambda": 0.5}}, failed=["coop_x with seed 2: why"], reference=None)
+
+
+def test_scores_are_over_clients_first_and_seeds_then():
+    low, high = score_methods(RESULTS)
+    assert (low.method, low.seeds) == ("coop_x", [0, 1])
+    assert (low.test_accuracy.mean, low.test_accuracy.std) == pytest.approx((0.65, 0.1 / 2**0.5))
+    assert low.worst_client.values == pytest.approx([0.5, 0.6])
+    assert high.client_std.values == pytest.approx([(2 / 3) ** 0.5 / 10, 0])
+    # two clients train in each of three rounds; each sends 10 bytes and receives 100
+    assert (low.uploaded_bytes, low.downloaded_bytes) == (10, 100)
+    assert low.trained_parameters == 6
+    assert len(low.accuracy_by_round) == 3
+
+
+def test_the_best_method_stands_first_in_bold(report):
+    first, second = report.rows
+    assert dict(zip(HEADERS, first, strict=True))["test accuracy"] == "85.0 ± 7.1"
+    assert dict(zip(HEADERS, second, strict=True))["behind best"] == "20.0 ± 14.1"
+    files = report.files()
+    assert "| **pfedmoap** | **85.0 ± 7.1** |" in files["comparison.md"]
+    assert r"\textbf{pfedmoap} & \textbf{85.0 $\pm$ 7.1} &" in files["comparison.tex"]
+    assert r"coop\_x & 65.0 $\pm$ 7.1 &" in files["comparison.tex"]
+    rows = [line for line in files["comparison.tex"].splitlines() if line.endswith(r"\\")]
+    assert {row.count(" & ") for row in rows} == {len(HEADERS) - 1}
+    assert "Failed: coop_x with seed 2: why" in files["comparison.md"]
+
+
+def test_the_json_has_what_every_number_is_made_of(report):
+    values = json.loads(report.files()["comparison.json"])
+    assert values["tuned"] == {"pfedmoap": {"lambda": 0.5}}
+    assert [one["client_test_accuracy"] for one in values["federations"]][2] == [0.8, 0.9, 1.0]
+    assert values["scores"][1]["test_accuracy"]["values"] == pytest.approx([0.9, 0.8])
+    assert values["differences_to_best"][0]["best"] == "pfedmoap"
+    assert values["federations"][0]["cohorts"] == [[0, 2]] * 3
+
+
+def test_figures_have_a_line_and_a_box_for_every_method(report):
+    lines, boxes = (draw() for _, draw in report.figures())
+    (axes,) = lines.axes
+    assert [line.get_label() for line in axes.lines] == ["pfedmoap  0.100", "coop_x  0.100"]
+    (axes,) = boxes.axes
+    assert [label.get_text() for label in axes.get_yticklabels()] == ["pfedmoap", "coop_x"]
+
+
+def test_thirteen_methods_get_a_panel_each():
+    many = {(f"method {number}", 0): make_summary([0.5, 0.6, 0.1 * number]) for number in range(8)}
+    lines = make_report(many, tuned={}, failed=[], reference=None).figures()[0][1]()
+    used = [axes for axes in lines.axes if axes.lines]
+    assert len(used) == 8
+    assert all(len(axes.lines) == 9 for axes in used)  # everyone in grey, one in blue
+
+
+def test_published_figures_are_shown_where_the_setting_matches():
+    (table,) = [one for one in read_yaml_tables() if one["name"] == "Table 2"]
+    settings = {"dataset": "cifar10"}
+    for key, value in table["settings"].items():
+        settings = merge(settings, nest(key, value))
+    (same,) = references_for(settings)
+    assert same.differs == ()
+    assert reference_rows(same, score_methods(RESULTS)) == [["pfedmoap", "85.0 ± 7.1", "83.46 ± 0.53", "+1.5"]]
+    (other,) = references_for({**settings, "rounds": 10})
+    assert other.differs == ("rounds=10 (there 120)",)
+    assert references_for({"dataset": "digits"}) == []
+
+
+def test_published_figures_are_of_settings_that_exist():
+    known = set(make_summary([0, 0, 0]).config)
+    for table in read_yaml_tables():
+        assert {key.split(".")[0] for key in table["settings"]} <= known
+
+
+def read_yaml_tables():
+    from promptfleet.comparison import reference
+
+    return read_yaml(reference.__file__.replace("reference.py", "paper.yaml"))["tables"]

@@ -1,0 +1,139 @@
+"""What is compared is checked before anything starts, and says what is wrong where."""
+
+import pytest
+import yaml
+
+from promptfleet.comparison.spec import load_comparison, parse_methods, parse_seeds, read_comparison
+from promptfleet.errors import ConfigError
+from promptfleet.methods import METHODS
+
+METHODS_COMPARED = ("pfedmoap", "promptfl")
+
+
+@pytest.fixture
+def write(tmp_path):
+    def write(name, values):
+        path = tmp_path / name
+        path.write_text(yaml.safe_dump(values))
+        return path
+
+    return write
+
+
+def read(path=None, assignments=(), *, methods=METHODS_COMPARED, seeds=(0, 1), **options):
+    return read_comparison(path, assignments, methods=methods, seeds=seeds, **options)
+
+
+def test_a_key_that_only_some_methods_know_is_for_those():
+    spec = read(assignments=["experts=5", "rounds=3"])
+    assert [(config.method, config.seed, config.rounds) for config in spec.configs()] == [
+        ("pfedmoap", 0, 3),
+        ("promptfl", 0, 3),
+        ("pfedmoap", 1, 3),
+        ("promptfl", 1, 3),
+    ]
+    assert spec.config("pfedmoap", 0).experts == 5
+
+
+def test_a_preset_for_one_method_is_one_for_all(root):
+    spec = read(root / "configs" / "paper" / "cifar10.yaml", ["dataset=digits"])
+    assert [(config.method, config.clients) for config in spec.configs()][:2] == [("pfedmoap", 100), ("promptfl", 100)]
+    assert spec.config("pfedmoap", 0).experts == 9
+
+
+def test_the_shipped_spaces_tune_every_method_by_the_same_budget(root):
+    spec = read(methods=tuple(METHODS), tune=root / "search_spaces" / "methods.yaml")
+    assert set(METHODS) - set(spec.tuning) == {"zero_shot"}
+    assert len({sweep.settings.trials for sweep in spec.tuning.values()}) == 1
+    for method, sweep in spec.tuning.items():
+        assert set(sweep.first_params()) == set(sweep.space), f"{method}: its own values are in its space"
+
+
+def test_each_method_has_its_own_values_and_tuned_ones_win(write):
+    file = write("config.yaml", {"prompt_lr": 0.5, "methods": {"promptfl": {"prompt_lr": 0.1}, "fedpgp": {}}})
+    spec = read(file, ["methods.pfedmoap.lambda=2"])
+    assert (spec.config("pfedmoap", 1).lambda_, spec.config("pfedmoap", 1).prompt_lr) == (2, 0.5)
+    assert spec.config("promptfl", 1).prompt_lr == 0.1
+    assert spec.config("promptfl", 1, {"prompt_lr": 0.3}).prompt_lr == 0.3
+
+
+@pytest.mark.parametrize(
+    ("assignment", "message"),
+    [
+        ("expert=5", "--set: unknown key 'expert'; did you mean 'experts'"),
+        ("methods.promptfl.experts=5", "--set: methods.promptfl: unknown key 'experts'"),
+        ("methods.promptfl.rounds=5", "all methods of a comparison have the same rounds; set it outside 'methods'"),
+        ("methods.prompfl.prompt_lr=5", "unknown method 'prompfl'; did you mean 'promptfl'"),
+        ("methods.promptfl=5", "--set: methods: should be"),
+        ("seed=1", "--set: seed: a comparison has several; use --seeds"),
+        ("method=promptfl", "--set: method: a comparison has several; use --methods"),
+        ("experts=10", "experts=10 must be smaller than clients=10"),
+        ("rounds=0", "method pfedmoap: rounds: got 0"),
+    ],
+)
+def test_what_cannot_be_compared(assignment, message):
+    with pytest.raises(ConfigError, match=message):
+        read(assignments=[assignment])
+
+
+@pytest.mark.parametrize("text", ["", " , "])
+def test_no_methods_and_no_seeds(text):
+    with pytest.raises(ConfigError, match="--methods: name at least one method, or all; there are: "):
+        parse_methods(text)
+    with pytest.raises(ConfigError, match="--seeds: name at least one seed"):
+        parse_seeds(text)
+
+
+def test_lists_of_methods_and_seeds():
+    assert parse_methods("promptfl, pfedmoap") == ("promptfl", "pfedmoap")
+    assert parse_methods("all") == tuple(METHODS)
+    assert parse_seeds("2,0") == (2, 0)
+    for text, message in [("promptfl,promptfl", "stands twice"), ("prompfl", "did you mean 'promptfl'")]:
+        with pytest.raises(ConfigError, match=message):
+            parse_methods(text)
+    for text, message in [("1,1", "stands twice"), ("-1", "'-1' is no seed"), ("one", "'one' is no seed")]:
+        with pytest.raises(ConfigError, match=message):
+            parse_seeds(text)
+
+
+TUNE = {
+    "trials": 4,
+    "federation": {"seed": 1000, "rounds": 2},
+    "methods": {
+        "pfedmoap": {"lambda": {"float": [0.1, 2]}, "prompt_lr": {"float": [0.01, 0.1], "log": True}},
+        "promptfl": {},
+    },
+}
+
+
+def test_tuning_searches_each_methods_own_space_on_other_clients(write):
+    spec = read(assignments=["clients=5", "methods.pfedmoap.prompt_lr=0.05"], tune=write("tune.yaml", TUNE), trials=3)
+    assert list(spec.tuning) == ["pfedmoap"]
+    sweep = spec.tuning["pfedmoap"]
+    assert list(sweep.space) == ["lambda"], "what --set gives is not searched"
+    assert sweep.settings.trials == 3
+    config = sweep.config({"lambda": 0.7})
+    assert (config.seed, config.rounds, config.clients, config.prompt_lr) == (1000, 2, 5, 0.05)
+    assert spec.config("pfedmoap", 0).rounds == 10, "only the tuning is shorter"
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"federation": {}}, "federation.seed: got None, should be a seed that is not compared"),
+        ({"federation": {"seed": 1}}, r"federation.seed: got 1, should be a seed that is not compared \(0, 1\)"),
+        ({"methods": {"pfedmoap": {}}}, "methods.promptfl: there is no such space; write 'promptfl: {}'"),
+        ({"methods": {**TUNE["methods"], "promptfl": {"lambda": {"int": [0, 1]}}}}, "promptfl: unknown key 'lambda'"),
+        ({"methods": {**TUNE["methods"], "promptfl": {"clients": {"int": [2, 3]}}}}, "have the same clients"),
+        ({"methods": None}, "methods: should be"),
+        ({"trial": 3}, "unknown key 'trial'; did you mean 'trials'"),
+    ],
+)
+def test_a_tuning_that_cannot_be_run(write, change, message):
+    with pytest.raises(ConfigError, match=message):
+        read(tune=write("tune.yaml", {**TUNE, **change}))
+
+
+def test_written_out_and_read_back_it_is_the_same(write):
+    spec = read(assignments=["clients=5", "methods.pfedmoap.lambda=2"], tune=write("tune.yaml", TUNE), concurrent=2)
+    assert load_comparison(write("comparison.yaml", spec.to_dict())) == spec

@@ -1,0 +1,57 @@
+"""A job in a process of its own, as a user runs it."""
+
+import os
+import subprocess
+import sys
+import time
+import uuid
+from pathlib import Path
+
+MARK = "PROMPTFLEET_TEST"
+
+
+class Job:
+    """One command line under way, whose descendants can be told by a mark in their environment."""
+
+    def __init__(self, root: Path, folder: Path, *arguments: str):
+        self.mark = uuid.uuid4().hex
+        self.output = folder / f"{self.mark}.log"
+        self.process = subprocess.Popen(
+            [sys.executable, str(root / "jobs" / arguments[0]), *arguments[1:]],
+            cwd=folder,
+            env={**os.environ, MARK: self.mark},
+            stdout=self.output.open("w"),
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
+        )
+
+    def wait(self) -> int:
+        return self.process.wait(timeout=600)
+
+    def text(self) -> str:
+        return self.output.read_text()
+
+    def wait_for(self, text: str) -> None:
+        deadline = time.monotonic() + 300
+        while text not in self.text():
+            assert self.process.poll() is None, self.text()
+            assert time.monotonic() < deadline, self.text()
+            time.sleep(0.05)
+
+    def processes(self) -> list[str]:
+        """Command lines of all living processes that descend from the job, itself included."""
+        found = []
+        for entry in Path("/proc").glob("[0-9]*"):
+            try:
+                if f"{MARK}={self.mark}".encode() in (entry / "environ").read_bytes():
+                    command = (entry / "cmdline").read_bytes().replace(b"\0", b" ").decode()
+                    found += [command] if command else []
+            except OSError:
+                continue
+        return found
+
+    def wait_until_gone(self, seconds: float) -> None:
+        deadline = time.monotonic() + seconds
+        while left := self.processes():
+            assert time.monotonic() < deadline, left
+            time.sleep(0.2)

@@ -1,0 +1,62 @@
+"""A comparison as a user runs it, also when its power goes out."""
+
+import json
+import os
+import signal
+
+import pytest
+import yaml
+
+from promptfleet import run_federation
+from tests.jobs.job import Job
+
+pytestmark = [pytest.mark.slow, pytest.mark.ray, pytest.mark.timeout(900)]
+TUNE = {
+    "trials": 2,
+    "startup_trials": 1,
+    "federation": {"seed": 1000, "rounds": 1},
+    "methods": {"pfedmoap": {"lambda": {"float": [0.1, 2]}}, "promptfl": {}},
+}
+
+
+def test_killed_and_resumed_every_federation_is_what_it_is_alone(root, tmp_path):
+    (tmp_path / "tune.yaml").write_text(yaml.safe_dump(TUNE))
+    shared = {"clients": 3, "rounds": 2, "local_epochs": 1}
+    job = Job(
+        *(root, tmp_path, "compare.py", "--methods", "pfedmoap,promptfl", "--seeds", "0", "--name", "mine"),
+        *("--tune", "tune.yaml", "--set", "experts=1", *(f"--set={key}={value}" for key, value in shared.items())),
+    )
+    job.wait_for("compare   1 starts")
+    os.kill(job.process.pid, signal.SIGKILL)
+    job.wait()
+
+    again = Job(root, tmp_path, "compare.py", "--resume", "mine", "--out", "out", "--reference", "paper")
+    assert again.wait() == 0, again.text()
+    text = again.text()
+    assert "compare   0 starts" not in text
+    assert "the paper has no figures for digits" in text
+    assert "Traceback" not in text
+    assert {path.name for path in (tmp_path / "out").iterdir()} == {
+        *("comparison.json", "comparison.md", "comparison.tex", "methods.png", "clients.png")
+    }
+    found = json.loads((tmp_path / "out" / "comparison.json").read_text())
+    assert set(found["tuned"]["pfedmoap"]) == {"lambda"}
+    first, second = found["federations"]
+    assert first["partition_sha256"] == second["partition_sha256"]
+    for one in (first, second):
+        own = {"experts": 1, **found["tuned"]["pfedmoap"]} if one["method"] == "pfedmoap" else {}
+        local = {"method": one["method"], "runtime": {"backend": "local"}, "storage": {"path": str(tmp_path / "local")}}
+        assert run_federation({**shared, **own, **local}).state_sha256 == one["state_sha256"]
+
+    from mlflow import MlflowClient
+
+    client = MlflowClient(f"sqlite:///{tmp_path}/results/mlflow.db")
+    experiment = client.get_experiment_by_name("promptfleet").experiment_id
+    (parent,) = client.search_runs([experiment], "tags.`promptfleet.key` = 'comparison/mine'")
+    nested = client.search_runs([experiment], f"tags.mlflow.parentRunId = '{parent.info.run_id}'")
+    assert {run.info.run_name for run in nested} == {"pfedmoap seed 0", "promptfl seed 0", "sweep tune pfedmoap"}
+    assert {run.info.status for run in [parent, *nested]} == {"FINISHED"}
+    names = {item.path for item in client.list_artifacts(parent.info.run_id)}
+    assert names >= {"comparison.json", "comparison.md", "comparison.tex", "figures"}
+    again.wait_until_gone(20)
+    job.wait_until_gone(180)

@@ -457,6 +457,13 @@ def test_too_few_training_samples_for_a_published_split():
     )
 
 
+def test_a_published_split_without_a_training_part():
+    only_test = made_up_samples(made_up_labels(5, 4), official=np.full(20, int(Part.TEST)))
+    with pytest.raises(DataError) as caught:
+        partition(only_test, 2, kind="iid")
+    assert str(caught.value) == ("a client needs 2 samples (train, val) but the dataset's training part has 0")
+
+
 # Few shots
 
 

@@ -5,9 +5,11 @@ import re
 import pytest
 import yaml
 
+from promptfleet.data.partition_file import save_partition
 from promptfleet.errors import ConfigError
 from promptfleet.search.space import Choice, FloatRange, IntRange
 from promptfleet.search.spec import grid_points, parse_sweep, read_sweep
+from tests.data.partitions import made_up_labels, made_up_samples, partition
 
 GOOD = {"space": {"experts": {"int": [1, 9]}, "prompt_lr": {"float": [0.001, 0.1], "log": True}}}
 
@@ -75,6 +77,18 @@ def test_a_config_file_wins_over_the_federation_and_not_over_the_space(tmp_path)
     (tmp_path / "config.yaml").write_text("round: 7")
     with pytest.raises(ConfigError, match=r"config\.yaml: unknown key 'round'; did you mean 'rounds'\?"):
         read_sweep(tmp_path / "space.yaml", config=tmp_path / "config.yaml")
+
+
+def test_a_partition_file_is_read_once_and_found_from_anywhere(tmp_path, monkeypatch):
+    samples = made_up_samples(made_up_labels(2, 30))
+    made = partition(samples, 10, kind="iid")
+    save_partition(tmp_path / "p.json", made, samples, dataset="made-up", made_with={})
+    monkeypatch.chdir(tmp_path)
+    spec = parse({**GOOD, "federation": {"partition": {"file": "p.json"}}})
+    (tmp_path / "p.json").unlink()
+    monkeypatch.chdir("/")
+    trial = parse(spec.to_dict()).config({"experts": 2, "prompt_lr": 0.05}).partition
+    assert (trial.file, trial.fingerprint) == (str(tmp_path / "p.json"), made.fingerprint())
 
 
 @pytest.mark.parametrize(

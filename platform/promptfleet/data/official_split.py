@@ -15,7 +15,8 @@ def share_alike(groups: np.ndarray, owned_groups: Sequence[np.ndarray], rng: np.
     """
     size = 1 + max(int(found.max(initial=0)) for found in (groups, *owned_groups))
     owned = np.stack([np.bincount(found, minlength=size) for found in owned_groups])
-    given: list[list[np.ndarray]] = [[] for _ in owned_groups]
+    clients = np.arange(len(owned_groups))
+    given_to = np.full(len(groups), -1)
     debts = np.zeros(len(owned_groups))
     for group in np.unique(groups):
         total = owned[:, group].sum()
@@ -28,6 +29,5 @@ def share_alike(groups: np.ndarray, owned_groups: Sequence[np.ndarray], rng: np.
         lucky = most_owed_first[: len(members) - share.sum()]
         share[lucky] += 1
         debts[lucky] -= 1
-        for client, members_of_client in enumerate(np.split(members, share.cumsum()[:-1])):
-            given[client].append(members_of_client)
-    return [np.sort(np.concatenate(pieces)) if pieces else np.empty(0, dtype=np.int64) for pieces in given]
+        given_to[members] = np.repeat(clients, share)
+    return [np.flatnonzero(given_to == client) for client in clients]

@@ -83,6 +83,11 @@ def make_partition(samples: Samples, *, clients: int, settings: PartitionConfig,
     if not len(pools.test):
         check_fractions(settings.val_fraction, settings.test_fraction)
     needed = len(pools.needed)
+    if len(pools.train) < needed:
+        raise DataError(
+            f"a client needs {needed} samples ({', '.join(pools.needed)}) but the dataset's training part has "
+            f"{len(pools.train)}"
+        )
     if clients * needed > len(pools.train):
         where = "" if samples.official is None else " in the dataset's training part"
         raise DataError(

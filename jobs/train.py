@@ -54,6 +54,7 @@ def _output_folder(out: str | None, config: FederationConfig) -> Path:
 def _round_line(report: RoundReport, rounds: int) -> str:
     loss = "-" if report.train_loss is None else f"{report.train_loss:.3f}"
     rejected = f"  rejected {sorted(report.rejected)}" if report.rejected else ""
+    rejected += f"  dropped {sorted(report.dropped)}" if report.dropped else ""
     return (
         f"round {report.round}/{rounds}  cohort {len(report.cohort)}  loss {loss}  "
         f"val {report.val_accuracy:.3f} (min {report.val_accuracy_min:.2f}, sd {report.val_accuracy_std:.2f})  "

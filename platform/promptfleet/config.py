@@ -113,7 +113,7 @@ class FeaturesConfig(Section):
 
 
 class RuntimeConfig(Section):
-    """How a federation is executed. Nothing here changes a result."""
+    """How a federation is executed. Nothing here changes a result, except that "drop" leaves out who really failed."""
 
     backend: Literal["ray", "local"] = Field("ray", description="ray: one actor per client; local: this process")
     clients_per_actor: int = Field(1, ge=1, description="clients that share one actor's process (ray only)")
@@ -123,6 +123,13 @@ class RuntimeConfig(Section):
     )
     threads_per_client: int = Field(1, ge=1, description="CPU threads of one client's arithmetic")
     start_timeout_s: float = Field(300, gt=0, description="how long actors may take to start")
+    client_timeout_s: float = Field(3600, gt=0, description="how long one client's update or evaluation may take")
+    on_client_failure: Literal["retry", "drop", "fail"] = Field(
+        "retry",
+        description="of a client that raised, hung or died: do it again; leave its update out of the round; stop",
+    )
+    retries: int = Field(3, ge=0, description="how often the same work is done again before the federation stops")
+    min_clients: int = Field(1, ge=0, description="updates a round must get if clients are dropped, or else stop")
 
 
 class ActorShare(Section):
@@ -168,6 +175,7 @@ class FederationConfig(Section):
     prompt_lr: float = Field(0.02, gt=0)
     momentum: float = Field(0.9, ge=0, lt=1)
     weight_decay: float = Field(5e-4, ge=0)
+    max_upload_norm: float = Field(1e6, gt=0, description="the server rejects uploads with a tensor of larger norm")
     backbone: BackboneConfig = BackboneConfig()
     partition: PartitionConfig = PartitionConfig()
     features: FeaturesConfig = FeaturesConfig()

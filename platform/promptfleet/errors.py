@@ -24,6 +24,10 @@ class ResourceError(PromptfleetError):
     """A federation that does not fit the machine or the cluster."""
 
 
+class FederationError(PromptfleetError):
+    """A federation that cannot go on: too many of its processes died, or its clients failed too often."""
+
+
 def did_you_mean(name: str, known: Iterable[str], *, cutoff: float = 0.6) -> str:
     """``did you mean 'digits'?`` for an error about ``name``; empty where no known name is near.
 

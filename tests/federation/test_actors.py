@@ -50,7 +50,7 @@ def test_a_fleet_used_again_leaves_no_trace_of_the_federation_before(fleet, smal
         privates = fleet.initial_states()
         trained = fleet.train(1, privates, fleet.select(1, range(3)))
         fleet.aggregate(1, trained.uploads)
-        return fleet.server_state(), fleet.fetch(trained.privates.values())
+        return fleet.fetch([fleet.server_state()])[0], fleet.fetch(trained.privates.values())
 
     config = small_config()
     server, privates = first_round(config)

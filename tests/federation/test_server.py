@@ -55,6 +55,8 @@ BAD = {
     "nan": (with_entry(float("nan")), "context is not finite"),
     "inf": (with_entry(float("inf")), "context is not finite"),
     "minus inf": (with_entry(float("-inf")), "context is not finite"),
+    "type": (with_tensors(context=torch.zeros(SHAPE).double()), "context is of type torch.float64, should be torch.f"),
+    "huge": (with_tensors(context=torch.full(SHAPE, 1e6)), "context has norm 6.93e+06, max_upload_norm is 1e+06"),
     "attached": (with_bad_text(), "text is not finite"),
     "none": (Upload(None, 5, "context is not finite after the local update"), "context is not finite after the local"),
 }

@@ -11,7 +11,7 @@ import yaml
 from safetensors import safe_open
 from safetensors.torch import load_file
 
-from promptfleet.federation.reports import FederationResult, summary_from_json
+from promptfleet.federation.reports import Event, FederationResult, summary_from_json
 from promptfleet.tracking.errors import TrackingError
 from promptfleet.tracking.federation_run import FederationRun
 from tests.tracking.values import make_config, make_report, make_result
@@ -26,6 +26,7 @@ ROUND_METRICS = {
     "train/loss": 1.5,
     "cohort/size": 2,
     "cohort/rejected": 1,
+    "cohort/dropped": 0,
     "bytes/down": 200,
     "bytes/up": 20,
     "seconds/round": 4.0,
@@ -161,6 +162,18 @@ def test_clients_are_a_table(finished, table):
     ]
     assert rows["id"].tolist() == [0, 1, 2]
     assert rows["val_accuracy"].tolist() == pytest.approx([reported.val_accuracy for reported in result.clients])
+
+
+def test_what_went_wrong_is_a_table_and_a_tag(start, table, client):
+    run = start()
+    died = Event("train", [0, 2], "its process died", "done again")
+    run.finish(make_result(rounds=1, events=[died, Event("select", [], "its process died", "done again")]))
+    assert table(run.id, "events.json").to_dict("records") == [
+        {"round": 1, "stage": "train", "clients": "0, 2", "what": "its process died", "action": "done again"},
+        {"round": 1, "stage": "select", "clients": "server", "what": "its process died", "action": "done again"},
+        {"round": 1, "stage": "aggregate", "clients": "2", "what": "NaN in context", "action": "rejected"},
+    ]
+    assert client.get_run(run.id).data.tags["promptfleet.events"] == "2 done again, 1 rejected"
 
 
 def test_states_are_kept_bit_for_bit(finished, fetch):

@@ -20,7 +20,7 @@ def make_config(**values):
     return federation_config({"clients": 3, "rounds": 3, "experts": 2, "runtime": {"backend": "local"}, **values})
 
 
-def make_report(round_index, *, loss=1.5):
+def make_report(round_index, *, loss=1.5, events=()):
     """Three clients, of which 0 and 2 train; validation 0.1 r, 0.2 r, 0.3 r and test half of that in round r."""
     evaluations = [
         Evaluation(client=client, val_accuracy=0.1 * (client + 1) * round_index, test_accuracy=0.05 * (client + 1))
@@ -28,12 +28,14 @@ def make_report(round_index, *, loss=1.5):
     ]
     metrics = {} if loss is None else {"loss": loss}
     trained = [TrainReport(metrics=metrics, downloaded_bytes=100, uploaded_bytes=10, seconds=0.1) for _ in range(2)]
-    return RoundReport.of(round_index, [0, 2], trained, {2: "NaN in context"}, evaluations, seconds=2.0 + round_index)
+    return RoundReport.of(
+        round_index, [0, 2], trained, {2: "NaN in context"}, evaluations, seconds=2.0 + round_index, events=events
+    )
 
 
-def make_result(config=None, *, rounds=3, described=True):
+def make_result(config=None, *, rounds=3, described=True, events=()):
     config = config or make_config()
-    reports = [make_report(round_index) for round_index in range(1, rounds + 1)]
+    reports = [make_report(round_index, events=events) for round_index in range(1, rounds + 1)]
     clients = [
         ClientReport(
             id=client,

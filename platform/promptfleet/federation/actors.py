@@ -72,10 +72,10 @@ class ServerActor:
         parts = [{client: to_arrays(downloads[client]) for client in clients} for clients in cohorts]
         return parts if len(parts) > 1 else parts[0]
 
-    def aggregate(self, round_index: int, *uploads: dict[int, Arrays]) -> dict[int, str]:
-        """``uploads`` by client, from each actor."""
+    def aggregate(self, round_index: int, *uploads: dict[int, Arrays]) -> tuple[dict[int, str], Arrays]:
+        """``uploads`` by client, from each actor. Return values: why which were rejected, and the next state."""
         arrived: dict[int, Upload] = {client: to_tensors(one) for part in uploads for client, one in part.items()}
-        return self._server.aggregate(round_index, arrived)
+        return self._server.aggregate(round_index, arrived), self.state()
 
     def state(self) -> Arrays:
         return to_arrays(self._server.state)
@@ -97,22 +97,26 @@ class ClientActor:
         world = World(config, self._clip, self._frozen.class_names)
         self._group = ClientGroup(world, self._store, splits)
 
-    def initial_states(self) -> list[Arrays]:
+    def initial_states(self, clients: Sequence[int]) -> list[Arrays]:
         """One return value per client."""
-        states = [to_arrays(state) for state in self._group.initial_states().values()]
+        states = [to_arrays(state) for state in self._group.initial_states(clients).values()]
         return states if len(states) > 1 else states[0]
 
-    def train(self, round_index: int, downloads: Mapping[int, Arrays], *privates: Arrays) -> list[Any]:
-        """Return values: uploads by client, reports, then each client's next private state. In ``downloads``' order."""
-        trained = self._group.train(round_index, *_arrived(downloads, privates))
+    def train(
+        self, round_index: int, clients: Sequence[int], downloads: Mapping[int, Arrays], *privates: Arrays
+    ) -> list[Any]:
+        """Return values: reports, uploads by client, then each client's next private state. In ``clients``' order."""
+        trained = self._group.train(round_index, *_arrived(clients, downloads, privates))
         return [
-            {client: to_arrays(one.upload) for client, one in trained.items()},
             [one.report for one in trained.values()],
+            {client: to_arrays(one.upload) for client, one in trained.items()},
             *[to_arrays(one.private) for one in trained.values()],
         ]
 
-    def evaluate(self, round_index: int, downloads: Mapping[int, Arrays], *privates: Arrays) -> list[Evaluation]:
-        return self._group.evaluate(round_index, *_arrived(downloads, privates))
+    def evaluate(
+        self, round_index: int, clients: Sequence[int], downloads: Mapping[int, Arrays], *privates: Arrays
+    ) -> list[Evaluation]:
+        return self._group.evaluate(round_index, *_arrived(clients, downloads, privates))
 
     def whereabouts(self) -> Mapping[str, Any]:
         """Process id, node, GPU ids and assigned resources, for tests and for reports."""
@@ -127,7 +131,8 @@ class ClientActor:
 
 
 def _arrived(
-    downloads: Mapping[int, Arrays], privates: Sequence[Arrays]
+    clients: Sequence[int], downloads: Mapping[int, Arrays], privates: Sequence[Arrays]
 ) -> tuple[dict[int, State], dict[int, Message]]:
-    states = {client: to_tensors(private) for client, private in zip(downloads, privates, strict=True)}
-    return states, {client: to_tensors(download) for client, download in downloads.items()}
+    """Private states and downloads of ``clients``, who may be a part of those that downloads are for."""
+    states = {client: to_tensors(private) for client, private in zip(clients, privates, strict=True)}
+    return states, {client: to_tensors(downloads[client]) for client in clients}

@@ -1,6 +1,6 @@
 """The clients that one process hosts: all of them in the local fleet, ``runtime.clients_per_actor`` in an actor."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 
 from promptfleet.data.client_split import ClientSplit
 from promptfleet.data.feature_store import FeatureStore
@@ -18,9 +18,9 @@ class ClientGroup:
         method = load_method(world.config.method)
         self._clients = {client: Client(client, method, world, store, split) for client, split in splits.items()}
 
-    def initial_states(self) -> dict[int, State]:
+    def initial_states(self, clients: Iterable[int]) -> dict[int, State]:
         """Private states before anybody ever trained."""
-        return {client.id: client.initial_state() for client in self._clients.values()}
+        return {client: self._clients[client].initial_state() for client in clients}
 
     def train(
         self, round_index: int, privates: Mapping[int, State], downloads: Mapping[int, Message]

@@ -10,7 +10,7 @@ from typing import Any, Protocol
 
 from promptfleet.config import FederationConfig
 from promptfleet.data.partition import Partition
-from promptfleet.federation.reports import Evaluation, TrainReport
+from promptfleet.federation.reports import Evaluation, Event, TrainReport
 from promptfleet.methods.protocol import State
 
 Handle = Any
@@ -18,15 +18,23 @@ Handle = Any
 
 @dataclass(frozen=True)
 class CohortUpdate:
-    """Handles of what the local updates of one round give: private states by client id, the rest for all together."""
+    """What the local updates of one round give: handles of the next private states by client id and of all uploads.
+
+    ``dropped`` has the clients that gave nothing, and why.
+    """
 
     privates: Mapping[int, Handle]
     uploads: Handle
-    reports: Handle
+    reports: Sequence[TrainReport]
+    dropped: Mapping[int, str]
 
 
 class Fleet(Protocol):
-    """A server and its clients. All mappings go by client id."""
+    """A server and its clients. All mappings go by client id.
+
+    Work that fails is handled as ``runtime.on_client_failure`` says; each step raises FederationError where that is to
+    stop.
+    """
 
     def begin(self, config: FederationConfig, partition: Partition) -> None:
         """Set up a federation; whatever ran here before leaves no trace."""
@@ -46,17 +54,19 @@ class Fleet(Protocol):
     def evaluate(self, round_index: int, privates: Mapping[int, Handle], downloads: Handle) -> list[Evaluation]:
         """Evaluations of the clients that have a download, in the order of ids."""
 
-    def reports(self, reports: Handle) -> list[TrainReport]: ...
+    def server_state(self) -> Handle:
+        """The server's state after the last ``aggregate``."""
 
-    def fetch(self, privates: Iterable[Handle]) -> list[State]:
-        """The private states behind handles."""
+    def load_server_state(self, state: Handle) -> None: ...
+
+    def fetch(self, states: Iterable[Handle]) -> list[State]:
+        """The states behind handles; may be called from any thread."""
 
     def put(self, state: State) -> Handle:
-        """A handle for a private state."""
+        """A handle for a state."""
 
-    def server_state(self) -> State: ...
-
-    def load_server_state(self, state: State) -> None: ...
+    def take_events(self) -> list[Event]:
+        """What went wrong since the last call, and what was done about it."""
 
     def close(self) -> None:
         """End everything that the fleet started."""

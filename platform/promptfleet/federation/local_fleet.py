@@ -1,19 +1,25 @@
 """A fleet in this very process, without Ray: for tests, for debugging, for tiny runs."""
 
-from collections.abc import Iterable, Mapping, Sequence
+import traceback
+from collections import deque
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import TypeVar
 
 import torch
 
 from promptfleet.config import FederationConfig
 from promptfleet.data.partition import Partition
-from promptfleet.federation.client import Upload
+from promptfleet.federation.client import Trained, Upload
 from promptfleet.federation.client_group import ClientGroup
+from promptfleet.federation.failures import Failures, describe
 from promptfleet.federation.fleet import CohortUpdate
 from promptfleet.federation.prepare import Prepared
-from promptfleet.federation.reports import Evaluation, TrainReport
+from promptfleet.federation.reports import Evaluation, Event
 from promptfleet.federation.server import Server
 from promptfleet.methods import load_method
 from promptfleet.methods.protocol import Message, State, World
+
+T = TypeVar("T")
 
 
 class LocalFleet:
@@ -29,19 +35,25 @@ class LocalFleet:
         world = World(config, self._prepared.clip, self._prepared.class_names)
         self._server = Server(load_method(config.method), world)
         self._group = ClientGroup(world, self._store, dict(enumerate(partition.clients)))
+        self._failures = Failures(config.runtime)
+        self._clients = range(config.clients)
 
     def initial_states(self) -> dict[int, State]:
-        return self._group.initial_states()
+        return self._group.initial_states(self._clients)
 
     def select(self, round_index: int, cohort: Sequence[int]) -> dict[int, Message]:
         return self._server.select(round_index, cohort)
 
     def train(self, round_index: int, privates: Mapping[int, State], downloads: Mapping[int, Message]) -> CohortUpdate:
-        trained = self._group.train(round_index, privates, downloads)
+        def work(clients: Sequence[int]) -> Mapping[int, Trained]:
+            return self._group.train(round_index, privates, {client: downloads[client] for client in clients})
+
+        trained, dropped = self._finished("train", sorted(downloads), work, may_drop=True)
         return CohortUpdate(
             privates={client: one.private for client, one in trained.items()},
             uploads={client: one.upload for client, one in trained.items()},
             reports=[one.report for one in trained.values()],
+            dropped=dropped,
         )
 
     def aggregate(self, round_index: int, uploads: Mapping[int, Upload]) -> dict[int, str]:
@@ -50,16 +62,12 @@ class LocalFleet:
     def evaluate(
         self, round_index: int, privates: Mapping[int, State], downloads: Mapping[int, Message]
     ) -> list[Evaluation]:
-        return self._group.evaluate(round_index, privates, downloads)
+        def work(clients: Sequence[int]) -> Mapping[int, Evaluation]:
+            chosen = {client: downloads[client] for client in clients}
+            return {one.client: one for one in self._group.evaluate(round_index, privates, chosen)}
 
-    def reports(self, reports: list[TrainReport]) -> list[TrainReport]:
-        return reports
-
-    def fetch(self, privates: Iterable[State]) -> list[State]:
-        return list(privates)
-
-    def put(self, state: State) -> State:
-        return state
+        evaluations, _ = self._finished("evaluate", sorted(downloads), work)
+        return list(evaluations.values())
 
     def server_state(self) -> State:
         return self._server.state
@@ -67,5 +75,36 @@ class LocalFleet:
     def load_server_state(self, state: State) -> None:
         self._server.state = state
 
+    def fetch(self, states: Iterable[State]) -> list[State]:
+        return list(states)
+
+    def put(self, state: State) -> State:
+        return state
+
+    def take_events(self) -> list[Event]:
+        return self._failures.take()
+
     def close(self) -> None:
         torch.set_num_threads(self._threads_before)
+
+    def _finished(
+        self, stage: str, clients: Sequence[int], work: Callable[[Sequence[int]], Mapping[int, T]], *, may_drop=False
+    ) -> tuple[dict[int, T], dict[int, str]]:
+        """What ``work`` gives for all clients at once or, where that raises, for each alone; and who was dropped."""
+        done: dict[int, T] = {}
+        dropped: dict[int, str] = {}
+        waiting = deque([(list(clients), 0)] if clients else [])
+        while waiting:
+            group, failed_before = waiting.popleft()
+            try:
+                done |= work(group)
+            except Exception as error:
+                what, trace = describe(error), traceback.format_exc()
+                if len(group) > 1:
+                    self._failures.record(stage, group, what, "done again one by one")
+                    waiting.extend(([client], 0) for client in group)
+                elif self._failures.do_again(stage, group[0], what, failed_before, may_drop=may_drop, details=trace):
+                    waiting.appendleft((group, failed_before + 1))
+                else:
+                    dropped[group[0]] = what
+        return done, dropped

@@ -1,33 +1,33 @@
-"""A fleet of Ray actors: one for the server, and one for each client or group of clients."""
+"""A fleet of Ray actors: one for the server, and one for each client or group of clients.
 
-from collections.abc import Iterable, Mapping, Sequence
+What the actors give lies in the object store, outside their processes, and belongs to the process that drives the
+rounds. So a process that dies takes nothing with it: another one starts in its place and does the same work again.
+"""
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from itertools import count
+from typing import Any, TypeVar
 
 import ray
 from ray import ObjectRef
-from ray.exceptions import GetTimeoutError
-from ray.util.placement_group import (
-    PlacementGroup,
-    get_current_placement_group,
-    placement_group,
-    remove_placement_group,
-)
-from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
+from ray.exceptions import RayActorError
 
 from promptfleet.config import FederationConfig
 from promptfleet.data.partition import Partition
-from promptfleet.errors import ResourceError
-from promptfleet.federation.actors import ClientActor, Frozen, ServerActor
+from promptfleet.federation.actors import Frozen
+from promptfleet.federation.failures import Failures
 from promptfleet.federation.fleet import CohortUpdate
 from promptfleet.federation.prepare import Prepared
-from promptfleet.federation.reports import Evaluation, TrainReport
+from promptfleet.federation.ray_calls import Call, ClientCalls, ServerDied
+from promptfleet.federation.ray_processes import Processes
+from promptfleet.federation.reports import Evaluation, Event
 from promptfleet.federation.resources import Shares
 from promptfleet.federation.shared_memory import pack
 from promptfleet.federation.wire import to_arrays, to_tensors
 from promptfleet.methods.protocol import State
 
-LEAVE_TIMEOUT_S = 5.0
+T = TypeVar("T")
 
 
 def put_frozen(prepared: Prepared) -> ObjectRef:
@@ -44,140 +44,147 @@ def put_frozen(prepared: Prepared) -> ObjectRef:
 
 
 @dataclass(frozen=True)
-class Part:
-    """One client actor's share of a cohort: the clients, ascending, and a reference to what is sent to them."""
+class Selection:
+    """What the server sends to the clients of a cohort: for each actor one call that takes its clients' downloads."""
 
-    actor: int
-    clients: Sequence[int]
-    downloads: ObjectRef
+    round_index: int
+    cohort: Sequence[int]
+    calls: Sequence[Call]
 
 
 class RayFleet:
-    """Actors in one placement group, each in a bundle of its own; handles are references into the object store.
-
-    Inside a Tune trial the trial's placement group is used, whose first bundle is the trial itself; elsewhere
-    ``own_group`` makes one for server and clients.
-    """
+    """Actors in one placement group, each in a bundle of its own; handles are references into the object store."""
 
     def __init__(self, frozen: ObjectRef, shares: Shares, *, start_timeout_s: float, own_group: bool):
         self.shares = shares
-        self._own_group: PlacementGroup | None = None
-        self._actors: list[Any] = []
-        try:
-            group, first = get_current_placement_group(), 1
-            if own_group:
-                group, first = placement_group(shares.bundles()[1:], strategy="PACK"), 0
-                self._own_group = group
-                ray.get(group.ready(), timeout=start_timeout_s)
-
-            def start(actor_class: type, bundle: int, **resources: float) -> Any:
-                strategy = PlacementGroupSchedulingStrategy(group, placement_group_bundle_index=bundle)
-                options = {"max_restarts": 0, "scheduling_strategy": strategy, **resources}
-                self._actors.append(ray.remote(actor_class).options(**options).remote(frozen))
-                return self._actors[-1]
-
-            self._server = start(ServerActor, first, num_cpus=shares.server_cpu)
-            self._clients = [
-                start(ClientActor, first + 1 + client, num_cpus=shares.client_cpu, num_gpus=shares.client_gpu)
-                for client in range(shares.client_actors)
-            ]
-            ray.get([actor.__ray_ready__.remote() for actor in self._actors], timeout=start_timeout_s)
-        except GetTimeoutError:
-            self.close()
-            raise ResourceError(
-                f"a server and {shares.client_actors} client actors did not start within "
-                f"runtime.start_timeout_s={start_timeout_s:g}; other work may be holding the cluster's resources"
-            ) from None
-        except BaseException:
-            self.close()
-            raise
+        self._processes = Processes(frozen, shares, start_timeout_s=start_timeout_s, own_group=own_group)
 
     def begin(self, config: FederationConfig, partition: Partition) -> None:
-        self._packing = config.runtime.clients_per_actor
+        self._config, self._partition = config, partition
         self._groups = self._by_actor(range(config.clients))
-        pending = [self._server.begin.remote(config)]
-        for actor, clients in self._groups.items():
-            splits = {client: partition.clients[client] for client in clients}
-            pending.append(self._clients[actor].begin.remote(config, splits))
-        ray.get(pending)
+        self._failures = Failures(config.runtime)
+        self._calls = ClientCalls(self._processes, config.runtime, self._failures, self._begin_client)
+        self._server_state: ObjectRef | None = None
+        for begun in [self._processes.server.begin.remote(config), *map(self._begin_client, self._groups)]:
+            try:
+                ray.get(begun)
+            except RayActorError:
+                continue  # whoever asks this process for anything will notice, and replace it
 
     def initial_states(self) -> dict[int, ObjectRef]:
-        states = {}
-        for actor, clients in self._groups.items():
-            refs = self._clients[actor].initial_states.options(num_returns=len(clients)).remote()
-            states |= dict(zip(clients, refs if len(clients) > 1 else [refs], strict=True))
-        return states
+        def submit(call: Call) -> Sequence[ObjectRef]:
+            actor = self._processes.clients[call.actor]
+            return _listed(actor.initial_states.options(num_returns=len(call.clients)).remote(call.clients))
 
-    def select(self, round_index: int, cohort: Sequence[int]) -> list[Part]:
+        calls = [Call(actor, clients) for actor, clients in self._groups.items()]
+        outcomes, _ = self._calls.run("begin", calls, submit)
+        return {client: ref for one in outcomes for client, ref in zip(one.call.clients, one.refs, strict=True)}
+
+    def select(self, round_index: int, cohort: Sequence[int]) -> Selection:
         groups = self._by_actor(cohort)
-        refs = self._server.select.options(num_returns=len(groups)).remote(round_index, list(groups.values()))
-        refs = refs if len(groups) > 1 else [refs]
-        return [Part(actor, clients, ref) for (actor, clients), ref in zip(groups.items(), refs, strict=True)]
+        select = self._processes.server.select.options(num_returns=len(groups))
+        downloads = _listed(select.remote(round_index, list(groups.values()))) if groups else []
+        calls = [Call(actor, groups[actor], ref) for actor, ref in zip(groups, downloads, strict=True)]
+        return Selection(round_index, cohort, calls)
 
-    def train(self, round_index: int, privates: Mapping[int, ObjectRef], downloads: Sequence[Part]) -> CohortUpdate:
-        next_privates, uploads, reports = {}, [], []
-        for part in downloads:
-            train = self._clients[part.actor].train.options(num_returns=2 + len(part.clients))
-            upload, report, *refs = train.remote(
-                round_index, part.downloads, *[privates[client] for client in part.clients]
-            )
-            uploads.append(upload)
-            reports.append(report)
-            next_privates |= dict(zip(part.clients, refs, strict=True))
-        return CohortUpdate(next_privates, uploads, reports)
+    def train(self, round_index: int, privates: Mapping[int, ObjectRef], downloads: Selection) -> CohortUpdate:
+        def submit(call: Call) -> Sequence[ObjectRef]:
+            train = self._processes.clients[call.actor].train.options(num_returns=2 + len(call.clients))
+            return train.remote(round_index, call.clients, call.inputs, *(privates[client] for client in call.clients))
+
+        outcomes, dropped = self._served(
+            downloads, lambda selection: self._calls.run("train", selection.calls, submit, may_drop=True)
+        )
+        next_privates: dict[int, ObjectRef] = {}
+        for outcome in outcomes:
+            next_privates |= dict(zip(outcome.call.clients, outcome.refs[2:], strict=True))
+        uploads = [outcome.refs[1] for outcome in outcomes]
+        return CohortUpdate(next_privates, uploads, [report for one in outcomes for report in one.value], dropped)
 
     def aggregate(self, round_index: int, uploads: Sequence[ObjectRef]) -> dict[int, str]:
-        return ray.get(self._server.aggregate.remote(round_index, *uploads))
-
-    def evaluate(
-        self, round_index: int, privates: Mapping[int, ObjectRef], downloads: Sequence[Part]
-    ) -> list[Evaluation]:
-        return _joined(
-            [
-                self._clients[part.actor].evaluate.remote(
-                    round_index, part.downloads, *[privates[client] for client in part.clients]
-                )
-                for part in downloads
-            ]
+        (_, state), (rejected, _) = self._ask_server(
+            "aggregate",
+            lambda: self._processes.server.aggregate.options(num_returns=2).remote(round_index, *uploads),
         )
+        self._server_state = state
+        return rejected
 
-    def reports(self, reports: Sequence[ObjectRef]) -> list[TrainReport]:
-        return _joined(reports)
+    def evaluate(self, round_index: int, privates: Mapping[int, ObjectRef], downloads: Selection) -> list[Evaluation]:
+        def submit(call: Call) -> Sequence[ObjectRef]:
+            evaluate = self._processes.clients[call.actor].evaluate
+            states = (privates[client] for client in call.clients)
+            return [evaluate.remote(round_index, call.clients, call.inputs, *states)]
 
-    def fetch(self, privates: Iterable[ObjectRef]) -> list[State]:
-        return [to_tensors(state) for state in ray.get(list(privates))]
+        outcomes, _ = self._served(downloads, lambda selection: self._calls.run("evaluate", selection.calls, submit))
+        return [evaluation for outcome in outcomes for evaluation in outcome.value]
+
+    def fetch(self, states: Iterable[ObjectRef]) -> list[State]:
+        return [to_tensors(state) for state in ray.get(list(states))]
 
     def put(self, state: State) -> ObjectRef:
         return ray.put(to_arrays(state))
 
-    def server_state(self) -> State:
-        return to_tensors(ray.get(self._server.state.remote()))
+    def server_state(self) -> ObjectRef:
+        if self._server_state is None:
+            (self._server_state,), _ = self._ask_server("state", lambda: [self._processes.server.state.remote()])
+        return self._server_state
 
-    def load_server_state(self, state: State) -> None:
-        ray.get(self._server.load_state.remote(to_arrays(state)))
+    def load_server_state(self, state: ObjectRef) -> None:
+        self._server_state = state
+        self._ask_server("state", lambda: [self._processes.server.load_state.remote(state)])
+
+    def take_events(self) -> list[Event]:
+        return self._failures.take()
 
     def whereabouts(self) -> list[Mapping[str, Any]]:
         """Where each client actor runs, in the order of the clients they host."""
-        return ray.get([actor.whereabouts.remote() for actor in self._clients])
+        return ray.get([actor.whereabouts.remote() for actor in self._processes.clients])
 
     def close(self) -> None:
-        """Let every actor leave by itself, and end those that do not."""
-        leaving = {actor.__ray_terminate__.remote(): actor for actor in self._actors}
-        _, late = ray.wait(list(leaving), num_returns=len(leaving), timeout=LEAVE_TIMEOUT_S) if leaving else ([], [])
-        for ref in late:
-            ray.kill(leaving[ref])
-        self._actors = []
-        if self._own_group is not None:
-            remove_placement_group(self._own_group)
-            self._own_group = None
+        self._processes.close()
+
+    def _begin_client(self, actor: int) -> ObjectRef:
+        splits = {client: self._partition.clients[client] for client in self._groups.get(actor, ())}
+        return self._processes.clients[actor].begin.remote(self._config, splits)
+
+    def _served(self, selection: Selection, work: Callable[[Selection], T]) -> T:
+        """Do ``work`` with a selection, or with the same one from another server if the one that made it died."""
+        for attempt in count():
+            try:
+                return work(selection)
+            except ServerDied:
+                self._restart_server("select", attempt)
+                selection = self.select(selection.round_index, selection.cohort)
+        raise AssertionError
+
+    def _ask_server(
+        self, stage: str, ask: Callable[[], Sequence[ObjectRef]]
+    ) -> tuple[Sequence[ObjectRef], Sequence[Any]]:
+        """References and values of what the server answers, or another one in its place."""
+        for attempt in count():
+            refs = ask()
+            try:
+                return refs, ray.get(list(refs))
+            except RayActorError:
+                self._restart_server(stage, attempt)
+        raise AssertionError
+
+    def _restart_server(self, stage: str, attempt: int) -> None:
+        """Put another server in place of the one that died, with the state of the last round that was aggregated."""
+        self._failures.server_died(stage, attempt)
+        self._processes.replace_server()
+        self._processes.server.begin.remote(self._config)
+        if self._server_state is not None:
+            self._processes.server.load_state.remote(self._server_state)
 
     def _by_actor(self, clients: Iterable[int]) -> dict[int, list[int]]:
         """Clients of one actor are neighbours: ids 0..n-1 live in the first one, and so on."""
         groups: dict[int, list[int]] = {}
         for client in sorted(clients):
-            groups.setdefault(client // self._packing, []).append(client)
+            groups.setdefault(client // self._config.runtime.clients_per_actor, []).append(client)
         return groups
 
 
-def _joined(refs: Sequence[ObjectRef]) -> list[Any]:
-    return [item for items in ray.get(list(refs)) for item in items]
+def _listed(refs: ObjectRef | list[ObjectRef]) -> list[ObjectRef]:
+    """Ray returns a single reference as it is."""
+    return refs if isinstance(refs, list) else [refs]

@@ -20,6 +20,24 @@ class TrainReport:
 
 
 @dataclass(frozen=True)
+class Event:
+    """Something that went wrong in a round, and what was done about it.
+
+    ``stage`` is the step of the round, ``clients`` are those concerned (none if it was the server), ``what`` happened,
+    ``action`` is what was done.
+    """
+
+    stage: str
+    clients: Sequence[int]
+    what: str
+    action: str
+
+    def __str__(self) -> str:
+        who = f"client{'s' if len(self.clients) > 1 else ''} {_listed(self.clients)}" if self.clients else "server"
+        return f"{self.stage}: {who}: {self.what}; {self.action}"
+
+
+@dataclass(frozen=True)
 class Evaluation:
     """One client on its own validation and test part. ``described`` holds what the method shows of itself."""
 
@@ -31,7 +49,11 @@ class Evaluation:
 
 @dataclass(frozen=True)
 class RoundReport:
-    """One communication round. Accuracies are fractions in 0..1 and means over all clients; time in seconds."""
+    """One communication round. Accuracies are fractions in 0..1 and means over all clients; time in seconds.
+
+    ``dropped`` are clients of the cohort without an upload, ``rejected`` those whose upload the server refused,
+    with the reason.
+    """
 
     round: int
     cohort: Sequence[int]
@@ -46,6 +68,8 @@ class RoundReport:
     uploaded_bytes: int
     seconds: float
     rejected: Mapping[int, str]
+    dropped: Mapping[int, str]
+    events: Sequence[Event]
     client_val_accuracy: Sequence[float]
     client_test_accuracy: Sequence[float]
 
@@ -58,6 +82,9 @@ class RoundReport:
         rejected: Mapping[int, str],
         evaluations: Sequence[Evaluation],
         seconds: float,
+        *,
+        dropped: Mapping[int, str] | None = None,
+        events: Sequence[Event] = (),
     ) -> "RoundReport":
         val = [evaluation.val_accuracy for evaluation in evaluations]
         test = [evaluation.test_accuracy for evaluation in evaluations]
@@ -76,6 +103,8 @@ class RoundReport:
             uploaded_bytes=sum(report.uploaded_bytes for report in trained),
             seconds=seconds,
             rejected=dict(rejected),
+            dropped=dict(dropped or {}),
+            events=list(events),
             client_val_accuracy=val,
             client_test_accuracy=test,
         )
@@ -160,5 +189,12 @@ def summary_from_json(text: str) -> FederationSummary:
 
 def round_report_from_dict(values: Mapping[str, Any]) -> RoundReport:
     """A report that went through JSON, where keys are text."""
-    rejected = {int(client): why for client, why in values["rejected"].items()}
-    return RoundReport(**{**values, "rejected": rejected})
+    by_client = {name: {int(client): why for client, why in values[name].items()} for name in ("rejected", "dropped")}
+    return RoundReport(**{**values, **by_client, "events": [Event(**event) for event in values["events"]]})
+
+
+def _listed(clients: Sequence[int]) -> str:
+    """``3``, ``1, 4`` or ``0-49``."""
+    if len(clients) > 2 and clients[-1] - clients[0] == len(clients) - 1:
+        return f"{clients[0]}-{clients[-1]}"
+    return ", ".join(map(str, clients))

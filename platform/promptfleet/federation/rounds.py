@@ -1,6 +1,7 @@
 """The round loop: the same for every method and every fleet."""
 
 import time
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -9,6 +10,7 @@ from promptfleet.config import FederationConfig
 from promptfleet.data.feature_store import rows_of
 from promptfleet.data.partition_counts import PartitionCounts, count_partition
 from promptfleet.data.samples import Samples
+from promptfleet.errors import FederationError
 from promptfleet.federation.cohort import sample_cohort
 from promptfleet.federation.fleet import Fleet
 from promptfleet.federation.partitioning import partition_for
@@ -64,6 +66,7 @@ class Federation:
 
         downloads = fleet.select(round_index, cohort)
         trained = fleet.train(round_index, self._privates, downloads)
+        self._check_enough(len(cohort), trained.dropped)
         rejected = fleet.aggregate(round_index, trained.uploads)
         for client, private in trained.privates.items():
             if client not in rejected:
@@ -74,23 +77,34 @@ class Federation:
         report = RoundReport.of(
             round_index,
             cohort,
-            fleet.reports(trained.reports),
+            trained.reports,
             rejected,
             self._evaluations,
             time.perf_counter() - started,
+            dropped=trained.dropped,
+            events=fleet.take_events(),
         )
         self._reports.append(report)
         return report
 
     def snapshot(self) -> Snapshot:
-        clients = sorted(self._privates)
-        states = self._fleet.fetch([self._privates[client] for client in clients])
-        privates = dict(zip(clients, states, strict=True))
-        return Snapshot(self._fleet.server_state(), privates, list(self._reports), list(self._evaluations))
+        return self.take_snapshot()()
+
+    def take_snapshot(self) -> Callable[[], Snapshot]:
+        """Returns at once; what it returns fetches the states as they are now, from any thread and whatever goes on."""
+        fetch, clients = self._fleet.fetch, sorted(self._privates)
+        handles = [self._fleet.server_state(), *(self._privates[client] for client in clients)]
+        reports, evaluations = list(self._reports), list(self._evaluations)
+
+        def snapshot() -> Snapshot:
+            server, *states = fetch(handles)
+            return Snapshot(server, dict(zip(clients, states, strict=True)), reports, evaluations)
+
+        return snapshot
 
     def restore(self, snapshot: Snapshot) -> None:
         """Go on from ``snapshot`` as if all its rounds had been run here."""
-        self._fleet.load_server_state(snapshot.server)
+        self._fleet.load_server_state(self._fleet.put(snapshot.server))
         self._privates = {client: self._fleet.put(state) for client, state in snapshot.privates.items()}
         self._reports = list(snapshot.reports)
         self._evaluations = list(snapshot.evaluations)
@@ -133,6 +147,15 @@ class Federation:
     def _trained_parameters(self) -> int:
         world = World(self.config, self._prepared.clip, self._prepared.class_names)
         return load_method(self.config.method).trained_parameters(world)
+
+    def _check_enough(self, cohort: int, dropped: Mapping[int, str]) -> None:
+        wanted = min(self.config.runtime.min_clients, cohort)
+        if dropped and cohort - len(dropped) < wanted:
+            why = "; ".join(f"client {client} {reason}" for client, reason in sorted(dropped.items()))
+            raise FederationError(
+                f"round {self.rounds_done + 1}: {cohort - len(dropped)} updates of {cohort}, "
+                f"runtime.min_clients={wanted} ({why})"
+            )
 
     def _client_reports(self, counts: PartitionCounts) -> list[ClientReport]:
         return [

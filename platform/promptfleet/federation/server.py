@@ -2,6 +2,8 @@
 
 from collections.abc import Mapping, Sequence
 
+import torch
+
 from promptfleet.federation.client import Upload
 from promptfleet.federation.state import find_non_finite
 from promptfleet.methods.protocol import Message, Method, State, World
@@ -24,7 +26,8 @@ class Server:
     def aggregate(self, round_index: int, uploads: Mapping[int, Upload]) -> dict[int, str]:
         """Take in one round's uploads, in the order of client ids. Returns why which ones were rejected.
 
-        An upload with a wrong name or shape, a NaN or an Inf never enters the state; with none left it stays as it was.
+        An upload with a wrong name, shape or type, a NaN, an Inf or an enormous norm never enters the state; with none
+        left it stays as it was.
         """
         problems = {client: self._problem(uploads[client]) for client in sorted(uploads)}
         accepted = [client for client, problem in problems.items() if problem is None]
@@ -46,4 +49,17 @@ class Server:
         if shapes != wanted:
             return f"uploaded {shapes}, should be {wanted}"
         bad = find_non_finite(upload.message.tensors) or find_non_finite(upload.message.attached)
-        return f"{bad} is not finite" if bad else None
+        if bad:
+            return f"{bad} is not finite"
+        return self._too_unusual(upload.message.tensors)
+
+    def _too_unusual(self, tensors: State) -> str | None:
+        """Real numbers are float32, whatever the arithmetic was, and nobody learns a prompt of enormous norm."""
+        limit = self._world.config.max_upload_norm
+        for name in sorted(tensors):
+            if tensors[name].is_floating_point() and tensors[name].dtype != torch.float32:
+                return f"{name} is of type {tensors[name].dtype}, should be torch.float32"
+            norm = float(tensors[name].double().norm())
+            if norm > limit:
+                return f"{name} has norm {norm:.3g}, max_upload_norm is {limit:g}"
+        return None

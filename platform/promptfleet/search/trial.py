@@ -1,6 +1,7 @@
 """One trial: a whole federation, of which Ray Tune runs one communication round per step."""
 
 from collections.abc import Callable, Mapping
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -44,7 +45,7 @@ class FederationTrial(tune.Trainable):
             save_federation(self._trial_folder, self._federation)
         self._told += 1
         rounds = self._config.rounds
-        return _metrics(report) | {"report": vars(report), "rounds": rounds, "done": report.round == rounds}
+        return _metrics(report) | {"report": asdict(report), "rounds": rounds, "done": report.round == rounds}
 
     def reset_config(self, new_config: dict[str, Any]) -> bool:
         self._begin(new_config)

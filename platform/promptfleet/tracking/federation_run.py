@@ -1,14 +1,16 @@
 """One federation as one MLflow run: parameters, a batch of metrics per round, and at the end everything it gave."""
 
 import json
-from collections.abc import Callable, Iterator, Mapping
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import asdict
 from typing import TYPE_CHECKING, Any, Literal
 
 import yaml
 
 from promptfleet.config import FederationConfig, flatten, what_counts
 from promptfleet.data.partition_counts import PartitionCounts
-from promptfleet.federation.reports import ClientReport, FederationResult, FederationSummary, RoundReport
+from promptfleet.federation.reports import ClientReport, Event, FederationResult, FederationSummary, RoundReport
 from promptfleet.methods.protocol import State
 from promptfleet.tracking.descriptions import failed_note, federation_note, stopped_note
 from promptfleet.tracking.provenance import provenance, provenance_tags
@@ -21,6 +23,7 @@ if TYPE_CHECKING:
 STATE_TAG = "promptfleet.state"
 REASON_TAG = "promptfleet.reason"
 PARTITION_TAG = "partition_sha256"
+EVENTS_TAG = "promptfleet.events"
 _EVERY_ROUND = "val/accuracy_mean"  # a metric that no round lacks
 _STATES: dict[str, str] = {"FINISHED": "complete", "KILLED": "pruned", "FAILED": "failed"}
 
@@ -107,6 +110,10 @@ class FederationRun:
         run.set_tags({PARTITION_TAG: result.partition_sha256})
         run.log_text(result.to_json(), "result.json")
         run.log_table([client_row(client) for client in result.clients], "clients.json")
+        events = event_rows(result.rounds)
+        if events:
+            run.log_table(events, "events.json")
+            run.set_tags({EVENTS_TAG: _counted(row["action"] for row in events)})
         about = {"method": result.method, "seed": str(result.seed), "state_sha256": result.state_sha256}
         run.log_states(result.server, "states/server.safetensors", metadata=about)
         run.log_states(named_by_client(result.privates), "states/clients.safetensors", metadata=about)
@@ -148,6 +155,7 @@ def round_metrics(report: RoundReport) -> dict[str, float | None]:
         "train/loss": report.train_loss,
         "cohort/size": len(report.cohort),
         "cohort/rejected": len(report.rejected),
+        "cohort/dropped": len(report.dropped),
         "bytes/down": report.downloaded_bytes,
         "bytes/up": report.uploaded_bytes,
         "seconds/round": report.seconds,
@@ -170,6 +178,17 @@ def client_row(client: ClientReport) -> dict[str, float]:
     """One client's row of ``clients.json``."""
     names = ("id", "num_train", "num_val", "num_test", "val_accuracy", "test_accuracy", "zero_shot_accuracy")
     return {name: getattr(client, name) for name in names}
+
+
+def event_rows(reports: Sequence[RoundReport]) -> list[dict[str, Any]]:
+    """Rows of ``events.json``: everything that did not go as planned, by round. Empty for an undisturbed federation."""
+    rows = []
+    for report in reports:
+        refused = [Event("aggregate", [client], why, "rejected") for client, why in report.rejected.items()]
+        for event in [*report.events, *refused]:
+            clients = ", ".join(map(str, event.clients)) or "server"
+            rows.append({"round": report.round, **asdict(event), "clients": clients})
+    return rows
 
 
 def named_by_client(privates: Mapping[int, State]) -> State:
@@ -204,6 +223,11 @@ def partition_counts(result: FederationSummary) -> PartitionCounts:
         domain_counts=[client.domain_counts for client in result.clients],
         domain_label_counts=result.domain_label_counts,
     )
+
+
+def _counted(words: Iterable[str]) -> str:
+    """``2 done again, 1 dropped``"""
+    return ", ".join(f"{count} {word}" for word, count in sorted(Counter(words).items()))
 
 
 def _accuracy_figure(

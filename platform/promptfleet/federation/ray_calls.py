@@ -1,0 +1,181 @@
+"""Calls of client actors that are finished whatever happens to the actors' processes.
+
+Private states come in and go out with each call, and values of a call stay in the object store when the process that
+made them is gone. So whatever failed can be done again, by another process, with the same result.
+"""
+
+import time
+from collections import defaultdict, deque
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import ray
+from ray import ObjectRef
+from ray.exceptions import ObjectLostError, RayActorError, RayError, RayTaskError
+
+from promptfleet.config import RuntimeConfig
+from promptfleet.errors import FederationError
+from promptfleet.federation.failures import Failures, describe
+from promptfleet.federation.ray_processes import Processes
+
+
+class ServerDied(Exception):
+    """What was to be handed to the clients has gone down with the server's process."""
+
+
+@dataclass(frozen=True)
+class Call:
+    """One call of one client actor for some of its clients, and what it needs from the server."""
+
+    actor: int
+    clients: Sequence[int]
+    inputs: ObjectRef | None = None
+    failed_before: int = 0
+
+
+Submit = Callable[[Call], Sequence[ObjectRef]]
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """References to what a call returned; ``value`` is the first of them."""
+
+    call: Call
+    refs: Sequence[ObjectRef]
+    value: Any
+
+
+@dataclass(frozen=True)
+class _Running:
+    """A call under way; without ``refs`` its actor is still starting."""
+
+    call: Call
+    refs: Sequence[ObjectRef]
+    deadline: float
+
+
+class ClientCalls:
+    """Runs calls, at most one at a time per actor, and does what ``failures`` say about those that fail.
+
+    ``begin(actor)`` tells a process that was just started what the lost one knew; its answer is waited for.
+    """
+
+    def __init__(
+        self, processes: Processes, runtime: RuntimeConfig, failures: Failures, begin: Callable[[int], ObjectRef]
+    ):
+        self.processes, self.runtime, self.failures, self.begin = processes, runtime, failures, begin
+
+    def run(
+        self, stage: str, calls: Iterable[Call], submit: Submit, *, may_drop: bool = False
+    ) -> tuple[list[Outcome], dict[int, str]]:
+        """Outcomes in the order of client ids, and why whose work was dropped.
+
+        Clients that share a failed call are redone one by one, so that a failure counts against who caused it; only if
+        the process died, which may be nobody's fault, they first get another chance together.
+
+        Raises:
+            ServerDied: the inputs of a call are gone.
+            FederationError: the work failed too often, or a state was lost with its node.
+        """
+        started = [_Running(call, submit(call), self.deadline(call)) for call in calls]
+        try:
+            firsts = [running.refs[0] for running in started]
+            last = max((running.deadline for running in started), default=0.0)
+            values = ray.get(firsts, timeout=max(0.0, last - time.monotonic()))
+        except RayError:
+            return _Rescue(self, stage, submit, may_drop).run(started)
+        return [Outcome(one.call, one.refs, value) for one, value in zip(started, values, strict=True)], {}
+
+    def deadline(self, call: Call) -> float:
+        return time.monotonic() + self.runtime.client_timeout_s * len(call.clients)
+
+
+class _Rescue:
+    """Calls of which at least one has failed, looked after one by one."""
+
+    def __init__(self, owner: ClientCalls, stage: str, submit: Submit, may_drop: bool):
+        self._owner, self._stage, self._submit, self._may_drop = owner, stage, submit, may_drop
+        self._processes, self._runtime, self._failures = owner.processes, owner.runtime, owner.failures
+        self._running: dict[ObjectRef, _Running] = {}
+        self._waiting: dict[int, deque[Call]] = defaultdict(deque)
+        self._outcomes: list[Outcome] = []
+        self._dropped: dict[int, str] = {}
+
+    def run(self, started: Sequence[_Running]) -> tuple[list[Outcome], dict[int, str]]:
+        self._running = {running.refs[0]: running for running in started}
+        while self._running:
+            nearest = min(running.deadline for running in self._running.values())
+            ready, _ = ray.wait(list(self._running), num_returns=1, timeout=max(0.0, nearest - time.monotonic()))
+            for ref in ready:
+                self._finished(ref, self._running.pop(ref))
+            now = time.monotonic()
+            for ref in [ref for ref, running in self._running.items() if running.deadline <= now and not ready]:
+                self._overdue(self._running.pop(ref))
+        return sorted(self._outcomes, key=lambda outcome: outcome.call.clients[0]), self._dropped
+
+    def _finished(self, ref: ObjectRef, running: _Running) -> None:
+        call = running.call
+        try:
+            value = ray.get(ref)
+        except RayActorError as error:
+            if error.actor_id not in (None, self._processes.clients[call.actor]._actor_id.hex()):
+                raise ServerDied from None
+            if running.refs:
+                self._failed(call, "its process died", died=True)
+            self._restart(call.actor, 0 if running.refs else call.failed_before + 1)
+        except ObjectLostError:
+            raise FederationError(f"{self._stage}: the states of clients {list(call.clients)} were lost") from None
+        except RayTaskError as error:
+            if not running.refs:
+                raise
+            if call.inputs is not None:
+                ray.get(call.inputs)  # raises what the server raised, if it was the server
+            self._failed(call, describe(error.cause), details=str(error))
+            self._next(call.actor)
+        else:
+            if running.refs:
+                self._outcomes.append(Outcome(call, running.refs, value))
+            self._next(call.actor)
+
+    def _overdue(self, running: _Running) -> None:
+        call, runtime = running.call, self._runtime
+        if not running.refs:
+            raise FederationError(
+                f"{self._stage}: a client's process that died could not be replaced within "
+                f"runtime.start_timeout_s={runtime.start_timeout_s:g}"
+            )
+        self._failed(call, f"no answer within {runtime.client_timeout_s * len(call.clients):g} s")
+        self._restart(call.actor)
+
+    def _failed(self, call: Call, what: str, *, died: bool = False, details: str = "") -> None:
+        again = replace(call, failed_before=call.failed_before + 1)
+        waiting = self._waiting[call.actor]
+        if len(call.clients) == 1:
+            (client,) = call.clients
+            failed_before, may_drop = call.failed_before, self._may_drop
+            if self._failures.do_again(self._stage, client, what, failed_before, may_drop=may_drop, details=details):
+                waiting.appendleft(again)
+            else:
+                self._dropped[client] = what
+        elif died and not call.failed_before:
+            self._failures.record(self._stage, call.clients, what, "done again")
+            waiting.append(again)
+        else:
+            self._failures.record(self._stage, call.clients, what, "done again one by one")
+            waiting.extend(replace(call, clients=[client], failed_before=0) for client in call.clients)
+
+    def _restart(self, actor: int, failed_starts: int = 0) -> None:
+        """Start another process; it is asked for nothing before it is up: starting has a time limit of its own."""
+        if failed_starts > self._runtime.retries:
+            raise FederationError(f"{self._stage}: a client's process died {failed_starts} times while it started")
+        self._processes.replace_client(actor)
+        up = self._owner.begin(actor)
+        deadline = time.monotonic() + self._runtime.start_timeout_s
+        self._running[up] = _Running(Call(actor, [], failed_before=failed_starts), (), deadline)
+
+    def _next(self, actor: int) -> None:
+        if self._waiting[actor]:
+            call = self._waiting[actor].popleft()
+            running = _Running(call, self._submit(call), self._owner.deadline(call))
+            self._running[running.refs[0]] = running

@@ -1,0 +1,88 @@
+"""A federated method that misbehaves where a folder says so, and otherwise learns something quick and reproducible."""
+
+import os
+import signal
+import time
+from pathlib import Path
+
+import torch
+
+from promptfleet.config import FederationConfig
+from promptfleet.methods.protocol import Message, Method, Update
+
+SHAPE = (2, 3)
+
+
+def order(folder, stage, round_index, fault, *, client=None, times=1):
+    """Have ``fault`` happen ``times`` times in that stage of that round, to that client or to the server."""
+    for number in range(times):
+        (Path(folder) / f"{stage}-{round_index}-{client}.{number}").write_text(fault)
+
+
+class FaultyConfig(FederationConfig):
+    faults_folder: str
+
+
+class Faulty(Method):
+    """The context drifts by noise that each client draws, and a client remembers the sum of all it ever drew."""
+
+    Config = FaultyConfig
+
+    def init_server(self, world, rng):
+        return {"context": torch.zeros(SHAPE), "round": torch.tensor(0)}
+
+    def init_client(self, world, client, rng):
+        return {"drawn": torch.tensor(rng.normal(size=SHAPE)), "id": torch.tensor(client), "round": torch.tensor(0)}
+
+    def select(self, world, server, cohort, rng):
+        _suffer(world, "select", int(server["round"]) + 1, None)
+        message = {"context": server["context"], "noise": torch.tensor(rng.normal(size=SHAPE), dtype=torch.float32)}
+        return {client: Message({**message, "round": server["round"]}) for client in cohort}
+
+    def local_update(self, world, private, download, examples, rng):
+        client, now = int(private["id"]), int(download.tensors["round"]) + 1
+        fault = _suffer(world, "train", now, client)
+        drawn = torch.tensor(rng.normal(size=SHAPE)) * len(examples)
+        context = download.tensors["context"] * 0.5 + drawn.float() + download.tensors["noise"]
+        uploads = {
+            "nan": context * float("nan"),
+            "inf": context.index_fill(0, torch.tensor([0]), float("inf")),
+            "shape": context[:1],
+            "dtype": context.double(),
+            "huge": context * 1e9,
+        }
+        private = {**private, "drawn": private["drawn"] + drawn, "round": torch.tensor(now)}
+        _suffer(world, "trained", now, client)
+        return Update(private, Message({"context": uploads.get(fault, context)}), {"loss": float(drawn.sum())})
+
+    def upload_shapes(self, world):
+        return {"context": SHAPE}
+
+    def aggregate(self, world, server, uploads, num_examples, rng):
+        now = int(server["round"]) + 1
+        _suffer(world, "aggregate", now, None)
+        context = sum(upload.tensors["context"] * num_examples[client] for client, upload in uploads.items())
+        return {"context": context / sum(num_examples.values()), "round": torch.tensor(now)}
+
+    def predict(self, world, private, download, images):
+        _suffer(world, "evaluate", int(download.tensors["round"]), int(private["id"]))
+        weights = (private["drawn"].float() + download.tensors["context"]).reshape(-1)
+        return images.features[:, : len(weights)] * weights @ torch.ones(len(weights), len(world.class_names))
+
+
+def _suffer(world, stage, round_index, client):
+    """Take one fault of this place and moment, if any is left; returns those that are the method's own to commit."""
+    for path in sorted(Path(world.config.faults_folder).glob(f"{stage}-{round_index}-{client}.*")):
+        try:
+            fault = path.read_text()
+            path.unlink()
+        except FileNotFoundError:
+            continue
+        if fault == "kill":
+            os.kill(os.getpid(), signal.SIGKILL)
+        if fault == "hang":
+            time.sleep(600)
+        if fault == "raise":
+            raise ValueError("a fault was ordered")
+        return fault
+    return None

@@ -1,16 +1,16 @@
-"""Run one federation: python jobs/train.py --set clients=5 --set rounds=3"""
+"""Run one federation, or go on with one: python jobs/train.py --set clients=5 --set rounds=3"""
 
 import sys
 from pathlib import Path
 
-from promptfleet.atomic_files import replacing
 from promptfleet.command_line import ArgumentParser, run
 from promptfleet.config import FederationConfig
 from promptfleet.data.download import download_dataset
-from promptfleet.errors import ConfigError
+from promptfleet.federation.folder import begin_folder, resumed_config
 from promptfleet.federation.reports import FederationResult, RoundReport
 from promptfleet.federation.run import run_federation
 from promptfleet.federation.settings import read_federation_config
+from promptfleet.federation.stored import RESULT_FILE
 from promptfleet.tracking.background import track_federation
 
 
@@ -18,37 +18,38 @@ def main() -> None:
     parser = ArgumentParser(prog="train.py", description="Run one federation.")
     parser.add_argument("--config", metavar="FILE", help="a YAML file with keys of the federation")
     parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="set a key of the federation")
-    parser.add_argument("--out", metavar="DIR", help="folder for result.json (default: under storage.path)")
+    parser.add_argument("--out", metavar="DIR", help="folder for result and checkpoints (default: under storage.path)")
+    parser.add_argument("--resume", metavar="DIR", help="go on with the federation in that folder")
+    parser.add_argument("--overwrite", action="store_true", help="begin anew where a federation was not finished")
     parser.add_argument("--address", help="a running Ray cluster, or 'auto' (default: start Ray on this machine)")
     parser.add_argument("--download", action="store_true", help="fetch the dataset first, if its folder is not there")
     arguments = parser.parse_args()
 
-    config = read_federation_config(arguments.config, arguments.set)
+    if arguments.resume and (arguments.config or arguments.out or arguments.overwrite):
+        parser.error("argument --resume: its folder has the configuration; --config, --out, --overwrite begin another")
+    if arguments.resume:
+        out = Path(arguments.resume)
+        config = resumed_config(out, arguments.set)
+    else:
+        config = read_federation_config(arguments.config, arguments.set)
+        out = Path(arguments.out) if arguments.out else _default_folder(config)
     if arguments.download:
         download_dataset(config.dataset, config.data.root, config.data.folder)
-    out = _output_folder(arguments.out, config)
+    if not arguments.resume:
+        begin_folder(out, config, overwrite=arguments.overwrite)
     with track_federation(config) as tracked:
 
         def on_round(report: RoundReport) -> None:
             print(_round_line(report, config.rounds), file=sys.stderr, flush=True)
             tracked.log_round(report)
 
-        result = run_federation(config, on_round=on_round, address=arguments.address)
+        result = run_federation(config, on_round=on_round, address=arguments.address, folder=out)
         tracked.finish(result)
-    path = out / "result.json"
-    with replacing(path) as partial:
-        partial.write_text(result.to_json())
-    print(_summary(result, config.backbone.caveat, path, tracked.ui_hint))
+    print(_summary(result, config.backbone.caveat, out / RESULT_FILE, tracked.ui_hint))
 
 
-def _output_folder(out: str | None, config: FederationConfig) -> Path:
-    name = f"{config.method}-{config.dataset}-seed{config.seed}"
-    folder = Path(out) if out else Path(config.storage.path) / "federations" / name
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise ConfigError(f"--out {folder}: cannot be made ({error.strerror})") from None
-    return folder
+def _default_folder(config: FederationConfig) -> Path:
+    return Path(config.storage.path) / "federations" / f"{config.method}-{config.dataset}-seed{config.seed}"
 
 
 def _round_line(report: RoundReport, rounds: int) -> str:

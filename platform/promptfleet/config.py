@@ -17,7 +17,7 @@ from promptfleet.yaml_files import parse_yaml
 
 Fraction = Annotated[float, Field(gt=0, le=1)]
 Share = Literal["auto"] | Annotated[float, Field(ge=0, allow_inf_nan=False)]
-WHERE_AND_HOW = ("data", "runtime", "resources", "storage")  # the sections that no result depends on
+WHERE_AND_HOW = ("data", "runtime", "resources", "storage", "checkpoints")  # the sections that no result depends on
 
 
 class Section(BaseModel):
@@ -146,6 +146,12 @@ class ResourcesConfig(Section):
     server: ActorShare = ActorShare(gpu=0.0)
 
 
+class CheckpointsConfig(Section):
+    """What is kept of a federation after each round, to go on from."""
+
+    keep: int = Field(2, ge=1, description="checkpoints of the last rounds to keep, beside that of the best round")
+
+
 class StorageConfig(Section):
     """Where results, features, studies and the MLflow store lie."""
 
@@ -183,6 +189,7 @@ class FederationConfig(Section):
     runtime: RuntimeConfig = RuntimeConfig()
     resources: ResourcesConfig = ResourcesConfig()
     storage: StorageConfig = StorageConfig()
+    checkpoints: CheckpointsConfig = CheckpointsConfig()
 
     def to_dict(self) -> dict[str, Any]:
         """Plain nested values that YAML and JSON can hold, and that give the same config when read back."""

@@ -1,61 +1,105 @@
-"""A federation that was saved goes on as if it had not been interrupted; a bad file is refused."""
+"""A federation that was saved goes on as if it had not been interrupted; a file that cannot be trusted is not used."""
+
+import resource
+import signal
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
-from promptfleet.errors import DataError
-from promptfleet.federation.checkpoint import FILE, load_snapshot, save_snapshot
+from promptfleet.errors import ConfigError, DataError
+from promptfleet.federation.checkpoint import FOLDER, load_snapshot, read_snapshot, save_snapshot
+from promptfleet.federation.folder import begin_folder, resumed_config
 from promptfleet.federation.local_fleet import LocalFleet
 from promptfleet.federation.rounds import Federation
 from promptfleet.federation.state import state_sha256
-from promptfleet.federation.stored import load_result, load_summary, save_federation
+from promptfleet.federation.stored import FederationFolder, load_result, load_summary
 
 
-def begin(config, prepared):
-    return Federation(config, prepared, LocalFleet(prepared))
+@pytest.fixture
+def begin(small_config, prepared, tmp_path_factory):
+    """A federation of the quick stand-in method."""
+    faulty = {"method": "tests.faulty:Faulty", "faults_folder": str(tmp_path_factory.mktemp("faults"))}
+
+    def begin(**values):
+        config = small_config(**faulty, **values)
+        return Federation(config, prepared, LocalFleet(prepared))
+
+    return begin
+
+
+def finish(federation, folder=None):
+    while federation.rounds_done < federation.config.rounds:
+        federation.run_round()
+        if folder is not None:
+            folder.save()
+    if folder is not None:
+        folder.flush()
+        folder.close()
+    return federation.result()
+
+
+@pytest.fixture
+def saved(begin, tmp_path):
+    """Three rounds, all kept; the federation's fingerprint and the files, oldest first."""
+    federation = begin(rounds=3, checkpoints={"keep": 3})
+    finish(federation, FederationFolder(tmp_path, federation))
+    return federation.config.fingerprint(), sorted((tmp_path / FOLDER).iterdir())
 
 
 def test_restored_after_any_round_equals_undisturbed(small_config, prepared, tmp_path):
-    config = small_config(rounds=3)
-    undisturbed = begin(config, prepared)
-    for round_index in range(1, 4):
-        undisturbed.run_round()
-        save_snapshot(tmp_path / str(round_index), undisturbed.snapshot(), config.fingerprint())
-    wanted = undisturbed.result()
+    def begin():
+        return Federation(small_config(rounds=3), prepared, LocalFleet(prepared))
 
-    for round_index in range(1, 4):
-        again = begin(config, prepared)
-        again.restore(load_snapshot(tmp_path / str(round_index), config.fingerprint()))
-        assert again.rounds_done == round_index
-        while again.rounds_done < 3:
-            again.run_round()
-        result = again.result()
+    undisturbed = begin()
+    wanted = finish(undisturbed, FederationFolder(tmp_path / "0", undisturbed))
+    for stopped in (1, 2, 3):
+        first = begin()
+        folder = FederationFolder(tmp_path / str(stopped), first)
+        for _ in range(stopped):
+            first.run_round()
+            folder.save()
+        folder.close()
+
+        again = begin()
+        folder = FederationFolder(tmp_path / str(stopped), again)
+        assert folder.restore() == stopped
+        result = finish(again, folder)
         assert result.state_sha256 == wanted.state_sha256
         assert result.clients == wanted.clients
         assert [r.client_test_accuracy for r in result.rounds] == [r.client_test_accuracy for r in wanted.rounds]
 
 
-def test_the_stored_result_is_the_federations(small_config, prepared, tmp_path):
-    config = small_config(rounds=1)
-    federation = begin(config, prepared)
-    assert load_result(tmp_path, config.fingerprint()) is None
-    assert load_summary(tmp_path, config.fingerprint()) is None
+def test_a_snapshot_is_of_its_moment_whatever_goes_on(begin):
+    federation = begin(rounds=2)
     federation.run_round()
-    save_federation(tmp_path, federation)
-    stored = load_result(tmp_path, config.fingerprint())
-    assert stored.to_json() == federation.result().to_json()
+    take, then = federation.take_snapshot(), federation.snapshot().sha256
+    federation.run_round()
+    assert take().sha256 == then != federation.snapshot().sha256
+    assert federation.result(take()).state_sha256 == then
+    assert len(federation.result(take()).rounds) == 1
+
+
+def test_the_stored_result_is_the_federations(begin, tmp_path):
+    federation = begin(rounds=2)
+    fingerprint = federation.config.fingerprint()
+    assert load_result(tmp_path, fingerprint) is None
+    assert load_summary(tmp_path, fingerprint) is None
+    result = finish(federation, FederationFolder(tmp_path, federation))
+    stored = load_result(tmp_path, fingerprint)
+    assert stored.to_json() == result.to_json()
     assert state_sha256(stored.server, stored.privates) == stored.state_sha256
-    assert sorted(path.name for path in tmp_path.iterdir()) == [FILE, "result.json"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == [FOLDER, "result.json"]
 
 
-def test_the_summary_needs_no_checkpoint(small_config, prepared, tmp_path):
-    config = small_config(rounds=1)
-    federation = begin(config, prepared)
-    federation.run_round()
-    save_federation(tmp_path, federation)
-    (tmp_path / FILE).unlink()
-    assert load_summary(tmp_path, config.fingerprint()).to_json() == federation.result().to_json()
+def test_the_summary_needs_no_checkpoint(begin, tmp_path, small_config):
+    federation = begin(rounds=1)
+    result = finish(federation, FederationFolder(tmp_path, federation))
+    for path in (tmp_path / FOLDER).iterdir():
+        path.unlink()
+    assert load_summary(tmp_path, federation.config.fingerprint()).to_json() == result.to_json()
     with pytest.raises(DataError, match=r"result\.json: the result of a federation with another configuration"):
         load_summary(tmp_path, small_config(rounds=1, seed=9).fingerprint())
 
@@ -67,30 +111,123 @@ def test_a_damaged_result_is_refused(tmp_path, content):
         load_summary(tmp_path, "x")
 
 
-def test_another_configuration_is_refused(small_config, prepared, tmp_path):
-    federation = begin(small_config(rounds=1), prepared)
+def test_the_last_ones_and_the_best_are_kept(begin, tmp_path):
+    federation = begin(rounds=1)
     federation.run_round()
-    save_snapshot(tmp_path, federation.snapshot(), small_config(rounds=1).fingerprint())
-    with pytest.raises(DataError, match="another configuration"):
-        load_snapshot(tmp_path, small_config(rounds=1, seed=9).fingerprint())
+    snapshot = federation.snapshot()
+    (report,) = snapshot.reports
+    for rounds, accuracy in enumerate([0.1, 0.5, 0.5, 0.2, 0.3, 0.4], start=1):
+        snapshot.reports[rounds - 1 :] = [type(report)(**{**vars(report), "round": rounds, "val_accuracy": accuracy})]
+        save_snapshot(tmp_path, snapshot, "x", keep=2)
+    kept = sorted(path.name for path in (tmp_path / FOLDER).iterdir())
+    assert kept == [f"round-00000{number}.safetensors" for number in (2, 5, 6)]
 
 
 @pytest.mark.parametrize("keep", [0, 7, 100, -1])
-def test_a_truncated_file_is_refused(small_config, prepared, tmp_path, keep):
-    federation = begin(small_config(rounds=1), prepared)
-    federation.run_round()
-    path = save_snapshot(tmp_path, federation.snapshot(), "x")
-    path.write_bytes(path.read_bytes()[:keep])
-    with pytest.raises(DataError, match="damaged"):
-        load_snapshot(tmp_path, "x")
+def test_a_truncated_file_is_told_and_the_one_before_is_taken(saved, tmp_path, keep, caplog):
+    fingerprint, files = saved
+    files[2].write_bytes(files[2].read_bytes()[:keep])
+    assert len(load_snapshot(tmp_path, fingerprint).reports) == 2
+    assert f"{files[2]}: damaged" in caplog.text
+    assert "taking the one before" in caplog.text
 
 
-def test_another_version_is_refused(small_config, prepared, tmp_path):
-    federation = begin(small_config(rounds=1), prepared)
+@settings(max_examples=60, deadline=None)
+@given(data=st.data())
+def test_no_altered_bit_goes_unnoticed(data, altered_file):
+    path, fingerprint, content = altered_file
+    position = data.draw(st.integers(0, len(content) - 1))
+    flipped = bytearray(content)
+    flipped[position] ^= 1 << data.draw(st.integers(0, 7))
+    path.write_bytes(flipped)
+    with pytest.raises(DataError):
+        read_snapshot(path, fingerprint)
+
+
+@pytest.fixture(scope="module")
+def altered_file(small_config, prepared, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("altered")
+    config = small_config(method="tests.faulty:Faulty", faults_folder=str(folder), rounds=1)
+    federation = Federation(config, prepared, LocalFleet(prepared))
     federation.run_round()
-    path = save_snapshot(tmp_path, federation.snapshot(), "x")
-    with safe_open(path, "pt") as file:
+    path = save_snapshot(folder, federation.snapshot(), config.fingerprint())
+    return path, config.fingerprint(), path.read_bytes()
+
+
+def test_with_nothing_but_damage_it_begins_anew(saved, tmp_path):
+    fingerprint, files = saved
+    for path in files:
+        path.write_bytes(b"")
+    assert load_snapshot(tmp_path, fingerprint) is None
+
+
+def test_another_configuration_is_refused(saved, tmp_path):
+    with pytest.raises(DataError, match=r"round-000003\.safetensors: .* another configuration"):
+        load_snapshot(tmp_path, "another")
+
+
+def test_another_version_is_refused(saved, tmp_path, caplog):
+    fingerprint, files = saved
+    with safe_open(files[2], "pt") as file:
         metadata = file.metadata()
-    save_file(load_file(path), path, {**metadata, "version": "1"})
-    with pytest.raises(DataError, match="checkpoint version 1, this promptfleet reads 2"):
-        load_snapshot(tmp_path, "x")
+    save_file(load_file(files[2]), files[2], {**metadata, "version": "4"})
+    assert len(load_snapshot(tmp_path, fingerprint).reports) == 2
+    assert "checkpoint version 4, this promptfleet reads 3" in caplog.text
+
+
+@pytest.fixture
+def full_disk():
+    """``full_disk(True)``: no file of this process may grow beyond 2 KB, as on a disk that is full."""
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    handler = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+
+    def limit(on):
+        resource.setrlimit(resource.RLIMIT_FSIZE, (2048, before[1]) if on else before)
+
+    yield limit
+    limit(False)
+    signal.signal(signal.SIGXFSZ, handler)
+
+
+def test_a_full_disk_costs_no_round(begin, tmp_path, full_disk):
+    wanted = finish(begin(rounds=3))
+    federation = begin(rounds=3)
+    folder = FederationFolder(tmp_path, federation)
+    federation.run_round()
+    folder.save()
+    folder.flush()
+    full_disk(True)
+    federation.run_round()
+    folder.save()
+    with pytest.raises(DataError, match=r"round 2 could not be written \(.*File too large"):
+        folder.flush()
+    full_disk(False)
+    assert len(load_snapshot(tmp_path, federation.config.fingerprint()).reports) == 1
+    assert len(list((tmp_path / FOLDER).iterdir())) == 1  # nothing half-written is left
+    result = finish(federation, folder)
+    assert result.state_sha256 == wanted.state_sha256
+    (event,) = result.rounds[2].events
+    assert (event.stage, event.action) == ("checkpoint", "kept the one before")
+    assert load_result(tmp_path, federation.config.fingerprint()).to_json() == result.to_json()
+
+
+def test_a_folder_is_begun_once_and_gone_on_with(begin, tmp_path):
+    federation = begin(rounds=2)
+    config = federation.config
+    begin_folder(tmp_path, config, overwrite=False)
+    assert resumed_config(tmp_path, []) == config
+    assert resumed_config(tmp_path, ["runtime.retries=7"]).runtime.retries == 7
+    with pytest.raises(ConfigError, match=r"--set seed=4: a resumed federation keeps its configuration"):
+        resumed_config(tmp_path, ["seed=4"])
+    with pytest.raises(ConfigError, match="no federation was begun there"):
+        resumed_config(tmp_path / "elsewhere", [])
+
+    folder = FederationFolder(tmp_path, federation)
+    federation.run_round()
+    folder.save()
+    folder.flush()
+    with pytest.raises(ConfigError, match=r"stopped after round 1; go on with it by --resume"):
+        begin_folder(tmp_path, config, overwrite=False)
+    finish(federation, folder)
+    begin_folder(tmp_path, config, overwrite=False)  # a finished one may make room
+    assert load_snapshot(tmp_path, config.fingerprint()) is None

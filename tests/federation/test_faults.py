@@ -14,7 +14,7 @@ from promptfleet.federation.rounds import Federation
 from tests.faulty import order
 
 pytestmark = [pytest.mark.ray, pytest.mark.slow]
-DIED = "its process died"
+DIED, SERVER_DIED = "its process died", "the server's process died"
 RESTARTED = "restarted from the last round's state, done again"
 
 
@@ -101,9 +101,9 @@ def test_the_server_killed_while_it_selects_and_aggregates(fleet, begin, undistu
     result = finish(begin(fleet))
     assert_same(result, undisturbed)
     assert happened(result) == [
-        [("select", [], DIED, RESTARTED)],
-        [("aggregate", [], DIED, RESTARTED)],
-        [("select", [], DIED, RESTARTED)],
+        [("select", [], SERVER_DIED, RESTARTED)],
+        [("aggregate", [], SERVER_DIED, RESTARTED)],
+        [("select", [], SERVER_DIED, RESTARTED)],
     ]
 
 

@@ -103,6 +103,9 @@ def test_an_option_that_cannot_be_meant(job, space, arguments, parts):
     ("arguments", "parts"),
     [
         (["--config", "nowhere.yaml"], ["nowhere.yaml: there is no such file"]),
+        (["--resume", "nowhere"], ["--resume nowhere: no federation was begun there"]),
+        (["--resume", "x", "--out", "y"], ["argument --resume: its folder has the configuration"]),
+        (["--set", "checkpoints.keep=0"], ["checkpoints.keep: got 0, should be greater than or equal to 1"]),
         (["--set", "clints=3"], ["--set: unknown key 'clints'; did you mean 'clients'?"]),
         (["--set", "runtime.backend=rey"], ["runtime.backend: got 'rey', should be 'ray' or 'local'"]),
         (["--set", "experts=3", "--set", "clients=3"], ["experts=3 must be smaller than clients=3"]),

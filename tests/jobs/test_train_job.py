@@ -4,6 +4,7 @@ import json
 import re
 import subprocess
 import sys
+import time
 
 import pytest
 
@@ -40,3 +41,28 @@ def test_a_config_file_is_overridden_by_the_command_line(root, tmp_path):
     assert done.returncode == 0, done.stderr
     result = json.loads((tmp_path / "out" / "result.json").read_text())
     assert (len(result["rounds"]), result["config"]["prompt_length"]) == (1, 4)
+
+
+def test_killed_and_resumed_it_is_the_undisturbed_federation(root, tmp_path):
+    """The driver is killed in the middle of a round; nothing is run twice, and MLflow has one run of it."""
+    wanted = train(root, tmp_path, "--set", "runtime.backend=local", "--set", "rounds=4", "--out", "whole")
+    assert wanted.returncode == 0, wanted.stderr
+    command = [sys.executable, str(root / "jobs" / "train.py"), *SMALL, "--set", "rounds=4", "--set"]
+    with (tmp_path / "log").open("w") as log:
+        job = subprocess.Popen([*command, "runtime.backend=local", "--out", "killed"], cwd=tmp_path, stderr=log)
+        while "round 2/4" not in (tmp_path / "log").read_text():
+            assert job.poll() is None, (tmp_path / "log").read_text()
+            time.sleep(0.05)
+        job.kill()
+        job.wait()
+    again = train(root, tmp_path, "--set", "runtime.backend=local", "--out", "killed")
+    assert (again.returncode, again.stdout) == (2, "")
+    assert "holds a federation that was stopped after round" in again.stderr
+    command = [sys.executable, str(root / "jobs" / "train.py"), "--resume", "killed"]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, timeout=500)
+    assert done.returncode == 0, done.stderr
+    assert "round 1/4" not in done.stderr
+    results = [json.loads((tmp_path / name / "result.json").read_text()) for name in ("whole", "killed")]
+    assert results[0]["state_sha256"] == results[1]["state_sha256"]
+    assert results[0]["clients"] == results[1]["clients"]
+    assert [report["round"] for report in results[1]["rounds"]] == [1, 2, 3, 4]

@@ -167,10 +167,10 @@ def test_clients_are_a_table(finished, table):
 def test_what_went_wrong_is_a_table_and_a_tag(start, table, client):
     run = start()
     died = Event("train", [0, 2], "its process died", "done again")
-    run.finish(make_result(rounds=1, events=[died, Event("select", [], "its process died", "done again")]))
+    run.finish(make_result(rounds=1, events=[died, Event("select", [], "it died", "done again")]))
     assert table(run.id, "events.json").to_dict("records") == [
         {"round": 1, "stage": "train", "clients": "0, 2", "what": "its process died", "action": "done again"},
-        {"round": 1, "stage": "select", "clients": "server", "what": "its process died", "action": "done again"},
+        {"round": 1, "stage": "select", "clients": "", "what": "it died", "action": "done again"},
         {"round": 1, "stage": "aggregate", "clients": "2", "what": "NaN in context", "action": "rejected"},
     ]
     assert client.get_run(run.id).data.tags["promptfleet.events"] == "2 done again, 1 rejected"

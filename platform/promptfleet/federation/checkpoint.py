@@ -1,58 +1,107 @@
-"""A federation on disk between two rounds: one safetensors file with all states, and what the rounds reported."""
+"""A federation on disk between two rounds: one safetensors file with all states and what the rounds reported.
 
+A file is there whole or not at all, and holds checksums of everything in it. What cannot be trusted is never used: the
+checkpoint of the round before is.
+"""
+
+import hashlib
 import json
+import logging
+import re
+from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
+import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
 from promptfleet.atomic_files import replacing
 from promptfleet.errors import DataError
-from promptfleet.federation.reports import Evaluation, RoundReport, round_report_from_dict
+from promptfleet.federation.reports import Evaluation, RoundReport, best_round, round_report_from_dict
 from promptfleet.federation.rounds import Snapshot
 from promptfleet.methods.protocol import State
 
-FILE = "federation.safetensors"
-VERSION = "2"
+FOLDER = "checkpoints"
+VERSION = "3"
 _SERVER = "server"
+_NAME = re.compile(r"round-(\d{6})\.safetensors")
+
+logger = logging.getLogger(__name__)
 
 
-def save_snapshot(folder: str | Path, snapshot: Snapshot, fingerprint: str) -> Path:
-    """Replace the checkpoint in ``folder`` in one step: a reader sees the old one or the new one, never a part."""
-    path = Path(folder) / FILE
-    tensors = {f"{_SERVER}/{name}": tensor.contiguous() for name, tensor in snapshot.server.items()}
+def save_snapshot(folder: str | Path, snapshot: Snapshot, fingerprint: str, *, keep: int = 1) -> Path:
+    """Write the checkpoint of the last round of ``snapshot``, then remove all but the last ``keep`` and the best one.
+
+    The best is that of the highest validation accuracy. ``fingerprint`` is the configuration's.
+
+    Raises:
+        OSError: the disk refuses; what was there before stays.
+    """
+    path = Path(folder) / FOLDER / f"round-{len(snapshot.reports):06d}.safetensors"
+    tensors = _flat(_SERVER, snapshot.server)
     for client, state in snapshot.privates.items():
-        tensors |= {f"{client}/{name}": tensor.contiguous() for name, tensor in state.items()}
+        tensors |= _flat(str(client), state)
     metadata = {
         "version": VERSION,
         "fingerprint": fingerprint,
         "clients": json.dumps(sorted(snapshot.privates)),  # also of those whose private state is empty
         "reports": json.dumps([asdict(report) for report in snapshot.reports]),
         "evaluations": json.dumps([asdict(evaluation) for evaluation in snapshot.evaluations]),
+        "states_sha256": snapshot.sha256,
     }
     with replacing(path) as partial:
-        save_file(tensors, partial, metadata)
+        try:
+            save_file(tensors, partial, {**metadata, "sha256": _checksum(metadata)})
+        except SafetensorError as error:
+            raise OSError(str(error)) from None
+    _remove_others(path, snapshot, keep)
     return path
 
 
 def load_snapshot(folder: str | Path, fingerprint: str) -> Snapshot | None:
-    """The checkpoint in ``folder``, or None where there is none.
+    """The newest checkpoint in ``folder`` that can be used, with a warning about each that cannot; None without any.
 
     Raises:
-        DataError: if it is damaged, of another format version, or of a federation with another configuration.
+        DataError: there are only checkpoints of another configuration, or of a newer promptfleet.
     """
-    path = Path(folder) / FILE
-    if not path.exists():
-        return None
+    foreign = None
+    for path in sorted(_checkpoints(Path(folder) / FOLDER), reverse=True):
+        try:
+            return read_snapshot(path, fingerprint)
+        except DamagedCheckpoint as error:
+            logger.warning("%s; taking the one before", error)
+        except DataError as error:
+            logger.warning("%s; taking the one before", error)
+            foreign = foreign or error
+    if foreign is not None:
+        raise foreign
+    return None
+
+
+class DamagedCheckpoint(DataError):
+    """A checkpoint that is not what was written."""
+
+
+def read_snapshot(path: Path, fingerprint: str) -> Snapshot:
+    """One checkpoint.
+
+    Raises:
+        DamagedCheckpoint: it was cut off or altered.
+        DataError: it is of another format version, or of a federation with another configuration.
+    """
     try:
         with safe_open(path, "pt") as file:
             metadata = file.metadata() or {}
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  not a dict
-    except (SafetensorError, OSError) as error:
-        raise DataError(f"{path}: damaged ({error})") from None
-    if metadata.get("version") != VERSION:
-        raise DataError(f"{path}: checkpoint version {metadata.get('version')}, this promptfleet reads {VERSION}")
+    except (SafetensorError, OSError, ValueError) as error:
+        raise DamagedCheckpoint(f"{path}: damaged ({error})") from None
+    version, checksum = metadata.get("version"), metadata.pop("sha256", None)
+    if version != VERSION:
+        raise DataError(f"{path}: checkpoint version {version}, this promptfleet reads {VERSION}")
+    if checksum != _checksum(metadata):
+        raise DamagedCheckpoint(f"{path}: damaged (its text is not what was written)")
     if metadata["fingerprint"] != fingerprint:
         raise DataError(f"{path}: a checkpoint of a federation with another configuration")
     owners: dict[str, State] = {}
@@ -62,4 +111,46 @@ def load_snapshot(folder: str | Path, fingerprint: str) -> Snapshot | None:
     privates = {client: owners.get(str(client), {}) for client in json.loads(metadata["clients"])}
     reports: list[RoundReport] = [round_report_from_dict(report) for report in json.loads(metadata["reports"])]
     evaluations = [Evaluation(**evaluation) for evaluation in json.loads(metadata["evaluations"])]
-    return Snapshot(owners.get(_SERVER, {}), privates, reports, evaluations)
+    snapshot = Snapshot(owners.get(_SERVER, {}), privates, reports, evaluations)
+    if snapshot.sha256 != metadata["states_sha256"]:
+        raise DamagedCheckpoint(f"{path}: damaged (its states are not what was written)")
+    return snapshot
+
+
+def newest_round(folder: str | Path) -> int | None:
+    """The round of the newest checkpoint in ``folder``, whatever it holds; None without any."""
+    return max((int(_NAME.fullmatch(path.name)[1]) for path in _checkpoints(Path(folder) / FOLDER)), default=None)
+
+
+def clear_checkpoints(folder: str | Path) -> None:
+    """Remove all checkpoints in ``folder``."""
+    for path in _checkpoints(Path(folder) / FOLDER):
+        path.unlink()
+
+
+def remove_unfinished(folder: str | Path) -> None:
+    """Remove what a process that was killed while it wrote has left."""
+    for path in (Path(folder) / FOLDER).glob("*.partial"):
+        path.unlink(missing_ok=True)
+
+
+def _checkpoints(folder: Path) -> list[Path]:
+    return [path for path in folder.glob("round-*.safetensors") if _NAME.fullmatch(path.name)]
+
+
+def _remove_others(newest: Path, snapshot: Snapshot, keep: int) -> None:
+    best = best_round(snapshot.reports).round if snapshot.reports else None
+    numbered = sorted((int(_NAME.fullmatch(path.name)[1]), path) for path in _checkpoints(newest.parent))
+    kept = [path for _, path in numbered if path <= newest][-keep:]
+    for number, path in numbered:
+        if path not in kept and number != best:
+            path.unlink(missing_ok=True)
+
+
+def _flat(owner: str, state: State) -> dict[str, torch.Tensor]:
+    # clone: safetensors refuses tensors that share memory
+    return {f"{owner}/{name}": tensor.detach().contiguous().clone() for name, tensor in state.items()}
+
+
+def _checksum(metadata: Mapping[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(metadata, sort_keys=True).encode()).hexdigest()

@@ -58,7 +58,7 @@ class Failures:
             raise FederationError(
                 f"{stage}: the server's process died {attempts + 1} times in a row (runtime.retries={attempts})"
             )
-        self.record(stage, [], "its process died", "restarted from the last round's state, done again")
+        self.record(stage, [], "the server's process died", "restarted from the last round's state, done again")
 
 
 def describe(error: BaseException) -> str:

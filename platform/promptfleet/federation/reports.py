@@ -23,7 +23,7 @@ class TrainReport:
 class Event:
     """Something that went wrong in a round, and what was done about it.
 
-    ``stage`` is the step of the round, ``clients`` are those concerned (none if it was the server), ``what`` happened,
+    ``stage`` is the step of the round, ``clients`` are those concerned, if any, ``what`` happened,
     ``action`` is what was done.
     """
 
@@ -33,8 +33,8 @@ class Event:
     action: str
 
     def __str__(self) -> str:
-        who = f"client{'s' if len(self.clients) > 1 else ''} {_listed(self.clients)}" if self.clients else "server"
-        return f"{self.stage}: {who}: {self.what}; {self.action}"
+        who = f"client{'s' if len(self.clients) > 1 else ''} {_listed(self.clients)}: " if self.clients else ""
+        return f"{self.stage}: {who}{self.what}; {self.action}"
 
 
 @dataclass(frozen=True)
@@ -108,6 +108,11 @@ class RoundReport:
             client_val_accuracy=val,
             client_test_accuracy=test,
         )
+
+
+def best_round(reports: Sequence[RoundReport]) -> RoundReport:
+    """The round of the highest validation accuracy, of equals the first."""
+    return max(reports, key=lambda report: report.val_accuracy)
 
 
 @dataclass(frozen=True)

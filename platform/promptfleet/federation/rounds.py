@@ -3,6 +3,7 @@
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 
@@ -15,7 +16,7 @@ from promptfleet.federation.cohort import sample_cohort
 from promptfleet.federation.fleet import Fleet
 from promptfleet.federation.partitioning import partition_for
 from promptfleet.federation.prepare import Prepared
-from promptfleet.federation.reports import ClientReport, Evaluation, FederationResult, RoundReport
+from promptfleet.federation.reports import ClientReport, Evaluation, Event, FederationResult, RoundReport, best_round
 from promptfleet.federation.state import state_sha256
 from promptfleet.methods import load_method
 from promptfleet.methods.protocol import State, World
@@ -31,6 +32,11 @@ class Snapshot:
     privates: dict[int, State]
     reports: list[RoundReport]
     evaluations: list[Evaluation]
+
+    @cached_property
+    def sha256(self) -> str:
+        """Over all states."""
+        return state_sha256(self.server, self.privates)
 
 
 class Federation:
@@ -52,6 +58,7 @@ class Federation:
         self._privates = fleet.initial_states()
         self._reports: list[RoundReport] = []
         self._evaluations: list[Evaluation] = []
+        self._events: list[Event] = []
 
     @property
     def rounds_done(self) -> int:
@@ -82,10 +89,15 @@ class Federation:
             self._evaluations,
             time.perf_counter() - started,
             dropped=trained.dropped,
-            events=fleet.take_events(),
+            events=[*self._events, *fleet.take_events()],
         )
         self._reports.append(report)
+        self._events = []
         return report
+
+    def record(self, event: Event) -> None:
+        """Have ``event`` told by the next round's report."""
+        self._events.append(event)
 
     def snapshot(self) -> Snapshot:
         return self.take_snapshot()()
@@ -115,12 +127,12 @@ class Federation:
         return list(self._reports)
 
     def result(self, snapshot: Snapshot | None = None) -> FederationResult:
-        """What the rounds so far gave; at least one must have been run. ``snapshot`` saves fetching the states."""
+        """What the rounds up to ``snapshot`` gave, or all rounds so far; at least one must have been run."""
         snapshot = snapshot or self.snapshot()
-        config, last = self.config, self._reports[-1]
-        best = max(self._reports, key=lambda report: report.val_accuracy)
+        config, last = self.config, snapshot.reports[-1]
+        best = best_round(snapshot.reports)
         counts = count_partition(self.partition, self._samples)
-        clients = self._client_reports(counts)
+        clients = self._client_reports(counts, snapshot.evaluations)
         return FederationResult(
             config=config.to_dict(),
             seed=config.seed,
@@ -138,7 +150,7 @@ class Federation:
             zero_shot_accuracy=float(np.mean([client.zero_shot_accuracy for client in clients])),
             best_round=best.round,
             best_round_test_accuracy=best.test_accuracy,
-            state_sha256=state_sha256(snapshot.server, snapshot.privates),
+            state_sha256=snapshot.sha256,
             seconds=sum(report.seconds for report in snapshot.reports),
             server=snapshot.server,
             privates=snapshot.privates,
@@ -157,7 +169,7 @@ class Federation:
                 f"runtime.min_clients={wanted} ({why})"
             )
 
-    def _client_reports(self, counts: PartitionCounts) -> list[ClientReport]:
+    def _client_reports(self, counts: PartitionCounts, evaluations: list[Evaluation]) -> list[ClientReport]:
         return [
             ClientReport(
                 id=evaluation.client,
@@ -171,9 +183,7 @@ class Federation:
                 domain_counts=counts.domain_counts[evaluation.client],
                 described=evaluation.described,
             )
-            for evaluation, split, sizes in zip(
-                self._evaluations, self.partition.clients, counts.part_sizes, strict=True
-            )
+            for evaluation, split, sizes in zip(evaluations, self.partition.clients, counts.part_sizes, strict=True)
         ]
 
 

@@ -2,7 +2,8 @@
 
 import logging
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
+from pathlib import Path
 from typing import Any
 
 from promptfleet.config import FederationConfig
@@ -14,6 +15,7 @@ from promptfleet.federation.reports import FederationResult, RoundReport
 from promptfleet.federation.resources import plan_shares
 from promptfleet.federation.rounds import Federation
 from promptfleet.federation.settings import federation_config
+from promptfleet.federation.stored import FederationFolder
 
 logger = logging.getLogger(__name__)
 
@@ -23,16 +25,19 @@ def run_federation(
     *,
     on_round: Callable[[RoundReport], None] | None = None,
     address: str | None = None,
+    folder: str | Path | None = None,
 ) -> FederationResult:
     """Run all rounds of one federation and return its result.
 
     config: a validated configuration, or nested values such as ``{"clients": 5, "runtime": {"backend": "local"}}``;
-    on_round is called after each round; address joins a running Ray cluster instead of starting Ray here.
+    on_round is called after each round; address joins a running Ray cluster instead of starting Ray here; folder keeps
+    checkpoints and ``result.json``, and a federation that has checkpoints there goes on from the newest.
 
     Raises:
         ConfigError: a value that cannot be run as written.
-        DataError, BackboneError: a dataset or CLIP that is missing, damaged or impossible.
+        DataError, BackboneError: a dataset or CLIP that is missing, damaged or impossible; a folder of another one.
         ResourceError: a federation that does not fit.
+        FederationError: one that cannot go on, see ``runtime.on_client_failure``.
     """
     if not isinstance(config, FederationConfig):
         config = federation_config(config or {})
@@ -41,12 +46,31 @@ def run_federation(
     prepared = prepare(config)
     with _fleet(config, prepared, address) as fleet:
         federation = Federation(config, prepared, fleet)
-        while federation.rounds_done < config.rounds:
-            report = federation.run_round()
-            logger.debug("round %d: %s", report.round, report)
-            if on_round is not None:
-                on_round(report)
+        with _kept_in(folder, federation) as keep_round:
+            while federation.rounds_done < config.rounds:
+                report = federation.run_round()
+                keep_round()
+                logger.debug("round %d: %s", report.round, report)
+                if on_round is not None:
+                    on_round(report)
         return federation.result()
+
+
+@contextmanager
+def _kept_in(folder: str | Path | None, federation: Federation) -> Iterator[Callable[[], None]]:
+    """Take up what is in ``folder``; yields what is to be called after each round, to be written beside the next."""
+    if folder is None:
+        yield lambda: None
+        return
+    with closing(FederationFolder(folder, federation)) as stored:
+        done = stored.restore()
+        if done:
+            logger.info("going on after round %d", done)
+            stored.save()  # the result may be a round behind
+        yield stored.save
+        stored.flush()
+        if stored.last is not None:
+            logger.info("last checkpoint: %.1f MB in %.2f s", stored.last.bytes / 1e6, stored.last.seconds)
 
 
 @contextmanager

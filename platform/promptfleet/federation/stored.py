@@ -1,23 +1,93 @@
-"""A federation's folder on disk: its result beside its checkpoint."""
+"""A federation's folder on disk: its result beside its checkpoints, written while the next round computes."""
 
+import logging
+import time
+from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
 from pathlib import Path
 
 from promptfleet.atomic_files import replacing
 from promptfleet.config import fingerprint_of
 from promptfleet.errors import DataError
-from promptfleet.federation.checkpoint import load_snapshot, save_snapshot
-from promptfleet.federation.reports import FederationResult, FederationSummary, summary_from_json
-from promptfleet.federation.rounds import Federation
+from promptfleet.federation.checkpoint import load_snapshot, remove_unfinished, save_snapshot
+from promptfleet.federation.reports import Event, FederationResult, FederationSummary, summary_from_json
+from promptfleet.federation.rounds import Federation, Snapshot
 
 RESULT_FILE = "result.json"
 
+logger = logging.getLogger(__name__)
 
-def save_federation(folder: Path, federation: Federation) -> None:
-    """Write checkpoint and result of the rounds so far, each in one step."""
-    snapshot = federation.snapshot()
-    save_snapshot(folder, snapshot, federation.config.fingerprint())
-    with replacing(folder / RESULT_FILE) as partial:
-        partial.write_text(federation.result(snapshot).to_json())
+
+@dataclass(frozen=True)
+class Written:
+    """One checkpoint on disk: its file, its size, and the seconds of its writing."""
+
+    path: Path
+    bytes: int
+    seconds: float
+
+
+class FederationFolder:
+    """Writes checkpoint and result of a federation after its rounds, in a thread of its own.
+
+    One round is written at a time: ``save`` waits for the one before, so no more than the last round can be lost. A
+    disk that refuses costs nobody a round: the checkpoints that are there stay, and the next round is written again.
+    """
+
+    def __init__(self, folder: str | Path, federation: Federation):
+        self._folder, self._federation = Path(folder), federation
+        self._thread = ThreadPoolExecutor(1, thread_name_prefix="promptfleet-checkpoint")
+        self._writing: Future[Written] | None = None
+        self.last: Written | None = None
+        remove_unfinished(folder)
+
+    def restore(self) -> int:
+        """Go on from the newest checkpoint, if there is any; returns the rounds done. Raises as ``load_snapshot``."""
+        snapshot = load_snapshot(self._folder, self._federation.config.fingerprint())
+        if snapshot is not None:
+            self._federation.restore(snapshot)
+        return self._federation.rounds_done
+
+    def save(self) -> None:
+        """Write the rounds so far; returns as soon as the round before is written."""
+        self.wait()
+        snapshot = self._federation.take_snapshot()
+        self._writing = self._thread.submit(self._write, snapshot)
+
+    def wait(self) -> OSError | None:
+        """Wait until the last round is written; returns why it was not, which is an event of the next round."""
+        writing, self._writing = self._writing, None
+        if writing is None:
+            return None
+        try:
+            self.last = writing.result()
+        except OSError as error:
+            event = Event("checkpoint", [], f"could not be written ({error})", "kept the one before")
+            logger.warning("%s", event)
+            self._federation.record(event)
+            return error
+        return None
+
+    def flush(self) -> None:
+        """The same where there is no next round. Raises DataError: the disk refused the last one."""
+        error = self.wait()
+        if error is not None:
+            raise DataError(f"{self._folder}: round {self._federation.rounds_done} could not be written ({error})")
+
+    def close(self) -> None:
+        """Wait for what is being written."""
+        self._thread.shutdown()
+
+    def _write(self, take: Callable[[], Snapshot]) -> Written:
+        started = time.perf_counter()
+        snapshot, config = take(), self._federation.config
+        path = save_snapshot(self._folder, snapshot, config.fingerprint(), keep=config.checkpoints.keep)
+        with replacing(self._folder / RESULT_FILE) as partial:
+            partial.write_text(self._federation.result(snapshot).to_json())
+        written = Written(path, path.stat().st_size, time.perf_counter() - started)
+        logger.debug("%s: %d bytes in %.3f s", path, written.bytes, written.seconds)
+        return written
 
 
 def load_summary(folder: Path, fingerprint: str) -> FederationSummary | None:
@@ -40,6 +110,11 @@ def load_summary(folder: Path, fingerprint: str) -> FederationSummary | None:
 
 
 def load_result(folder: Path, fingerprint: str) -> FederationResult | None:
-    """The same with the states, from the checkpoint. Raises DataError if either file is damaged or of another one."""
+    """The same with the states, from the checkpoint of the same round; None if there is none.
+
+    Raises DataError if the result is damaged or of another federation.
+    """
     summary, snapshot = load_summary(folder, fingerprint), load_snapshot(folder, fingerprint)
-    return FederationResult.of(summary, snapshot.server, snapshot.privates) if summary and snapshot else None
+    if summary is None or snapshot is None or len(snapshot.reports) != len(summary.rounds):
+        return None
+    return FederationResult.of(summary, snapshot.server, snapshot.privates)

@@ -2,20 +2,18 @@
 
 from collections.abc import Callable, Mapping
 from dataclasses import asdict
-from pathlib import Path
 from typing import Any
 
 import ray
 from ray import ObjectRef, tune
 
 from promptfleet.config import FederationConfig
-from promptfleet.federation.checkpoint import load_snapshot
 from promptfleet.federation.ray_fleet import RayFleet
 from promptfleet.federation.reports import RoundReport
 from promptfleet.federation.resources import Shares
 from promptfleet.federation.rounds import Federation
 from promptfleet.federation.settings import federation_config
-from promptfleet.federation.stored import save_federation
+from promptfleet.federation.stored import FederationFolder
 from promptfleet.search.stage import FEDERATION, FOLDER, SETTLED
 
 OBJECTIVE = "val_accuracy"
@@ -35,6 +33,7 @@ class FederationTrial(tune.Trainable):
         (self._frozen_ref,) = frozen  # in a list, since Tune would put the object itself in its place
         self._prepared = ray.get(self._frozen_ref).prepared()
         self._fleet: RayFleet | None = None
+        self._stored: FederationFolder | None = None
         self._begin(config)
 
     def step(self) -> Mapping[str, Any]:
@@ -42,7 +41,9 @@ class FederationTrial(tune.Trainable):
             report = self._federation.reports[self._told]
         else:
             report = self._federation.run_round()
-            save_federation(self._trial_folder, self._federation)
+            self._stored.save()
+            finished = report.round == self._config.rounds
+            self._stored.flush() if finished else self._stored.wait()  # the study shall not know more than the disk
         self._told += 1
         rounds = self._config.rounds
         return _metrics(report) | {"report": asdict(report), "rounds": rounds, "done": report.round == rounds}
@@ -52,12 +53,13 @@ class FederationTrial(tune.Trainable):
         return True
 
     def cleanup(self) -> None:
+        if self._stored is not None:
+            self._stored.close()
         if self._fleet is not None:
             self._fleet.close()
 
     def _begin(self, values: Mapping[str, Any]) -> None:
         self._config = config = federation_config(values[FEDERATION])
-        self._trial_folder = Path(values[FOLDER])
         shares = self._shares(config)
         if self._fleet is not None and self._fleet.shares != shares:
             self._fleet.close()
@@ -66,10 +68,13 @@ class FederationTrial(tune.Trainable):
             timeout = config.runtime.start_timeout_s
             self._fleet = RayFleet(self._frozen_ref, shares, start_timeout_s=timeout, own_group=False)
         self._federation = Federation(config, self._prepared, self._fleet)
-        snapshot = load_snapshot(self._trial_folder, config.fingerprint())
-        if snapshot is not None:
-            self._federation.restore(snapshot)
-        self._told = min(values[SETTLED], self._federation.rounds_done)
+        if self._stored is not None:
+            self._stored.close()
+        self._stored = FederationFolder(values[FOLDER], self._federation)
+        done = self._stored.restore()
+        if done:
+            self._stored.save()  # the result may be a round behind
+        self._told = min(values[SETTLED], done)
 
 
 def _metrics(report: RoundReport) -> dict[str, Any]:

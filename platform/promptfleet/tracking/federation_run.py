@@ -186,8 +186,7 @@ def event_rows(reports: Sequence[RoundReport]) -> list[dict[str, Any]]:
     for report in reports:
         refused = [Event("aggregate", [client], why, "rejected") for client, why in report.rejected.items()]
         for event in [*report.events, *refused]:
-            clients = ", ".join(map(str, event.clients)) or "server"
-            rows.append({"round": report.round, **asdict(event), "clients": clients})
+            rows.append({"round": report.round, **asdict(event), "clients": ", ".join(map(str, event.clients))})
     return rows
 
 

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from promptfleet.clip.frozen import FrozenClip
@@ -20,6 +21,7 @@ from promptfleet.methods.protocol import Examples, Images, Method, World
 
 VOCABULARY = 40  # the last two ids are SOS and EOT, as in CLIP's own
 NAME_LENGTHS = (1, 3, 2, 1)
+PATCHES = 5  # per image
 TINY = {
     "clients": 4,
     "rounds": 3,
@@ -109,7 +111,9 @@ def tiny_examples(world: World, count: int = 10, *, seed: int = 0) -> Examples:
     text = world.clip.zero_shot_text
     labels = (torch.arange(count) + seed) % len(text)
     noise = torch.randn(count, text.shape[1], generator=generator) * text.shape[1] ** -0.5
-    return Examples(Images(torch.nn.functional.normalize(text[labels] + noise, dim=-1)), labels)
+    features = F.normalize(text[labels] + noise, dim=-1)
+    patch_noise = torch.randn(count, PATCHES, text.shape[1], generator=generator) * text.shape[1] ** -0.5
+    return Examples(Images(features, F.normalize(features.unsqueeze(1) + patch_noise, dim=-1)), labels)
 
 
 def tiny_client(
@@ -120,7 +124,9 @@ def tiny_client(
     rest = tiny_examples(world, 2 * held_out, seed=1000 + client_id)
     labels = torch.cat([train.labels, rest.labels]).numpy()
     features = torch.cat([train.images.features, rest.images.features]).numpy()
+    seen = train.images.patches is not None
+    patches = torch.cat([train.images.patches, rest.images.patches]).numpy() if seen else None
     none = np.full_like(labels, NONE)
-    store = FeatureStore(features, labels, none, none, {})
+    store = FeatureStore(features, labels, none, none, {}, patches)
     parts = np.split(np.arange(len(labels)), [len(train), len(train) + held_out])
     return Client(client_id, method, world, store, ClientSplit(*parts))

@@ -16,6 +16,7 @@ METHODS = {  # name -> module:class of this package
     "fedper": "fedper:FedPer",
     "fedamp": "fedamp:FedAMP",
     "pfedprompt": "pfedprompt:PFedPrompt",
+    "fedotp": "fedotp:FedOTP",
     "fedpgp": "fedpgp:FedPGP",
     "fedtpg": "fedtpg:FedTPG",
     "pfedmoap": "pfedmoap:PFedMoAP",

@@ -1,0 +1,107 @@
+"""FedOTP: a global and a local prompt, matched to the patches of each image by unbalanced optimal transport.
+
+Source: Li, Huang, Wang, Shi: "Global and Local Prompts Cooperation via Optimal Transport for Federated Learning",
+CVPR 2024 (arXiv:2403.00041). With S the cosines of M patches and 2 prompts of a class, and P their transport plan (see
+``transport``), a class scores scale * sum(P * S); gradients flow through S alone.
+Differs: every client starts with a local prompt of its own, where the published code trains everybody in round 1;
+an image and class without a finite plan takes the uniform one instead of ending the run.
+"""
+
+from typing import Literal
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from pydantic import Field
+from torch import Tensor
+
+from promptfleet.config import FederationConfig
+from promptfleet.methods.promptfl import PromptFL
+from promptfleet.methods.prompts import context_with_text, init_context
+from promptfleet.methods.protocol import Encode, Examples, Images, LocalUpdate, Message, Needs, State, Update, World
+from promptfleet.methods.training import sgd, train_steps
+from promptfleet.methods.transport import transport_plans
+
+_CHUNK = 2**20  # similarities that plans are made for at a time; a plan takes five times their memory
+_IMAGES = 64  # whose patches are in memory at a time in prediction
+
+
+class FedOTPConfig(FederationConfig):
+    """A federation that runs FedOTP."""
+
+    transport_mass: float = Field(0.8, gt=0, le=1, description="gamma, the share of an image's patches that count")
+    transport_epsilon: float = Field(0.1, gt=0, description="entropy of the transport plan; small is sharp")
+    transport_iterations: int = Field(100, ge=1, description="most scaling iterations per transport plan")
+    cold_start: Literal["own", "global"] = Field(
+        "own", description="a client that never trained predicts with its own initial prompt, or the global one twice"
+    )
+
+
+class FedOTP(PromptFL):
+    """One averaged and one private prompt, on patch features.
+
+    Server state, down and up as in PromptFL: the global ``context``. Private state: the local ``context``, its ``text``
+    features and ``participations``.
+    """
+
+    Config = FedOTPConfig
+    needs = Needs.PATCHES
+
+    def init_client(self, world: World, client: int, rng: np.random.Generator) -> State:
+        return {**context_with_text(world, init_context(world, rng)), "participations": torch.tensor(0)}
+
+    def local_update(
+        self, world: World, private: State, download: Message, examples: Examples, rng: np.random.Generator
+    ) -> LocalUpdate:
+        shared = download.tensors["context"].clone().requires_grad_()
+        own = private["context"].clone().requires_grad_()
+        not_finite = []
+
+        def loss(text: Tensor, batch: Examples) -> Tensor:
+            logits, finite = _transport_logits(world, batch.images.patches, text)
+            not_finite.append((~finite).sum())
+            return F.cross_entropy(logits, batch.labels)
+
+        metrics = yield from train_steps(
+            world,
+            examples,
+            rng,
+            optimizers=[sgd(world, [shared, own], world.config.prompt_lr)],
+            contexts=lambda: torch.stack([shared, own]),
+            loss=loss,
+        )
+        (text,) = yield Encode(own.detach().unsqueeze(0))
+        next_private = {"context": own.detach(), "text": text, "participations": private["participations"] + 1}
+        upload = Message({"context": shared.detach()})
+        return Update(next_private, upload, {**metrics, "uniform_plans": float(sum(not_finite))})
+
+    def trained_parameters(self, world: World) -> int:
+        return 2 * super().trained_parameters(world)
+
+    def predict(self, world: World, private: State, download: Message, images: Images) -> Tensor:
+        shared = download.attached["text"]
+        cold = private["participations"] == 0 and world.config.cold_start == "global"
+        text = torch.stack([shared, shared if cold else private["text"]])
+        batches = torch.arange(len(images)).split(_IMAGES)
+        return torch.cat([_transport_logits(world, images[chosen].patches, text)[0] for chosen in batches])
+
+
+def _transport_logits(world: World, patches: Tensor, text: Tensor) -> tuple[Tensor, Tensor]:
+    """Logits ``[images, classes]`` and which of them have a finite plan, a few classes at a time.
+
+    patches ``[images, patches, dim]`` and text ``[prompts, classes, dim]`` are unit norm.
+    """
+    config = world.config
+    per_class = patches.shape[0] * patches.shape[1] * text.shape[0]
+    scores, finite = [], []
+    for part in text.split(max(1, _CHUNK // per_class), dim=1):
+        similarity = (part.flatten(0, 1) @ patches.transpose(1, 2)).unflatten(1, part.shape[:2])
+        plans, is_finite = transport_plans(
+            similarity,
+            mass=config.transport_mass,
+            epsilon=config.transport_epsilon,
+            iterations=config.transport_iterations,
+        )
+        scores.append((plans * similarity).sum(dim=(1, 3)))
+        finite.append(is_finite)
+    return world.clip.logit_scale * torch.cat(scores, dim=1), torch.cat(finite, dim=1)

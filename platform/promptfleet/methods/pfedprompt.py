@@ -17,7 +17,7 @@ from promptfleet.methods.protocol import Examples, Images, Message, State, World
 class PFedPromptConfig(PromptFLConfig):
     """A federation that runs pFedPrompt."""
 
-    memory_weight: float = Field(1.0, ge=0, description="alpha, weight of the memory's logits (Tip-Adapter: 1)")
+    memory_weight: float = Field(10.0, ge=0, description="alpha, weight of the memory's logits (Tip-Adapter: 1)")
     memory_sharpness: float = Field(5.5, ge=0, description="beta, how fast a memory fades with distance (5.5)")
 
 

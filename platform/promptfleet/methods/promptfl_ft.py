@@ -8,14 +8,15 @@ import numpy as np
 from pydantic import Field
 from torch import Tensor
 
+from promptfleet.config import FederationConfig
 from promptfleet.methods.lockstep import run_alone
-from promptfleet.methods.promptfl import PromptFL, PromptFLConfig
+from promptfleet.methods.promptfl import PromptFL
 from promptfleet.methods.prompts import similarity_logits
 from promptfleet.methods.protocol import Examples, Images, Message, State, World
 from promptfleet.methods.training import train_context
 
 
-class PromptFLFineTunedConfig(PromptFLConfig):
+class PromptFLFineTunedConfig(FederationConfig):
     """A federation that runs PromptFL with local fine-tuning."""
 
     finetune_epochs: int = Field(5, ge=0, description="local epochs of fine-tuning before each evaluation")

@@ -1,0 +1,50 @@
+"""Every method in whole federations on the digits, in this process and on actors."""
+
+import pytest
+
+from promptfleet.federation.cohort import sample_cohort
+from promptfleet.federation.local_fleet import LocalFleet
+from promptfleet.federation.resources import Node, plan_shares
+from promptfleet.federation.rounds import Federation
+from promptfleet.methods import METHODS, load_method
+from promptfleet.methods.protocol import Needs
+
+ON_FEATURES = [name for name in METHODS if load_method(name).needs is Needs.GLOBAL]
+
+
+def run(config, prepared, fleet):
+    federation = Federation(config, prepared, fleet)
+    while federation.rounds_done < config.rounds:
+        federation.run_round()
+    return federation.result()
+
+
+def test_everybody_trains_where_a_method_says_so(small_config, prepared):
+    fleet = LocalFleet(prepared)
+    for name, wanted in [("linear_probe", [0, 1, 2]), ("zero_shot", sample_cohort(0, 1, 3, 0.34))]:
+        config = small_config(method=name, rounds=1, participation=0.34)
+        assert run(config, prepared, fleet).rounds[0].cohort == wanted
+    fleet.close()
+
+
+def test_zero_shot_scores_what_every_result_names_as_zero_shot(small_config, prepared):
+    result = run(small_config(method="zero_shot", rounds=1), prepared, LocalFleet(prepared))
+    assert [c.test_accuracy for c in result.clients] == pytest.approx([c.zero_shot_accuracy for c in result.clients])
+
+
+@pytest.mark.ray
+@pytest.mark.slow
+def test_packed_actors_give_the_same_bits_as_this_process(ray_session, small_config, prepared):
+    from promptfleet.federation.ray_fleet import RayFleet, put_frozen
+
+    runtime = {"backend": "ray", "clients_per_actor": 2}
+    shares = plan_shares(small_config(runtime=runtime), [Node(2, 0)])
+    actors = RayFleet(put_frozen(prepared), shares, start_timeout_s=240, own_group=True)
+    try:
+        for name in ON_FEATURES:
+            config = small_config(method=name, runtime=runtime)
+            there, here = run(config, prepared, actors), run(config, prepared, LocalFleet(prepared))
+            assert there.state_sha256 == here.state_sha256, name
+            assert there.clients == here.clients, name
+    finally:
+        actors.close()

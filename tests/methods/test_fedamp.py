@@ -79,7 +79,7 @@ def test_a_download_is_the_clients_own_cloud_prompt():
     state = fed.server.state
     assert state["pool.trained"].tolist() == [True, True, True, False]
     assert torch.equal(state["pool.context"][3], state["context"])
-    weights = cloud_weights(state["pool.context"], state["pool.trained"], 0.5)
+    weights = cloud_weights(state["pool.context"], state["pool.trained"], fed.world.config.cloud_share)
     clouds = [fed.download(i).tensors["context"] for i in ALL]
     assert all(torch.equal(clouds[i], cloud_prompt(state["pool.context"], weights[i], i)) for i in ALL)
     assert len({cloud.sum().item() for cloud in clouds}) == 4

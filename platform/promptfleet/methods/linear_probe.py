@@ -19,7 +19,7 @@ from promptfleet.methods.training import loss_metrics, prompt_loss, sgd
 class LinearProbeConfig(SoloConfig):
     """A federation in which every client trains a linear head alone."""
 
-    head_lr: float = Field(0.01, gt=0, description="learning rate of the linear head")
+    head_lr: float = Field(0.03, gt=0, description="learning rate of the linear head")
 
 
 class LinearProbe(NoCommunication):

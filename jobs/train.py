@@ -3,7 +3,7 @@
 import sys
 from pathlib import Path
 
-from promptfleet.command_line import ArgumentParser, run
+from promptfleet.command_line import ArgumentParser, run, seconds_since_start
 from promptfleet.config import FederationConfig
 from promptfleet.data.download import download_dataset
 from promptfleet.federation.folder import begin_folder, resumed_config
@@ -41,6 +41,8 @@ def main() -> None:
 
         def on_round(report: RoundReport) -> None:
             print(_round_line(report, config.rounds), file=sys.stderr, flush=True)
+            if report.round == 1:
+                print(f"first result after {seconds_since_start():.1f} s", file=sys.stderr, flush=True)
             tracked.log_round(report)
 
         result = run_federation(config, on_round=on_round, address=arguments.address, folder=out)

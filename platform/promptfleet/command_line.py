@@ -3,11 +3,13 @@
 import argparse
 import logging
 import sys
+import time
 from collections.abc import Callable
 from typing import NoReturn
 
 from promptfleet.errors import PromptfleetError
 
+STARTED = time.perf_counter()  # jobs import this before anything that takes long
 USER_ERROR = 2
 INTERRUPTED = 130
 
@@ -17,6 +19,11 @@ class ArgumentParser(argparse.ArgumentParser):
 
     def error(self, message: str) -> NoReturn:
         self.exit(USER_ERROR, f"{self.prog}: {message} (see {self.prog} --help)\n")
+
+
+def seconds_since_start() -> float:
+    """How long this job has been running, its imports included."""
+    return time.perf_counter() - STARTED
 
 
 def run(main: Callable[[], int | None]) -> NoReturn:

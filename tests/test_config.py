@@ -316,7 +316,7 @@ def test_every_key_is_in_the_table_above():
 def test_fingerprint_ignores_where_and_how_and_nothing_else(key):
     changed = changed_by(key)
     assert changed.to_dict() != make().to_dict()
-    place = key.split(".")[0] in ("data", "runtime", "resources", "storage") and key != "data.folder"
+    place = key.split(".")[0] in ("data", "runtime", "resources", "storage", "checkpoints") and key != "data.folder"
     ignored = place or key == "partition.file"
     assert (changed.fingerprint() == make().fingerprint()) is ignored
 

@@ -57,7 +57,7 @@ test-fast: $(READY) ## run the tests that take seconds
 
 bench: $(READY) ## measure speed and memory (some 20 minutes; results and figure in $(RESULTS)/benchmarks)
 	@mkdir -p "$(RESULTS)/benchmarks"
-	@set -e; for name in encoder round engine startup sweep; do \
+	@set -e; for name in encoder encode round engine startup sweep; do \
 	  echo "benchmarks/$$name.py ..." >&2; \
 	  $(BIN)/python benchmarks/$$name.py --json | tail -n 1 > "$(RESULTS)/benchmarks/$$name.json"; \
 	done

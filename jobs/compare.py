@@ -13,7 +13,7 @@ from promptfleet.comparison.spec import ComparisonSpec, load_comparison, parse_m
 from promptfleet.comparison.summary import describe_comparison, describe_outcome
 from promptfleet.config import StorageConfig, parse_assignments
 from promptfleet.errors import ConfigError
-from promptfleet.federation.ray_session import local_nodes, ray_session
+from promptfleet.federation.ray_session import joined, local_nodes, ray_session
 from promptfleet.search.folders import COMPARISONS
 
 NEW_ONLY = ("config", "tune", "trials", "name", "concurrent")
@@ -48,7 +48,8 @@ def main() -> int:
     out = _output_folder(arguments.out)
     if arguments.address is None:
         plan_comparison(spec, local_nodes())
-    prepared = prepare_comparison(spec)
+    with joined(arguments.address):
+        prepared = prepare_comparison(spec)
     with ray_session(arguments.address, fork_server=config.runtime.fork_server) as nodes:
         plan_comparison(spec, nodes)
         if folder is None:

@@ -8,7 +8,7 @@ from promptfleet.command_line import INTERRUPTED, ArgumentParser, run
 from promptfleet.config import StorageConfig, parse_assignments
 from promptfleet.data.download import download_dataset
 from promptfleet.errors import ConfigError
-from promptfleet.federation.ray_session import local_nodes, ray_session
+from promptfleet.federation.ray_session import joined, local_nodes, ray_session
 from promptfleet.search.folders import SWEEPS, create_sweep, open_sweep
 from promptfleet.search.spec import SweepSpec, read_sweep
 from promptfleet.search.summary import describe_outcome, describe_plan
@@ -44,7 +44,8 @@ def main() -> int:
     if arguments.download:
         base = spec.base_config()
         download_dataset(base.dataset, base.data.root, base.data.folder)
-    prepared = prepare_sweep(spec)
+    with joined(arguments.address):
+        prepared = prepare_sweep(spec)
     with ray_session(arguments.address, fork_server=spec.base_config().runtime.fork_server) as nodes:
         plan_sweep(spec, nodes)
         if folder is None:

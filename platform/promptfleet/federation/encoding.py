@@ -36,6 +36,11 @@ class Wanted:
     path: Path
 
 
+def features_folder(config: FederationConfig) -> Path:
+    """Where the feature stores of this configuration lie."""
+    return Path(config.storage.path).absolute() / "features"
+
+
 def wanted_files(
     backbone: Backbone, dataset: Dataset, settings: FeaturesConfig, needs: Collection[Needs], folder: Path
 ) -> list[Wanted]:
@@ -59,18 +64,21 @@ def wanted_files(
     return files
 
 
-def encode_missing(config: FederationConfig, backbone: Backbone, dataset: Dataset, files: Sequence[Wanted]) -> None:
+def encode_missing(
+    config: FederationConfig, backbone: Backbone, dataset: Dataset, files: Sequence[Wanted]
+) -> float | None:
     """Make those of ``files`` that are missing, damaged or of another content, all in one pass over the images.
 
-    Of several processes that want the same, one encodes and the others wait for it. What is finished is on disk at
-    once: after a kill, or an image that cannot be read, the next call goes on from there.
+    Returns the images encoded per second; None where nothing had to be. Of several processes that want the same, one
+    encodes and the others wait for it. What is finished is on disk at once: after a kill, or an image that cannot be
+    read, the next call goes on from there.
 
     Raises:
         DataError: an image that cannot be read, features that are not finite, or a disk that refuses.
         BackboneError: patches are wanted of an image tower that has none.
     """
     if not any(_problem(file, dataset) for file in files):
-        return
+        return None
     lock = files[0].path.with_name(f"{feature_key(**_content(backbone, dataset))[:16]}.lock")
 
     def on_wait() -> None:
@@ -82,11 +90,10 @@ def encode_missing(config: FederationConfig, backbone: Backbone, dataset: Datase
             if problem and path.exists():
                 logger.warning("%s; encoding the images again", problem)
         missing = [file for file in files if problems[file.path]]
-        if missing:
-            _encode(config, backbone, dataset, missing)
+        return _encode(config, backbone, dataset, missing) if missing else None
 
 
-def _encode(config: FederationConfig, backbone: Backbone, dataset: Dataset, files: Sequence[Wanted]) -> None:
+def _encode(config: FederationConfig, backbone: Backbone, dataset: Dataset, files: Sequence[Wanted]) -> float:
     rows = {file.kind: PartialRows(file.path.with_suffix(".encoding"), len(dataset), file.dtype) for file in files}
     parts = [range(start, min(start + PART, len(dataset))) for start in range(0, len(dataset), PART)]
     missing = [part for part in parts if not all(one.has(part) for one in rows.values())]
@@ -99,7 +106,7 @@ def _encode(config: FederationConfig, backbone: Backbone, dataset: Dataset, file
         labels = dataset.labels, dataset.domains, dataset.official
         write_features(file.path.parent, file.key_parts, rows[file.kind].array(), *labels)
         rows[file.kind].delete()
-    progress.finish()
+    return progress.finish()
 
 
 def _encoded(
@@ -157,9 +164,11 @@ class Progress:
             left = f"{left_s // 60}m{left_s % 60:02d}s left"
             logger.info("encoding %s: %d/%d images, %s, %s", self._dataset, done, self._samples, self._speed(), left)
 
-    def finish(self) -> None:
+    def finish(self) -> float:
+        """The images encoded per second."""
         seconds = time.monotonic() - self._started
         logger.info("encoded %d images of %s in %.1f s, %s", self._missing, self._dataset, seconds, self._speed())
+        return self._done / seconds
 
     def _speed(self) -> str:
         return f"{self._done / max(time.monotonic() - self._started, 1e-9):.3g} images/s"

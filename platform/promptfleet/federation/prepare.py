@@ -27,7 +27,7 @@ from promptfleet.data.dataset import Dataset
 from promptfleet.data.feature_store import FeatureStore, open_store
 from promptfleet.data.samples import Samples
 from promptfleet.errors import ConfigError
-from promptfleet.federation.encoding import encode_missing, wanted_files
+from promptfleet.federation.encoding import encode_missing, features_folder, wanted_files
 from promptfleet.federation.image_encoder import load_inputs
 from promptfleet.federation.partitioning import partition_for
 from promptfleet.methods import load_method
@@ -69,7 +69,7 @@ def prepare(*configs: FederationConfig) -> Prepared:
     config = configs[0]
     _check_one_backbone(configs)
     dataset, backbone = load_inputs(config)
-    folder = Path(config.storage.path).absolute() / "features"
+    folder = features_folder(config)
     clip = _frozen_clip(backbone, dataset, folder)
     for candidate in configs:
         _check_prompt_fits(candidate, clip)

@@ -10,7 +10,7 @@ from promptfleet.config import FederationConfig
 from promptfleet.federation.fleet import Fleet
 from promptfleet.federation.local_fleet import LocalFleet
 from promptfleet.federation.prepare import Prepared, prepare
-from promptfleet.federation.ray_session import local_nodes, ray_session
+from promptfleet.federation.ray_session import joined, local_nodes, ray_session
 from promptfleet.federation.reports import FederationResult, RoundReport
 from promptfleet.federation.resources import plan_shares
 from promptfleet.federation.rounds import Federation
@@ -43,7 +43,8 @@ def run_federation(
         config = federation_config(config or {})
     if config.runtime.backend == "ray" and address is None:
         plan_shares(config, local_nodes())
-    prepared = prepare(config)
+    with joined(address if config.runtime.backend == "ray" else None):
+        prepared = prepare(config)
     with _fleet(config, prepared, address) as fleet:
         federation = Federation(config, prepared, fleet)
         with _kept_in(folder, federation) as keep_round:

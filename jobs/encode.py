@@ -1,0 +1,55 @@
+"""Encode a dataset's images ahead of the federations that need them: python jobs/encode.py --set dataset=cifar100"""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from promptfleet.command_line import ArgumentParser, run
+from promptfleet.config import FederationConfig
+from promptfleet.data.download import download_dataset
+from promptfleet.data.feature_store import open_features
+from promptfleet.federation.encoding import Wanted, encode_missing, features_folder, wanted_files
+from promptfleet.federation.image_encoder import load_inputs
+from promptfleet.federation.ray_session import ray_session
+from promptfleet.federation.settings import read_federation_config
+from promptfleet.methods import load_method
+
+
+def main() -> None:
+    parser = ArgumentParser(prog="encode.py", description="Encode a dataset's images for the federations that follow.")
+    parser.add_argument("--config", metavar="FILE", help="a YAML file with keys of the federation")
+    parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="set a key of the federation")
+    parser.add_argument("--address", help="a running Ray cluster, or 'auto' (default: start Ray on this machine)")
+    parser.add_argument("--download", action="store_true", help="fetch the dataset first, if its folder is not there")
+    arguments = parser.parse_args()
+
+    config = read_federation_config(arguments.config, arguments.set)
+    if arguments.download:
+        download_dataset(config.dataset, config.data.root, config.data.folder)
+    dataset, backbone = load_inputs(config)
+    needs = {load_method(config.method).needs}
+    files = wanted_files(backbone, dataset, config.features, needs, features_folder(config))
+    with _ray(config, arguments.address):
+        speed = encode_missing(config, backbone, dataset, files)
+    for file in files:
+        print(_line(file))
+    how = f"{speed:.3g} images/s" if speed else "all of it was there"
+    print(f"{len(dataset)} images of {dataset.name} with {backbone.name}: {how}")
+
+
+@contextmanager
+def _ray(config: FederationConfig, address: str | None) -> Iterator[None]:
+    if config.runtime.backend == "local":
+        yield
+    else:
+        with ray_session(address, fork_server="off"):
+            yield
+
+
+def _line(file: Wanted) -> str:
+    features = open_features(file.path, verify=False).features
+    shape = " x ".join(map(str, features.shape))
+    return f"{file.kind:<9} {file.path}  {shape} {features.dtype}  {file.path.stat().st_size / 2**20:.1f} MiB"
+
+
+if __name__ == "__main__":
+    run(main)

@@ -6,6 +6,7 @@ import re
 import resource
 import signal
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -13,16 +14,21 @@ import pytest
 import torch
 from PIL import Image
 
+from promptfleet import run_federation
 from promptfleet.atomic_files import locked
 from promptfleet.clip.backbone import Backbone
 from promptfleet.config import FeaturesConfig, FederationConfig
 from promptfleet.data.dataset import Dataset
-from promptfleet.data.feature_store import open_features, write_features
-from promptfleet.errors import ConfigError, DataError
+from promptfleet.data.datasets import load_dataset
+from promptfleet.data.feature_store import open_features, open_store, write_features
+from promptfleet.errors import ConfigError, DataError, ResourceError
 from promptfleet.federation import encoding
 from promptfleet.federation.encoding import PART, encode_missing, wanted_files
-from promptfleet.federation.image_encoder import encode_in_threads
+from promptfleet.federation.image_encoder import Encoder, encode_in_threads, load_inputs
+from promptfleet.federation.settings import federation_config
+from promptfleet.federation.stored_images import images_of
 from promptfleet.methods.protocol import Needs
+from tests.samples import write_image
 
 CONFIG = FederationConfig()
 SAMPLES = 3 * PART - 10
@@ -292,3 +298,77 @@ def test_a_lock_is_given_to_one_after_the_other_and_leaves_nothing(tmp_path):
         pass
     assert waited == []
     assert list(tmp_path.iterdir()) == []
+
+
+# From the job to the clients
+
+
+@pytest.mark.slow
+@pytest.mark.ray
+def test_processes_of_a_cluster_give_the_same_bits_and_errors(ray_session, tmp_path):
+    from promptfleet.federation.ray_encoding import Encoders, encode_on_ray, plan_encoders
+
+    assert plan_encoders(parts=100) is None  # four CPUs: no more than this process has itself
+    for seed in range(12):
+        write_image(tmp_path / "photos" / "train" / f"class {seed % 2}" / f"{seed}.png", seed)
+    (tmp_path / "photos" / "train" / "class 1" / "z.png").write_bytes(b"no image")
+    config = federation_config({"dataset": "imagefolder", "data": {"root": str(tmp_path), "folder": "photos"}})
+    dataset, backbone = load_inputs(config)
+    content = {"backbone": backbone.fingerprint, "dataset": dataset.fingerprint}
+    parts = [range(start, start + 3) for start in range(0, 12, 3)]
+    encoders = Encoders(processes=2, threads=1, cpus=1.0, gpus=0.0)
+    found = dict(encode_on_ray(config, ["features", "patches"], content, parts, encoders))
+    assert sorted(found, key=lambda part: part.start) == parts
+    for part, arrays in encode_in_threads(Encoder(backbone, dataset, ["features", "patches"], 0), parts, 1):
+        for kind, array in arrays.items():
+            np.testing.assert_array_equal(found[part][kind], array)
+    encoders = replace(encoders, processes=1)
+    with pytest.raises(DataError, match=r"z\.png"):
+        list(encode_on_ray(config, ["features"], content, [range(3), range(12, 13)], encoders))
+    with pytest.raises(ResourceError, match="a process that encoded images ended"):
+        list(encode_on_ray(config, ["features"], {**content, "backbone": "x"}, parts, encoders))
+
+
+def anonymous_mib() -> float:
+    """This process's share of memory that is no file's."""
+    return int(re.search(r"Pss_Anon:\s+(\d+)", Path("/proc/self/smaps_rollup").read_text()).group(1)) / 1024
+
+
+@pytest.mark.slow
+def test_a_hundred_clients_get_their_parts_at_once_and_none_copies_the_matrix(tmp_path):
+    samples, dim, clients = 60_000, 512, 100
+    rng = np.random.default_rng(0)
+    path = write_features(
+        tmp_path, {"x": "random"}, rng.random((samples, dim), dtype=np.float32), np.arange(samples) % 10
+    )
+    split = np.sort(rng.permutation(samples).reshape(clients, -1), axis=1)
+    seconds = []
+    for _ in range(3):
+        started = time.perf_counter()
+        store = open_store(path)
+        for indices in split:
+            images_of(store, indices, Needs.GLOBAL, torch.device("cpu"))
+        seconds.append(time.perf_counter() - started)
+    assert min(seconds) < 1
+    before = anonymous_mib()
+    hosted = [images_of(open_store(path), indices, Needs.GLOBAL, torch.device("cpu")) for indices in split[:10]]
+    assert anonymous_mib() - before < 20  # the ten clients' own rows are 12 MiB, the matrix has 117
+    np.testing.assert_array_equal(hosted[7].features, open_store(path).features[split[7]])
+
+
+@pytest.mark.slow
+def test_a_first_round_from_the_store_decodes_no_image(tmp_path, monkeypatch):
+    settings = {"clients": 3, "rounds": 1, "runtime": {"backend": "local"}, "storage": {"path": str(tmp_path)}}
+    read = []
+
+    def load(*args):
+        dataset = load_dataset(*args)
+        return replace(dataset, read_image=lambda index: read.append(index) or dataset.read_image(index))
+
+    monkeypatch.setattr("promptfleet.federation.image_encoder.load_dataset", load)
+    first = run_federation(settings)
+    assert sorted(read) == list(range(1797))
+    read.clear()
+    again = run_federation(settings)
+    assert read == []
+    assert again.state_sha256 == first.state_sha256

@@ -1,11 +1,14 @@
 """The background writer: order, failures, draining."""
 
+import contextlib
 import logging
+import sqlite3
 import threading
 import time
 
 import pytest
 
+from promptfleet.tracking import outages
 from promptfleet.tracking.writer import BackgroundWriter
 
 
@@ -66,3 +69,71 @@ def test_leaving_with_an_exception_still_drains():
     with pytest.raises(KeyboardInterrupt):
         sweep()
     assert seen == [1]
+
+
+def database(path):
+    connection = sqlite3.connect(path, timeout=0.05)
+    connection.execute("create table if not exists rounds (number integer)")
+    connection.commit()
+    return connection
+
+
+def write(path, number):
+    """One write with a connection of its own, as MLflow's."""
+    with contextlib.closing(sqlite3.connect(path, timeout=0.05)) as connection, connection:
+        connection.execute("insert into rounds values (?)", (number,))
+
+
+@pytest.fixture
+def impatient(monkeypatch):
+    monkeypatch.setattr(outages, "FIRST_WAIT_S", 0.02)
+    monkeypatch.setattr(outages, "LONGEST_WAIT_S", 0.05)
+
+
+@pytest.mark.parametrize("outage", ["locked", "gone"])
+def test_what_could_not_be_written_is_written_later_in_order_and_once(tmp_path, impatient, outage, caplog):
+    path, away = tmp_path / "store.db", tmp_path / "away.db"
+    connection = database(path)
+    writer = BackgroundWriter()
+    writer.submit(write, path, 1)
+    writer.submit(time.sleep, 0)
+    while connection.execute("select count(*) from rounds").fetchone() != (1,):
+        time.sleep(0.01)
+    if outage == "locked":
+        connection.execute("begin exclusive")
+    else:
+        path.rename(away)
+    for number in (2, 3, 4):
+        writer.submit(write, path, number)
+    while "kept for later" not in caplog.text:
+        time.sleep(0.01)
+    connection.rollback() if outage == "locked" else away.replace(path)
+    writer.close()
+    assert sqlite3.connect(path).execute("select number from rounds").fetchall() == [(1,), (2,), (3,), (4,)]
+    assert writer.failures == 0
+
+
+def test_a_store_that_never_comes_back_ends_the_waiting_and_is_told_once(tmp_path, impatient, caplog):
+    with BackgroundWriter(patience_s=0.1) as writer:
+        for number in range(3):
+            writer.submit(write, tmp_path / "store.db", number)
+    assert "the store did not come back; 3 writes are not in it" in caplog.text
+    assert writer.failures == 3
+
+
+def test_an_outage_is_found_below_what_wraps_it():
+    from mlflow.exceptions import MlflowException
+
+    def wrapped(inner):
+        try:
+            try:
+                raise inner
+            except Exception as error:
+                raise MlflowException("as MLflow raises it") from error
+        except MlflowException as error:
+            return error
+
+    assert outages.is_outage(wrapped(sqlite3.OperationalError("database is locked")))
+    assert outages.is_outage(ConnectionRefusedError())
+    assert not outages.is_outage(wrapped(ValueError("a mistake")))
+    assert not outages.is_outage(OSError("disk full"))

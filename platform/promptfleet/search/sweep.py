@@ -17,6 +17,7 @@ from promptfleet.search.folders import trial_folder
 from promptfleet.search.spec import SweepSpec
 from promptfleet.search.stage import Stage
 from promptfleet.search.study import SweepStudy
+from promptfleet.tracking.outages import first_line, is_outage, persistently
 from promptfleet.tracking.store import TrackingStore
 from promptfleet.tracking.sweep_run import SweepRun, TrialRecord, best_trial
 from promptfleet.tracking.writer import BackgroundWriter
@@ -61,7 +62,9 @@ def run_sweep(spec: SweepSpec, folder: Path, prepared: Prepared, nodes: Sequence
     store = TrackingStore.open(config.storage.path)
     study = SweepStudy(folder, spec.space, spec.settings, config.rounds, spec.first_params())
     with BackgroundWriter() as writer:
-        sweep = SweepRun.start(store, config, key=f"sweep/{folder.name}", name=folder.name, search=spec.to_dict())
+        sweep = persistently(
+            lambda: SweepRun.start(store, config, key=f"sweep/{folder.name}", name=folder.name, search=spec.to_dict())
+        )
         stage = Stage("trial", folder, study, spec.config, sweep)
         concurrent = spec.settings.concurrent_trials
         run_trials([stage], folder, prepared, nodes, store, writer, concurrent=concurrent)
@@ -76,7 +79,13 @@ def finish_sweep(spec: SweepSpec, folder: Path, study: SweepStudy, sweep: SweepR
     records = trial_records(spec, folder, study)
     log_scale = [key for key, parameter in spec.space.items() if getattr(parameter, "log", False)]
     status = "FINISHED" if study.is_over() else "KILLED"
-    sweep.finish(records, study.importances(), log_scale=log_scale, status=status)
+    importances = study.importances()
+    try:
+        persistently(lambda: sweep.finish(records, importances, log_scale=log_scale, status=status))
+    except Exception as error:
+        if not is_outage(error):
+            raise
+        logger.warning("tracking: the sweep's own run could not be ended (%s); --resume does it", first_line(error))
     return records
 
 

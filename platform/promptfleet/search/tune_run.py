@@ -17,10 +17,11 @@ from promptfleet.search.stage import FEDERATION, FOLDER, Stage
 from promptfleet.search.tracking_callback import TrackTrials
 from promptfleet.search.trial import OBJECTIVE, FederationTrial
 from promptfleet.search.tune_adapters import RungScheduler, StageSearcher
+from promptfleet.tracking.outages import persistently
 from promptfleet.tracking.store import TrackingStore
 from promptfleet.tracking.writer import BackgroundWriter
 
-MAX_TRIAL_FAILURES = 2
+MAX_TRIAL_FAILURES = 6
 
 
 def run_trials(
@@ -39,7 +40,7 @@ def run_trials(
     """
     logging.getLogger("ray.tune").setLevel(logging.CRITICAL)  # our own callbacks tell of failures
     tracking = TrackTrials(stages, writer)
-    tracking.catch_up(store)
+    persistently(lambda: tracking.catch_up(store))
     left = sum(stage.study.trials_left() for stage in stages)
     if left == 0:
         return

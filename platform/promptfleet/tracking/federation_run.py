@@ -35,7 +35,7 @@ class FederationRun:
         self.run, self.id = run, run.id
         self._config = config
         self._last_logged = run.last_step(_EVERY_ROUND)
-        self._reports: list[RoundReport] = []
+        self._reports: dict[int, RoundReport] = {}
 
     @classmethod
     def start(
@@ -63,7 +63,7 @@ class FederationRun:
 
     def log_round(self, report: RoundReport) -> None:
         """Write one round's metrics at step ``report.round``; a round that is there already is not written again."""
-        self._reports.append(report)
+        self._reports[report.round] = report
         if report.round <= self._last_logged:
             return
         self.run.log_metrics(round_metrics(report), step=report.round)
@@ -84,7 +84,7 @@ class FederationRun:
         if result is not None:
             figures = self._log_result(result)
         elif self._reports:
-            figures = self.run.log_figures([("accuracy", lambda: _accuracy_figure(self._reports))])
+            figures = self.run.log_figures([("accuracy", lambda: _accuracy_figure(list(self._reports.values())))])
         self.run.describe(self._note(result, status, reason, figures))
         if reason:
             self.run.set_tags({REASON_TAG: reason})

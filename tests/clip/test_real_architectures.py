@@ -72,6 +72,7 @@ def test_features_are_those_of_the_original(original, file, tmp_path):
     assert torch.allclose(pixels[2], by_hand(images[2]), atol=1e-6)
     theirs = model.encode_image(pixels, normalize=True)
     assert torch.allclose(features, theirs, rtol=0, atol=1e-6)
+    assert torch.allclose(backbone.image_tower(pixels), theirs, rtol=0, atol=1e-6)
     assert float((theirs[0] - theirs[2]).norm()) > 1e-3  # another image, other features
 
     token_ids = open_clip.tokenize([f"a photo of a {name}." for name in NAMES])

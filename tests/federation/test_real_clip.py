@@ -6,7 +6,6 @@ import pytest
 import torch
 from open_clip.transform import PreprocessCfg, image_transform_v2
 
-from promptfleet.config import BackboneConfig
 from promptfleet.data.datasets import load_dataset
 from promptfleet.data.feature_store import open_features
 from promptfleet.errors import ConfigError
@@ -70,8 +69,8 @@ def test_two_rounds_on_a_checkpoint(config):
     assert result.state_sha256 == again.state_sha256
 
 
-def test_random_weights_are_one_sweeps_only_with_one_seed(config):
-    random = config.model_copy(update={"backbone": BackboneConfig(name="RN50", pretrained="random")})
-    wanted = "^backbone.pretrained=random draws other weights for each seed: give all federations one seed$"
+def test_random_weights_are_one_sweeps_only_with_one_seed():
+    random = federation_config({"backbone": {"name": "RN50", "pretrained": "random"}})
+    wanted = r"^backbone\.pretrained=random draws other weights for each seed: give all federations one seed$"
     with pytest.raises(ConfigError, match=wanted):
         prepare(random, random.model_copy(update={"seed": 1}))

@@ -13,6 +13,7 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
+from promptfleet.clip.image_tower import ImageTower, image_transform
 from promptfleet.clip.text_tower import TextTower, text_tower_of, tower_keys
 from promptfleet.config import BackboneConfig
 from promptfleet.errors import BackboneError
@@ -25,13 +26,14 @@ class Backbone:
     """A frozen CLIP in float32. Its open_clip model is built only when images or whole texts have to be encoded.
 
     ``fingerprint`` is a hash of the weights, the architecture and the image preprocessing; ``logit_scale`` is CLIP's
-    exp(logit_scale), about 100 in the published models.
+    exp(logit_scale), about 100 in the published models; ``architecture`` is as in open_clip's model files.
     """
 
     name: str
     fingerprint: str
     tower: TextTower
     logit_scale: float
+    architecture: Mapping[str, Any]
     open_model: Callable[[], nn.Module]
 
     @cached_property
@@ -41,9 +43,12 @@ class Backbone:
     @cached_property
     def transform(self) -> Callable[[Image.Image], Tensor]:
         """The model's own preprocessing of an image of any size and mode: ``[3, height, width]``."""
-        from open_clip.transform import PreprocessCfg, image_transform_v2
+        return image_transform(self.model.visual.preprocess_cfg)
 
-        return image_transform_v2(PreprocessCfg(**self.model.visual.preprocess_cfg), is_train=False)
+    @cached_property
+    def image_tower(self) -> ImageTower:
+        """The image tower by itself, which gradients flow through to the pixels."""
+        return ImageTower.of_model(self.model, self.architecture)
 
     def tokenize(self, texts: Sequence[str]) -> Tensor:
         """Token ids ``[texts, positions]``: SOS, byte pairs, EOT, zeros."""
@@ -82,6 +87,7 @@ def load_backbone(settings: BackboneConfig, seed: int = 0) -> Backbone:
         fingerprint=_fingerprint(state, architecture, model.visual.preprocess_cfg),
         tower=text_tower_of(model, settings.label),
         logit_scale=_logit_scale(state),
+        architecture=architecture,
         open_model=lambda: model,
     )
 
@@ -110,7 +116,7 @@ def _load_glyph_clip() -> Backbone:
         return model
 
     fingerprint = _fingerprint(state, architecture, settings["preprocess_cfg"])
-    return Backbone(GLYPH_CLIP, fingerprint, tower, _logit_scale(state), open_model)
+    return Backbone(GLYPH_CLIP, fingerprint, tower, _logit_scale(state), architecture, open_model)
 
 
 def _logit_scale(state: Mapping[str, Tensor]) -> float:

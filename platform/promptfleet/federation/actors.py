@@ -13,6 +13,7 @@ import ray
 import torch
 
 from promptfleet.clip.frozen import FrozenClip
+from promptfleet.clip.image_tower import ImageTower
 from promptfleet.config import FederationConfig
 from promptfleet.data.client_split import ClientSplit
 from promptfleet.data.feature_store import open_store
@@ -32,6 +33,20 @@ Arrays = Any
 
 
 @dataclass(frozen=True)
+class FrozenImages:
+    """An ``ImageTower`` as it lies in the object store."""
+
+    packed: Packed
+    architecture: Mapping[str, Any]
+    preprocessing: Mapping[str, Any]
+
+    def attach(self, device: str) -> ImageTower:
+        """In place and sealed on the CPU, a copy per process on a GPU."""
+        seal(self.packed)
+        return ImageTower(unpack(self.packed), self.architecture, self.preprocessing).to(device)
+
+
+@dataclass(frozen=True)
 class Frozen:
     """``Prepared`` as it lies in the object store."""
 
@@ -40,18 +55,27 @@ class Frozen:
     files: dict[str, str]  # of the feature store
     class_names: tuple[str, ...]
     domain_names: tuple[str, ...]
+    image_tower: FrozenImages | None
 
     def attach(self, device: str) -> FrozenClip:
         """The frozen CLIP on ``device``: in place and sealed on the CPU, a copy per process on a GPU."""
         seal(self.packed)
         return FrozenClip.from_tensors(unpack(self.packed), self.settings).to(device)
 
+    def attach_images(self, device: str) -> ImageTower | None:
+        return self.image_tower and self.image_tower.attach(device)
+
     def prepared(self) -> "Prepared":
         """What was put there, its CLIP in place on the CPU."""
         from promptfleet.federation.prepare import Prepared  # which no client process needs
 
-        files = {kind: Path(path) for kind, path in self.files.items()}
-        return Prepared(clip=self.attach("cpu"), class_names=self.class_names, domain_names=self.domain_names, **files)
+        return Prepared(
+            clip=self.attach("cpu"),
+            class_names=self.class_names,
+            domain_names=self.domain_names,
+            image_tower=self.attach_images("cpu"),
+            **{kind: Path(path) for kind, path in self.files.items()},
+        )
 
 
 class ServerActor:
@@ -60,10 +84,11 @@ class ServerActor:
     def __init__(self, frozen: Frozen):
         self._frozen = frozen
         self._clip = frozen.attach("cpu")
+        self._image_tower = frozen.attach_images("cpu")
 
     def begin(self, config: FederationConfig) -> None:
         torch.set_num_threads(config.runtime.threads_per_client)
-        world = World(config, self._clip, self._frozen.class_names)
+        world = World(config, self._clip, self._frozen.class_names, self._image_tower)
         self._server = Server(load_method(config.method), world)
 
     def select(self, round_index: int, cohorts: Sequence[Sequence[int]]) -> list[dict[int, Arrays]]:
@@ -90,11 +115,13 @@ class ClientActor:
     def __init__(self, frozen: Frozen):
         self._frozen = frozen
         self._store = open_store(**frozen.files)
-        self._clip = frozen.attach("cuda" if ray.get_gpu_ids() and torch.cuda.is_available() else "cpu")
+        device = "cuda" if ray.get_gpu_ids() and torch.cuda.is_available() else "cpu"
+        self._clip = frozen.attach(device)
+        self._image_tower = frozen.attach_images(device)
 
     def begin(self, config: FederationConfig, splits: Mapping[int, ClientSplit]) -> None:
         torch.set_num_threads(config.runtime.threads_per_client)
-        world = World(config, self._clip, self._frozen.class_names)
+        world = World(config, self._clip, self._frozen.class_names, self._image_tower)
         self._group = ClientGroup(world, self._store, splits)
 
     def initial_states(self, clients: Sequence[int]) -> list[Arrays]:

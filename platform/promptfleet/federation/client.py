@@ -2,7 +2,7 @@
 
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 import numpy as np
@@ -14,7 +14,17 @@ from promptfleet.federation.reports import Evaluation, TrainReport
 from promptfleet.federation.state import find_non_finite, to_device
 from promptfleet.federation.stored_images import images_of
 from promptfleet.methods.lockstep import run_updates
-from promptfleet.methods.protocol import Examples, LocalUpdate, Message, Method, State, Update, World
+from promptfleet.methods.protocol import (
+    Examples,
+    LocalUpdate,
+    Message,
+    Method,
+    PixelReader,
+    Pixels,
+    State,
+    Update,
+    World,
+)
 from promptfleet.seeding import stream
 
 
@@ -41,11 +51,20 @@ class Client:
     The world's tensors decide the device; states and messages come in and go out on the CPU.
     """
 
-    def __init__(self, client_id: int, method: Method, world: World, store: FeatureStore, split: ClientSplit):
+    def __init__(
+        self,
+        client_id: int,
+        method: Method,
+        world: World,
+        store: FeatureStore,
+        split: ClientSplit,
+        read_pixels: PixelReader | None = None,
+    ):
         self.id = client_id
         self._method = method
         self._world = world
         self._device = world.clip.zero_shot_text.device
+        self._read_pixels = read_pixels
         self._train = self._examples(store, split.train, with_views=True)
         self._val, self._test = (self._examples(store, indices) for indices in (split.val, split.test))
 
@@ -94,11 +113,19 @@ class Client:
         return Trained(next_private, upload, report)
 
     def _accuracy(self, private: State, download: Message, examples: Examples) -> float:
-        logits = self._method.predict(self._world, private, download, examples.images)
-        return (logits.argmax(dim=1) == examples.labels).sum().item() / len(examples)
+        everything = torch.arange(len(examples))
+        parts = [everything] if self._read_pixels is None else everything.split(self._world.config.batch_size)
+        correct = 0
+        for part in parts:
+            images = examples.images if len(parts) == 1 else examples.images[part]
+            logits = self._method.predict(self._world, private, download, images)
+            correct += (logits.argmax(dim=1) == examples.labels[part]).sum().item()
+        return correct / len(examples)
 
     def _examples(self, store: FeatureStore, indices: np.ndarray, *, with_views: bool = False) -> Examples:
         images = images_of(store, indices, self._method.needs, self._device, with_views=with_views)
+        if self._read_pixels is not None:
+            images = replace(images, pixels=Pixels(indices, self._read_pixels))
         return Examples(images, torch.tensor(store.labels[indices], device=self._device))
 
     def _rng(self, role: str, round_index: int):

@@ -7,7 +7,7 @@ from promptfleet.data.feature_store import FeatureStore
 from promptfleet.federation.client import Client, Trained, train_together
 from promptfleet.federation.reports import Evaluation
 from promptfleet.methods import load_method
-from promptfleet.methods.protocol import Message, State, World
+from promptfleet.methods.protocol import Message, Needs, State, World
 
 
 class ClientGroup:
@@ -16,7 +16,14 @@ class ClientGroup:
     def __init__(self, world: World, store: FeatureStore, splits: Mapping[int, ClientSplit]):
         self._world = world
         method = load_method(world.config.method)
-        self._clients = {client: Client(client, method, world, store, split) for client, split in splits.items()}
+        read_pixels = None
+        if method.needs is Needs.PIXELS:
+            from promptfleet.federation.pixels import pixel_reader  # datasets and decoders, which others do without
+
+            read_pixels = pixel_reader(world, store.labels)
+        self._clients = {
+            client: Client(client, method, world, store, split, read_pixels) for client, split in splits.items()
+        }
 
     def initial_states(self, clients: Iterable[int]) -> dict[int, State]:
         """Private states before anybody ever trained."""

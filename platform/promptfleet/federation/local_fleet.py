@@ -17,7 +17,7 @@ from promptfleet.federation.prepare import Prepared
 from promptfleet.federation.reports import Evaluation, Event
 from promptfleet.federation.server import Server
 from promptfleet.methods import load_method
-from promptfleet.methods.protocol import Message, State, World
+from promptfleet.methods.protocol import Message, State
 
 T = TypeVar("T")
 
@@ -32,7 +32,7 @@ class LocalFleet:
 
     def begin(self, config: FederationConfig, partition: Partition) -> None:
         torch.set_num_threads(config.runtime.threads_per_client)
-        world = World(config, self._prepared.clip, self._prepared.class_names)
+        world = self._prepared.world(config)
         self._server = Server(load_method(config.method), world)
         self._group = ClientGroup(world, self._store, dict(enumerate(partition.clients)))
         self._failures = Failures(config.runtime)

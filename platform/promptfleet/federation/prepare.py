@@ -18,6 +18,7 @@ from torch import Tensor
 from promptfleet.atomic_files import replacing
 from promptfleet.clip.backbone import Backbone
 from promptfleet.clip.frozen import FrozenClip
+from promptfleet.clip.image_tower import ImageTower
 from promptfleet.clip.plain_encoder import encode_texts
 from promptfleet.clip.prompt_layout import ClassTokens
 from promptfleet.clip.text_tower import TextTower
@@ -31,14 +32,17 @@ from promptfleet.federation.encoding import encode_missing, features_folder, wan
 from promptfleet.federation.image_encoder import load_inputs
 from promptfleet.federation.partitioning import partition_for
 from promptfleet.methods import load_method
-from promptfleet.methods.protocol import World
+from promptfleet.methods.protocol import Needs, World
 
 logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
 class Prepared:
-    """Frozen inputs of a federation; ``features``, and ``patches`` and ``views`` if any, are files of the store."""
+    """Frozen inputs of a federation; ``features``, and ``patches`` and ``views`` if any, are files of the store.
+
+    ``image_tower`` is there for methods that need pixels.
+    """
 
     clip: FrozenClip
     features: Path
@@ -46,6 +50,7 @@ class Prepared:
     domain_names: tuple[str, ...] = ()
     patches: Path | None = None
     views: Path | None = None
+    image_tower: ImageTower | None = None
 
     def files(self) -> dict[str, Path]:
         """The store's files by what they hold."""
@@ -55,6 +60,9 @@ class Prepared:
     def open_store(self) -> FeatureStore:
         """All encoded images, mapped."""
         return open_store(**self.files())
+
+    def world(self, config: FederationConfig) -> World:
+        return World(config, self.clip, self.class_names, self.image_tower)
 
 
 def prepare(*configs: FederationConfig) -> Prepared:
@@ -71,19 +79,21 @@ def prepare(*configs: FederationConfig) -> Prepared:
     dataset, backbone = load_inputs(config)
     folder = features_folder(config)
     clip = _frozen_clip(backbone, dataset, folder)
+    needs = {load_method(candidate.method).needs for candidate in configs}
+    image_tower = backbone.image_tower if Needs.PIXELS in needs else None
     for candidate in configs:
         _check_prompt_fits(candidate, clip)
-        load_method(candidate.method).check(World(candidate, clip, dataset.class_names))
+        load_method(candidate.method).check(World(candidate, clip, dataset.class_names, image_tower))
     samples = Samples.of_dataset(dataset)
     for candidate in {_partition_key(candidate): candidate for candidate in configs}.values():
         partition_for(candidate, samples)
-    needs = {load_method(candidate.method).needs for candidate in configs}
     files = wanted_files(backbone, dataset, config.features, needs, folder)
     encode_missing(config, backbone, dataset, files)
     return Prepared(
         clip=clip,
         class_names=dataset.class_names,
         domain_names=dataset.domain_names,
+        image_tower=image_tower,
         **{file.kind: file.path for file in files},
     )
 

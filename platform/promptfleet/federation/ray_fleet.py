@@ -15,7 +15,7 @@ from ray.exceptions import RayActorError
 
 from promptfleet.config import FederationConfig
 from promptfleet.data.partition import Partition
-from promptfleet.federation.actors import Frozen
+from promptfleet.federation.actors import Frozen, FrozenImages
 from promptfleet.federation.failures import Failures
 from promptfleet.federation.fleet import CohortUpdate
 from promptfleet.federation.prepare import Prepared
@@ -32,6 +32,7 @@ T = TypeVar("T")
 
 def put_frozen(prepared: Prepared) -> ObjectRef:
     """Put the frozen inputs into the object store, once for all actors of all federations."""
+    tower = prepared.image_tower
     return ray.put(
         Frozen(
             packed=pack(prepared.clip.tensors()),
@@ -39,6 +40,7 @@ def put_frozen(prepared: Prepared) -> ObjectRef:
             files={kind: str(path) for kind, path in prepared.files().items()},
             class_names=prepared.class_names,
             domain_names=prepared.domain_names,
+            image_tower=tower and FrozenImages(pack(tower.weights), tower.architecture, tower.preprocessing),
         )
     )
 

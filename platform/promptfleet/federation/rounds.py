@@ -19,7 +19,7 @@ from promptfleet.federation.prepare import Prepared
 from promptfleet.federation.reports import ClientReport, Evaluation, Event, FederationResult, RoundReport, best_round
 from promptfleet.federation.state import state_sha256
 from promptfleet.methods import load_method
-from promptfleet.methods.protocol import State, World
+from promptfleet.methods.protocol import State
 
 BLOCK = 8192  # images whose logits are computed at once
 
@@ -157,8 +157,7 @@ class Federation:
         )
 
     def _trained_parameters(self) -> int:
-        world = World(self.config, self._prepared.clip, self._prepared.class_names)
-        return load_method(self.config.method).trained_parameters(world)
+        return load_method(self.config.method).trained_parameters(self._prepared.world(self.config))
 
     def _check_enough(self, cohort: int, dropped: Mapping[int, str]) -> None:
         wanted = min(self.config.runtime.min_clients, cohort)

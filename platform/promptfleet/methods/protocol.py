@@ -7,7 +7,7 @@ never asks the server for anything in between.
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Generator, Mapping, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import Enum
 from math import prod
@@ -17,45 +17,71 @@ import numpy as np
 from torch import Tensor
 
 from promptfleet.clip.frozen import FrozenClip
+from promptfleet.clip.image_tower import ImageTower
 from promptfleet.config import FederationConfig
 
 State = dict[str, Tensor]
+PixelReader = Callable[[np.ndarray], Tensor]  # sample indices -> [images, 3, height, width]
 
 
 @dataclass(frozen=True)
 class World:
-    """What is frozen and shared: the configuration, CLIP's text side and the class names (label k is entry k)."""
+    """What is frozen and shared: the configuration, CLIP's text side and the class names (label k is entry k).
+
+    ``image_tower`` is CLIP's image side, there only for methods whose ``needs`` are ``PIXELS``.
+    """
 
     config: FederationConfig
     clip: FrozenClip
     class_names: tuple[str, ...]
+    image_tower: ImageTower | None = None
 
 
 class Needs(Enum):
-    """What a method sees of an image: the frozen CLIP's one global feature, or those of its patches as well."""
+    """What a method sees of an image: the frozen CLIP's one global feature; beside it those of the patches, or pixels.
+
+    PIXELS is for gradients through the image encoder: images are decoded and encoded at each step, not once.
+    """
 
     GLOBAL = "global"
     PATCHES = "patches"
+    PIXELS = "pixels"
+
+
+@dataclass(frozen=True)
+class Pixels:
+    """Images of the dataset that are decoded by ``load``, and not before; ``indices`` are the dataset's own."""
+
+    indices: np.ndarray
+    read: PixelReader
+
+    def __getitem__(self, chosen: Tensor) -> "Pixels":
+        return Pixels(self.indices[chosen.cpu().numpy()], self.read)
+
+    def load(self) -> Tensor:
+        """``[images, 3, height, width]``, as ``World.image_tower`` takes them."""
+        return self.read(self.indices)
 
 
 @dataclass(frozen=True)
 class Images:
     """Some images as the frozen CLIP sees them.
 
-    ``features [images, dim]``, unit norm; ``patches [images, patches, dim]``, each unit norm, where the method's
-    ``needs`` ask for them; ``views [images, views, dim]`` of images to train on, where ``features.views`` asks for
-    them.
+    ``features [images, dim]``, unit norm; ``patches [images, patches, dim]``, each unit norm, and ``pixels``, where
+    the method's ``needs`` ask for them; ``views [images, views, dim]`` of images to train on, where
+    ``features.views`` asks for them.
     """
 
     features: Tensor
     patches: Tensor | None = None
     views: Tensor | None = None
+    pixels: Pixels | None = None
 
     def __len__(self) -> int:
         return self.features.shape[0]
 
     def __getitem__(self, chosen: Tensor) -> "Images":
-        rest = (None if tensor is None else tensor[chosen] for tensor in (self.patches, self.views))
+        rest = (None if part is None else part[chosen] for part in (self.patches, self.views, self.pixels))
         return Images(self.features[chosen], *rest)
 
 

@@ -1,0 +1,75 @@
+"""CLIP's image tower as plain frozen tensors, for methods that need gradients with respect to pixels."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+if TYPE_CHECKING:
+    from PIL import Image
+
+_NO_TEXT = {"context_length": 1, "vocab_size": 1, "width": 8, "heads": 1, "layers": 1}
+
+
+def image_transform(preprocessing: Mapping[str, Any]) -> "Callable[[Image.Image], Tensor]":
+    """What open_clip does to an image of any size and mode before it is encoded: ``[3, height, width]``."""
+    from open_clip.transform import PreprocessCfg, image_transform_v2
+
+    return image_transform_v2(PreprocessCfg(**preprocessing), is_train=False)
+
+
+@dataclass(frozen=True)
+class ImageTower:
+    """``tower(pixels)`` gives the unit-norm features ``[images, dim]`` of ``pixels [images, 3, height, width]``.
+
+    ``weights`` holds the tower's parameters and buffers by open_clip's names; nothing in it is trained.
+    ``architecture`` and ``preprocessing`` are plain values as in open_clip's model files. open_clip itself is imported
+    at the first use.
+    """
+
+    weights: Mapping[str, Tensor]
+    architecture: Mapping[str, Any]
+    preprocessing: Mapping[str, Any]
+
+    @classmethod
+    def of_model(cls, model: nn.Module, architecture: Mapping[str, Any]) -> "ImageTower":
+        """The image tower of an open_clip model; the weights are shared with it."""
+        tower = model.visual
+        tensors = {**dict(tower.named_parameters()), **dict(tower.named_buffers())}
+        return cls({name: tensor.detach() for name, tensor in tensors.items()}, architecture, tower.preprocess_cfg)
+
+    def __call__(self, pixels: Tensor) -> Tensor:
+        features = torch.func.functional_call(self._tower, dict(self.weights), (pixels,), strict=True)
+        return F.normalize(features, dim=-1)
+
+    @property
+    def image_size(self) -> tuple[int, int]:
+        """Height and width of the pixels."""
+        size = self.preprocessing["size"]
+        return (size, size) if isinstance(size, int) else tuple(size)
+
+    @cached_property
+    def transform(self) -> "Callable[[Image.Image], Tensor]":
+        """The preprocessing that the weights were trained with, see ``image_transform``."""
+        return image_transform(self.preprocessing)
+
+    def to(self, device: torch.device | str) -> "ImageTower":
+        weights = {name: tensor.to(device) for name, tensor in self.weights.items()}
+        return ImageTower(weights, self.architecture, self.preprocessing)
+
+    @cached_property
+    def _tower(self) -> nn.Module:
+        """The tower's modules without memory for weights, which come with each call."""
+        import open_clip
+
+        vision = dict(self.architecture["vision_cfg"])
+        if "timm_model_name" in vision:
+            vision["timm_model_pretrained"] = False
+        quick_gelu = self.architecture.get("quick_gelu", False)
+        with torch.random.fork_rng(devices=[]):
+            model = open_clip.CLIP(self.architecture["embed_dim"], vision, _NO_TEXT, quick_gelu=quick_gelu)
+        return model.visual.eval().to("meta")

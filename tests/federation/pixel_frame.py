@@ -1,0 +1,64 @@
+"""A method from outside the package that learns pixels: a frame around every image, shared by all clients.
+
+Source: Bahng et al., *Exploring Visual Prompts for Adapting Large-Scale Models*, 2022, section 3 (padding prompt).
+"""
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from pydantic import Field
+
+from promptfleet.config import FederationConfig
+from promptfleet.methods.protocol import Backward, Message, Method, Needs, Update
+from promptfleet.methods.sgd import SGD
+
+
+class PixelFrameConfig(FederationConfig):
+    frame_width: int = Field(4, ge=1, description="pixels on each side")
+    frame_lr: float = Field(10.0, gt=0)
+
+
+class PixelFrame(Method):
+    Config = PixelFrameConfig
+    needs = Needs.PIXELS
+
+    def init_server(self, world, rng):
+        return {"frame": torch.zeros(3, *world.image_tower.image_size)}
+
+    def init_client(self, world, client, rng):
+        return {}
+
+    def select(self, world, server, cohort, rng):
+        return {client: Message({"frame": server["frame"]}) for client in cohort}
+
+    def local_update(self, world, private, download, examples, rng):
+        config, frame = world.config, download.tensors["frame"].clone().requires_grad_()
+        optimizer = SGD([frame], lr=config.frame_lr, momentum=config.momentum, weight_decay=0.0)
+        losses = []
+        for _ in range(config.local_epochs):
+            for chosen in torch.from_numpy(rng.permutation(len(examples))).split(config.batch_size):
+                batch = examples[chosen]
+                loss = F.cross_entropy(logits(world, frame, batch.images), batch.labels)
+                yield Backward(loss)
+                optimizer.step()
+                losses.append(loss.item())
+        frame = frame.detach()
+        return Update({}, Message({"frame": frame}), {"loss": float(np.mean(losses))})
+
+    def upload_shapes(self, world):
+        return {"frame": (3, *world.image_tower.image_size)}
+
+    def aggregate(self, world, server, uploads, num_examples, rng):
+        total = sum(num_examples[client] for client in uploads)
+        return {"frame": sum(up.tensors["frame"] * (num_examples[i] / total) for i, up in uploads.items())}
+
+    def predict(self, world, private, download, images):
+        return logits(world, download.tensors["frame"], images)
+
+
+def logits(world, frame, images):
+    width = world.config.frame_width
+    border = torch.ones_like(frame)
+    border[:, width:-width, width:-width] = 0
+    features = world.image_tower(images.pixels.load() + border * frame)
+    return world.clip.logit_scale * features @ world.clip.zero_shot_text.T

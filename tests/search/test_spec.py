@@ -67,18 +67,6 @@ def test_forms(entry, parameter):
     assert parse({"space": {key: entry}}).space[key] == parameter
 
 
-def test_a_config_file_wins_over_the_federation_and_not_over_the_space(tmp_path):
-    (tmp_path / "space.yaml").write_text("federation: {rounds: 4, clients: 6}\nspace: {experts: {int: [1, 3]}}")
-    (tmp_path / "config.yaml").write_text("rounds: 7\nexperts: 2\nprompt_length: 16")
-    spec = read_sweep(tmp_path / "space.yaml", ["prompt_length=4"], config=tmp_path / "config.yaml")
-    config = spec.config({"experts": 3})
-    assert (config.rounds, config.clients, config.experts, config.prompt_length) == (7, 6, 3, 4)
-    assert list(spec.space) == ["experts"]
-    (tmp_path / "config.yaml").write_text("round: 7")
-    with pytest.raises(ConfigError, match=r"config\.yaml: unknown key 'round'; did you mean 'rounds'\?"):
-        read_sweep(tmp_path / "space.yaml", config=tmp_path / "config.yaml")
-
-
 def test_a_partition_file_is_read_once_and_found_from_anywhere(tmp_path, monkeypatch):
     samples = made_up_samples(made_up_labels(2, 30))
     made = partition(samples, 10, kind="iid")

@@ -55,3 +55,13 @@ def test_clients_of_one_actor_share_its_process(ray_session, prepared, small_con
         assert sorted(federation.snapshot().privates) == list(range(5))
     finally:
         fleet.close()
+
+
+@pytest.mark.ray
+def test_methods_that_see_patches_get_the_same_bits_packed_as_in_this_process(ray_session, small_config):
+    results = [
+        promptfleet.run_federation(small_config(method="fedotp", rounds=1, runtime=runtime))
+        for runtime in ({"backend": "local"}, {"backend": "ray", "clients_per_actor": PER_ACTOR})
+    ]
+    assert results[0].state_sha256 == results[1].state_sha256
+    assert [c.test_accuracy for c in results[0].clients] == [c.test_accuracy for c in results[1].clients]

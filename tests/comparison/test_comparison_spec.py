@@ -126,6 +126,10 @@ def test_tuning_searches_each_methods_own_space_on_other_clients(write):
         ({"methods": {**TUNE["methods"], "promptfl": {"lambda": {"int": [0, 1]}}}}, "promptfl: unknown key 'lambda'"),
         ({"methods": {**TUNE["methods"], "promptfl": {"clients": {"int": [2, 3]}}}}, "have the same clients"),
         ({"methods": None}, "methods: should be"),
+        (
+            {"federation": {"seed": 1000, "round": 2}},
+            "tune.yaml: federation: unknown key 'round'; did you mean 'rounds'",
+        ),
         ({"trial": 3}, "unknown key 'trial'; did you mean 'trials'"),
     ],
 )

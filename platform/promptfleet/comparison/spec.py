@@ -224,6 +224,7 @@ def _read_tuning(
             f"{source}: federation.seed: got {seed}, should be a seed that is not compared ({_words(spec.seeds)}), so "
             "that nobody is tuned on the clients it is judged by"
         )
+    check_known(spec.methods, federation, source=f"{source}: federation")
     settings = {key: value for key, value in values.items() if key not in ("methods", "federation")}
     fixed = set(flatten(_shared_part(overrides)))
     tuning = {}

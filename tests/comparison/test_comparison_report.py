@@ -8,7 +8,9 @@ from promptfleet.comparison.reference import reference_rows, references_for
 from promptfleet.comparison.report import make_report
 from promptfleet.comparison.scores import score_methods
 from promptfleet.comparison.tables import HEADERS
-from promptfleet.config import merge, nest
+from promptfleet.config import flatten, merge, nest
+from promptfleet.federation.settings import read_federation_config
+from promptfleet.methods import METHODS
 from promptfleet.yaml_files import read_yaml
 from tests.comparison.values import make_summary
 
@@ -88,10 +90,18 @@ def test_published_figures_are_shown_where_the_setting_matches():
     assert references_for({"dataset": "digits"}) == []
 
 
-def test_published_figures_are_of_settings_that_exist():
-    known = set(make_summary([0, 0, 0]).config)
+def test_published_figures_are_of_settings_and_methods_that_exist():
+    known = set(flatten(make_summary([0, 0, 0]).config))
     for table in read_yaml_tables():
-        assert {key.split(".")[0] for key in table["settings"]} <= known
+        assert set(table["settings"]) <= known
+        for accuracy in table["accuracy"].values():
+            assert set(accuracy) <= set(METHODS)
+
+
+def test_the_papers_presets_are_the_settings_of_its_tables(root):
+    for preset in (root / "configs" / "paper").glob("*.yaml"):
+        config = read_federation_config(preset)
+        assert [reference.differs for reference in references_for(config.to_dict())] == [()], preset.name
 
 
 def read_yaml_tables():

@@ -13,6 +13,7 @@ VENV ?= .venv
 SEARCH ?= search_spaces/gating.yaml
 RESULTS ?= results
 PORT ?= 5000
+KILLS ?= 200
 ARGS ?=
 PYTEST_ARGS ?=
 LOCK_ARGS ?=
@@ -24,7 +25,7 @@ EXPERIMENT_ID = $(BIN)/python -c "import sqlite3, sys; print(*sqlite3.connect(sy
   'select experiment_id from experiments where name = \'promptfleet\'').fetchone() or '0')"
 
 .DEFAULT_GOAL := help
-.PHONY: help setup sweep train ui has-results test test-fast bench lint format lock clean
+.PHONY: help setup sweep train ui has-results test test-fast bench chaos lint format lock clean
 
 help: ## show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
@@ -62,6 +63,9 @@ bench: $(READY) ## measure speed and memory (some 20 minutes; results and figure
 	  $(BIN)/python benchmarks/$$name.py --json | tail -n 1 > "$(RESULTS)/benchmarks/$$name.json"; \
 	done
 	$(BIN)/python benchmarks/figure.py "$(RESULTS)/benchmarks" --out "$(RESULTS)/benchmarks/figure.png"
+
+chaos: $(READY) ## kill processes of running sweeps at random, see that nothing is lost (KILLS=200; an hour)
+	$(BIN)/python benchmarks/chaos.py --kills $(KILLS)
 
 lint: $(READY) ## check style and formatting, change nothing
 	$(BIN)/ruff check .

@@ -33,7 +33,7 @@ TITLES = {  # what a process calls itself
     "driver": ("jobs/tune.py",),
     "session": ("raylet", "gcs_server"),
 }
-WEIGHTS = {"client": 10, "server": 4, "trial": 3, "driver": 2, "session": 1}
+WEIGHTS = {"client": 8, "server": 5, "trial": 3, "driver": 2, "session": 1}
 SPACE = """
 trials: {trials}
 startup_trials: 2
@@ -55,6 +55,7 @@ GONE_S = 240.0
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--kills", type=int, default=200)
+    parser.add_argument("--minutes", type=float, default=float("inf"), help="kill nobody after that")
     parser.add_argument("--trials", type=int, default=10, help="federations of each sweep")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--pause", type=float, nargs=2, default=(0.3, 4.0), help="seconds between two kills")
@@ -70,7 +71,8 @@ def main() -> int:
             sys.exit(f"the undisturbed sweep failed:\n{calm.log.read_text()}")
         calm.wait_until_gone()
         sweeps = 0
-        while sum(tally.kills.values()) < options.kills:
+        options.until = time.monotonic() + 60 * options.minutes
+        while sum(tally.kills.values()) < options.kills and time.monotonic() < options.until:
             sweeps += 1
             disturb(folder, f"storm-{sweeps}", rng, options, tally)
             compare(folder, f"storm-{sweeps}", tally)
@@ -165,7 +167,7 @@ def disturb(folder: Path, name: str, rng: random.Random, options: argparse.Names
             sys.exit(f"{name} has not moved for {STALLED_S:g} s:\n{job.log.read_text()}")
         by_kind = living(job)
         began = began or bool(by_kind["client"])
-        if not began or sum(tally.kills.values()) >= options.kills:
+        if not began or sum(tally.kills.values()) >= options.kills or time.monotonic() > options.until:
             continue
         if trial_shot_at == progress:  # Tune gives up a trial that dies again and again without getting anywhere
             by_kind["trial"] = by_kind["driver"] = by_kind["session"] = []

@@ -146,6 +146,18 @@ class ResourcesConfig(Section):
     server: ActorShare = ActorShare(gpu=0.0)
 
 
+class FaultsConfig(Section):
+    """Simulated failures of clients, to study robustness with. Times are multiples of the median client's update."""
+
+    drop_rate: float = Field(0.0, ge=0, lt=1, description="chance that a client of the cohort cannot be reached")
+    crash_rate: float = Field(0.0, ge=0, lt=1, description="chance that it dies in its update, whose work is lost")
+    straggle: float = Field(0.0, ge=0, le=5, description="spread of the update's time: log-normal with this sigma")
+    deadline: float | None = Field(None, gt=0, description="the server waits no longer in a round; without: for all")
+    over_selection: float = Field(
+        0.0, ge=0, description="so much larger a cohort is asked, and the first that finish are taken"
+    )
+
+
 class CheckpointsConfig(Section):
     """What is kept of a federation after each round, to go on from."""
 
@@ -183,6 +195,7 @@ class FederationConfig(Section):
     weight_decay: float = Field(5e-4, ge=0)
     max_upload_norm: float = Field(1e6, gt=0, description="the server rejects uploads with a tensor of larger norm")
     backbone: BackboneConfig = BackboneConfig()
+    faults: FaultsConfig = FaultsConfig()
     partition: PartitionConfig = PartitionConfig()
     features: FeaturesConfig = FeaturesConfig()
     data: DataConfig = DataConfig()

@@ -34,9 +34,9 @@ def fleet(frozen):
 
 @pytest.fixture
 def begin(small_config, prepared, tmp_path):
-    def begin(fleet, **runtime):
+    def begin(fleet, *, faults=None, **runtime):
         faulty = {"method": "tests.faulty:Faulty", "faults_folder": str(tmp_path), "participation": 1.0}
-        return Federation(small_config(**faulty, rounds=3, runtime=runtime), prepared, fleet)
+        return Federation(small_config(**faulty, rounds=3, faults=faults or {}, runtime=runtime), prepared, fleet)
 
     return begin
 
@@ -135,6 +135,15 @@ def test_a_client_that_raises_or_sends_rubbish_stops_nobody(fleet, begin, prepar
         results.append(finish(begin(where)))
     assert results[0].state_sha256 == results[1].state_sha256 != undisturbed.state_sha256
     assert results[0].rounds[1].rejected == results[1].rounds[1].rejected != {}
+
+
+def test_simulated_and_real_faults_go_together(fleet, begin, prepared, tmp_path):
+    wanted = finish(begin(LocalFleet(prepared), faults={"drop_rate": 0.5}))
+    assert any(report.dropped for report in wanted.rounds)
+    order(tmp_path, "evaluate", 2, "kill", client=0)
+    result = finish(begin(fleet, faults={"drop_rate": 0.5}))
+    assert_same(result, wanted)
+    assert [report.dropped for report in result.rounds] == [report.dropped for report in wanted.rounds]
 
 
 def test_dropped_for_dying_is_dropped_for_raising(fleet, begin, prepared, undisturbed, tmp_path):

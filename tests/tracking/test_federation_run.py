@@ -27,6 +27,7 @@ ROUND_METRICS = {
     "cohort/size": 2,
     "cohort/rejected": 1,
     "cohort/dropped": 0,
+    "simulated_time/round": 1.0,
     "bytes/down": 200,
     "bytes/up": 20,
     "seconds/round": 4.0,

@@ -46,7 +46,7 @@ class Fleet(Protocol):
         """Downloads of the clients of ``cohort``."""
 
     def train(self, round_index: int, privates: Mapping[int, Handle], downloads: Handle) -> CohortUpdate:
-        """Local updates of the clients that have a download."""
+        """Local updates of the clients that have a download and a private state here."""
 
     def aggregate(self, round_index: int, uploads: Handle) -> dict[int, str]:
         """Returns why which uploads were rejected."""

@@ -48,7 +48,7 @@ class LocalFleet:
         def work(clients: Sequence[int]) -> Mapping[int, Trained]:
             return self._group.train(round_index, privates, {client: downloads[client] for client in clients})
 
-        trained, dropped = self._finished("train", sorted(downloads), work, may_drop=True)
+        trained, dropped = self._finished("train", sorted(privates), work, may_drop=True)
         return CohortUpdate(
             privates={client: one.private for client, one in trained.items()},
             uploads={client: one.upload for client, one in trained.items()},

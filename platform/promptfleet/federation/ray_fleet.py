@@ -4,8 +4,8 @@ What the actors give lies in the object store, outside their processes, and belo
 rounds. So a process that dies takes nothing with it: another one starts in its place and does the same work again.
 """
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Container, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from itertools import count
 from typing import Any, TypeVar
 
@@ -53,6 +53,11 @@ class Selection:
     cohort: Sequence[int]
     calls: Sequence[Call]
 
+    def of(self, clients: Container[int]) -> list[Call]:
+        """The calls for those clients alone."""
+        parts = [replace(call, clients=[client for client in call.clients if client in clients]) for call in self.calls]
+        return [part for part in parts if part.clients]
+
 
 class RayFleet:
     """Actors in one placement group, each in a bundle of its own; handles are references into the object store."""
@@ -95,7 +100,7 @@ class RayFleet:
             return train.remote(round_index, call.clients, call.inputs, *(privates[client] for client in call.clients))
 
         outcomes, dropped = self._served(
-            downloads, lambda selection: self._calls.run("train", selection.calls, submit, may_drop=True)
+            downloads, lambda selection: self._calls.run("train", selection.of(privates), submit, may_drop=True)
         )
         next_privates: dict[int, ObjectRef] = {}
         for outcome in outcomes:

@@ -51,6 +51,7 @@ class Evaluation:
 class RoundReport:
     """One communication round. Accuracies are fractions in 0..1 and means over all clients; time in seconds.
 
+    ``simulated_time`` is when the server stopped waiting, in updates of the median client (see ``config.faults``).
     ``dropped`` are clients of the cohort without an upload, ``rejected`` those whose upload the server refused,
     with the reason.
     """
@@ -69,6 +70,7 @@ class RoundReport:
     seconds: float
     rejected: Mapping[int, str]
     dropped: Mapping[int, str]
+    simulated_time: float
     events: Sequence[Event]
     client_val_accuracy: Sequence[float]
     client_test_accuracy: Sequence[float]
@@ -84,6 +86,7 @@ class RoundReport:
         seconds: float,
         *,
         dropped: Mapping[int, str] | None = None,
+        simulated_time: float = 1.0,
         events: Sequence[Event] = (),
     ) -> "RoundReport":
         val = [evaluation.val_accuracy for evaluation in evaluations]
@@ -104,6 +107,7 @@ class RoundReport:
             seconds=seconds,
             rejected=dict(rejected),
             dropped=dict(dropped or {}),
+            simulated_time=simulated_time,
             events=list(events),
             client_val_accuracy=val,
             client_test_accuracy=test,

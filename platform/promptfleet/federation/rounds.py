@@ -12,7 +12,8 @@ from promptfleet.data.feature_store import rows_of
 from promptfleet.data.partition_counts import PartitionCounts, count_partition
 from promptfleet.data.samples import Samples
 from promptfleet.errors import FederationError
-from promptfleet.federation.cohort import sample_cohort
+from promptfleet.federation.cohort import cohort_size, sample_cohort
+from promptfleet.federation.faults import turnout
 from promptfleet.federation.fleet import Fleet
 from promptfleet.federation.partitioning import partition_for
 from promptfleet.federation.prepare import Prepared
@@ -69,11 +70,15 @@ class Federation:
         started = time.perf_counter()
         config, fleet, round_index = self.config, self._fleet, self.rounds_done + 1
         participation = 1.0 if self._everybody_trains else config.participation
-        cohort = sample_cohort(config.seed, round_index, config.clients, participation)
+        over_selection = config.faults.over_selection
+        cohort = sample_cohort(config.seed, round_index, config.clients, participation, over_selection=over_selection)
+        wanted = cohort_size(config.clients, participation)
+        arriving = turnout(config.seed, round_index, cohort, wanted, config.faults)
 
         downloads = fleet.select(round_index, cohort)
-        trained = fleet.train(round_index, self._privates, downloads)
-        self._check_enough(len(cohort), trained.dropped)
+        present = {client: self._privates[client] for client in arriving.present}
+        trained = fleet.train(round_index, present, downloads)
+        self._check_enough(len(present), trained.dropped)
         rejected = fleet.aggregate(round_index, trained.uploads)
         for client, private in trained.privates.items():
             if client not in rejected:
@@ -88,7 +93,8 @@ class Federation:
             rejected,
             self._evaluations,
             time.perf_counter() - started,
-            dropped=trained.dropped,
+            dropped={**arriving.missing, **trained.dropped},
+            simulated_time=arriving.time,
             events=[*self._events, *fleet.take_events()],
         )
         self._reports.append(report)

@@ -156,6 +156,7 @@ def round_metrics(report: RoundReport) -> dict[str, float | None]:
         "cohort/size": len(report.cohort),
         "cohort/rejected": len(report.rejected),
         "cohort/dropped": len(report.dropped),
+        "simulated_time/round": report.simulated_time,
         "bytes/down": report.downloaded_bytes,
         "bytes/up": report.uploaded_bytes,
         "seconds/round": report.seconds,

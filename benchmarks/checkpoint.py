@@ -1,0 +1,64 @@
+"""What keeping a checkpoint after each round costs: python benchmarks/checkpoint.py
+
+A federation of pFedMoAP on the digits in this process: seconds of its rounds, of writing their checkpoints in the
+thread beside them, and for how long the rounds had to wait for that.
+"""
+
+import argparse
+import statistics
+import tempfile
+import time
+from contextlib import closing
+from pathlib import Path
+
+from measuring import report
+from promptfleet.federation.local_fleet import LocalFleet
+from promptfleet.federation.prepare import prepare
+from promptfleet.federation.rounds import Federation
+from promptfleet.federation.settings import federation_config
+from promptfleet.federation.stored import FederationFolder
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--clients", type=int, nargs="+", default=(10, 100))
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--json", action="store_true")
+    options = parser.parse_args()
+    with tempfile.TemporaryDirectory() as folder:
+        rows = [measure_rounds(clients, options.rounds, Path(folder)) for clients in options.clients]
+    report("checkpoints", rows, as_json=options.json)
+
+
+def measure_rounds(clients: int, rounds: int, folder: Path) -> dict[str, float]:
+    """Medians over the rounds."""
+    config = federation_config({"clients": clients, "partition": {"kind": "iid"}, "storage": {"path": str(folder)}})
+    prepared = prepare(config)
+    round_s, write_s, waited_s = [], [], []
+    with closing(LocalFleet(prepared)) as fleet:
+        federation = Federation(config, prepared, fleet)
+        with closing(FederationFolder(folder / str(clients), federation)) as stored:
+            for _ in range(rounds):
+                round_s.append(federation.run_round().seconds)
+                started = time.perf_counter()
+                stored.save()
+                waited_s.append(time.perf_counter() - started)
+            stored.flush()
+            sizes = stored.last.bytes
+            for _ in range(rounds):
+                stored.save()
+                stored.flush()
+                write_s.append(stored.last.seconds)
+    median = statistics.median(round_s)
+    return {
+        "clients": clients,
+        "round_s": median,
+        "checkpoint_mb": sizes / 1e6,
+        "write_s": statistics.median(write_s),
+        "write_percent_of_round": 100 * statistics.median(write_s) / median,
+        "round_waits_ms": 1000 * statistics.median(waited_s),
+    }
+
+
+if __name__ == "__main__":
+    main()

@@ -80,8 +80,8 @@ def _suffer(world, stage, round_index, client):
             continue
         if fault == "kill":
             os.kill(os.getpid(), signal.SIGKILL)
-        if fault == "hang":
-            time.sleep(600)
+        if fault in ("hang", "late"):
+            time.sleep(600 if fault == "hang" else 0.5)
         if fault == "raise":
             raise ValueError("a fault was ordered")
         return fault

@@ -3,6 +3,8 @@
 import os
 import signal
 import time
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
 
 import pytest
 
@@ -144,6 +146,16 @@ def test_simulated_and_real_faults_go_together(fleet, begin, prepared, tmp_path)
     result = finish(begin(fleet, faults={"drop_rate": 0.5}))
     assert_same(result, wanted)
     assert [report.dropped for report in result.rounds] == [report.dropped for report in wanted.rounds]
+
+
+def test_two_federations_side_by_side_whoever_is_ready_first(fleet, frozen, begin, undisturbed, tmp_path):
+    for number, client in [(1, 0), (2, 2), (3, 0)]:
+        order(tmp_path, "train", number, "late", client=client)
+    shares = Shares(driver_cpu=0.1, server_cpu=0.1, client_cpu=0.1, client_gpu=0, client_actors=2)
+    with closing(RayFleet(frozen, shares, start_timeout_s=240, own_group=True)) as other, ThreadPoolExecutor(2) as run:
+        both = [begin(fleet), begin(other, clients_per_actor=2)]
+        for result in run.map(finish, both):
+            assert_same(result, undisturbed)
 
 
 def test_dropped_for_dying_is_dropped_for_raising(fleet, begin, prepared, undisturbed, tmp_path):

@@ -1,10 +1,11 @@
 """The processes of a fleet under Ray: one actor per bundle of a placement group, replaced when it dies."""
 
+import time
 from typing import Any
 
 import ray
 from ray import ObjectRef
-from ray.exceptions import GetTimeoutError
+from ray.exceptions import GetTimeoutError, RayActorError
 from ray.util.placement_group import (
     PlacementGroup,
     get_current_placement_group,
@@ -42,7 +43,7 @@ class Processes:
                 ray.get(self._group.ready(), timeout=start_timeout_s)
             self.server = self._start_server()
             self.clients += [self._start_client(index) for index in range(shares.client_actors)]
-            ray.get([actor.__ray_ready__.remote() for actor in self._all()], timeout=start_timeout_s)
+            self._wait_until_up(time.monotonic() + start_timeout_s)
         except GetTimeoutError:
             self.close()
             raise ResourceError(
@@ -62,6 +63,21 @@ class Processes:
         """The same for a client actor."""
         ray.kill(self.clients[index])
         self.clients[index] = self._start_client(index)
+
+    def _wait_until_up(self, deadline: float) -> None:
+        """Wait for every actor; one whose process died meanwhile is replaced. Raises GetTimeoutError after deadline."""
+        starting = {actor.__ray_ready__.remote(): index for index, actor in enumerate([self.server, *self.clients])}
+        while starting:
+            ref, index = next(iter(starting.items()))
+            del starting[ref]
+            try:
+                ray.get(ref, timeout=max(0.0, deadline - time.monotonic()))
+            except RayActorError as error:
+                if error.actor_init_failed or time.monotonic() > deadline:
+                    raise  # its own code, not its process
+                self.replace_client(index - 1) if index else self.replace_server()
+                actor = self.clients[index - 1] if index else self.server
+                starting[actor.__ray_ready__.remote()] = index
 
     def close(self) -> None:
         """Let every actor leave by itself, and end those that do not."""

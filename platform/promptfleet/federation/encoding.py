@@ -171,4 +171,5 @@ class Progress:
         return self._done / seconds
 
     def _speed(self) -> str:
-        return f"{self._done / max(time.monotonic() - self._started, 1e-9):.3g} images/s"
+        speed = self._done / max(time.monotonic() - self._started, 1e-9)
+        return f"{speed:.1f} images/s" if speed < 100 else f"{speed:.0f} images/s"

@@ -59,6 +59,7 @@ def main() -> int:
     parser.add_argument("--trials", type=int, default=10, help="federations of each sweep")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--pause", type=float, nargs=2, default=(0.3, 4.0), help="seconds between two kills")
+    parser.add_argument("--processes", nargs="+", choices=TITLES, default=list(TITLES), help="whom to kill")
     parser.add_argument("--json", action="store_true")
     options = parser.parse_args()
     rng = random.Random(options.seed)
@@ -171,7 +172,7 @@ def disturb(folder: Path, name: str, rng: random.Random, options: argparse.Names
             continue
         if trial_shot_at == progress:  # Tune gives up a trial that dies again and again without getting anywhere
             by_kind["trial"] = by_kind["driver"] = by_kind["session"] = []
-        kinds = [kind for kind in TITLES if by_kind[kind]]
+        kinds = [kind for kind in options.processes if by_kind[kind]]
         if not kinds:
             continue
         kind = rng.choices(kinds, [WEIGHTS[kind] for kind in kinds])[0]

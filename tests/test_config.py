@@ -261,6 +261,8 @@ OTHER = {
     "momentum": 0.5,
     "weight_decay": 0.0,
     "max_upload_norm": 10.0,
+    "aggregation": "median",
+    "trim_fraction": 0.1,
     "faults.drop_rate": 0.1,
     "faults.crash_rate": 0.1,
     "faults.straggle": 0.5,

@@ -194,6 +194,12 @@ class FederationConfig(Section):
     momentum: float = Field(0.9, ge=0, lt=1)
     weight_decay: float = Field(5e-4, ge=0)
     max_upload_norm: float = Field(1e6, gt=0, description="the server rejects uploads with a tensor of larger norm")
+    aggregation: Literal["mean", "median", "trimmed_mean"] = Field(
+        "mean", description="of uploads: weighted by examples, or coordinate-wise with every client counting the same"
+    )
+    trim_fraction: float = Field(
+        0.2, ge=0, lt=0.5, description="share of the uploads left out at either end of each coordinate (trimmed_mean)"
+    )
     backbone: BackboneConfig = BackboneConfig()
     faults: FaultsConfig = FaultsConfig()
     partition: PartitionConfig = PartitionConfig()

@@ -8,7 +8,6 @@ from promptfleet.methods.prompts import (
     encode_frozen,
     init_context,
     local_batches,
-    mean_over_clients,
     similarity_logits,
 )
 from promptfleet.methods.protocol import Examples, Images
@@ -44,22 +43,6 @@ def test_without_shuffling_the_order_is_that_of_the_examples():
 
 def test_fewer_examples_than_a_batch_are_one_batch():
     assert [sorted(batch) for batch in batches(2)] == [[0, 1]] * 2
-
-
-def test_mean_is_weighted_by_examples():
-    mean = mean_over_clients({7: torch.tensor([1.0]), 2: torch.tensor([4.0])}, {2: 2, 7: 1})
-    assert mean.tolist() == [3.0]
-    assert mean.dtype == torch.float32
-
-
-def test_mean_does_not_depend_on_the_order_of_uploads():
-    generator = torch.Generator().manual_seed(0)
-    tensors = {client: torch.randn(3, 4, generator=generator) for client in range(5)}
-    weights = {client: client + 3 for client in range(5)}
-    mean = mean_over_clients(tensors, weights)
-    assert torch.equal(mean_over_clients(dict(reversed(tensors.items())), weights), mean)
-    exact = sum(weights[client] * tensors[client].double() for client in range(5)) / sum(weights.values())
-    assert torch.allclose(mean.double(), exact, atol=1e-6)
 
 
 def test_context_is_normal_with_the_published_deviation():

@@ -13,11 +13,11 @@ from pydantic import Field, model_validator
 from torch import Tensor
 
 from promptfleet.config import FederationConfig
+from promptfleet.methods.averaging import average_uploads
 from promptfleet.methods.prompts import (
     context_shape,
     encode_frozen,
     init_context,
-    mean_of_uploads,
     similarity_logits,
 )
 from promptfleet.methods.protocol import Examples, Images, LocalUpdate, Message, Method, State, Update, World
@@ -87,7 +87,7 @@ class FedPer(Method):
         num_examples: Mapping[int, int],
         rng: np.random.Generator,
     ) -> State:
-        return {**server, **mean_of_uploads(uploads, num_examples)}
+        return {**server, **average_uploads(world, uploads, num_examples)}
 
     def personalize(
         self, world: World, private: State, download: Message, examples: Examples, rng: np.random.Generator

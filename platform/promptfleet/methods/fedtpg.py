@@ -17,9 +17,10 @@ from torch import Tensor
 
 from promptfleet.config import FederationConfig
 from promptfleet.errors import ConfigError
+from promptfleet.methods.averaging import average_uploads
 from promptfleet.methods.prompt_generator import HEADS, generate_context, generator_shapes, init_generator
 from promptfleet.methods.promptfl import PromptFL
-from promptfleet.methods.prompts import context_with_text, mean_of_uploads, similarity_logits
+from promptfleet.methods.prompts import context_with_text, similarity_logits
 from promptfleet.methods.protocol import Examples, LocalUpdate, Message, State, Update, World
 from promptfleet.methods.training import sgd, train_steps
 
@@ -97,7 +98,7 @@ class FedTPG(PromptFL):
         num_examples: Mapping[int, int],
         rng: np.random.Generator,
     ) -> State:
-        mean = mean_of_uploads(uploads, dict.fromkeys(uploads, 1))
+        mean = average_uploads(world, uploads, dict.fromkeys(uploads, 1))
         return _server_state(world, mean, int(server["round"]) + 1)
 
 

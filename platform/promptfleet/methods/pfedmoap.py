@@ -19,6 +19,7 @@ from torch import Tensor
 
 from promptfleet.config import FederationConfig
 from promptfleet.errors import ConfigError
+from promptfleet.methods.averaging import average_uploads
 from promptfleet.methods.expert_pool import Selection, select_experts, updated
 from promptfleet.methods.gate import gate_scores, gate_weights, init_gate, reduce_width
 from promptfleet.methods.linear_gate import init_linear_gate, linear_gate_scores, linear_gate_weights
@@ -26,7 +27,6 @@ from promptfleet.methods.prompts import (
     context_shape,
     context_with_text,
     init_context,
-    mean_of_uploads,
     no_context_yet,
     own_or_given_text,
     similarity_logits,
@@ -179,7 +179,7 @@ class PFedMoAP(Method):
     ) -> State:
         contexts = {client: upload.tensors["context"] for client, upload in uploads.items()}
         texts = {client: upload.attached["text"] for client, upload in uploads.items()}
-        mean = mean_of_uploads(uploads, num_examples)
+        mean = average_uploads(world, uploads, num_examples)
         now = server["round"] + 1
         return {
             **context_with_text(world, mean["context"]),

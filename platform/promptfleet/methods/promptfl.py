@@ -12,11 +12,11 @@ from pydantic import Field
 from torch import Tensor
 
 from promptfleet.config import FederationConfig
+from promptfleet.methods.averaging import average_uploads
 from promptfleet.methods.prompts import (
     context_shape,
     context_with_text,
     init_context,
-    mean_of_uploads,
     similarity_logits,
 )
 from promptfleet.methods.protocol import Examples, Images, LocalUpdate, Message, Method, State, Update, World
@@ -73,7 +73,7 @@ class PromptFL(Method):
         num_examples: Mapping[int, int],
         rng: np.random.Generator,
     ) -> State:
-        return context_with_text(world, mean_of_uploads(uploads, num_examples)["context"])
+        return context_with_text(world, average_uploads(world, uploads, num_examples)["context"])
 
     def predict(self, world: World, private: State, download: Message, images: Images) -> Tensor:
         return similarity_logits(world, images.features, download.attached["text"])

@@ -1,6 +1,6 @@
-"""What prompt-learning methods share: contexts, their text features, batches and averages."""
+"""What prompt-learning methods share: contexts, their text features and batches."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 
 import numpy as np
 import torch
@@ -83,20 +83,3 @@ def _draw_views(examples: Examples, rng: np.random.Generator) -> Examples:
     views = examples.images.views
     drawn = torch.from_numpy(rng.integers(views.shape[1], size=len(examples))).to(views.device)
     return Examples(Images(views[torch.arange(len(views), device=views.device), drawn]), examples.labels)
-
-
-def mean_over_clients(tensors: Mapping[int, Tensor], num_examples: Mapping[int, int]) -> Tensor:
-    """Mean weighted by training examples (FedAvg), summed in the order of client ids."""
-    clients = sorted(tensors)
-    weights = torch.tensor([num_examples[client] for client in clients], dtype=torch.float64)
-    weights = (weights / weights.sum()).to(tensors[clients[0]])
-    return torch.tensordot(weights, torch.stack([tensors[client] for client in clients]), dims=1)
-
-
-def mean_of_uploads(uploads: Mapping[int, Message], num_examples: Mapping[int, int]) -> State:
-    """``mean_over_clients`` of every uploaded tensor, by name."""
-    names = next(iter(uploads.values())).tensors
-    return {
-        name: mean_over_clients({client: upload.tensors[name] for client, upload in uploads.items()}, num_examples)
-        for name in names
-    }

@@ -1,0 +1,53 @@
+"""How the server makes one of what a cohort uploads: the mean or, where some uploads cannot be trusted, a robust one.
+
+Source: the mean is FedAvg's (McMahan et al., arXiv:1602.05629), weighted by training examples. Coordinate-wise median
+and trimmed mean are those of Yin, Chen, Ramchandran, Bartlett, "Byzantine-Robust Distributed Learning: Towards Optimal
+Statistical Rates", arXiv:1803.01498: every upload counts the same, whatever number of examples its sender claims.
+"""
+
+from collections.abc import Mapping
+from math import ceil
+
+import torch
+from torch import Tensor
+
+from promptfleet.config import FederationConfig
+from promptfleet.methods.protocol import Message, State, World
+
+
+def average_uploads(world: World, uploads: Mapping[int, Message], num_examples: Mapping[int, int]) -> State:
+    """Each uploaded tensor over clients, by name, as ``config.aggregation`` says. At least one upload."""
+    config = world.config
+    averaged = {}
+    for name in next(iter(uploads.values())).tensors:
+        tensors = {client: upload.tensors[name] for client, upload in uploads.items()}
+        if config.aggregation == "mean":
+            averaged[name] = mean_over_clients(tensors, num_examples)
+        else:
+            averaged[name] = trimmed_mean_over_clients(tensors, trimmed(config, len(tensors)))
+    return averaged
+
+
+def trimmed(config: FederationConfig, uploads: int) -> int:
+    """How many of so many values are left out at either end; the median leaves one or two in the middle."""
+    most = (uploads - 1) // 2
+    if config.aggregation == "median":
+        return most
+    return min(most, ceil(config.trim_fraction * uploads - 1e-9))  # 0.3 * 10 is no more than 3
+
+
+def mean_over_clients(tensors: Mapping[int, Tensor], num_examples: Mapping[int, int]) -> Tensor:
+    """Mean weighted by training examples (FedAvg), summed in the order of client ids."""
+    clients = sorted(tensors)
+    weights = torch.tensor([num_examples[client] for client in clients], dtype=torch.float64)
+    weights = (weights / weights.sum()).to(tensors[clients[0]])
+    return torch.tensordot(weights, torch.stack([tensors[client] for client in clients]), dims=1)
+
+
+def trimmed_mean_over_clients(tensors: Mapping[int, Tensor], trim: int) -> Tensor:
+    """Of each coordinate the mean without its ``trim`` smallest and ``trim`` largest values, summed in their order.
+
+    ``trim`` is less than half the number of clients.
+    """
+    ordered = torch.stack(list(tensors.values())).double().sort(dim=0).values
+    return ordered[trim : len(ordered) - trim].mean(dim=0).to(next(iter(tensors.values())).dtype)

@@ -90,4 +90,6 @@ def test_a_bad_update_stays_out_of_the_state_and_is_named(run, tmp_path, fault):
     assert list(result.rounds[1].rejected) == [1]
     assert result.rounds[0].rejected == result.rounds[2].rejected == {}
     order(tmp_path, "train", 2, "raise", client=1, times=2)
-    assert run(on_client_failure="drop").state_sha256 == result.state_sha256
+    dropped = run(on_client_failure="drop")
+    assert dropped.state_sha256 == result.state_sha256
+    assert dropped.rounds[1].client_test_accuracy == result.rounds[1].client_test_accuracy

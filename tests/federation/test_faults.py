@@ -102,11 +102,10 @@ def test_the_server_killed_while_it_selects_and_aggregates(fleet, begin, undistu
     order(tmp_path, "select", 4, "kill")  # for the evaluation after round 3
     result = finish(begin(fleet))
     assert_same(result, undisturbed)
-    assert happened(result) == [
-        [("select", [], SERVER_DIED, RESTARTED)],
-        [("aggregate", [], SERVER_DIED, RESTARTED)],
-        [("select", [], SERVER_DIED, RESTARTED)],
-    ]
+    *first_two, last = happened(result)
+    assert first_two == [[("select", [], SERVER_DIED, RESTARTED)], [("aggregate", [], SERVER_DIED, RESTARTED)]]
+    # Nobody waited for the aggregation: its answer may or may not have left the process that died after it.
+    assert last in [[(stage, [], SERVER_DIED, RESTARTED)] for stage in ("select", "aggregate")]
 
 
 def test_everybody_killed_in_one_round(fleet, begin, undisturbed, tmp_path):

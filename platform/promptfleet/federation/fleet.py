@@ -48,11 +48,14 @@ class Fleet(Protocol):
     def train(self, round_index: int, privates: Mapping[int, Handle], downloads: Handle) -> CohortUpdate:
         """Local updates of the clients that have a download and a private state here."""
 
-    def aggregate(self, round_index: int, uploads: Handle) -> dict[int, str]:
-        """Returns why which uploads were rejected."""
+    def aggregate(self, round_index: int, uploads: Handle) -> None:
+        """Have the server take in uploads; what it is asked for next comes after them. Need not be waited for."""
 
     def evaluate(self, round_index: int, privates: Mapping[int, Handle], downloads: Handle) -> list[Evaluation]:
-        """Evaluations of the clients that have a download, in the order of ids."""
+        """Evaluations of the clients that have a download and a private state here, in the order of ids."""
+
+    def rejected(self) -> dict[int, str]:
+        """Why which uploads of the last ``aggregate`` were rejected; waits for it."""
 
     def server_state(self) -> Handle:
         """The server's state after the last ``aggregate``."""

@@ -56,8 +56,8 @@ class LocalFleet:
             dropped=dropped,
         )
 
-    def aggregate(self, round_index: int, uploads: Mapping[int, Upload]) -> dict[int, str]:
-        return self._server.aggregate(round_index, uploads)
+    def aggregate(self, round_index: int, uploads: Mapping[int, Upload]) -> None:
+        self._rejected = self._server.aggregate(round_index, uploads)
 
     def evaluate(
         self, round_index: int, privates: Mapping[int, State], downloads: Mapping[int, Message]
@@ -66,8 +66,11 @@ class LocalFleet:
             chosen = {client: downloads[client] for client in clients}
             return {one.client: one for one in self._group.evaluate(round_index, privates, chosen)}
 
-        evaluations, _ = self._finished("evaluate", sorted(downloads), work)
+        evaluations, _ = self._finished("evaluate", sorted(downloads.keys() & privates.keys()), work)
         return list(evaluations.values())
+
+    def rejected(self) -> dict[int, str]:
+        return self._rejected
 
     def server_state(self) -> State:
         return self._server.state

@@ -28,6 +28,7 @@ from promptfleet.federation.wire import to_arrays, to_tensors
 from promptfleet.methods.protocol import State
 
 T = TypeVar("T")
+Ask = Callable[[], Sequence[ObjectRef]]
 
 
 def put_frozen(prepared: Prepared) -> ObjectRef:
@@ -72,6 +73,8 @@ class RayFleet:
         self._failures = Failures(config.runtime)
         self._calls = ClientCalls(self._processes, config.runtime, self._failures, self._begin_client)
         self._server_state: ObjectRef | None = None
+        self._aggregate: Ask | None = None  # until its answer is here
+        self._rejected: dict[int, str] = {}
         for begun in [self._processes.server.begin.remote(config), *map(self._begin_client, self._groups)]:
             try:
                 ray.get(begun)
@@ -108,13 +111,9 @@ class RayFleet:
         uploads = [outcome.refs[1] for outcome in outcomes]
         return CohortUpdate(next_privates, uploads, [report for one in outcomes for report in one.value], dropped)
 
-    def aggregate(self, round_index: int, uploads: Sequence[ObjectRef]) -> dict[int, str]:
-        (_, state), (rejected, _) = self._ask_server(
-            "aggregate",
-            lambda: self._processes.server.aggregate.options(num_returns=2).remote(round_index, *uploads),
-        )
-        self._server_state = state
-        return rejected
+    def aggregate(self, round_index: int, uploads: Sequence[ObjectRef]) -> None:
+        self._aggregate = lambda: self._processes.server.aggregate.options(num_returns=2).remote(round_index, *uploads)
+        self._aggregated = self._aggregate()
 
     def evaluate(self, round_index: int, privates: Mapping[int, ObjectRef], downloads: Selection) -> list[Evaluation]:
         def submit(call: Call) -> Sequence[ObjectRef]:
@@ -122,8 +121,14 @@ class RayFleet:
             states = (privates[client] for client in call.clients)
             return [evaluate.remote(round_index, call.clients, call.inputs, *states)]
 
-        outcomes, _ = self._served(downloads, lambda selection: self._calls.run("evaluate", selection.calls, submit))
+        outcomes, _ = self._served(
+            downloads, lambda selection: self._calls.run("evaluate", selection.of(privates), submit)
+        )
         return [evaluation for outcome in outcomes for evaluation in outcome.value]
+
+    def rejected(self) -> dict[int, str]:
+        self._await_aggregate()
+        return self._rejected
 
     def fetch(self, states: Iterable[ObjectRef]) -> list[State]:
         return [to_tensors(state) for state in ray.get(list(states))]
@@ -132,13 +137,14 @@ class RayFleet:
         return ray.put(to_arrays(state))
 
     def server_state(self) -> ObjectRef:
+        self._await_aggregate()
         if self._server_state is None:
-            (self._server_state,), _ = self._ask_server("state", lambda: [self._processes.server.state.remote()])
+            (self._server_state,) = self._ask_server(lambda: [self._processes.server.state.remote()])
         return self._server_state
 
     def load_server_state(self, state: ObjectRef) -> None:
         self._server_state = state
-        self._ask_server("state", lambda: [self._processes.server.load_state.remote(state)])
+        self._ask_server(lambda: [self._processes.server.load_state.remote(state)])
 
     def take_events(self) -> list[Event]:
         return self._failures.take()
@@ -160,20 +166,36 @@ class RayFleet:
             try:
                 return work(selection)
             except ServerDied:
-                self._restart_server("select", attempt)
+                if not self._await_aggregate():
+                    self._restart_server("select", attempt)
                 selection = self.select(selection.round_index, selection.cohort)
         raise AssertionError
 
-    def _ask_server(
-        self, stage: str, ask: Callable[[], Sequence[ObjectRef]]
-    ) -> tuple[Sequence[ObjectRef], Sequence[Any]]:
-        """References and values of what the server answers, or another one in its place."""
+    def _await_aggregate(self) -> bool:
+        """Wait for the server to have taken in all uploads; returns whether it took another server to do so."""
+        if self._aggregate is None:
+            return False
+        for attempt in count():
+            try:
+                self._rejected, _ = ray.get(self._aggregated)
+            except RayActorError:
+                self._restart_server("aggregate", attempt)
+                self._aggregated = self._aggregate()
+            else:
+                self._aggregate, self._server_state = None, self._aggregated[1]
+                return attempt > 0
+        raise AssertionError
+
+    def _ask_server(self, ask: Ask) -> Sequence[ObjectRef]:
+        """References to what the server answers, or another one in its place."""
         for attempt in count():
             refs = ask()
             try:
-                return refs, ray.get(list(refs))
+                ray.get(list(refs))
             except RayActorError:
-                self._restart_server(stage, attempt)
+                self._restart_server("state", attempt)
+            else:
+                return refs
         raise AssertionError
 
     def _restart_server(self, stage: str, attempt: int) -> None:

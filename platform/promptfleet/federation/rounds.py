@@ -79,13 +79,16 @@ class Federation:
         present = {client: self._privates[client] for client in arriving.present}
         trained = fleet.train(round_index, present, downloads)
         self._check_enough(len(present), trained.dropped)
-        rejected = fleet.aggregate(round_index, trained.uploads)
-        for client, private in trained.privates.items():
-            if client not in rejected:
-                self._privates[client] = private
-
+        fleet.aggregate(round_index, trained.uploads)
         downloads = fleet.select(round_index, range(config.clients))
-        self._evaluations = fleet.evaluate(round_index, self._privates, downloads)
+        before, self._privates = self._privates, {**self._privates, **trained.privates}
+        evaluations = {one.client: one for one in fleet.evaluate(round_index, self._privates, downloads)}
+        rejected = fleet.rejected()  # which is rare: so nobody waits for it before evaluating
+        if rejected:
+            unchanged = {client: before[client] for client in rejected}
+            self._privates |= unchanged
+            evaluations |= {one.client: one for one in fleet.evaluate(round_index, unchanged, downloads)}
+        self._evaluations = list(evaluations.values())
         report = RoundReport.of(
             round_index,
             cohort,

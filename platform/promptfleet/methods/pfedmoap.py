@@ -110,28 +110,23 @@ class PFedMoAP(Method):
     def select(
         self, world: World, server: State, cohort: Sequence[int], rng: np.random.Generator
     ) -> dict[int, Message]:
-        config, downloads = world.config, {}
+        config = world.config
         draws = rng.integers(
             2**63, size=config.clients
         )  # a stream of its own for each client, whoever else is asked for
-        for client in cohort:
-            ids = select_experts(
-                server["pool.context"],
-                server["pool.round"],
-                client,
-                config.experts,
-                config.selection,
-                np.random.default_rng(draws[client]),
-            )
-            downloads[client] = Message(
-                tensors={"context": server["context"], "experts": server["pool.context"][ids], **_gate_tensors(server)},
+        pool, texts, rounds = (server[f"pool.{name}"] for name in ("context", "text", "round"))
+        chosen = select_experts(pool, rounds, cohort, config.experts, config.selection, draws)
+        return {
+            client: Message(
+                tensors={"context": server["context"], "experts": pool[ids], **_gate_tensors(server)},
                 attached={
                     "text": server["text"],
-                    "expert_text": server["pool.text"][ids],
+                    "expert_text": texts[ids],
                     "expert_ids": torch.tensor(ids, dtype=torch.int64),
                 },
             )
-        return downloads
+            for client, ids in chosen.items()
+        }
 
     def local_update(
         self, world: World, private: State, download: Message, examples: Examples, rng: np.random.Generator

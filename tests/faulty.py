@@ -10,8 +10,6 @@ import torch
 from promptfleet.config import FederationConfig
 from promptfleet.methods.protocol import Message, Method, Update
 
-SHAPE = (2, 3)
-
 
 def order(folder, stage, round_index, fault, *, client=None, times=1):
     """Have ``fault`` happen ``times`` times in that stage of that round, to that client or to the server."""
@@ -21,6 +19,7 @@ def order(folder, stage, round_index, fault, *, client=None, times=1):
 
 class FaultyConfig(FederationConfig):
     faults_folder: str
+    width: int = 3  # of the context, which has two rows
 
 
 class Faulty(Method):
@@ -29,20 +28,22 @@ class Faulty(Method):
     Config = FaultyConfig
 
     def init_server(self, world, rng):
-        return {"context": torch.zeros(SHAPE), "round": torch.tensor(0)}
+        return {"context": torch.zeros(_shape(world)), "round": torch.tensor(0)}
 
     def init_client(self, world, client, rng):
-        return {"drawn": torch.tensor(rng.normal(size=SHAPE)), "id": torch.tensor(client), "round": torch.tensor(0)}
+        drawn = torch.tensor(rng.normal(size=_shape(world)))
+        return {"drawn": drawn, "id": torch.tensor(client), "round": torch.tensor(0)}
 
     def select(self, world, server, cohort, rng):
         _suffer(world, "select", int(server["round"]) + 1, None)
-        message = {"context": server["context"], "noise": torch.tensor(rng.normal(size=SHAPE), dtype=torch.float32)}
+        noise = torch.tensor(rng.normal(size=_shape(world)), dtype=torch.float32)
+        message = {"context": server["context"], "noise": noise}
         return {client: Message({**message, "round": server["round"]}) for client in cohort}
 
     def local_update(self, world, private, download, examples, rng):
         client, now = int(private["id"]), int(download.tensors["round"]) + 1
         fault = _suffer(world, "train", now, client)
-        drawn = torch.tensor(rng.normal(size=SHAPE)) * len(examples)
+        drawn = torch.tensor(rng.normal(size=_shape(world))) * len(examples)
         context = download.tensors["context"] * 0.5 + drawn.float() + download.tensors["noise"]
         uploads = {
             "nan": context * float("nan"),
@@ -56,7 +57,7 @@ class Faulty(Method):
         return Update(private, Message({"context": uploads.get(fault, context)}), {"loss": float(drawn.sum())})
 
     def upload_shapes(self, world):
-        return {"context": SHAPE}
+        return {"context": _shape(world)}
 
     def aggregate(self, world, server, uploads, num_examples, rng):
         now = int(server["round"]) + 1
@@ -66,8 +67,12 @@ class Faulty(Method):
 
     def predict(self, world, private, download, images):
         _suffer(world, "evaluate", int(download.tensors["round"]), int(private["id"]))
-        weights = (private["drawn"].float() + download.tensors["context"]).reshape(-1)
+        weights = (private["drawn"].float() + download.tensors["context"])[:, :3].reshape(-1)
         return images.features[:, : len(weights)] * weights @ torch.ones(len(weights), len(world.class_names))
+
+
+def _shape(world):
+    return (2, world.config.width)
 
 
 def _suffer(world, stage, round_index, client):

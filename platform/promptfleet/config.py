@@ -124,6 +124,7 @@ class RuntimeConfig(Section):
     threads_per_client: int = Field(1, ge=1, description="CPU threads of one client's arithmetic")
     start_timeout_s: float = Field(300, gt=0, description="how long actors may take to start")
     client_timeout_s: float = Field(3600, gt=0, description="how long one client's update or evaluation may take")
+    server_timeout_s: float = Field(600, gt=0, description="how long the server may take to select or to aggregate")
     on_client_failure: Literal["retry", "drop", "fail"] = Field(
         "retry",
         description="of a client that raised, hung or died: do it again; leave its update out of the round; stop",

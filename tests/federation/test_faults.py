@@ -108,6 +108,15 @@ def test_the_server_killed_while_it_selects_and_aggregates(fleet, begin, undistu
     assert last in [[(stage, [], SERVER_DIED, RESTARTED)] for stage in ("select", "aggregate")]
 
 
+def test_the_server_that_hangs_is_replaced_and_no_client_is_blamed(fleet, begin, undisturbed, tmp_path):
+    order(tmp_path, "select", 2, "hang")  # for the evaluation after round 1
+    order(tmp_path, "aggregate", 3, "hang")
+    result = finish(begin(fleet, server_timeout_s=3.0))
+    assert_same(result, undisturbed)
+    hung = "the server gave no answer within 3 s"
+    assert happened(result) == [[("select", [], hung, RESTARTED)], [], [("aggregate", [], hung, RESTARTED)]]
+
+
 def test_everybody_killed_in_one_round(fleet, begin, undisturbed, tmp_path):
     order(tmp_path, "select", 2, "kill")
     order(tmp_path, "aggregate", 2, "kill")

@@ -10,6 +10,10 @@ from promptfleet.federation.reports import Event
 logger = logging.getLogger(__name__)
 
 
+class StatesLost(FederationError):
+    """States that lay in the memory of a node that is gone; those of an earlier round have to be gone on from."""
+
+
 class Failures:
     """Decides by ``runtime.on_client_failure`` and keeps what happened until somebody takes it."""
 
@@ -52,13 +56,11 @@ class Failures:
         self.record(stage, [client], what, "done again")
         return True
 
-    def server_died(self, stage: str, attempts: int) -> None:
-        """The server's process died, ``attempts`` times before in this step. Raises FederationError if too often."""
+    def server_failed(self, stage: str, what: str, attempts: int) -> None:
+        """The server died or hung, ``attempts`` times before in this step. Raises FederationError if too often."""
         if attempts >= self._runtime.retries:
-            raise FederationError(
-                f"{stage}: the server's process died {attempts + 1} times in a row (runtime.retries={attempts})"
-            )
-        self.record(stage, [], "the server's process died", "restarted from the last round's state, done again")
+            raise FederationError(f"{stage}: {what} {attempts + 1} times in a row (runtime.retries={attempts})")
+        self.record(stage, [], what, "restarted from the last round's state, done again")
 
 
 def describe(error: BaseException) -> str:

@@ -16,12 +16,19 @@ from ray.exceptions import ObjectLostError, RayActorError, RayError, RayTaskErro
 
 from promptfleet.config import RuntimeConfig
 from promptfleet.errors import FederationError
-from promptfleet.federation.failures import Failures, describe
+from promptfleet.federation.failures import Failures, StatesLost, describe
 from promptfleet.federation.ray_processes import Processes
 
+DIED = "the server's process died"
+NO_ANSWER = "the server gave no answer within {:g} s"
 
-class ServerDied(Exception):
-    """What was to be handed to the clients has gone down with the server's process."""
+
+class ServerFailed(Exception):
+    """The server's process died, and with it what was to be handed to clients; or it ``hangs``."""
+
+    def __init__(self, what: str, *, hangs: bool = False):
+        super().__init__(what)
+        self.hangs = hangs
 
 
 @dataclass(frozen=True)
@@ -75,10 +82,13 @@ class ClientCalls:
         the process died, which may be nobody's fault, they first get another chance together.
 
         Raises:
-            ServerDied: the inputs of a call are gone.
-            FederationError: the work failed too often, or a state was lost with its node.
+            ServerFailed: the inputs of a call are gone, or the server hangs.
+            StatesLost: clients' states are gone with their node.
+            FederationError: the work failed too often.
         """
-        started = [_Running(call, submit(call), self.deadline(call)) for call in calls]
+        submitted = [(call, submit(call)) for call in calls]
+        self._wait_for_server([call.inputs for call, _ in submitted if call.inputs is not None])
+        started = [_Running(call, refs, self.deadline(call)) for call, refs in submitted]
         try:
             firsts = [running.refs[0] for running in started]
             last = max((running.deadline for running in started), default=0.0)
@@ -86,6 +96,12 @@ class ClientCalls:
         except RayError:
             return _Rescue(self, stage, submit, may_drop).run(started)
         return [Outcome(one.call, one.refs, value) for one, value in zip(started, values, strict=True)], {}
+
+    def _wait_for_server(self, inputs: Sequence[ObjectRef]) -> None:
+        """So that nobody else is blamed for it; the first input is enough, they are made by one call."""
+        timeout = self.runtime.server_timeout_s
+        if inputs and not ray.wait([inputs[0]], timeout=timeout, fetch_local=False)[0]:
+            raise ServerFailed(NO_ANSWER.format(timeout), hangs=True)
 
     def deadline(self, call: Call) -> float:
         return time.monotonic() + self.runtime.client_timeout_s * len(call.clients)
@@ -120,12 +136,13 @@ class _Rescue:
             value = ray.get(ref)
         except RayActorError as error:
             if error.actor_id not in (None, self._processes.clients[call.actor]._actor_id.hex()):
-                raise ServerDied from None
+                raise ServerFailed(DIED) from None
             if running.refs:
                 self._failed(call, "its process died", died=True)
             self._restart(call.actor, 0 if running.refs else call.failed_before + 1)
         except ObjectLostError:
-            raise FederationError(f"{self._stage}: the states of clients {list(call.clients)} were lost") from None
+            self._require_inputs(call)
+            raise StatesLost(f"states of clients {list(call.clients)} were lost with their node") from None
         except RayTaskError as error:
             if not running.refs:
                 raise
@@ -137,6 +154,12 @@ class _Rescue:
             if running.refs:
                 self._outcomes.append(Outcome(call, running.refs, value))
             self._next(call.actor)
+
+    def _require_inputs(self, call: Call) -> None:
+        try:
+            ray.get([] if call.inputs is None else call.inputs)
+        except ObjectLostError:
+            raise ServerFailed("what the server sent was lost with its node") from None
 
     def _overdue(self, running: _Running) -> None:
         call, runtime = running.call, self._runtime

@@ -11,15 +11,16 @@ from typing import Any, TypeVar
 
 import ray
 from ray import ObjectRef
-from ray.exceptions import RayActorError
+from ray.exceptions import GetTimeoutError, ObjectLostError, RayActorError
 
 from promptfleet.config import FederationConfig
 from promptfleet.data.partition import Partition
+from promptfleet.errors import FederationError
 from promptfleet.federation.actors import Frozen, FrozenImages
-from promptfleet.federation.failures import Failures
+from promptfleet.federation.failures import Failures, StatesLost
 from promptfleet.federation.fleet import CohortUpdate
 from promptfleet.federation.prepare import Prepared
-from promptfleet.federation.ray_calls import Call, ClientCalls, ServerDied
+from promptfleet.federation.ray_calls import DIED, NO_ANSWER, Call, ClientCalls, ServerFailed
 from promptfleet.federation.ray_processes import Processes
 from promptfleet.federation.reports import Evaluation, Event
 from promptfleet.federation.resources import Shares
@@ -77,8 +78,8 @@ class RayFleet:
         self._rejected: dict[int, str] = {}
         for begun in [self._processes.server.begin.remote(config), *map(self._begin_client, self._groups)]:
             try:
-                ray.get(begun)
-            except RayActorError:
+                ray.get(begun, timeout=config.runtime.start_timeout_s)
+            except (RayActorError, GetTimeoutError):
                 continue  # whoever asks this process for anything will notice, and replace it
 
     def initial_states(self) -> dict[int, ObjectRef]:
@@ -131,7 +132,10 @@ class RayFleet:
         return self._rejected
 
     def fetch(self, states: Iterable[ObjectRef]) -> list[State]:
-        return [to_tensors(state) for state in ray.get(list(states))]
+        try:
+            return [to_tensors(state) for state in ray.get(list(states))]
+        except ObjectLostError:
+            raise StatesLost("states were lost with their node") from None
 
     def put(self, state: State) -> ObjectRef:
         return ray.put(to_arrays(state))
@@ -161,25 +165,26 @@ class RayFleet:
         return self._processes.clients[actor].begin.remote(self._config, splits)
 
     def _served(self, selection: Selection, work: Callable[[Selection], T]) -> T:
-        """Do ``work`` with a selection, or with the same one from another server if the one that made it died."""
+        """Do ``work`` with a selection, or with the same one from another server if the one that made it failed."""
         for attempt in count():
             try:
                 return work(selection)
-            except ServerDied:
-                if not self._await_aggregate():
-                    self._restart_server("select", attempt)
+            except ServerFailed as failure:
+                if not self._await_aggregate(after_waiting=failure.hangs):
+                    self._restart_server("select", str(failure), attempt)
                 selection = self.select(selection.round_index, selection.cohort)
         raise AssertionError
 
-    def _await_aggregate(self) -> bool:
+    def _await_aggregate(self, *, after_waiting: bool = False) -> bool:
         """Wait for the server to have taken in all uploads; returns whether it took another server to do so."""
         if self._aggregate is None:
             return False
         for attempt in count():
+            timeout = 1.0 if after_waiting and not attempt else self._config.runtime.server_timeout_s
             try:
-                self._rejected, _ = ray.get(self._aggregated)
-            except RayActorError:
-                self._restart_server("aggregate", attempt)
+                self._rejected, _ = self._answers(self._aggregated, timeout)
+            except ServerFailed as failure:
+                self._restart_server("aggregate", str(failure), attempt)
                 self._aggregated = self._aggregate()
             else:
                 self._aggregate, self._server_state = None, self._aggregated[1]
@@ -191,20 +196,43 @@ class RayFleet:
         for attempt in count():
             refs = ask()
             try:
-                ray.get(list(refs))
-            except RayActorError:
-                self._restart_server("state", attempt)
+                self._answers(refs, self._config.runtime.server_timeout_s)
+            except ServerFailed as failure:
+                self._restart_server("state", str(failure), attempt)
             else:
                 return refs
         raise AssertionError
 
-    def _restart_server(self, stage: str, attempt: int) -> None:
-        """Put another server in place of the one that died, with the state of the last round that was aggregated."""
-        self._failures.server_died(stage, attempt)
+    def _answers(self, refs: Sequence[ObjectRef], timeout: float) -> Sequence[Any]:
+        """What the server returned. Raises ServerFailed, or StatesLost if what it was to work on has gone."""
+        try:
+            return ray.get(list(refs), timeout=timeout)
+        except RayActorError:
+            raise ServerFailed(DIED) from None
+        except GetTimeoutError:
+            raise ServerFailed(NO_ANSWER.format(self._config.runtime.server_timeout_s), hangs=True) from None
+        except ObjectLostError:
+            raise StatesLost("what clients sent, or the server's state, was lost with its node") from None
+
+    def _restart_server(self, stage: str, what: str, attempt: int) -> None:
+        """Put another server in place of the one that failed, with the state of the last round that was aggregated.
+
+        Raises:
+            StatesLost: that state has gone with its node.
+            FederationError: it failed too often, or no other one comes up.
+        """
+        self._failures.server_failed(stage, what, attempt)
         self._processes.replace_server()
-        self._processes.server.begin.remote(self._config)
+        begun = [self._processes.server.begin.remote(self._config)]
         if self._server_state is not None:
-            self._processes.server.load_state.remote(self._server_state)
+            begun.append(self._processes.server.load_state.remote(self._server_state))
+        try:
+            self._answers(begun, timeout := self._config.runtime.start_timeout_s)
+        except ServerFailed as failure:
+            if failure.hangs:
+                raise FederationError(
+                    f"{stage}: {what}, and it could not be replaced within runtime.start_timeout_s={timeout:g}"
+                ) from None  # one that died will be noticed, and replaced, by whoever asks it for anything
 
     def _by_actor(self, clients: Iterable[int]) -> dict[int, list[int]]:
         """Clients of one actor are neighbours: ids 0..n-1 live in the first one, and so on."""

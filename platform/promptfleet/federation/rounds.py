@@ -130,6 +130,13 @@ class Federation:
         self._reports = list(snapshot.reports)
         self._evaluations = list(snapshot.evaluations)
 
+    def begin_anew(self) -> None:
+        """Go back to before the first round, whatever became of the processes."""
+        self._events += self._fleet.take_events()
+        self._fleet.begin(self.config, self.partition)
+        self._privates = self._fleet.initial_states()
+        self._reports, self._evaluations = [], []
+
     @property
     def reports(self) -> list[RoundReport]:
         """One per round done."""

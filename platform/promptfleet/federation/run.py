@@ -11,9 +11,10 @@ from promptfleet.federation.fleet import Fleet
 from promptfleet.federation.local_fleet import LocalFleet
 from promptfleet.federation.prepare import Prepared, prepare
 from promptfleet.federation.ray_session import joined, local_nodes, ray_session
+from promptfleet.federation.recovery import run_next_round
 from promptfleet.federation.reports import FederationResult, RoundReport
 from promptfleet.federation.resources import plan_shares
-from promptfleet.federation.rounds import Federation
+from promptfleet.federation.rounds import Federation, Snapshot
 from promptfleet.federation.settings import federation_config
 from promptfleet.federation.stored import FederationFolder
 
@@ -47,9 +48,9 @@ def run_federation(
         prepared = prepare(config)
     with _fleet(config, prepared, address) as fleet:
         federation = Federation(config, prepared, fleet)
-        with _kept_in(folder, federation) as keep_round:
+        with _kept_in(folder, federation) as (keep_round, newest):
             while federation.rounds_done < config.rounds:
-                report = federation.run_round()
+                report = run_next_round(federation, newest)
                 keep_round()
                 logger.debug("round %d: %s", report.round, report)
                 if on_round is not None:
@@ -58,17 +59,19 @@ def run_federation(
 
 
 @contextmanager
-def _kept_in(folder: str | Path | None, federation: Federation) -> Iterator[Callable[[], None]]:
-    """Take up what is in ``folder``; yields what is to be called after each round, to be written beside the next."""
+def _kept_in(
+    folder: str | Path | None, federation: Federation
+) -> Iterator[tuple[Callable[[], None], Callable[[], Snapshot | None]]]:
+    """Take up what is in ``folder``; yields what keeps a round, written beside the next, and what gives the newest."""
     if folder is None:
-        yield lambda: None
+        yield lambda: None, lambda: None
         return
     with closing(FederationFolder(folder, federation)) as stored:
         done = stored.restore()
         if done:
             logger.info("going on after round %d", done)
             stored.save()  # the result may be a round behind
-        yield stored.save
+        yield stored.save, stored.newest
         stored.flush()
         if stored.last is not None:
             logger.info("last checkpoint: %.1f MB in %.2f s", stored.last.bytes / 1e6, stored.last.seconds)

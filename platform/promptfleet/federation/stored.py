@@ -11,6 +11,7 @@ from promptfleet.atomic_files import replacing
 from promptfleet.config import fingerprint_of
 from promptfleet.errors import DataError
 from promptfleet.federation.checkpoint import load_snapshot, remove_unfinished, save_snapshot
+from promptfleet.federation.failures import StatesLost
 from promptfleet.federation.reports import Event, FederationResult, FederationSummary, summary_from_json
 from promptfleet.federation.rounds import Federation, Snapshot
 
@@ -44,10 +45,15 @@ class FederationFolder:
 
     def restore(self) -> int:
         """Go on from the newest checkpoint, if there is any; returns the rounds done. Raises as ``load_snapshot``."""
-        snapshot = load_snapshot(self._folder, self._federation.config.fingerprint())
+        snapshot = self.newest()
         if snapshot is not None:
             self._federation.restore(snapshot)
         return self._federation.rounds_done
+
+    def newest(self) -> Snapshot | None:
+        """The newest checkpoint, once the one that is being written is there. Raises as ``load_snapshot``."""
+        self.wait()
+        return load_snapshot(self._folder, self._federation.config.fingerprint())
 
     def save(self) -> None:
         """Write the rounds so far; returns as soon as the round before is written."""
@@ -55,14 +61,14 @@ class FederationFolder:
         snapshot = self._federation.take_snapshot()
         self._writing = self._thread.submit(self._write, snapshot)
 
-    def wait(self) -> OSError | None:
+    def wait(self) -> Exception | None:
         """Wait until the last round is written; returns why it was not, which is an event of the next round."""
         writing, self._writing = self._writing, None
         if writing is None:
             return None
         try:
             self.last = writing.result()
-        except OSError as error:
+        except (OSError, StatesLost) as error:
             event = Event("checkpoint", [], f"could not be written ({error})", "kept the one before")
             logger.warning("%s", event)
             self._federation.record(event)
@@ -70,7 +76,7 @@ class FederationFolder:
         return None
 
     def flush(self) -> None:
-        """The same where there is no next round. Raises DataError: the disk refused the last one."""
+        """The same where there is no next round. Raises DataError: the last one could not be written."""
         error = self.wait()
         if error is not None:
             raise DataError(f"{self._folder}: round {self._federation.rounds_done} could not be written ({error})")

@@ -9,6 +9,7 @@ from ray import ObjectRef, tune
 
 from promptfleet.config import FederationConfig
 from promptfleet.federation.ray_fleet import RayFleet
+from promptfleet.federation.recovery import run_next_round
 from promptfleet.federation.reports import RoundReport
 from promptfleet.federation.resources import Shares
 from promptfleet.federation.rounds import Federation
@@ -40,7 +41,7 @@ class FederationTrial(tune.Trainable):
         if self._told < self._federation.rounds_done:
             report = self._federation.reports[self._told]
         else:
-            report = self._federation.run_round()
+            report = run_next_round(self._federation, self._stored.newest)
             self._stored.save()
             finished = report.round == self._config.rounds
             self._stored.flush() if finished else self._stored.wait()  # the study shall not know more than the disk

@@ -14,6 +14,7 @@ from promptfleet.comparison.summary import describe_comparison, describe_outcome
 from promptfleet.config import StorageConfig, parse_assignments
 from promptfleet.errors import ConfigError
 from promptfleet.federation.ray_session import joined, local_nodes, ray_session
+from promptfleet.federation.ray_watch import leaving_when_ray_is_gone
 from promptfleet.search.folders import COMPARISONS
 
 NEW_ONLY = ("config", "tune", "trials", "name", "concurrent")
@@ -57,7 +58,8 @@ def main() -> int:
             folder = COMPARISONS.create(spec.to_dict(), config.storage.path, **name)
         federations = len(spec.methods) * len(spec.seeds)
         print(f"comparison {folder.name}: {federations} federations, in {folder}", file=sys.stderr)
-        outcome = run_comparison(spec, folder, prepared, nodes, reference=arguments.reference)
+        with leaving_when_ray_is_gone(f"go on with: python jobs/compare.py --resume {folder.name}"):
+            outcome = run_comparison(spec, folder, prepared, nodes, reference=arguments.reference)
     if outcome.report is not None:
         _write(outcome.report, out or folder)
     print(describe_outcome(spec, folder, out or folder, outcome))

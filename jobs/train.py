@@ -7,6 +7,7 @@ from promptfleet.command_line import ArgumentParser, run, seconds_since_start
 from promptfleet.config import FederationConfig
 from promptfleet.data.download import download_dataset
 from promptfleet.federation.folder import begin_folder, resumed_config
+from promptfleet.federation.ray_watch import leaving_when_ray_is_gone
 from promptfleet.federation.reports import FederationResult, RoundReport
 from promptfleet.federation.run import run_federation
 from promptfleet.federation.settings import read_federation_config
@@ -37,7 +38,8 @@ def main() -> None:
         download_dataset(config.dataset, config.data.root, config.data.folder)
     if not arguments.resume:
         begin_folder(out, config, overwrite=arguments.overwrite)
-    with track_federation(config) as tracked:
+    hint = f"go on with: python jobs/train.py --resume {out}"
+    with leaving_when_ray_is_gone(hint), track_federation(config) as tracked:
 
         def on_round(report: RoundReport) -> None:
             print(_round_line(report, config.rounds), file=sys.stderr, flush=True)

@@ -9,6 +9,7 @@ from promptfleet.config import StorageConfig, parse_assignments
 from promptfleet.data.download import download_dataset
 from promptfleet.errors import ConfigError
 from promptfleet.federation.ray_session import joined, local_nodes, ray_session
+from promptfleet.federation.ray_watch import leaving_when_ray_is_gone
 from promptfleet.search.folders import SWEEPS, create_sweep, open_sweep
 from promptfleet.search.spec import SweepSpec, read_sweep
 from promptfleet.search.summary import describe_outcome, describe_plan
@@ -52,7 +53,8 @@ def main() -> int:
             storage, default_name = spec.base_config().storage.path, Path(arguments.search).stem
             folder = create_sweep(spec, storage, name=arguments.name, default_name=default_name)
         print(f"sweep {folder.name}: {spec.settings.trials} federations, in {folder}", file=sys.stderr)
-        outcome = run_sweep(spec, folder, prepared, nodes)
+        with leaving_when_ray_is_gone(f"go on with: python jobs/tune.py --resume {folder.name}"):
+            outcome = run_sweep(spec, folder, prepared, nodes)
     print(describe_outcome(spec, folder, outcome))
     return INTERRUPTED if outcome.interrupted else 0
 

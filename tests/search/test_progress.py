@@ -11,8 +11,8 @@ from promptfleet.search.progress import SweepProgress, format_params, format_sec
 ROUNDS = 3
 
 
-def stage(name, trials_left, *ended):
-    study = SimpleNamespace(trials=lambda: ended, trials_left=lambda: trials_left)
+def stage(name, trials_left, *ended, failed=()):
+    study = SimpleNamespace(trials=lambda: ended, trials_left=lambda: trials_left, has_ended=lambda n: n in failed)
     return SimpleNamespace(name=name, study=study)
 
 
@@ -36,7 +36,7 @@ def tell(progress, number, rounds, value, stage="trial"):
 
 def test_counts_best_and_early_stops():
     stream = io.StringIO()
-    progress = SweepProgress([stage("trial", 4)], stream)
+    progress = SweepProgress([stage("trial", 4, failed=[2])], stream)
     tell(progress, 0, 3, 0.8)
     tell(progress, 1, 1, 0.9)  # stopped early: never the best
     progress.on_trial_start(0, [], trial(2))
@@ -47,6 +47,17 @@ def test_counts_best_and_early_stops():
     assert "trial   1 stopped early after round 1  val 0.900  best 0.800 (trial 0)   2/4 done" in lines[3]
     assert "trial   2 FAILED, see error.txt" in lines[5]
     assert "3/4 done, 0 running, 1 stopped early, 1 failed" in lines[5]
+
+
+def test_a_trial_that_is_begun_again_has_not_failed():
+    stream = io.StringIO()
+    progress = SweepProgress([stage("trial", 4)], stream)
+    progress.on_trial_start(0, [], trial(2))
+    progress.on_trial_error(0, [], trial(2))
+    tell(progress, 2, 3, 0.8)
+    lines = stream.getvalue().splitlines()
+    assert lines[1] == "trial   2 failed, see error.txt; it is begun again after its last round"
+    assert "1/4 done, 0 running, 0 stopped early   " in lines[3]
 
 
 def test_a_resumed_sweep_starts_from_what_is_done():

@@ -25,6 +25,7 @@ class SweepProgress(NotSaved, tune.Callback):
         self._running: dict[tuple[str, int], float] = {}  # share of the rounds that were run
         self._best: dict[str, tuple[float, int]] = {}
         self._done = self._pruned = self._failed = 0
+        self._studies = {stage.name: stage.study for stage in stages}
         for stage in stages:
             ended = [trial for trial in stage.study.trials() if trial.state.is_finished()]
             self._done += len(ended)
@@ -64,6 +65,10 @@ class SweepProgress(NotSaved, tune.Callback):
 
     def on_trial_error(self, iteration: int, trials: list[Trial], trial: Trial, **info: Any) -> None:
         self._running.pop(_key(trial), None)
+        stage, number = _key(trial)
+        if not self._studies[stage].has_ended(number):
+            self._line(f"{_label(trial)} failed, see {trial.error_file}; it is begun again after its last round")
+            return
         self._done += 1
         self._failed += 1
         self._line(f"{_label(trial)} FAILED, see {trial.error_file}  {self._summary(trial)}")

@@ -84,6 +84,16 @@ class SweepStudy:
             number = self._study.ask(self._space).number
         return self._hand_out(self._study.get_trials(deepcopy=False)[number])
 
+    def take_back(self, number: int | None = None) -> None:
+        """Have a trial that has not ended handed out again, or without a number all of them."""
+        self._handed_out -= self._handed_out.copy() if number is None else {number}
+
+    def has_ended(self, number: int) -> bool:
+        return self._trial(number).state.is_finished()
+
+    def rounds_reported(self, number: int) -> int:
+        return len(self._trial(number).intermediate_values)
+
     def trials_left(self) -> int:
         """How many trials of the budget have not ended, those that have not begun included."""
         ended = sum(trial.state.is_finished() for trial in self._study.get_trials(deepcopy=False))
@@ -152,7 +162,7 @@ class SweepStudy:
         return Proposal(trial.number, dict(trial.params), max(0, max(trial.intermediate_values, default=0) - 1))
 
     def _tell(self, number: int, state: TrialState, value: float | None = None) -> None:
-        if not self._trial(number).state.is_finished():
+        if not self.has_ended(number):
             self._study.tell(number, value, state=state)
 
     def _trial(self, number: int) -> FrozenTrial:

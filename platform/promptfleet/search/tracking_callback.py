@@ -50,6 +50,8 @@ class TrackTrials(NotSaved, tune.Callback):
         self._writer.submit(self._finish, dict(trial.config), status)
 
     def on_trial_error(self, iteration: int, trials: list[Trial], trial: Trial, **info: Any) -> None:
+        if not self._stages[trial.config[STAGE]].study.has_ended(trial.config[NUMBER]):
+            return  # it is begun again
         reason = str(trial.get_error() or "").strip().splitlines()
         self._writer.submit(self._finish, dict(trial.config), "FAILED", reason[-1] if reason else None)
 

@@ -7,8 +7,11 @@ from ray.tune.experiment import Trial
 from ray.tune.schedulers import FIFOScheduler, TrialScheduler
 from ray.tune.search import Searcher
 
+from promptfleet.federation.ray_watch import require_ray
 from promptfleet.search.stage import NUMBER, STAGE, Stage
 from promptfleet.search.trial import OBJECTIVE
+
+MAX_FAILURES = 6
 
 
 class NotSaved:
@@ -19,12 +22,18 @@ class NotSaved:
 
 
 class StageSearcher(NotSaved, Searcher):
-    """Hands out what the stages' studies propose, one stage after the other, and tells them how trials ended."""
+    """Hands out what the stages' studies propose, one stage after the other, and tells them how trials ended.
+
+    A trial that failed is handed out again, and goes on after its last round: Tune itself would give up one whose
+    process dies while it is being set up, and waits for ever for one that dies while it is reset. It has failed for
+    good after more than ``MAX_FAILURES`` failures since its last new round.
+    """
 
     def __init__(self, stages: Sequence[Stage]):
         super().__init__(metric=OBJECTIVE, mode="max")
         self._stages = stages
         self._trials: dict[str, tuple[Stage, int]] = {}
+        self._failures: dict[tuple[str, int, int], int] = {}  # by stage, number, and rounds at that time
 
     def suggest(self, trial_id: str) -> dict[str, Any] | str | None:
         """None while a stage's last trials are running, since the next one may depend on what they give."""
@@ -38,16 +47,28 @@ class StageSearcher(NotSaved, Searcher):
         return Searcher.FINISHED
 
     def on_trial_complete(self, trial_id: str, result: dict | None = None, error: bool = False) -> None:
-        """Without a result and without an error the trial was interrupted: it stays open for a resumed sweep."""
+        """Without a result and without an error the trial was interrupted: it stays open for a resumed sweep.
+
+        Raises RayGone: it is not the trial that failed.
+        """
         stage, number = self._trials[trial_id]
         study = stage.study
         if error:
-            study.fail(number, "the trial raised an error or its process died")
+            self._failed(stage, number)
         elif result is not None and result["round"] >= result["rounds"]:
             study.report(number, result["round"], result[OBJECTIVE])  # Tune shows a last round to no scheduler
             study.complete(number, result[OBJECTIVE])
         elif result is not None:
             study.prune(number)
+
+    def _failed(self, stage: Stage, number: int) -> None:
+        require_ray()
+        key = stage.name, number, stage.study.rounds_reported(number)
+        self._failures[key] = self._failures.get(key, 0) + 1
+        if self._failures[key] > MAX_FAILURES:
+            stage.study.fail(number, "the trial raised an error or its process died, again and again")
+        else:
+            stage.study.take_back(number)
 
     def save(self, checkpoint_path: str) -> None:
         """Nothing to save: the studies are on disk."""

@@ -2,14 +2,17 @@
 
 import logging
 from collections.abc import Mapping, Sequence
+from itertools import count
 from pathlib import Path
 from typing import Any
 
 from ray import tune
 
 from promptfleet.config import FederationConfig
+from promptfleet.federation.failures import describe
 from promptfleet.federation.prepare import Prepared
 from promptfleet.federation.ray_fleet import put_frozen
+from promptfleet.federation.ray_watch import require_ray
 from promptfleet.federation.resources import Node, Shares, plan_shares
 from promptfleet.federation.settings import federation_config
 from promptfleet.search.progress import SweepProgress
@@ -21,7 +24,9 @@ from promptfleet.tracking.outages import persistently
 from promptfleet.tracking.store import TrackingStore
 from promptfleet.tracking.writer import BackgroundWriter
 
-MAX_TRIAL_FAILURES = 6
+logger = logging.getLogger(__name__)
+
+MAX_LOOP_FAILURES = 6
 
 
 def run_trials(
@@ -36,14 +41,14 @@ def run_trials(
 ) -> None:
     """Run what the stages' studies propose until their budgets are spent or Ctrl-C; all of it goes to MLflow.
 
-    folder is where Tune keeps its own notes; concurrent trials run side by side.
+    folder is where Tune keeps its own notes; concurrent trials run side by side. If Tune itself comes to grief, as it
+    does when the process dies that it keeps for the next trial, it is begun anew: the studies have all it takes.
+
+    Raises RayGone: the Ray that all of it runs on does not answer any more.
     """
     logging.getLogger("ray.tune").setLevel(logging.CRITICAL)  # our own callbacks tell of failures
     tracking = TrackTrials(stages, writer)
     persistently(lambda: tracking.catch_up(store))
-    left = sum(stage.study.trials_left() for stage in stages)
-    if left == 0:
-        return
 
     def shares(config: FederationConfig) -> Shares:
         return plan_shares(config, nodes, concurrent=concurrent)
@@ -52,14 +57,30 @@ def run_trials(
         return tune.PlacementGroupFactory(shares(federation_config(values[FEDERATION])).bundles(), strategy="PACK")
 
     trainable = tune.with_parameters(FederationTrial, frozen=[put_frozen(prepared)], shares=shares)
-    tune.Tuner(
-        tune.with_resources(trainable, bundles),
+    for failures in count():
+        if all(stage.study.is_over() for stage in stages):
+            return
+        try:
+            _tuner(tune.with_resources(trainable, bundles), stages, folder, tracking, concurrent).fit()
+            return
+        except Exception as error:
+            require_ray()
+            if failures >= MAX_LOOP_FAILURES:
+                raise
+            logger.warning("Ray Tune %s; begun anew", describe(error), exc_info=True)
+        for stage in stages:
+            stage.study.take_back()
+
+
+def _tuner(trainable: Any, stages: Sequence[Stage], folder: Path, tracking: TrackTrials, concurrent: int) -> tune.Tuner:
+    return tune.Tuner(
+        trainable,
         tune_config=tune.TuneConfig(
             metric=OBJECTIVE,
             mode="max",
             search_alg=StageSearcher(stages),
             scheduler=RungScheduler(stages),
-            num_samples=left,
+            num_samples=-1,  # until the searcher has none
             max_concurrent_trials=concurrent,
             reuse_actors=True,
             trial_name_creator=_trial_name,
@@ -70,10 +91,10 @@ def run_trials(
             storage_path=str(folder),
             verbose=0,
             checkpoint_config=tune.CheckpointConfig(checkpoint_at_end=False),  # a trial keeps its own
-            failure_config=tune.FailureConfig(max_failures=MAX_TRIAL_FAILURES),
+            failure_config=tune.FailureConfig(max_failures=0),  # the searcher hands out again what failed
             callbacks=[SweepProgress(stages), tracking],
         ),
-    ).fit()
+    )
 
 
 def _trial_name(trial: Any) -> str:

@@ -1,15 +1,17 @@
 """Kill processes of running sweeps at random and see that nothing is lost: python benchmarks/chaos.py --kills 200
 
 One sweep of short federations runs undisturbed. The same sweep then runs again and again while its processes get
-SIGKILL at seeded moments: client actors, the server, the trial, the driver (then it is resumed), and the whole Ray
-session. In the end every federation must have the very bits of the undisturbed one, every round must be there once,
-in the files and in MLflow, and no process may be left.
+SIGKILL at seeded moments: client actors, the server, the trial, the driver (then it is resumed), the whole Ray session,
+and the fork server. In the end every federation must have the very bits of the undisturbed one, every round must be
+there once, in the files and in MLflow, and no process may be left. All that the sweeps wrote, what the drivers said and
+who was killed when (kills.txt) is kept in --keep DIR, or in a folder that is named if something was wrong.
 """
 
 import argparse
 import json
 import os
 import random
+import shutil
 import signal
 import sqlite3
 import subprocess
@@ -29,11 +31,12 @@ MARK = "PROMPTFLEET_CHAOS"
 TITLES = {  # what a process calls itself
     "client": ("ray::ClientActor",),
     "server": ("ray::ServerActor",),
-    "trial": ("ray::FederationTrial",),
+    "trial": ("ray::FederationTrial", "ray::ResourceTrainable"),  # the latter while it is at work
     "driver": ("jobs/tune.py",),
     "session": ("raylet", "gcs_server"),
+    "fork_server": ("promptfleet.federation.fork_server.server",),
 }
-WEIGHTS = {"client": 8, "server": 5, "trial": 3, "driver": 2, "session": 1}
+WEIGHTS = {"client": 8, "server": 5, "trial": 3, "driver": 2, "session": 1, "fork_server": 1}
 SPACE = """
 trials: {trials}
 startup_trials: 2
@@ -60,23 +63,24 @@ def main() -> int:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--pause", type=float, nargs=2, default=(0.3, 4.0), help="seconds between two kills")
     parser.add_argument("--processes", nargs="+", choices=TITLES, default=list(TITLES), help="whom to kill")
+    parser.add_argument("--keep", metavar="DIR", help="where to keep all that is written (default: kept if wrong)")
     parser.add_argument("--json", action="store_true")
     options = parser.parse_args()
     rng = random.Random(options.seed)
     tally = Tally()
-    with tempfile.TemporaryDirectory() as name:
-        folder = Path(name)
-        (folder / "space.yaml").write_text(SPACE.format(trials=options.trials))
-        calm = Job(folder, "--search", "space.yaml", "--name", "calm")
-        if calm.process.wait() != 0:
-            sys.exit(f"the undisturbed sweep failed:\n{calm.log.read_text()}")
-        calm.wait_until_gone()
-        sweeps = 0
-        options.until = time.monotonic() + 60 * options.minutes
-        while sum(tally.kills.values()) < options.kills and time.monotonic() < options.until:
-            sweeps += 1
-            disturb(folder, f"storm-{sweeps}", rng, options, tally)
-            compare(folder, f"storm-{sweeps}", tally)
+    folder = Path(options.keep or tempfile.mkdtemp(prefix="promptfleet-chaos-"))
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "space.yaml").write_text(SPACE.format(trials=options.trials))
+    calm = Job(folder, "--search", "space.yaml", "--name", "calm")
+    if calm.process.wait() != 0:
+        sys.exit(f"the undisturbed sweep failed:\n{calm.log.read_text()}")
+    calm.wait_until_gone()
+    sweeps = 0
+    options.until = time.monotonic() + 60 * options.minutes
+    while sum(tally.kills.values()) < options.kills and time.monotonic() < options.until:
+        sweeps += 1
+        disturb(folder, f"storm-{sweeps}", rng, options, tally)
+        compare(folder, f"storm-{sweeps}", tally)
     rows = [{"process": kind, "kills": tally.kills[kind]} for kind in TITLES]
     figures = {
         "kills": sum(tally.kills.values()),
@@ -89,9 +93,14 @@ def main() -> int:
         "orphans": len(tally.orphans),
     }
     report("random kills", rows, as_json=options.json, **figures)
-    for line in [*tally.differences, *tally.orphans]:
+    wrong = [*tally.differences, *tally.orphans]
+    for line in wrong:
         print(line, file=sys.stderr)
-    return 1 if tally.differences or tally.orphans else 0
+    if wrong:
+        print(f"everything is in {folder}", file=sys.stderr)
+    elif not options.keep:
+        shutil.rmtree(folder)
+    return 1 if wrong else 0
 
 
 @dataclass
@@ -113,7 +122,7 @@ class Job:
 
     def __init__(self, folder: Path, *arguments: str):
         self.mark = uuid.uuid4().hex
-        self.log = folder / f"{self.mark}.log"
+        self.log = folder / f"{arguments[-1]}-{len(list(folder.glob('*.log')))}.log"
         self.process = subprocess.Popen(
             [sys.executable, str(ROOT / "jobs" / "tune.py"), *arguments],
             cwd=folder,
@@ -187,7 +196,10 @@ def disturb(folder: Path, name: str, rng: random.Random, options: argparse.Names
         tally.kills[kind] += 1
         if kind in ("trial", "driver", "session"):
             trial_shot_at = progress
-        print(f"{sum(tally.kills.values()):>4} {name}: killed {kind}", file=sys.stderr, flush=True)
+        line = f"{sum(tally.kills.values()):>4} {name}: killed {kind}"
+        print(line, file=sys.stderr, flush=True)
+        with (folder / "kills.txt").open("a") as kills:
+            print(f"{time.strftime('%H:%M:%S')} {line} {victims} of {job.log.name}", file=kills)
     for job in jobs:
         tally.orphans += job.wait_until_gone()
 
@@ -196,12 +208,24 @@ def living(job: Job) -> dict[str, list[int]]:
     """Process ids of the job's processes that may be killed, by kind."""
     found: dict[str, list[int]] = {kind: [] for kind in TITLES}
     for pid, command in job.processes().items():
+        program = command.split(" -", 1)[0]
         for kind, titles in TITLES.items():
-            if any(title in command.split(" -", 1)[0] for title in titles) and (
-                kind != "driver" or pid == job.process.pid
-            ):
+            if kind == "driver":
+                mine = pid == job.process.pid
+            elif kind == "fork_server":  # its forked workers bear its command line until they have a title
+                mine = titles[0] in command and parent_of(pid) == job.process.pid
+            else:
+                mine = any(title in program for title in titles)
+            if mine:
                 found[kind].append(pid)
     return found
+
+
+def parent_of(pid: int) -> int | None:
+    try:
+        return int(Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[1])
+    except OSError:
+        return None
 
 
 def checkpoints_written(folder: Path, name: str) -> int:
@@ -227,7 +251,8 @@ def compare(folder: Path, name: str, tally: Tally) -> None:
         right = rounds == [one["round"] for one in wanted["rounds"]]
         tally.rounds_wrong += not right
         if not (same and right):
-            tally.differences.append(f"{name}: trial {number} differs: rounds {rounds}, {found['state_sha256'][:12]}")
+            setting = "the same" if found["config"] == wanted["config"] else "another"
+            tally.differences.append(f"{name}: trial {number} differs: rounds {rounds}, of {setting} configuration")
     studies = [study_rows(sweep) for sweep in (calm, storm)]
     tally.studies_equal += studies[0] == studies[1]
     if studies[0] != studies[1]:

@@ -289,6 +289,7 @@ OTHER = {
     "runtime.threads_per_client": 2,
     "runtime.start_timeout_s": 10.0,
     "runtime.client_timeout_s": 10.0,
+    "runtime.server_timeout_s": 5.0,
     "runtime.on_client_failure": "drop",
     "runtime.retries": 0,
     "runtime.min_clients": 2,

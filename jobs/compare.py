@@ -49,17 +49,18 @@ def main() -> int:
     out = _output_folder(arguments.out)
     if arguments.address is None:
         plan_comparison(spec, local_nodes())
-    with joined(arguments.address):
+    with joined(arguments.address, config.storage.path):
         prepared = prepare_comparison(spec)
-    with ray_session(arguments.address, fork_server=config.runtime.fork_server) as nodes:
-        plan_comparison(spec, nodes)
-        if folder is None:
-            name = {"name": arguments.name, "default_name": config.dataset}
-            folder = COMPARISONS.create(spec.to_dict(), config.storage.path, **name)
-        federations = len(spec.methods) * len(spec.seeds)
-        print(f"comparison {folder.name}: {federations} federations, in {folder}", file=sys.stderr)
-        with leaving_when_ray_is_gone(f"go on with: python jobs/compare.py --resume {folder.name}"):
-            outcome = run_comparison(spec, folder, prepared, nodes, reference=arguments.reference)
+        fork_server, storage = config.runtime.fork_server, config.storage.path
+        with ray_session(arguments.address, fork_server=fork_server, storage_path=storage) as nodes:
+            plan_comparison(spec, nodes)
+            if folder is None:
+                name = {"name": arguments.name, "default_name": config.dataset}
+                folder = COMPARISONS.create(spec.to_dict(), config.storage.path, **name)
+            federations = len(spec.methods) * len(spec.seeds)
+            print(f"comparison {folder.name}: {federations} federations, in {folder}", file=sys.stderr)
+            with leaving_when_ray_is_gone(f"go on with: python jobs/compare.py --resume {folder.name}"):
+                outcome = run_comparison(spec, folder, prepared, nodes, reference=arguments.reference)
     if outcome.report is not None:
         _write(outcome.report, out or folder)
     print(describe_outcome(spec, folder, out or folder, outcome))

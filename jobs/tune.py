@@ -38,23 +38,24 @@ def main() -> int:
     if arguments.dry_run:
         print(describe_plan(spec))
         return 0
+    base = spec.base_config()
     if arguments.name:
-        SWEEPS.check_name(spec.base_config().storage.path, arguments.name)
+        SWEEPS.check_name(base.storage.path, arguments.name)
     if arguments.address is None:
         plan_sweep(spec, local_nodes())
     if arguments.download:
-        base = spec.base_config()
         download_dataset(base.dataset, base.data.root, base.data.folder)
-    with joined(arguments.address):
+    with joined(arguments.address, base.storage.path):
         prepared = prepare_sweep(spec)
-    with ray_session(arguments.address, fork_server=spec.base_config().runtime.fork_server) as nodes:
-        plan_sweep(spec, nodes)
-        if folder is None:
-            storage, default_name = spec.base_config().storage.path, Path(arguments.search).stem
-            folder = create_sweep(spec, storage, name=arguments.name, default_name=default_name)
-        print(f"sweep {folder.name}: {spec.settings.trials} federations, in {folder}", file=sys.stderr)
-        with leaving_when_ray_is_gone(f"go on with: python jobs/tune.py --resume {folder.name}"):
-            outcome = run_sweep(spec, folder, prepared, nodes)
+        fork_server = base.runtime.fork_server
+        with ray_session(arguments.address, fork_server=fork_server, storage_path=base.storage.path) as nodes:
+            plan_sweep(spec, nodes)
+            if folder is None:
+                default_name = Path(arguments.search).stem
+                folder = create_sweep(spec, base.storage.path, name=arguments.name, default_name=default_name)
+            print(f"sweep {folder.name}: {spec.settings.trials} federations, in {folder}", file=sys.stderr)
+            with leaving_when_ray_is_gone(f"go on with: python jobs/tune.py --resume {folder.name}"):
+                outcome = run_sweep(spec, folder, prepared, nodes)
     print(describe_outcome(spec, folder, outcome))
     return INTERRUPTED if outcome.interrupted else 0
 

@@ -5,7 +5,7 @@ Imported by every client process, so nothing here imports ray.tune, mlflow or op
 
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -19,6 +19,7 @@ from promptfleet.data.client_split import ClientSplit
 from promptfleet.data.feature_store import open_store
 from promptfleet.federation.client import Upload
 from promptfleet.federation.client_group import ClientGroup
+from promptfleet.federation.ray_files import NodeFile
 from promptfleet.federation.reports import Evaluation
 from promptfleet.federation.server import Server
 from promptfleet.federation.shared_memory import Packed, seal, unpack
@@ -52,7 +53,7 @@ class Frozen:
 
     packed: Packed
     settings: dict[str, Any]
-    files: dict[str, str]  # of the feature store
+    files: Mapping[str, NodeFile]  # of the feature store
     class_names: tuple[str, ...]
     domain_names: tuple[str, ...]
     image_tower: FrozenImages | None
@@ -65,6 +66,10 @@ class Frozen:
     def attach_images(self, device: str) -> ImageTower | None:
         return self.image_tower and self.image_tower.attach(device)
 
+    def files_here(self) -> dict[str, Path]:
+        """The feature store's files on this node, which are copied to it where they lie on another one's disk."""
+        return {kind: file.here() for kind, file in self.files.items()}
+
     def prepared(self) -> "Prepared":
         """What was put there, its CLIP in place on the CPU."""
         from promptfleet.federation.prepare import Prepared  # which no client process needs
@@ -74,7 +79,7 @@ class Frozen:
             class_names=self.class_names,
             domain_names=self.domain_names,
             image_tower=self.attach_images("cpu"),
-            **{kind: Path(path) for kind, path in self.files.items()},
+            **self.files_here(),
         )
 
 
@@ -114,7 +119,8 @@ class ClientActor:
 
     def __init__(self, frozen: Frozen):
         self._frozen = frozen
-        self._store = open_store(**frozen.files)
+        self._store = open_store(**frozen.files_here())
+        self._node = ray.util.get_node_ip_address()
         device = "cuda" if ray.get_gpu_ids() and torch.cuda.is_available() else "cpu"
         self._clip = frozen.attach(device)
         self._image_tower = frozen.attach_images(device)
@@ -135,7 +141,7 @@ class ClientActor:
         """Return values: reports, uploads by client, then each client's next private state. In ``clients``' order."""
         trained = self._group.train(round_index, *_arrived(clients, downloads, privates))
         return [
-            [one.report for one in trained.values()],
+            [replace(one.report, node=self._node) for one in trained.values()],
             {client: to_arrays(one.upload) for client, one in trained.items()},
             *[to_arrays(one.private) for one in trained.values()],
         ]

@@ -21,6 +21,7 @@ from promptfleet.federation.failures import Failures, StatesLost
 from promptfleet.federation.fleet import CohortUpdate
 from promptfleet.federation.prepare import Prepared
 from promptfleet.federation.ray_calls import DIED, NO_ANSWER, Call, ClientCalls, ServerFailed
+from promptfleet.federation.ray_files import NodeFile
 from promptfleet.federation.ray_processes import Processes
 from promptfleet.federation.reports import Evaluation, Event
 from promptfleet.federation.resources import Shares
@@ -32,14 +33,19 @@ T = TypeVar("T")
 Ask = Callable[[], Sequence[ObjectRef]]
 
 
-def put_frozen(prepared: Prepared) -> ObjectRef:
-    """Put the frozen inputs into the object store, once for all actors of all federations."""
+def put_frozen(prepared: Prepared, *, shared_files: bool = False) -> ObjectRef:
+    """Put the frozen inputs into the object store, once for all actors of all federations.
+
+    A node takes one copy of them for all its processes. So it does with the files of the feature store, unless they are
+    ``shared_files`` that every node sees.
+    """
     tower = prepared.image_tower
+    node = None if shared_files else ray.get_runtime_context().get_node_id()
     return ray.put(
         Frozen(
             packed=pack(prepared.clip.tensors()),
             settings=prepared.clip.settings(),
-            files={kind: str(path) for kind, path in prepared.files().items()},
+            files={kind: NodeFile.of(path, node) for kind, path in prepared.files().items()},
             class_names=prepared.class_names,
             domain_names=prepared.domain_names,
             image_tower=tower and FrozenImages(pack(tower.weights), tower.architecture, tower.preprocessing),

@@ -38,7 +38,7 @@ class Processes:
         self.clients: list[Any] = []
         try:
             if own_group:
-                self._group, self._first_bundle = placement_group(shares.bundles()[1:], strategy="PACK"), 0
+                self._group, self._first_bundle = placement_group(shares.bundles()[1:], strategy="SPREAD"), 0
                 self._own_group = self._group
                 ray.get(self._group.ready(), timeout=start_timeout_s)
             self.server = self._start_server()

@@ -42,18 +42,25 @@ def ray_runs() -> bool:
     return "ray" in sys.modules and sys.modules["ray"].is_initialized()
 
 
-def joined(address: str | None) -> AbstractContextManager:
+def joined(address: str | None, storage_path: str) -> AbstractContextManager:
     """The cluster at ``address``, where there is one: images are encoded faster there than in this process."""
-    return nullcontext() if address is None else ray_session(address)
+    return nullcontext() if address is None else ray_session(address, storage_path=storage_path)
 
 
 @contextmanager
-def ray_session(address: str | None = None, *, fork_server: str = "auto") -> Iterator[list[Node]]:
+def ray_session(
+    address: str | None = None, *, fork_server: str = "auto", storage_path: str | None = None
+) -> Iterator[list[Node]]:
     """Join the cluster at ``address``, or start Ray on this machine; yields the nodes there are.
 
     A Ray that this process already runs is used as it is and left running. fork_server is
-    ``RuntimeConfig.fork_server``: a Ray started here has its workers forked unless it is "off". Raises ResourceError if
-    there is nothing at ``address``, or the fork server is "on" and cannot be had; on "auto" that is logged.
+    ``RuntimeConfig.fork_server``: a Ray started here has its workers forked unless it is "off". With storage_path, the
+    nodes are asked whether they have it.
+
+    Raises:
+        ResourceError: there is nothing at ``address``; the fork server is "on" and cannot be had (on "auto" that is
+            logged); a node cannot use ``storage_path`` as others do.
+        ConfigError: ``storage_path`` cannot be written.
     """
     for name, value in QUIET.items():
         os.environ.setdefault(name, value)
@@ -65,11 +72,9 @@ def ray_session(address: str | None = None, *, fork_server: str = "auto") -> Ite
                 _start(ray, ours, fork_server)
             else:
                 _join(ray, ours, address, fork_server)
-        yield [
-            Node(node["Resources"].get("CPU", 0.0), node["Resources"].get("GPU", 0.0))
-            for node in ray.nodes()
-            if node["Alive"]
-        ]
+        from promptfleet.federation.ray_storage import nodes_with_storage
+
+        yield nodes_with_storage(storage_path)
 
 
 def _start(ray, session: ExitStack, wanted: str) -> None:

@@ -1,6 +1,7 @@
 """What a federation tells about itself: plain values that become ``result.json``, MLflow metrics and figures."""
 
 import json
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields
 from statistics import fmean, pstdev
@@ -11,12 +12,16 @@ from promptfleet.methods.protocol import State
 
 @dataclass(frozen=True)
 class TrainReport:
-    """One client's local update: the method's figures, bytes of the real protocol, seconds, and what went wrong."""
+    """One client's local update: the method's figures, bytes of the real protocol, seconds.
+
+    ``node`` is the address of the node it ran on, where Ray ran it.
+    """
 
     metrics: Mapping[str, float]
     downloaded_bytes: int
     uploaded_bytes: int
     seconds: float
+    node: str | None = None
 
 
 @dataclass(frozen=True)
@@ -53,7 +58,7 @@ class RoundReport:
 
     ``simulated_time`` is when the server stopped waiting, in updates of the median client (see ``config.faults``).
     ``dropped`` are clients of the cohort without an upload, ``rejected`` those whose upload the server refused,
-    with the reason.
+    with the reason. ``nodes`` says how many clients trained on which node, by its address, where Ray ran them.
     """
 
     round: int
@@ -74,6 +79,7 @@ class RoundReport:
     events: Sequence[Event]
     client_val_accuracy: Sequence[float]
     client_test_accuracy: Sequence[float]
+    nodes: Mapping[str, int] = field(default_factory=dict)
 
     @classmethod
     def of(
@@ -111,6 +117,7 @@ class RoundReport:
             events=list(events),
             client_val_accuracy=val,
             client_test_accuracy=test,
+            nodes=dict(sorted(Counter(report.node for report in trained if report.node).items())),
         )
 
 

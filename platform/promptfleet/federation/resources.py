@@ -17,10 +17,12 @@ PRECISION = 10_000  # Ray counts in ten-thousandths
 
 @dataclass(frozen=True)
 class Node:
-    """What one machine of the cluster offers."""
+    """What one machine of the cluster offers; ``has_storage`` says whether ``storage.path`` is there."""
 
     cpus: float
     gpus: float
+    address: str = "127.0.0.1"
+    has_storage: bool = True
 
 
 @dataclass(frozen=True)

@@ -44,18 +44,18 @@ def run_federation(
         config = federation_config(config or {})
     if config.runtime.backend == "ray" and address is None:
         plan_shares(config, local_nodes())
-    with joined(address if config.runtime.backend == "ray" else None):
+    with joined(address if config.runtime.backend == "ray" else None, config.storage.path):
         prepared = prepare(config)
-    with _fleet(config, prepared, address) as fleet:
-        federation = Federation(config, prepared, fleet)
-        with _kept_in(folder, federation) as (keep_round, newest):
-            while federation.rounds_done < config.rounds:
-                report = run_next_round(federation, newest)
-                keep_round()
-                logger.debug("round %d: %s", report.round, report)
-                if on_round is not None:
-                    on_round(report)
-        return federation.result()
+        with _fleet(config, prepared, address) as fleet:
+            federation = Federation(config, prepared, fleet)
+            with _kept_in(folder, federation) as (keep_round, newest):
+                while federation.rounds_done < config.rounds:
+                    report = run_next_round(federation, newest)
+                    keep_round()
+                    logger.debug("round %d: %s", report.round, report)
+                    if on_round is not None:
+                        on_round(report)
+            return federation.result()
 
 
 @contextmanager
@@ -87,12 +87,14 @@ def _fleet(config: FederationConfig, prepared: Prepared, address: str | None) ->
             fleet.close()
         return
 
-    with ray_session(address, fork_server=config.runtime.fork_server) as nodes:
+    runtime = config.runtime
+    with ray_session(address, fork_server=runtime.fork_server, storage_path=config.storage.path) as nodes:
         from promptfleet.federation.ray_fleet import RayFleet, put_frozen
+        from promptfleet.federation.ray_storage import is_shared
 
         shares = plan_shares(config, nodes)
-        frozen = put_frozen(prepared)
-        fleet = RayFleet(frozen, shares, start_timeout_s=config.runtime.start_timeout_s, own_group=True)
+        frozen = put_frozen(prepared, shared_files=is_shared(nodes))
+        fleet = RayFleet(frozen, shares, start_timeout_s=runtime.start_timeout_s, own_group=True)
         try:
             yield fleet
         finally:

@@ -12,6 +12,7 @@ from promptfleet.config import FederationConfig
 from promptfleet.federation.failures import describe
 from promptfleet.federation.prepare import Prepared
 from promptfleet.federation.ray_fleet import put_frozen
+from promptfleet.federation.ray_storage import is_shared, this_node_only
 from promptfleet.federation.ray_watch import require_ray
 from promptfleet.federation.resources import Node, Shares, plan_shares
 from promptfleet.federation.settings import federation_config
@@ -53,10 +54,15 @@ def run_trials(
     def shares(config: FederationConfig) -> Shares:
         return plan_shares(config, nodes, concurrent=concurrent)
 
-    def bundles(values: Mapping[str, Any]) -> tune.PlacementGroupFactory:
-        return tune.PlacementGroupFactory(shares(federation_config(values[FEDERATION])).bundles(), strategy="PACK")
+    shared = is_shared(nodes)
+    where = {} if shared else this_node_only()  # a trial's own process writes its checkpoints, which are read here
 
-    trainable = tune.with_parameters(FederationTrial, frozen=[put_frozen(prepared)], shares=shares)
+    def bundles(values: Mapping[str, Any]) -> tune.PlacementGroupFactory:
+        trial, *actors = shares(federation_config(values[FEDERATION])).bundles()
+        return tune.PlacementGroupFactory([trial | where, *actors], strategy="SPREAD")
+
+    frozen = put_frozen(prepared, shared_files=shared)
+    trainable = tune.with_parameters(FederationTrial, frozen=[frozen], shares=shares)
     for failures in count():
         if all(stage.study.is_over() for stage in stages):
             return

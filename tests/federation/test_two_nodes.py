@@ -1,0 +1,132 @@
+"""A cluster of two nodes, both on this machine and its disk: what reaches the other one, and how often."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from promptfleet.errors import ResourceError
+from promptfleet.federation.ray_storage import ABSENT, _check_all_or_only_this, _look
+
+ADDRESSES = {"a": "10.0.0.1", "b": "10.0.0.2", "c": "10.0.0.3"}
+SCRIPT = """
+import json, sys, tempfile
+from dataclasses import replace
+from pathlib import Path
+import ray
+from ray.cluster_utils import Cluster
+from ray.experimental import get_object_locations
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+from promptfleet.federation.actors import ClientActor
+from promptfleet.federation.prepare import prepare
+from promptfleet.federation.ray_files import NodeFile
+from promptfleet.federation.ray_fleet import put_frozen
+from promptfleet.federation.ray_storage import is_shared, nodes_with_storage
+from promptfleet.federation.settings import federation_config
+
+class Client(ClientActor):
+    def features(self):
+        files = self._frozen.files_here()
+        return str(files["features"]), files["features"].stat().st_ino, float(self._store.features.sum())
+
+storage = sys.argv[1]
+prepared = prepare(federation_config({"storage": {"path": storage}}))
+cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 1, "object_store_memory": 2**28})
+other = cluster.add_node(num_cpus=1, object_store_memory=2**28)
+ray.init(address=cluster.address, log_to_driver=False, logging_level="ERROR")
+frozen = put_frozen(prepared)
+strategy = NodeAffinitySchedulingStrategy(other.node_id, soft=False)
+clients = [ray.remote(Client).options(num_cpus=0, scheduling_strategy=strategy).remote(frozen) for _ in range(3)]
+opened = ray.get([client.features.remote() for client in clients])
+nodes = nodes_with_storage(storage)
+larger = replace(NodeFile.of(prepared.features, ray.get_runtime_context().get_node_id()), bytes=10**6, written_ns=1)
+try:
+    ray.get(ray.remote(NodeFile.here).options(num_cpus=0, scheduling_strategy=strategy).remote(larger))
+    changed = "nothing was raised"
+except ray.exceptions.RayError as error:
+    changed = str(error)
+print(json.dumps({
+    "opened": opened,
+    "original": [str(prepared.features), float(prepared.open_store().features.sum())],
+    "weights_on": sorted(get_object_locations([frozen])[frozen]["node_ids"]),
+    "nodes": sorted(node["NodeID"] for node in ray.nodes()),
+    "shared": is_shared(nodes),
+    "left_in_storage": [path.name for path in Path(storage).iterdir()],
+    "changed": changed,
+}))
+ray.shutdown()
+cluster.shutdown()
+"""
+
+
+@pytest.fixture(scope="module")
+def found(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("two")
+    (folder / "copies").mkdir()
+    environment = {**os.environ, "TMPDIR": str(folder / "copies"), "RAY_TMPDIR": "/tmp"}
+    command = [sys.executable, "-c", SCRIPT, str(folder / "storage")]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=240)
+    assert done.returncode == 0, done.stderr
+    return {**json.loads(done.stdout.splitlines()[-1]), "copies": folder / "copies"}
+
+
+@pytest.mark.ray
+def test_all_processes_of_another_node_map_one_copy_of_the_features(found):
+    original, total = found["original"]
+    paths, inodes, sums = zip(*found["opened"], strict=True)
+    assert len(paths) == 3
+    assert len(set(paths)) == len(set(inodes)) == 1
+    assert Path(paths[0]) != Path(original)
+    assert Path(paths[0]).read_bytes() == Path(original).read_bytes()
+    assert set(sums) == {total}
+    assert [path.name for path in found["copies"].rglob("*.arrow")] == [Path(paths[0]).name]
+    assert list(found["copies"].rglob("*.lock")) == list(found["copies"].rglob("*.partial")) == []
+
+
+@pytest.mark.ray
+def test_frozen_weights_are_in_each_nodes_object_store_once(found):
+    assert found["weights_on"] == found["nodes"]
+    assert len(found["nodes"]) == 2
+
+
+@pytest.mark.ray
+def test_a_file_that_is_not_what_it_was_is_not_copied(found):
+    assert "has changed while it was copied to another node" in found["changed"]
+
+
+@pytest.mark.ray
+def test_nodes_of_one_disk_share_the_storage_and_leave_nothing_in_it(found):
+    assert found["shared"] is True
+    assert found["left_in_storage"] == ["features"]
+
+
+def test_a_node_looks_for_the_folder_and_writes_to_it(tmp_path, monkeypatch):
+    marker = tmp_path / "marker"
+    assert _look(marker) == ABSENT
+    marker.touch()
+    assert _look(marker) == ""
+    assert list(tmp_path.iterdir()) == [marker]
+
+    def refuse(path):
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr(Path, "touch", refuse)
+    assert _look(marker) == "Permission denied"
+
+
+@pytest.mark.parametrize("answers", [{"a": "", "b": "", "c": ""}, {"a": "", "b": ABSENT, "c": ABSENT}, {"a": ""}])
+def test_a_folder_of_all_nodes_or_of_this_one_will_do(answers):
+    _check_all_or_only_this(answers, "a", ADDRESSES, Path("/results"))
+
+
+def test_a_folder_that_only_some_share_is_refused():
+    wanted = (
+        "storage.path=/results: node 10.0.0.2 does not have this folder, node 10.0.0.3 does; mount it on every node, "
+        "or use one that only this node has"
+    )
+    with pytest.raises(ResourceError) as caught:
+        _check_all_or_only_this({"a": "", "b": ABSENT, "c": ""}, "a", ADDRESSES, Path("/results"))
+    assert str(caught.value) == wanted

@@ -25,10 +25,10 @@ EXPERIMENT_ID = $(BIN)/python -c "import sqlite3, sys; print(*sqlite3.connect(sy
   'select experiment_id from experiments where name = \'promptfleet\'').fetchone() or '0')"
 
 .DEFAULT_GOAL := help
-.PHONY: help setup sweep train ui has-results test test-fast bench chaos lint format lock clean
+.PHONY: help setup sweep train ui has-results test test-fast cluster-test bench chaos lint format lock clean
 
 help: ## show this list
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
 
 setup: $(READY) ## make .venv and install the pinned versions and this package into it
 
@@ -55,6 +55,9 @@ test: $(READY) ## run every test (PYTEST_ARGS="tests/x.py -k name")
 
 test-fast: $(READY) ## run the tests that take seconds
 	$(BIN)/python -m pytest -m "not slow" $(PYTEST_ARGS)
+
+cluster-test: $(READY) ## two hosts on this machine, a Ray cluster on them, sweeps there (as root; some minutes)
+	$(BIN)/python clusters/test/run.py
 
 bench: $(READY) ## measure speed and memory (some 20 minutes; results and figure in $(RESULTS)/benchmarks)
 	@mkdir -p "$(RESULTS)/benchmarks"

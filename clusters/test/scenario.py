@@ -1,0 +1,211 @@
+"""A sweep on a cluster of two hosts, as a user runs it: up, sweep, down; then again with a host lost in the middle."""
+
+import json
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from hosts import ROOT, Host, make_key, make_network, start_host
+
+SEARCH = "search_spaces/gating.yaml"
+SIZE = ["--trials", "2", "--set", "rounds=4", "--set", "runtime.clients_per_actor=2"]
+PACKAGE = "/root/promptfleet/platform/promptfleet/__init__.py"
+HEAD, WORKER = "10.77.0.1", "10.77.0.2"
+PATIENCE_S = 180.0
+
+
+class Failed(Exception):
+    """Something that should have been true and was not."""
+
+
+class Scenario:
+    """Runs in namespaces of its own, see ``run.py``. ``folder`` takes logs and results."""
+
+    def __init__(self, folder: Path):
+        self.folder = folder
+        self.seconds: dict[str, float] = {}  # of each step
+        self.cluster = folder / "local.yaml"
+        self.hosts: list[Host] = []
+        bin_folder = Path(sys.executable).parent
+        self.environment = {name: value for name, value in os.environ.items() if not name.startswith("RAY_")} | {
+            "PATH": f"{bin_folder}:{os.environ['PATH']}",
+            "HOME": str(folder),  # for ~/.ray
+            "TMPDIR": str(folder),
+            "RAY_TMPDIR": str(folder),
+            "RAY_AUTH_MODE": "token",
+            "OMP_NUM_THREADS": "1",
+        }
+
+    def run(self) -> None:
+        """Raises Failed, or CalledProcessError for a command that should have succeeded."""
+        make_network()
+        with self._step("one machine: the sweep"):
+            alone = self.folder / "alone"
+            self._here("alone", "python", "jobs/tune.py", "--search", SEARCH, *SIZE, "--set", f"storage.path={alone}")
+        self.expected = outcomes(alone / "sweeps/gating")
+
+        with self._step("two hosts start"):
+            key = make_key(self.folder)
+            for name, address in (("head", HEAD), ("worker", WORKER)):
+                self.hosts.append(start_host(name, address, key, self._log(name)))
+            self.head, self.worker = self.hosts
+            self._note_namespaces()
+        self._write_cluster(key)
+        self._here("token", "ray", "get-auth-token", "--generate")
+
+        self._cluster_up("ray up")
+        job = f"cd promptfleet && python jobs/tune.py --search {SEARCH} --name calm --address auto {' '.join(SIZE)}"
+        self._sweep("calm", ["ray", "exec", str(self.cluster), job])
+        self._check_worker_keeps_nothing()
+        self._cluster_down()
+
+        self._cluster_up("ray up again")
+        arguments = ["--search", f"promptfleet/{SEARCH}", "--name", "loss", "--address", "auto", *SIZE]
+        arguments += ["--set", "storage.path=promptfleet/results"]
+        self._sweep("loss", ["ray", "submit", str(self.cluster), "jobs/tune.py", "--", *arguments], lose=self.worker)
+        self._cluster_down()
+
+    def keep_traces(self) -> None:
+        """The seconds of each step, and what Ray wrote on the hosts that are alive, into ``folder``."""
+        lines = [f"{seconds:7.1f} s  {what}" for what, seconds in self.seconds.items()]
+        (self.folder / "seconds.txt").write_text("\n".join(lines) + "\n")
+        for host in self.hosts:
+            if host.alive:
+                text = host.ssh("tail -n 200 /tmp/ray/session_latest/logs/*.{log,out,err} 2>/dev/null || true")
+                self._log(f"ray-on-{host.name}").write_text(text)
+
+    def _note_namespaces(self) -> None:
+        """For ``run.py``, which looks for what is left of them."""
+        own = [os.readlink(f"/proc/self/ns/{kind}") for kind in ("net", "pid", "mnt")]
+        theirs = [namespace for host in self.hosts for namespace in host.namespaces()]
+        (self.folder / "namespaces").write_text(" ".join(own + theirs))
+
+    def _write_cluster(self, key: Path) -> None:
+        """clusters/local.yaml with the lines changed that say CHANGE."""
+        cluster = yaml.safe_load((ROOT / "clusters/local.yaml").read_text())
+        cluster["provider"] |= {"head_ip": HEAD, "worker_ips": [WORKER]}
+        cluster["auth"] = {"ssh_user": "root", "ssh_private_key": str(key)}
+        cluster |= {"min_workers": 1, "max_workers": 1}
+        self.cluster.write_text(yaml.safe_dump(cluster))
+
+    def _cluster_up(self, name: str) -> None:
+        self.begun = time.monotonic()
+        with self._step(name):
+            self._here(name.replace(" ", "-"), "ray", "up", "-y", "--no-config-cache", str(self.cluster))
+        with self._step("until the worker has joined"):
+            self._wait_for("two nodes in `ray status`", lambda: "2 local.cluster.node" in self._status())
+        for host in (self.head, self.worker):
+            imported = host.ssh("promptfleet/.venv/bin/python -c 'import promptfleet; print(promptfleet.__file__)'")
+            check(imported.strip() == PACKAGE, f"{host.name} imports {imported}")
+
+    def _sweep(self, name: str, command: list[str], *, lose: Host | None = None) -> None:
+        """Run the sweep called ``name`` by ``command`` and compare; ``lose`` that host when round 1 is over."""
+        started = time.monotonic()
+        job = self._start(name, *command)
+        self._wait_for("the first round", lambda: self._on_head(name, "trials/000/checkpoints/*1.safetensors"), job)
+        self._note("first round of the first trial, since the sweep began", started)
+        self._note("first round of the first trial, since `ray up`", self.begun)
+        if lose:
+            lose.kill()
+        self._wait_for("the end of the sweep", lambda: job.poll() is not None, job)
+        self._note("the sweep with a host lost" if lose else "the sweep", started)
+        check(job.returncode == 0, f"the sweep ended with status {job.returncode}, see {self.folder}/{name}.log")
+        results = self.folder / "results"
+        self._here("rsync-down", "ray", "rsync-down", str(self.cluster), "~/promptfleet/results/", str(results))
+        found = outcomes(results / "sweeps" / name)
+        check(found == self.expected, f"{name}: other results than on one machine: {found} instead of {self.expected}")
+        first, *_, last = placements(results / "sweeps" / name)
+        check(first.keys() == {HEAD, WORKER}, f"{name}: clients trained on {first} in the first round")
+        check(
+            last.keys() == ({HEAD} if lose else {HEAD, WORKER}), f"{name}: clients trained on {last} in the last round"
+        )
+
+    def _check_worker_keeps_nothing(self) -> None:
+        """One copy of the encoded images for all its processes, no results, no MLflow."""
+        found = self.worker.ssh(
+            "find / -xdev '(' -name '*.arrow' -o -name '*.db' -o -name results ')' -path '*promptfleet*'"
+        ).split()
+        check(len(found) == 1, f"on the worker: {found}")
+
+    def _cluster_down(self) -> None:
+        """As the comments of clusters/local.yaml say: `ray down` ends the head, the workers are told one by one."""
+        with self._step("ray down, and ray stop on the worker"):
+            self._here("down", "ray", "down", "-y", str(self.cluster))
+            if self.worker.alive:
+                self.worker.ssh("bash -ic 'ray stop'")
+        for host in self.hosts:
+            left = host.commands() if host.alive else []
+            check(not left, f"left on the {host.name} after `ray down`: {left}")
+
+    def _status(self) -> str:
+        return self._here("status", "ray", "exec", str(self.cluster), "ray status")
+
+    def _on_head(self, name: str, pattern: str) -> bool:
+        return bool(self.head.ssh(f"ls promptfleet/results/sweeps/{name}/{pattern} 2>/dev/null || true"))
+
+    def _here(self, name: str, *command: str) -> str:
+        """What a command on this machine prints, also to the log ``name``. Raises Failed if it fails."""
+        process = self._start(name, *command)
+        status = process.wait(timeout=PATIENCE_S)
+        text = self._log(name).read_text()
+        check(status == 0, f"`{' '.join(command)}` ended with status {status}:\n{text[-3000:]}")
+        return text
+
+    def _start(self, name: str, *command: str) -> subprocess.Popen:
+        with self._log(name).open("w") as log:
+            return subprocess.Popen(command, cwd=ROOT, env=self.environment, stdout=log, stderr=subprocess.STDOUT)
+
+    def _log(self, name: str) -> Path:
+        return self.folder / f"{name}.log"
+
+    def _wait_for(self, what: str, happened: Callable[[], bool], job: subprocess.Popen | None = None) -> None:
+        deadline = time.monotonic() + PATIENCE_S
+        while not happened():
+            check(time.monotonic() < deadline, f"waited {PATIENCE_S:g} s for {what}")
+            check(
+                job is None or job.poll() is None or happened(), f"ended before {what}, see the logs in {self.folder}"
+            )
+            time.sleep(0.5)
+
+    @contextmanager
+    def _step(self, what: str) -> Iterator[None]:
+        started = time.monotonic()
+        yield
+        self._note(what, started)
+
+    def _note(self, what: str, started: float) -> None:
+        seconds = time.monotonic() - started
+        self.seconds[what] = seconds
+        print(f"{seconds:7.1f} s  {what}", flush=True)
+
+
+def outcomes(sweep: Path) -> dict[str, Any]:
+    """What each trial of a sweep gave, to the last bit: its final states, and accuracies by round and client."""
+    found = {}
+    for path in sorted(sweep.glob("trials/*/result.json")):
+        result = json.loads(path.read_text())
+        rounds = [
+            {name: one[name] for name in ("round", "client_val_accuracy", "client_test_accuracy", "uploaded_bytes")}
+            for one in result["rounds"]
+        ]
+        found[path.parent.name] = {"state_sha256": result["state_sha256"], "rounds": rounds}
+    check(len(found) == 2, f"{sweep}: {len(found)} trials instead of 2")
+    return found
+
+
+def placements(sweep: Path) -> list[dict[str, int]]:
+    """How many clients trained where, round by round, in all trials."""
+    results = [json.loads(path.read_text()) for path in sorted(sweep.glob("trials/*/result.json"))]
+    return [one["nodes"] for result in results for one in result["rounds"]]
+
+
+def check(holds: bool, otherwise: str) -> None:
+    if not holds:
+        raise Failed(otherwise)

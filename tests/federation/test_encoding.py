@@ -21,7 +21,7 @@ from promptfleet.config import FeaturesConfig, FederationConfig
 from promptfleet.data.dataset import Dataset
 from promptfleet.data.datasets import load_dataset
 from promptfleet.data.feature_store import open_features, open_store, write_features
-from promptfleet.errors import ConfigError, DataError, ResourceError
+from promptfleet.errors import ConfigError, DataError
 from promptfleet.federation import encoding
 from promptfleet.federation.encoding import PART, encode_missing, wanted_files
 from promptfleet.federation.image_encoder import Encoder, encode_in_threads, load_inputs
@@ -305,7 +305,7 @@ def test_a_lock_is_given_to_one_after_the_other_and_leaves_nothing(tmp_path):
 @pytest.mark.slow
 @pytest.mark.ray
 def test_processes_of_a_cluster_give_the_same_bits_and_errors(ray_session, tmp_path):
-    from promptfleet.federation.ray_encoding import Encoders, encode_on_ray, plan_encoders
+    from promptfleet.federation.ray_encoding import Encoders, NoEncoder, encode_on_ray, plan_encoders
 
     assert plan_encoders(parts=100) is None  # four CPUs: no more than this process has itself
     for seed in range(12):
@@ -324,8 +324,31 @@ def test_processes_of_a_cluster_give_the_same_bits_and_errors(ray_session, tmp_p
     encoders = replace(encoders, processes=1)
     with pytest.raises(DataError, match=r"z\.png"):
         list(encode_on_ray(config, ["features"], content, [range(3), range(12, 13)], encoders))
-    with pytest.raises(ResourceError, match="a process that encoded images ended"):
+    with pytest.raises(NoEncoder, match=r"DataError: node .* has another imagefolder or glyph-clip"):
         list(encode_on_ray(config, ["features"], {**content, "backbone": "x"}, parts, encoders))
+
+
+def test_images_are_encoded_in_this_process_where_no_node_can(tmp_path, monkeypatch, caplog):
+    from promptfleet.federation import ray_encoding
+
+    def encode_on_ray(*arguments):
+        raise ray_encoding.NoEncoder("DataError: data/photos: there is no such folder")
+        yield
+
+    for seed in range(4):
+        write_image(tmp_path / "photos" / "train" / f"class {seed % 2}" / f"{seed}.png", seed)
+    config = federation_config({"dataset": "imagefolder", "data": {"root": str(tmp_path), "folder": "photos"}})
+    dataset, backbone = load_inputs(config)
+    parts = [range(2), range(2, 4)]
+    expected = dict(encoding._encoded(config, backbone, dataset, ["features"], parts))
+    monkeypatch.setattr(encoding, "ray_runs", lambda: True)
+    monkeypatch.setattr(ray_encoding, "plan_encoders", lambda parts: ray_encoding.Encoders(2, 1, 1.0, 0.0))
+    monkeypatch.setattr(ray_encoding, "encode_on_ray", encode_on_ray)
+    found = dict(encoding._encoded(config, backbone, dataset, ["features"], parts))
+    assert found.keys() == expected.keys() == set(parts)
+    for part in parts:
+        np.testing.assert_array_equal(found[part]["features"], expected[part]["features"])
+    assert "no node can: DataError: data/photos: there is no such folder" in caplog.text
 
 
 def anonymous_mib() -> float:

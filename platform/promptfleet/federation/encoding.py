@@ -114,14 +114,17 @@ def _encoded(
 ) -> Iterator[tuple[range, Arrays]]:
     """Features of each part, in the order in which they get done: from Ray where it offers more than this process."""
     if ray_runs():
-        from promptfleet.federation.ray_encoding import encode_on_ray, plan_encoders
+        from promptfleet.federation.ray_encoding import NoEncoder, encode_on_ray, plan_encoders
 
         encoders = plan_encoders(len(parts))
         if encoders is not None:
-            content = _content(backbone, dataset)
-            return encode_on_ray(config, kinds, content, parts, encoders)
+            try:
+                yield from encode_on_ray(config, kinds, _content(backbone, dataset), parts, encoders)
+                return
+            except NoEncoder as error:
+                logger.warning("encoding in this process alone, since no node can: %s", error)
     encoder = Encoder(backbone, dataset, kinds, config.features.views)
-    return encode_in_threads(encoder, parts, torch.get_num_threads())
+    yield from encode_in_threads(encoder, parts, torch.get_num_threads())
 
 
 def _problem(file: Wanted, dataset: Dataset) -> str | None:

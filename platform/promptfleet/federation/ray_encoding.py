@@ -1,5 +1,6 @@
 """Encoding spread over a Ray cluster: one process per GPU, or per four CPUs where there is none."""
 
+import logging
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -13,6 +14,8 @@ from ray.exceptions import RayActorError
 from promptfleet.config import FederationConfig
 from promptfleet.errors import DataError, PromptfleetError, ResourceError
 from promptfleet.federation.image_encoder import Arrays, Encoder, Kind, load_inputs
+
+logger = logging.getLogger(__name__)
 
 CPUS_PER_ENCODER = 4
 THREADS_PER_GPU = 8  # they decode; the GPU takes their batches one after the other
@@ -38,6 +41,10 @@ def plan_encoders(parts: int) -> Encoders | None:
     room = sum(int(node.get("CPU", 0)) // CPUS_PER_ENCODER for node in nodes)
     plan = Encoders(min(room, math.ceil(parts / CPUS_PER_ENCODER)), CPUS_PER_ENCODER, CPUS_PER_ENCODER, 0.0)
     return plan if plan.processes > 1 else None
+
+
+class NoEncoder(ResourceError):
+    """None of the cluster's processes could begin to encode."""
 
 
 class EncoderActor:
@@ -66,8 +73,11 @@ def encode_on_ray(
 ) -> Iterator[tuple[range, Arrays]]:
     """As ``encode_in_threads`` does, in processes. A process that finds no room yet is not waited for.
 
+    A process that cannot begin, such as one on a node without the dataset, is done without.
+
     Raises:
         DataError: as the encoder does.
+        NoEncoder: none can begin.
         ResourceError: no process started within ``runtime.start_timeout_s``, or one ended.
     """
     options = {"num_cpus": encoders.cpus, "num_gpus": encoders.gpus, "max_concurrency": encoders.threads}
@@ -91,10 +101,17 @@ def encode_on_ray(
                     f"may be holding the cluster's resources"
                 )
             for ref in done:
-                arrays = ray.get(ref)
                 if ref in starting:
-                    begin(starting.pop(ref), encoders.threads + 1)
+                    actor = starting.pop(ref)
+                    reason = _why_not(ref)
+                    if reason is None:
+                        begin(actor, encoders.threads + 1)
+                    elif running or starting:
+                        logger.warning("encoding without one process: %s", reason)
+                    else:
+                        raise NoEncoder(reason)
                     continue
+                arrays = ray.get(ref)
                 part, actor = running.pop(ref)
                 if isinstance(arrays, PromptfleetError):
                     failure = arrays
@@ -111,3 +128,14 @@ def encode_on_ray(
     finally:
         for actor in actors:
             ray.kill(actor)
+
+
+def _why_not(started: ObjectRef) -> str | None:
+    """Why a process could not begin; None if it did. Raises RayActorError if it was not its own doing."""
+    try:
+        ray.get(started)
+    except RayActorError as error:
+        if not error.actor_init_failed:
+            raise
+        return str(error).strip().splitlines()[-1].removeprefix("promptfleet.errors.")
+    return None

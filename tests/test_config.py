@@ -91,6 +91,11 @@ def test_a_key_like_no_other_gets_the_list():
         ("resources.client.gpu", "half", "got 'half', should be 'auto' or a valid number"),
         ("resources.client.gpu", -1, "got -1, should be 'auto' or greater than or equal to 0"),
         ("resources.server.cpu", float("inf"), "got inf, should be 'auto' or a finite number"),
+        (
+            "storage.path",
+            "s3://bucket/results",
+            "got 's3://bucket/results', should be a folder: databases and mapped files cannot lie in an object store",
+        ),
     ],
 )
 def test_a_wrong_value_is_named_with_what_would_be_right(key, value, complaint):

@@ -10,7 +10,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from promptfleet.errors import ConfigError, did_you_mean
 from promptfleet.yaml_files import parse_yaml
@@ -168,7 +168,16 @@ class CheckpointsConfig(Section):
 class StorageConfig(Section):
     """Where results, features, studies and the MLflow store lie."""
 
-    path: str = "results"
+    path: str = Field("results", description="a folder of the machine that runs the job, or one that all nodes mount")
+
+    @field_validator("path")
+    @classmethod
+    def _refuse_addresses(cls, path: str) -> str:
+        if "://" in path:
+            raise ValueError(
+                f"got {path!r}, should be a folder: databases and mapped files cannot lie in an object store"
+            )
+        return path
 
 
 class FederationConfig(Section):

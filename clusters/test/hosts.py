@@ -29,7 +29,7 @@ mount --make-rprivate /
 hostname {name}
 mount -t tmpfs -o mode=755 none /mnt
 for path in {kept}; do mkdir -p /mnt$path; mount --bind $path /mnt$path; done
-for path in {covered}; do mount -t tmpfs -o mode=1777 none $path; done
+for path in {covered}; do mkdir -p $path; mount -t tmpfs -o mode=1777 none $path; done
 chmod 755 {home} /run
 for path in {kept}; do mkdir -p $path; mount --bind -o ro /mnt$path $path; done
 until ip -o address show dev eth0 2>/dev/null | grep -q {address}; do sleep 0.1; done

@@ -76,10 +76,27 @@ def _summary(result: FederationResult, caveat: str, path: Path, ui_hint: str) ->
             f"  test accuracy        {result.test_accuracy:.3f}, mean over clients after the last round",
             f"  validation accuracy  {result.val_accuracy:.3f}",
             f"  zero-shot CLIP       {result.zero_shot_accuracy:.3f} on the same test parts",
+            *_simulated(result),
             f"result: {path}",
             f"look at it: {ui_hint}",
         ]
     )
+
+
+def _simulated(result: FederationResult) -> list[str]:
+    """Attack and privacy, where the configuration has them."""
+    lines = []
+    if attackers := len(result.adversaries):
+        honest = len(result.clients) - attackers
+        lines.append(f"  honest clients       {result.honest_test_accuracy:.3f}, test accuracy of {honest}")
+        lines.append(f"  attack               {result.config['adversary']['kind']} by {attackers} clients")
+    if result.epsilon_spent is not None:
+        privacy = result.config["privacy"]
+        lines.append(
+            f"  privacy              epsilon {result.epsilon_spent:.3g} of {privacy['epsilon']:g} spent, "
+            f"delta {privacy['delta']:g}; noise multiplier {result.noise_multiplier:.3g}"
+        )
+    return lines
 
 
 if __name__ == "__main__":

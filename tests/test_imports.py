@@ -162,5 +162,6 @@ def test_the_package_itself_is_light():
 
 
 def test_a_client_process_loads_only_what_it_needs():
-    heavy = ["ray.tune", "mlflow", "optuna", "open_clip", "torchvision", "sklearn", "matplotlib", "torch._dynamo"]
+    heavy = ["ray.tune", "mlflow", "optuna", "open_clip", "torchvision", "sklearn", "matplotlib", "opacus"]
+    heavy += ["torch._dynamo"]
     assert loaded_by(f"import {', '.join(CLIENT_MODULES)}", heavy) == []

@@ -159,6 +159,26 @@ class FaultsConfig(Section):
     )
 
 
+class AdversaryConfig(Section):
+    """Simulated attackers among the clients, to study robustness with; see ``promptfleet.federation.adversaries``."""
+
+    fraction: float = Field(0.0, ge=0, lt=1, description="share of the clients that attack, drawn from the seed")
+    kind: Literal["sign_flip", "noise", "label_flip"] = Field(
+        "sign_flip", description="send the update turned round, or noise of its size; or train on wrong labels"
+    )
+    scale: float = Field(10.0, gt=0, description="how much larger than the own update (sign_flip and noise)")
+
+
+class PrivacyConfig(Section):
+    """Local differential privacy of what clients send; see ``promptfleet.federation.privacy``."""
+
+    epsilon: Literal["none"] | Annotated[float, Field(ge=0.05, le=200)] = Field(
+        "none", description="budget of a client for all rounds together"
+    )
+    delta: float = Field(1e-5, ge=1e-10, le=0.3, description="the other half of the budget")
+    clip_norm: float = Field(0.1, gt=0, description="longest step from the downloaded to the uploaded prompt")
+
+
 class CheckpointsConfig(Section):
     """What is kept of a federation after each round, to go on from."""
 
@@ -212,6 +232,8 @@ class FederationConfig(Section):
     )
     backbone: BackboneConfig = BackboneConfig()
     faults: FaultsConfig = FaultsConfig()
+    adversary: AdversaryConfig = AdversaryConfig()
+    privacy: PrivacyConfig = PrivacyConfig()
     partition: PartitionConfig = PartitionConfig()
     features: FeaturesConfig = FeaturesConfig()
     data: DataConfig = DataConfig()

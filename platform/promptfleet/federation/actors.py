@@ -19,6 +19,7 @@ from promptfleet.data.client_split import ClientSplit
 from promptfleet.data.feature_store import open_store
 from promptfleet.federation.client import Upload
 from promptfleet.federation.client_group import ClientGroup
+from promptfleet.federation.fleet import Intake
 from promptfleet.federation.ray_files import NodeFile
 from promptfleet.federation.reports import Evaluation
 from promptfleet.federation.server import Server
@@ -102,10 +103,11 @@ class ServerActor:
         parts = [{client: to_arrays(downloads[client]) for client in clients} for clients in cohorts]
         return parts if len(parts) > 1 else parts[0]
 
-    def aggregate(self, round_index: int, *uploads: dict[int, Arrays]) -> tuple[dict[int, str], Arrays]:
-        """``uploads`` by client, from each actor. Return values: why which were rejected, and the next state."""
+    def aggregate(self, round_index: int, *uploads: dict[int, Arrays]) -> tuple[Intake, Arrays]:
+        """``uploads`` by client, from each actor. Return values: what became of them, and the next state."""
         arrived: dict[int, Upload] = {client: to_tensors(one) for part in uploads for client, one in part.items()}
-        return self._server.aggregate(round_index, arrived), self.state()
+        rejected = self._server.aggregate(round_index, arrived)
+        return Intake(rejected, self._server.kept_out()), self.state()
 
     def state(self) -> Arrays:
         return to_arrays(self._server.state)
@@ -125,9 +127,9 @@ class ClientActor:
         self._clip = frozen.attach(device)
         self._image_tower = frozen.attach_images(device)
 
-    def begin(self, config: FederationConfig, splits: Mapping[int, ClientSplit]) -> None:
+    def begin(self, config: FederationConfig, splits: Mapping[int, ClientSplit], upload_noise: float) -> None:
         torch.set_num_threads(config.runtime.threads_per_client)
-        world = World(config, self._clip, self._frozen.class_names, self._image_tower)
+        world = World(config, self._clip, self._frozen.class_names, self._image_tower, upload_noise)
         self._group = ClientGroup(world, self._store, splits)
 
     def initial_states(self, clients: Sequence[int]) -> list[Arrays]:

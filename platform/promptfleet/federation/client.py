@@ -10,6 +10,8 @@ import torch
 
 from promptfleet.data.client_split import ClientSplit
 from promptfleet.data.feature_store import FeatureStore
+from promptfleet.federation.adversaries import adversaries, attacked, flipped
+from promptfleet.federation.privacy import private_upload
 from promptfleet.federation.reports import Evaluation, TrainReport
 from promptfleet.federation.state import find_non_finite, to_device
 from promptfleet.federation.stored_images import images_of
@@ -65,7 +67,10 @@ class Client:
         self._world = world
         self._device = world.clip.zero_shot_text.device
         self._read_pixels = read_pixels
+        self._attacks = client_id in adversaries(world.config)
         self._train = self._examples(store, split.train, with_views=True)
+        if self._attacks and world.config.adversary.kind == "label_flip":
+            self._train = replace(self._train, labels=flipped(self._train.labels, len(world.clip.classes)))
         self._val, self._test = (self._examples(store, indices) for indices in (split.val, split.test))
 
     def initial_state(self) -> State:
@@ -96,13 +101,14 @@ class Client:
         rng = self._rng("local_update", round_index)
         return self._method.local_update(self._world, private, download, self._train, rng)
 
-    def _finish(self, private: State, download: Message, update: Update, seconds: float) -> Trained:
+    def _finish(self, round_index: int, private: State, download: Message, update: Update, seconds: float) -> Trained:
         next_private, message = to_device(update.private, "cpu"), to_device(update.upload, "cpu")
         bad = find_non_finite(next_private) or find_non_finite(message.tensors)
         if bad:
             upload = Upload(None, len(self._train), f"{bad} is not finite after the local update")
             next_private = private
         else:
+            message = self._sent(round_index, message, download)
             upload = Upload(message, len(self._train))
         report = TrainReport(
             metrics=update.metrics,
@@ -111,6 +117,21 @@ class Client:
             seconds=seconds,
         )
         return Trained(next_private, upload, report)
+
+    def _sent(self, round_index: int, message: Message, download: Message) -> Message:
+        """What leaves the client: its message, or one that an attack or privacy has altered."""
+        config, tensors = self._world.config, message.tensors
+        attacks = self._attacks and config.adversary.kind != "label_flip"
+        if not tensors or not (attacks or config.privacy.epsilon != "none"):
+            return message
+        if attacks:
+            rng = self._rng("attack", round_index)
+            tensors = attacked(config.adversary, tensors, download.tensors, rng)
+        else:
+            rng, clip_norm = self._rng("privacy", round_index), config.privacy.clip_norm
+            tensors = private_upload(tensors, download.tensors, clip_norm, self._world.upload_noise, rng)
+        attached = self._method.attachments(self._world, to_device(tensors, self._device))
+        return Message(tensors, to_device(attached, "cpu"))
 
     def _accuracy(self, private: State, download: Message, examples: Examples) -> float:
         everything = torch.arange(len(examples))
@@ -141,6 +162,6 @@ def train_together(
     updates = run_updates(clients[0]._world, begun)
     seconds = (time.perf_counter() - started) / len(clients)
     return {
-        client.id: client._finish(privates[client.id], downloads[client.id], update, seconds)
+        client.id: client._finish(round_index, privates[client.id], downloads[client.id], update, seconds)
         for client, update in zip(clients, updates, strict=True)
     }

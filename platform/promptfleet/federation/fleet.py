@@ -29,6 +29,17 @@ class CohortUpdate:
     dropped: Mapping[int, str]
 
 
+@dataclass(frozen=True)
+class Intake:
+    """What the server made of a round's uploads, by client id, with the reason.
+
+    ``rejected`` never entered its state; ``kept_out`` did, and is not given to others, see ``Method.kept_out``.
+    """
+
+    rejected: Mapping[int, str]
+    kept_out: Mapping[int, str]
+
+
 class Fleet(Protocol):
     """A server and its clients. All mappings go by client id.
 
@@ -36,8 +47,8 @@ class Fleet(Protocol):
     stop.
     """
 
-    def begin(self, config: FederationConfig, partition: Partition) -> None:
-        """Set up a federation; whatever ran here before leaves no trace."""
+    def begin(self, config: FederationConfig, partition: Partition, upload_noise: float = 0.0) -> None:
+        """Set up a federation; whatever ran here before leaves no trace. ``upload_noise``: see ``World``."""
 
     def initial_states(self) -> dict[int, Handle]:
         """Every client's private state before it ever trained."""
@@ -54,8 +65,8 @@ class Fleet(Protocol):
     def evaluate(self, round_index: int, privates: Mapping[int, Handle], downloads: Handle) -> list[Evaluation]:
         """Evaluations of the clients that have a download and a private state here, in the order of ids."""
 
-    def rejected(self) -> dict[int, str]:
-        """Why which uploads of the last ``aggregate`` were rejected; waits for it."""
+    def intake(self) -> Intake:
+        """What became of the uploads of the last ``aggregate``; waits for it."""
 
     def server_state(self) -> Handle:
         """The server's state after the last ``aggregate``."""

@@ -3,6 +3,7 @@
 import traceback
 from collections import deque
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import replace
 from typing import TypeVar
 
 import torch
@@ -12,7 +13,7 @@ from promptfleet.data.partition import Partition
 from promptfleet.federation.client import Trained, Upload
 from promptfleet.federation.client_group import ClientGroup
 from promptfleet.federation.failures import Failures, describe
-from promptfleet.federation.fleet import CohortUpdate
+from promptfleet.federation.fleet import CohortUpdate, Intake
 from promptfleet.federation.prepare import Prepared
 from promptfleet.federation.reports import Evaluation, Event
 from promptfleet.federation.server import Server
@@ -30,9 +31,9 @@ class LocalFleet:
         self._store = prepared.open_store()
         self._threads_before = torch.get_num_threads()
 
-    def begin(self, config: FederationConfig, partition: Partition) -> None:
+    def begin(self, config: FederationConfig, partition: Partition, upload_noise: float = 0.0) -> None:
         torch.set_num_threads(config.runtime.threads_per_client)
-        world = self._prepared.world(config)
+        world = replace(self._prepared.world(config), upload_noise=upload_noise)
         self._server = Server(load_method(config.method), world)
         self._group = ClientGroup(world, self._store, dict(enumerate(partition.clients)))
         self._failures = Failures(config.runtime)
@@ -57,7 +58,8 @@ class LocalFleet:
         )
 
     def aggregate(self, round_index: int, uploads: Mapping[int, Upload]) -> None:
-        self._rejected = self._server.aggregate(round_index, uploads)
+        rejected = self._server.aggregate(round_index, uploads)
+        self._intake = Intake(rejected, self._server.kept_out())
 
     def evaluate(
         self, round_index: int, privates: Mapping[int, State], downloads: Mapping[int, Message]
@@ -69,8 +71,8 @@ class LocalFleet:
         evaluations, _ = self._finished("evaluate", sorted(downloads.keys() & privates.keys()), work)
         return list(evaluations.values())
 
-    def rejected(self) -> dict[int, str]:
-        return self._rejected
+    def intake(self) -> Intake:
+        return self._intake
 
     def server_state(self) -> State:
         return self._server.state

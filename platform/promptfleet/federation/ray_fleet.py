@@ -18,7 +18,7 @@ from promptfleet.data.partition import Partition
 from promptfleet.errors import FederationError
 from promptfleet.federation.actors import Frozen, FrozenImages
 from promptfleet.federation.failures import Failures, StatesLost
-from promptfleet.federation.fleet import CohortUpdate
+from promptfleet.federation.fleet import CohortUpdate, Intake
 from promptfleet.federation.prepare import Prepared
 from promptfleet.federation.ray_calls import DIED, NO_ANSWER, Call, ClientCalls, ServerFailed
 from promptfleet.federation.ray_files import NodeFile
@@ -74,14 +74,14 @@ class RayFleet:
         self.shares = shares
         self._processes = Processes(frozen, shares, start_timeout_s=start_timeout_s, own_group=own_group)
 
-    def begin(self, config: FederationConfig, partition: Partition) -> None:
-        self._config, self._partition = config, partition
+    def begin(self, config: FederationConfig, partition: Partition, upload_noise: float = 0.0) -> None:
+        self._config, self._partition, self._upload_noise = config, partition, upload_noise
         self._groups = self._by_actor(range(config.clients))
         self._failures = Failures(config.runtime)
         self._calls = ClientCalls(self._processes, config.runtime, self._failures, self._begin_client)
         self._server_state: ObjectRef | None = None
         self._aggregate: Ask | None = None  # until its answer is here
-        self._rejected: dict[int, str] = {}
+        self._intake = Intake({}, {})
         for begun in [self._processes.server.begin.remote(config), *map(self._begin_client, self._groups)]:
             try:
                 ray.get(begun, timeout=config.runtime.start_timeout_s)
@@ -133,9 +133,9 @@ class RayFleet:
         )
         return [evaluation for outcome in outcomes for evaluation in outcome.value]
 
-    def rejected(self) -> dict[int, str]:
+    def intake(self) -> Intake:
         self._await_aggregate()
-        return self._rejected
+        return self._intake
 
     def fetch(self, states: Iterable[ObjectRef]) -> list[State]:
         try:
@@ -168,7 +168,7 @@ class RayFleet:
 
     def _begin_client(self, actor: int) -> ObjectRef:
         splits = {client: self._partition.clients[client] for client in self._groups.get(actor, ())}
-        return self._processes.clients[actor].begin.remote(self._config, splits)
+        return self._processes.clients[actor].begin.remote(self._config, splits, self._upload_noise)
 
     def _served(self, selection: Selection, work: Callable[[Selection], T]) -> T:
         """Do ``work`` with a selection, or with the same one from another server if the one that made it failed."""
@@ -188,7 +188,7 @@ class RayFleet:
         for attempt in count():
             timeout = 1.0 if after_waiting and not attempt else self._config.runtime.server_timeout_s
             try:
-                self._rejected, _ = self._answers(self._aggregated, timeout)
+                self._intake, _ = self._answers(self._aggregated, timeout)
             except ServerFailed as failure:
                 self._restart_server("aggregate", str(failure), attempt)
                 self._aggregated = self._aggregate()

@@ -2,7 +2,7 @@
 
 import json
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields
 from statistics import fmean, pstdev
 from typing import Any
@@ -59,6 +59,8 @@ class RoundReport:
     ``simulated_time`` is when the server stopped waiting, in updates of the median client (see ``config.faults``).
     ``dropped`` are clients of the cohort without an upload, ``rejected`` those whose upload the server refused,
     with the reason. ``nodes`` says how many clients trained on which node, by its address, where Ray ran them.
+    ``honest_`` are means over the clients that do not attack (see ``config.adversary``); ``epsilon_spent`` is what
+    privacy has cost a client by now, None without it (see ``config.privacy``).
     """
 
     round: int
@@ -73,6 +75,9 @@ class RoundReport:
     downloaded_bytes: int
     uploaded_bytes: int
     seconds: float
+    honest_val_accuracy: float
+    honest_test_accuracy: float
+    epsilon_spent: float | None
     rejected: Mapping[int, str]
     dropped: Mapping[int, str]
     simulated_time: float
@@ -94,9 +99,12 @@ class RoundReport:
         dropped: Mapping[int, str] | None = None,
         simulated_time: float = 1.0,
         events: Sequence[Event] = (),
+        adversaries: Collection[int] = (),
+        epsilon_spent: float | None = None,
     ) -> "RoundReport":
         val = [evaluation.val_accuracy for evaluation in evaluations]
         test = [evaluation.test_accuracy for evaluation in evaluations]
+        honest = [evaluation for evaluation in evaluations if evaluation.client not in adversaries]
         losses = [report.metrics["loss"] for report in trained if "loss" in report.metrics]
         return cls(
             round=round_index,
@@ -111,6 +119,9 @@ class RoundReport:
             downloaded_bytes=sum(report.downloaded_bytes for report in trained),
             uploaded_bytes=sum(report.uploaded_bytes for report in trained),
             seconds=seconds,
+            honest_val_accuracy=fmean(evaluation.val_accuracy for evaluation in honest),
+            honest_test_accuracy=fmean(evaluation.test_accuracy for evaluation in honest),
+            epsilon_spent=epsilon_spent,
             rejected=dict(rejected),
             dropped=dict(dropped or {}),
             simulated_time=simulated_time,
@@ -151,7 +162,8 @@ class FederationSummary:
 
     ``best_round`` is the round of the highest validation accuracy; ``partition_sha256`` tells who holds which
     samples, ``state_sha256`` the final states; ``trained_parameters`` are those of one client.
-    ``domain_label_counts`` is ``[domains][classes]``, over the samples that clients hold.
+    ``domain_label_counts`` is ``[domains][classes]``, over the samples that clients hold. ``honest_`` accuracies are
+    means over the clients that are no ``adversaries``; ``noise_multiplier`` and ``epsilon_spent`` are of privacy.
     """
 
     config: Mapping[str, Any]
@@ -168,6 +180,11 @@ class FederationSummary:
     val_accuracy: float
     test_accuracy: float
     zero_shot_accuracy: float
+    adversaries: Sequence[int]
+    honest_val_accuracy: float
+    honest_test_accuracy: float
+    noise_multiplier: float | None
+    epsilon_spent: float | None
     best_round: int
     best_round_test_accuracy: float
     state_sha256: str

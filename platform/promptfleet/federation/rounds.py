@@ -12,11 +12,13 @@ from promptfleet.data.feature_store import rows_of
 from promptfleet.data.partition_counts import PartitionCounts, count_partition
 from promptfleet.data.samples import Samples
 from promptfleet.errors import FederationError
+from promptfleet.federation.adversaries import adversaries
 from promptfleet.federation.cohort import cohort_size, sample_cohort
 from promptfleet.federation.faults import turnout
-from promptfleet.federation.fleet import Fleet
+from promptfleet.federation.fleet import Fleet, Intake
 from promptfleet.federation.partitioning import partition_for
 from promptfleet.federation.prepare import Prepared
+from promptfleet.federation.privacy import planned_cohorts, privacy_budget
 from promptfleet.federation.reports import ClientReport, Evaluation, Event, FederationResult, RoundReport, best_round
 from promptfleet.federation.state import state_sha256
 from promptfleet.methods import load_method
@@ -50,12 +52,16 @@ class Federation:
         self.config = config
         self._prepared = prepared
         self._fleet = fleet
-        self._everybody_trains = load_method(config.method).everybody_trains
+        method = load_method(config.method)
+        self._participation = 1.0 if method.everybody_trains else config.participation
+        self._adversaries = adversaries(config)
+        sends = bool(method.upload_shapes(prepared.world(config)))
+        self._privacy = privacy_budget(config, planned_cohorts(config, self._participation)) if sends else None
         store = prepared.open_store()
         self._samples = Samples.of_store(store, prepared.class_names, prepared.domain_names)
         self.partition = partition_for(config, self._samples)
         self._zero_shot_correct = _zero_shot_correct(prepared, store.features, store.labels)
-        fleet.begin(config, self.partition)
+        fleet.begin(config, self.partition, self._privacy.noise_std if self._privacy else 0.0)
         self._privates = fleet.initial_states()
         self._reports: list[RoundReport] = []
         self._evaluations: list[Evaluation] = []
@@ -69,8 +75,7 @@ class Federation:
         """Hand out downloads, train the cohort, aggregate, evaluate every client at the same point."""
         started = time.perf_counter()
         config, fleet, round_index = self.config, self._fleet, self.rounds_done + 1
-        participation = 1.0 if self._everybody_trains else config.participation
-        over_selection = config.faults.over_selection
+        participation, over_selection = self._participation, config.faults.over_selection
         cohort = sample_cohort(config.seed, round_index, config.clients, participation, over_selection=over_selection)
         wanted = cohort_size(config.clients, participation)
         arriving = turnout(config.seed, round_index, cohort, wanted, config.faults)
@@ -83,9 +88,9 @@ class Federation:
         downloads = fleet.select(round_index, range(config.clients))
         before, self._privates = self._privates, {**self._privates, **trained.privates}
         evaluations = {one.client: one for one in fleet.evaluate(round_index, self._privates, downloads)}
-        rejected = fleet.rejected()  # which is rare: so nobody waits for it before evaluating
-        if rejected:
-            unchanged = {client: before[client] for client in rejected}
+        intake = fleet.intake()
+        if intake.rejected:  # which is rare: so nobody waits for it before evaluating
+            unchanged = {client: before[client] for client in intake.rejected}
             self._privates |= unchanged
             evaluations |= {one.client: one for one in fleet.evaluate(round_index, unchanged, downloads)}
         self._evaluations = list(evaluations.values())
@@ -93,16 +98,27 @@ class Federation:
             round_index,
             cohort,
             trained.reports,
-            rejected,
+            intake.rejected,
             self._evaluations,
             time.perf_counter() - started,
             dropped={**arriving.missing, **trained.dropped},
             simulated_time=arriving.time,
-            events=[*self._events, *fleet.take_events()],
+            events=[*self._events, *fleet.take_events(), *self._simulated_events(round_index, intake)],
+            adversaries=self._adversaries,
+            epsilon_spent=self._privacy and self._privacy.spent([*(one.cohort for one in self._reports), cohort]),
         )
         self._reports.append(report)
         self._events = []
         return report
+
+    def _simulated_events(self, round_index: int, intake: Intake) -> list[Event]:
+        """Who attacks, told in the first round, and whose uploads are given to nobody."""
+        attack = self.config.adversary
+        attacks = [Event("train", sorted(self._adversaries), f"adversary.kind={attack.kind}", "attack simulated")]
+        kept_out = [
+            Event("aggregate", [client], why, "nobody's expert") for client, why in sorted(intake.kept_out.items())
+        ]
+        return [*(attacks if self._adversaries and round_index == 1 else []), *kept_out]
 
     def record(self, event: Event) -> None:
         """Have ``event`` told by the next round's report."""
@@ -164,6 +180,11 @@ class Federation:
             val_accuracy=last.val_accuracy,
             test_accuracy=last.test_accuracy,
             zero_shot_accuracy=float(np.mean([client.zero_shot_accuracy for client in clients])),
+            adversaries=sorted(self._adversaries),
+            honest_val_accuracy=last.honest_val_accuracy,
+            honest_test_accuracy=last.honest_test_accuracy,
+            noise_multiplier=self._privacy and self._privacy.noise_multiplier,
+            epsilon_spent=last.epsilon_spent,
             best_round=best.round,
             best_round_test_accuracy=best.test_accuracy,
             state_sha256=snapshot.sha256,

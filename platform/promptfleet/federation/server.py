@@ -41,6 +41,10 @@ class Server:
             )
         return {client: problem for client, problem in problems.items() if problem is not None}
 
+    def kept_out(self) -> dict[int, str]:
+        """Whose uploads the method gives to nobody else, and why."""
+        return self._method.kept_out(self._world, self.state)
+
     def _problem(self, upload: Upload) -> str | None:
         if upload.message is None:
             return upload.problem

@@ -7,7 +7,7 @@ and starts each update with fresh optimizers; trainables are float32; everybody 
 ``gate``, ``gate_sharing`` and ``selection`` are the paper's ablations.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from math import prod
 from typing import Literal
 
@@ -23,9 +23,11 @@ from promptfleet.methods.averaging import average_uploads
 from promptfleet.methods.expert_pool import Selection, select_experts, updated
 from promptfleet.methods.gate import gate_scores, gate_weights, init_gate, reduce_width
 from promptfleet.methods.linear_gate import init_linear_gate, linear_gate_scores, linear_gate_weights
+from promptfleet.methods.outliers import Outliers, find_outliers
 from promptfleet.methods.prompts import (
     context_shape,
     context_with_text,
+    encode_frozen,
     init_context,
     no_context_yet,
     own_or_given_text,
@@ -46,6 +48,12 @@ class PFedMoAPConfig(FederationConfig):
         description="K, the non-local experts a client downloads; its own comes on top",
     )
     selection: Selection = Field("nearest", description="which experts, by their distance to the client's own prompt")
+    expert_filter: float | None = Field(
+        None,
+        gt=0,
+        description="no experts are prompts farther from the median prompt than the median distance plus so many "
+        "median absolute deviations; null: all may be",
+    )
     gate: Literal["attention", "linear"] = Field(
         "attention", description="attention over the experts, or a linear map of the image to a weight for each"
     )
@@ -114,8 +122,8 @@ class PFedMoAP(Method):
         draws = rng.integers(
             2**63, size=config.clients
         )  # a stream of its own for each client, whoever else is asked for
-        pool, texts, rounds = (server[f"pool.{name}"] for name in ("context", "text", "round"))
-        chosen = select_experts(pool, rounds, cohort, config.experts, config.selection, draws)
+        pool, texts = server["pool.context"], server["pool.text"]
+        chosen = _select(world, server, cohort, draws)
         return {
             client: Message(
                 tensors={"context": server["context"], "experts": pool[ids], **_gate_tensors(server)},
@@ -160,6 +168,9 @@ class PFedMoAP(Method):
         is_averaged = world.config.gate_sharing == "averaged"
         return {"context": context_shape(world), **(_gate_shapes(world.config) if is_averaged else {})}
 
+    def attachments(self, world: World, tensors: State) -> State:
+        return {"text": encode_frozen(world, tensors["context"])}
+
     def trained_parameters(self, world: World) -> int:
         prompt, gate = prod(context_shape(world)), sum(prod(shape) for shape in _gate_shapes(world.config).values())
         return prompt + gate if world.config.experts else prompt
@@ -185,6 +196,13 @@ class PFedMoAP(Method):
             "pool.round": updated(server["pool.round"], dict.fromkeys(contexts, now)),
         }
 
+    def kept_out(self, world: World, server: State) -> dict[int, str]:
+        outliers = _outliers(world, server)
+        return {
+            client: f"its prompt is {distance:.3g} from the median prompt, at most {outliers.limit:.3g} is usual"
+            for client, distance in outliers.distances.items()
+        }
+
     def predict(self, world: World, private: State, download: Message, images: Images) -> Tensor:
         experts = download.attached["expert_text"]
         if not private["gate_ready"]:
@@ -200,6 +218,29 @@ class PFedMoAP(Method):
         together = torch.cat([private["text"].unsqueeze(0), experts])
         weights = _gate_weights(world.config, _gate_of(private, download), images, together)
         return {"experts": ids, "gate_weights": weights.mean(dim=tuple(range(weights.dim() - 1)))}
+
+
+def _outliers(world: World, server: State) -> Outliers:
+    """Whose prompts are nobody's experts."""
+    tolerance = world.config.expert_filter
+    if tolerance is None:
+        return Outliers({}, float("inf"))
+    return find_outliers(server["pool.context"], server["pool.round"], tolerance)
+
+
+def _select(world: World, server: State, cohort: Sequence[int], seeds: np.ndarray) -> dict[int, list[int]]:
+    """Ids of each client's experts; outliers are only left out of what others are given."""
+    config, outliers = world.config, _outliers(world, server).distances.keys()
+
+    def chosen_by(clients: Sequence[int], left_out: Collection[int]) -> dict[int, list[int]]:
+        rounds = server["pool.round"].clone()
+        rounds[list(left_out)] = 0
+        return select_experts(server["pool.context"], rounds, clients, config.experts, config.selection, seeds)
+
+    chosen = chosen_by([client for client in cohort if client not in outliers], outliers)
+    for client in outliers & set(cohort):
+        chosen |= chosen_by([client], outliers - {client})
+    return {client: chosen[client] for client in cohort}
 
 
 def _mixture_logits(world: World, gate: State, images: Images, text: Tensor, experts: Tensor) -> Tensor:

@@ -28,13 +28,15 @@ PixelReader = Callable[[np.ndarray], Tensor]  # sample indices -> [images, 3, he
 class World:
     """What is frozen and shared: the configuration, CLIP's text side and the class names (label k is entry k).
 
-    ``image_tower`` is CLIP's image side, there only for methods whose ``needs`` are ``PIXELS``.
+    ``image_tower`` is CLIP's image side, there only for methods whose ``needs`` are ``PIXELS``; ``upload_noise`` the
+    standard deviation of what ``config.privacy`` adds to each number of an upload.
     """
 
     config: FederationConfig
     clip: FrozenClip
     class_names: tuple[str, ...]
     image_tower: ImageTower | None = None
+    upload_noise: float = 0.0
 
 
 class Needs(Enum):
@@ -184,6 +186,10 @@ class Method(ABC):
     def upload_shapes(self, world: World) -> dict[str, tuple[int, ...]]:
         """Shape of every tensor of an upload; the server rejects others."""
 
+    def attachments(self, world: World, tensors: State) -> State:
+        """What goes with an upload of ``tensors``; asked where privacy or an attack has altered those of an update."""
+        return {}
+
     def trained_parameters(self, world: World) -> int:
         """How many numbers a client's local update trains; by default those that it uploads."""
         return sum(prod(shape) for shape in self.upload_shapes(world).values())
@@ -198,6 +204,10 @@ class Method(ABC):
         rng: np.random.Generator,
     ) -> State:
         """The server's next state from the accepted uploads, which come in the order of client ids; at least one."""
+
+    def kept_out(self, world: World, server: State) -> dict[int, str]:
+        """Clients whose uploads the server has but gives to nobody else, and why; every round tells of them."""
+        return {}
 
     @abstractmethod
     def predict(self, world: World, private: State, download: Message, images: Images) -> Tensor:

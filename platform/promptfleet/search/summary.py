@@ -80,18 +80,24 @@ def _best_trials(spec: SweepSpec, records: Sequence[TrialRecord]) -> Table:
 
 
 def _grid_points(spec: SweepSpec, records: Sequence[TrialRecord]) -> Table:
-    """A row per point, in the order of the grid: mean and standard deviation over its seeds."""
+    """A row per point, in the order of the grid: mean and standard deviation over its seeds.
+
+    Where some federations are attacked, beside all clients' test accuracy stands that of those who do not attack.
+    """
     keys = [key for key in spec.space if key != "seed"]
     points: dict[tuple, list[TrialRecord]] = {}
     for record in records:
         if record.state == "complete":
             points.setdefault(tuple(record.params[key] for key in keys), []).append(record)
     table = Table(title="mean and standard deviation over seeds", title_justify="left")
-    for name in (*keys, "seeds", "validation", "test"):
+    attacked = any(record.honest_test_accuracy is not None for record in records)
+    for name in (*keys, "seeds", "validation", "test", *(["honest test"] if attacked else [])):
         table.add_column(name, justify="right")
     for point, trials in points.items():
         test = [trial.test_accuracy for trial in trials if trial.test_accuracy is not None]
-        accuracies = [_mean_and_spread(values) for values in ([trial.value for trial in trials], test)]
+        honest = [trial.honest_test_accuracy for trial in trials if trial.honest_test_accuracy is not None]
+        columns = [[trial.value for trial in trials], test, *([honest or test] if attacked else [])]
+        accuracies = [_mean_and_spread(values) for values in columns]
         table.add_row(*[format_value(value) for value in point], str(len(trials)), *accuracies)
     return table
 

@@ -113,4 +113,5 @@ def trial_record(trial: FrozenTrial, summary: FederationSummary | None) -> Trial
         rounds=len(trial.intermediate_values),
         test_accuracy=summary.test_accuracy if summary else None,
         seconds=summary.seconds if summary else 0.0,
+        honest_test_accuracy=summary.honest_test_accuracy if summary and summary.adversaries else None,
     )

@@ -66,7 +66,8 @@ class FederationRun:
         self._reports[report.round] = report
         if report.round <= self._last_logged:
             return
-        self.run.log_metrics(round_metrics(report), step=report.round)
+        attacked = honest_metrics(report) if self._config.adversary.fraction > 0 else {}
+        self.run.log_metrics(round_metrics(report) | attacked, step=report.round)
         self._last_logged = report.round
 
     def finish(
@@ -157,15 +158,25 @@ def round_metrics(report: RoundReport) -> dict[str, float | None]:
         "cohort/rejected": len(report.rejected),
         "cohort/dropped": len(report.dropped),
         "simulated_time/round": report.simulated_time,
+        "privacy/epsilon_spent": report.epsilon_spent,
         "bytes/down": report.downloaded_bytes,
         "bytes/up": report.uploaded_bytes,
         "seconds/round": report.seconds,
     }
 
 
-def final_metrics(result: FederationResult) -> dict[str, float]:
+def honest_metrics(report: RoundReport) -> dict[str, float]:
+    """Of a federation that is attacked: means over the clients that do not attack."""
+    return {
+        "val/honest_accuracy_mean": report.honest_val_accuracy,
+        "test/honest_accuracy_mean": report.honest_test_accuracy,
+    }
+
+
+def final_metrics(result: FederationResult) -> dict[str, float | None]:
     """What a federation gave in the end: after its last round, and in the round of the best validation accuracy."""
     return {
+        "privacy/noise_multiplier": result.noise_multiplier,
         "final/val_accuracy": result.val_accuracy,
         "final/test_accuracy": result.test_accuracy,
         "zero_shot/test_accuracy": result.zero_shot_accuracy,

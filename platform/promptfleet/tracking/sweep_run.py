@@ -23,7 +23,10 @@ _BEST_VAL, _BEST_TEST, _ZERO_SHOT = "best/val_accuracy", "best/test_accuracy", "
 
 @dataclass(frozen=True)
 class TrialRecord:
-    """One trial of a sweep. ``value`` is its last validation accuracy, a fraction; ``seconds`` its time so far."""
+    """One trial of a sweep. ``value`` is its last validation accuracy, a fraction; ``seconds`` its time so far.
+
+    ``honest_test_accuracy`` is that of the clients that do not attack, where some do.
+    """
 
     number: int
     state: Literal["complete", "pruned", "failed", "running"]
@@ -32,6 +35,7 @@ class TrialRecord:
     rounds: int
     test_accuracy: float | None
     seconds: float
+    honest_test_accuracy: float | None = None
 
 
 class SweepRun:

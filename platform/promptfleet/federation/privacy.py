@@ -1,0 +1,130 @@
+"""Local differential privacy of what clients send: steps are clipped, and Gaussian noise is added before the upload.
+
+The guarantee is (epsilon, delta)-differential privacy of one client's whole data set, towards everybody who sees all
+its uploads, the server included: each client adds its own noise. Two data sets, however different, make steps at most
+``2 * clip_norm`` apart, so noise of ``noise_multiplier`` times that is the Gaussian mechanism. It covers all rounds
+together, for the client that is asked most often. Nothing is gained from sampling: who takes part can be seen, and how
+often is known from the seed. Every client that a round asks counts as having sent, whether or not its upload arrived.
+
+n uploads are exactly as private as one with noise smaller by sqrt(n) (Dong, Roth, Su, arXiv:1905.02383); what one is
+worth is computed by opacus' PRV accountant (Gopi, Lee, Wutschitz, arXiv:2106.02848), an upper bound. Not covered: the
+number of training examples, which weighs a mean, and what the simulation itself reports (losses, accuracies). The noise
+is NumPy's, drawn from the seed: right for a simulation, not for protecting real data.
+"""
+
+import warnings
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from math import sqrt
+
+import torch
+from numpy.random import Generator
+
+from promptfleet.config import FederationConfig
+from promptfleet.errors import ConfigError
+from promptfleet.federation.cohort import sample_cohort
+from promptfleet.federation.updates import after_step, step_norm, step_of
+from promptfleet.methods.protocol import State
+
+_PRECISION = 0.01  # of epsilon, as a share of what may be spent
+
+
+@dataclass(frozen=True)
+class PrivacyBudget:
+    """What all rounds may cost a client together, and the noise that keeps to it.
+
+    ``noise_multiplier`` is the standard deviation of the noise in units of the sensitivity, ``2 * clip_norm``.
+    """
+
+    epsilon: float
+    delta: float
+    clip_norm: float
+    noise_multiplier: float
+
+    @property
+    def noise_std(self) -> float:
+        """Of each number of an upload."""
+        return self.noise_multiplier * 2 * self.clip_norm
+
+    def spent(self, cohorts: Iterable[Sequence[int]]) -> float:
+        """The epsilon of the client that was in most of these cohorts; at most ``epsilon`` after all rounds."""
+        uploads = most_uploads(cohorts)
+        if uploads == 0:
+            return 0.0
+        return _epsilon(self.noise_multiplier / sqrt(uploads), self.delta, self.epsilon * _PRECISION)
+
+
+def privacy_budget(config: FederationConfig, cohorts: Iterable[Sequence[int]]) -> PrivacyBudget | None:
+    """The budget of a federation that will ask these cohorts; None without privacy.
+
+    Raises ConfigError if the accountant finds no noise for it.
+    """
+    privacy = config.privacy
+    if privacy.epsilon == "none":
+        return None
+    noise = _noise_multiplier(privacy.epsilon, privacy.delta) * sqrt(most_uploads(cohorts))
+    return PrivacyBudget(privacy.epsilon, privacy.delta, privacy.clip_norm, noise)
+
+
+def planned_cohorts(config: FederationConfig, participation: float) -> list[list[int]]:
+    """Whom each round will ask."""
+    return [
+        sample_cohort(
+            config.seed, round_index, config.clients, participation, over_selection=config.faults.over_selection
+        )
+        for round_index in range(1, config.rounds + 1)
+    ]
+
+
+def most_uploads(cohorts: Iterable[Sequence[int]]) -> int:
+    """How many of the cohorts the client is in that is in most of them."""
+    return max(Counter(client for cohort in cohorts for client in cohort).values(), default=0)
+
+
+def private_upload(upload: State, download: State, clip_norm: float, noise_std: float, rng: Generator) -> State:
+    """The upload whose step from the download is clipped to ``clip_norm`` and has noise in each number."""
+    if noise_std <= 0:
+        raise ValueError("an upload needs noise to be private")
+    step = step_of(upload, download)
+    shorter = clip_norm / max(step_norm(step), clip_norm)
+    noisy = {
+        name: shorter * tensor + torch.from_numpy(rng.normal(0.0, noise_std, tuple(tensor.shape)))
+        for name, tensor in step.items()
+    }
+    return after_step(download, noisy)
+
+
+@lru_cache
+def _noise_multiplier(epsilon: float, delta: float) -> float:
+    """Of a single upload that costs ``epsilon`` at ``delta``, or a little less."""
+    from opacus.accountants.utils import get_noise_multiplier  # takes seconds, and no client process needs it
+
+    precision = epsilon * _PRECISION
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of logarithms of zero
+            return get_noise_multiplier(
+                target_epsilon=epsilon,
+                target_delta=delta,
+                sample_rate=1.0,
+                steps=1,
+                accountant="prv",
+                epsilon_tolerance=precision,
+                eps_error=precision,
+            )
+    except (RuntimeError, ValueError) as error:
+        raise ConfigError(f"privacy: no noise was found for epsilon={epsilon:g}, delta={delta:g} ({error})") from None
+
+
+@lru_cache
+def _epsilon(noise_multiplier: float, delta: float, precision: float) -> float:
+    """Of a single upload."""
+    from opacus.accountants import PRVAccountant
+
+    accountant = PRVAccountant()
+    accountant.history = [(noise_multiplier, 1.0, 1)]
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        return max(0.0, float(accountant.get_epsilon(delta, eps_error=precision)))

@@ -1,6 +1,7 @@
 """A sweep in MLflow: the parent run and its trials."""
 
 import json
+from dataclasses import replace
 
 import pytest
 import yaml
@@ -134,6 +135,8 @@ def test_rows_of_the_table():
         ("test_accuracy", 0.4),
         ("seconds", 1.5),
     ]
+    attacked = replace(trial, honest_test_accuracy=0.3)
+    assert list(trial_row(attacked).items())[-1] == ("honest_test_accuracy", 0.3)
 
 
 def test_a_sweep_interrupted_twice_is_written_each_time(start, client, steps, artifacts):

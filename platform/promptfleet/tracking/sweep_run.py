@@ -197,6 +197,8 @@ def trial_row(trial: TrialRecord) -> dict[str, Any]:
     """One trial's row of ``trials.json``: a hyperparameter of the name of another column is ``params.*``."""
     others = asdict(trial)
     params = others.pop("params")
+    if trial.honest_test_accuracy is None:
+        del others["honest_test_accuracy"]
     first = {name: others.pop(name) for name in ("number", "state", "value")}
     taken = {*first, *others}
     return first | {f"params.{name}" if name in taken else name: value for name, value in params.items()} | others

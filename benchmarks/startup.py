@@ -6,15 +6,19 @@ processes, Ray's own included, once a second.
 
 import argparse
 import os
+import statistics
 import subprocess
 import sys
 import tempfile
 import threading
 import time
 import uuid
+from collections.abc import Sequence
 from pathlib import Path
 
 from measuring import actors_fit, report, session_pss_mib
+from promptfleet.federation.reports import summary_from_json
+from promptfleet.federation.stored import RESULT_FILE
 
 TRAIN = Path(__file__).resolve().parents[1] / "jobs" / "train.py"
 
@@ -37,18 +41,28 @@ def main() -> None:
     report("start of a federation", rows, as_json=options.json)
 
 
-def run(storage: str, clients: int, clients_per_actor: int, assignments: list[str]) -> dict[str, float]:
+def run(
+    storage: str, clients: int, clients_per_actor: int, assignments: Sequence[str], *, rounds: int = 2
+) -> dict[str, float]:
+    """One job from its start to its end; the rounds' seconds are the median of their second half."""
+    out = Path(storage) / f"{clients}-{clients_per_actor}"
     settings = [
         *assignments,
         f"clients={clients}",
-        "rounds=2",
+        f"rounds={rounds}",
         "partition.kind=iid",
         f"runtime.clients_per_actor={clients_per_actor}",
         f"storage.path={storage}",
     ]
     mark = f"PROMPTFLEET_BENCHMARK={uuid.uuid4().hex}"
     environment = os.environ | dict([mark.split("=")])
-    command = [sys.executable, str(TRAIN), *(part for setting in settings for part in ("--set", setting))]
+    command = [
+        sys.executable,
+        str(TRAIN),
+        "--out",
+        str(out),
+        *(part for setting in settings for part in ("--set", setting)),
+    ]
     started = time.perf_counter()
     with subprocess.Popen(command, env=environment, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as job:
         peak = Peak(mark)
@@ -57,11 +71,14 @@ def run(storage: str, clients: int, clients_per_actor: int, assignments: list[st
         peak.stop()
         if job.wait() != 0 or first is None:
             raise SystemExit(f"{' '.join(command)}\n{rest}")
+    job_s = time.perf_counter() - started
+    seconds = [report.seconds for report in summary_from_json((out / RESULT_FILE).read_text()).rounds]
     return {
         "clients": clients,
         "clients_per_actor": clients_per_actor,
         "first_round_after_s": first,
-        "job_s": time.perf_counter() - started,
+        "round_s": statistics.median(seconds[rounds // 2 :]),
+        "job_s": job_s,
         "peak_pss_mib": peak.mib,
     }
 

@@ -140,7 +140,7 @@ class TimedServerActor(ServerActor):
 
 
 def where_a_round_goes(config: FederationConfig, prepared: Prepared, folder: Path, rounds: int) -> dict[str, float]:
-    """Medians over the second half of the rounds; of ``clients_s`` the mean over the actors, which work side by side."""
+    """Medians over the second half of the rounds; ``clients_s`` is a mean over the actors, which work side by side."""
     spent = []
     with timed_fleet(config, prepared) as (fleet, processes):
         federation = Federation(config, prepared, fleet)

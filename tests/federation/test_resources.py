@@ -3,7 +3,7 @@
 import pytest
 
 from promptfleet.errors import ResourceError
-from promptfleet.federation.resources import Node, plan_shares
+from promptfleet.federation.resources import Node, announce_gpus, plan_shares
 from promptfleet.federation.settings import federation_config
 
 LAPTOP = [Node(cpus=2, gpus=0)]
@@ -19,11 +19,22 @@ def test_without_gpus_a_client_takes_a_fraction_of_a_cpu():
     assert shares.bundles() == [{"CPU": 0.1}] * 12
 
 
-def test_with_gpus_a_client_takes_a_tenth_of_one():
+def test_with_gpus_actors_share_them_out_evenly():
     shares = plan([Node(cpus=8, gpus=1)])
-    assert shares.client_gpu == 0.1
+    assert (shares.client_gpu, shares.actors_per_gpu) == (0.1, 10)
     assert shares.bundles()[2] == {"CPU": 0.1, "GPU": 0.1}
     assert shares.bundles()[1] == {"CPU": 0.1}
+
+
+@pytest.mark.parametrize(
+    ("clients", "gpus", "concurrent", "share"),
+    [(1, 1, 1, 1.0), (2, 4, 1, 1.0), (4, 1, 1, 0.25), (6, 2, 1, 0.3333), (7, 1, 1, 0.1428), (4, 2, 4, 0.125)],
+)
+def test_auto_is_one_nth_of_a_gpu(clients, gpus, concurrent, share):
+    shares = plan([Node(cpus=8, gpus=gpus)], concurrent, clients=clients)
+    assert shares.client_gpu == share
+    assert shares.actors_per_gpu * share <= 1
+    assert shares.actors_per_gpu * gpus >= clients * concurrent
 
 
 @pytest.mark.parametrize(("clients", "concurrent"), [(100, 1), (10, 4), (1000, 1)])
@@ -38,10 +49,53 @@ def test_too_many_clients_for_the_gpus():
         plan([Node(cpus=8, gpus=1)], clients=11)
 
 
+def test_the_message_says_how_many_clients_to_pack():
+    with pytest.raises(ResourceError, match=r"Use runtime\.clients_per_actor=5, fewer clients, a smaller share"):
+        plan([Node(cpus=8, gpus=2)], clients=100)
+
+
 def test_a_share_never_straddles_two_gpus():
     assert plan([Node(8, 2)], clients=4, resources={"client": {"gpu": 0.5}}).client_gpu == 0.5
-    with pytest.raises(ResourceError, match="room for 2 on 2 GPUs"):
-        plan([Node(8, 2)], clients=3, resources={"client": {"gpu": 0.6}})
+    with pytest.raises(ResourceError, match="room for 4 on 2 GPUs"):
+        plan([Node(8, 2)], clients=5, resources={"client": {"gpu": 0.5}})
+
+
+@pytest.mark.parametrize("share", [0.6, 0.3, 0.15])
+def test_a_share_that_wastes_a_part_of_each_gpu_is_refused(share):
+    per_gpu = int(1 / share)
+    wanted = rf"gpu={share}: {per_gpu} such actors fit .* use 1/n: [\d.]+ for {per_gpu}, or [\d.]+ for {per_gpu + 1}"
+    with pytest.raises(ResourceError, match=wanted):
+        plan([Node(8, 2)], clients=2, resources={"client": {"gpu": share}})
+
+
+@pytest.mark.parametrize(("share", "per_gpu"), [(0.33, 3), (0.3333, 3), (0.14, 7), (1.0, 1), (0.0001, 10_000)])
+def test_what_is_nearly_one_nth_is_taken_as_it_is(share, per_gpu):
+    shares = plan([Node(8, 2)], clients=2, resources={"client": {"gpu": share}})
+    assert (shares.client_gpu, shares.actors_per_gpu) == (share, per_gpu)
+
+
+def test_a_share_below_what_ray_counts_is_refused():
+    with pytest.raises(ResourceError, match=r"gpu=1e-05: Ray counts in steps of 0\.0001"):
+        plan([Node(8, 2)], clients=2, resources={"client": {"gpu": 1e-5}})
+
+
+def test_memory_of_a_gpu_is_told_and_too_little_refused(caplog):
+    shares, weights = plan([Node(cpus=8, gpus=1)], clients=4), 2**28
+    with caplog.at_level("INFO", "promptfleet"):
+        announce_gpus(shares, weights, 0)
+        announce_gpus(shares, weights, 3 * 2**30)
+    told = "client actors: 0.25 GPU each, 4 to a GPU; about 0.8 GiB each (0.5 for CUDA, the rest weights), 3.0 GiB of"
+    assert [told in record.message for record in caplog.records] == [True, True]
+    with pytest.raises(ResourceError, match=r"a GPU here has 2\.5 GiB: use resources\.client\.gpu=0\.3333 or more"):
+        announce_gpus(shares, weights, 5 * 2**29)
+    with pytest.raises(ResourceError, match="use a larger GPU"):
+        announce_gpus(shares, weights, 2**29)
+
+
+def test_without_gpus_nothing_is_told_of_them(caplog):
+    with caplog.at_level("INFO", "promptfleet"):
+        announce_gpus(plan(LAPTOP), 2**40, 0)
+    assert not caplog.records
 
 
 def test_more_than_one_gpu_must_be_whole():

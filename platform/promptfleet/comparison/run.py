@@ -11,8 +11,9 @@ from promptfleet.comparison.report import ComparisonReport, make_report
 from promptfleet.comparison.spec import ComparisonSpec
 from promptfleet.config import FederationConfig
 from promptfleet.federation.prepare import Prepared, prepare
+from promptfleet.federation.ray_session import local_gpu_bytes
 from promptfleet.federation.reports import FederationSummary
-from promptfleet.federation.resources import Node, Shares, plan_shares
+from promptfleet.federation.resources import Node, Shares, announce_gpus, plan_shares
 from promptfleet.search.space import Choice
 from promptfleet.search.spec import SweepSettings, SweepSpec
 from promptfleet.search.stage import Stage
@@ -75,6 +76,7 @@ def run_comparison(
     """
     from promptfleet.search.tune_run import run_trials  # imports ray, which reads its settings on import
 
+    announce_gpus(plan_comparison(spec, nodes), prepared.weights_bytes(), local_gpu_bytes())
     store = TrackingStore.open(next(spec.configs()).storage.path)
     key = f"comparison/{folder.name}"
     with BackgroundWriter() as writer:

@@ -57,6 +57,12 @@ class Prepared:
         files = {"features": self.features, "patches": self.patches, "views": self.views}
         return {kind: path for kind, path in files.items() if path is not None}
 
+    def weights_bytes(self) -> int:
+        """Of a process's copy of everything frozen, on a GPU."""
+        tower = {} if self.image_tower is None else self.image_tower.weights
+        tensors = [*self.clip.tensors().values(), *tower.values()]
+        return sum(tensor.numel() * tensor.element_size() for tensor in tensors)
+
     def open_store(self) -> FeatureStore:
         """All encoded images, mapped."""
         return open_store(**self.files())

@@ -18,7 +18,7 @@ QUIET = {
     "RAY_AIR_NEW_OUTPUT": "0",
     "RAY_SCHEDULER_EVENTS": "0",
     "RAY_USAGE_STATS_ENABLED": "0",
-    "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
+    "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "1",  # who has no share of a GPU sees none
     "RAY_IGNORE_UNHANDLED_ERRORS": "1",
     "RAY_TRAIN_COUNT_PREEMPTION_AS_FAILURE": "1",
     "RAY_worker_niceness": "0",
@@ -35,6 +35,14 @@ def local_nodes() -> list[Node]:
     import torch
 
     return [Node(float(len(os.sched_getaffinity(0))), float(torch.cuda.device_count()))]
+
+
+def local_gpu_bytes() -> int:
+    """Memory of this machine's smallest GPU, 0 where it has none."""
+    import torch
+
+    gpus = range(torch.cuda.device_count())
+    return min((torch.cuda.get_device_properties(gpu).total_memory for gpu in gpus), default=0)
 
 
 def ray_runs() -> bool:

@@ -3,6 +3,7 @@
 Ray waits for ever for what it cannot place, so everything is checked before anything starts.
 """
 
+import logging
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -10,9 +11,13 @@ from dataclasses import dataclass
 from promptfleet.config import FederationConfig
 from promptfleet.errors import ResourceError
 
-DEFAULT_GPU_SHARE = 0.1
+AUTO_ACTORS_PER_GPU = 10  # at most: each holds a CUDA context and a copy of the weights of its own
+CUDA_CONTEXT_GIB = 0.5  # what a process that uses CUDA holds before any tensor, about: driver, kernels, library buffers
+LARGEST_WASTE = 0.05  # of a GPU, where shares are not quite 1/n, such as 0.33
 LARGEST_AUTO_CPU_SHARE = 0.1
 PRECISION = 10_000  # Ray counts in ten-thousandths
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -35,6 +40,20 @@ class Shares:
     client_gpu: float
     client_actors: int
 
+    @property
+    def actors_per_gpu(self) -> int:
+        """How many client actors share a GPU; 0 if they use none, 1 if each has one or more."""
+        return _per_gpu(self.client_gpu) if self.client_gpu else 0
+
+    def describe_gpus(self, weights_bytes: int) -> str:
+        """Who shares GPUs with how many, and about how much memory that takes, ``weights_bytes`` in each process."""
+        each = CUDA_CONTEXT_GIB + weights_bytes / 2**30
+        return (
+            f"client actors: {self.client_gpu:g} GPU each, {self.actors_per_gpu} to a GPU; about {each:.1f} GiB each "
+            f"({CUDA_CONTEXT_GIB:g} for CUDA, the rest weights), {each * self.actors_per_gpu:.1f} GiB of a GPU, "
+            f"activations not counted"
+        )
+
     def bundles(self) -> list[dict[str, float]]:
         """One placement bundle per process: driver, server, clients."""
         client = {"CPU": self.client_cpu} | ({"GPU": self.client_gpu} if self.client_gpu else {})
@@ -44,7 +63,7 @@ class Shares:
 def plan_shares(config: FederationConfig, nodes: Sequence[Node], *, concurrent: int = 1) -> Shares:
     """Resolve ``auto`` shares and check that ``concurrent`` federations fit side by side.
 
-    ``auto`` is a tenth of a GPU per client where there are GPUs, and otherwise an equal part of the CPUs.
+    ``auto`` shares GPUs out evenly, up to ten actors to each; where there are none, it is an equal part of the CPUs.
 
     Raises:
         ResourceError: what is needed and what there is.
@@ -57,28 +76,68 @@ def plan_shares(config: FederationConfig, nodes: Sequence[Node], *, concurrent: 
         driver_cpu=auto_cpu,
         server_cpu=auto_cpu if server.cpu == "auto" else server.cpu,
         client_cpu=auto_cpu if client.cpu == "auto" else client.cpu,
-        client_gpu=(DEFAULT_GPU_SHARE if gpus else 0.0) if client.gpu == "auto" else client.gpu,
+        client_gpu=_auto_gpu(actors * concurrent, int(gpus)) if client.gpu == "auto" else client.gpu,
         client_actors=actors,
     )
-    _check_gpus(shares, nodes, concurrent)
+    _check_gpus(shares, nodes, config.clients, concurrent)
     _check_cpus(shares, nodes, cpus, concurrent)
     return shares
 
 
-def _check_gpus(shares: Shares, nodes: Sequence[Node], concurrent: int) -> None:
+def announce_gpus(shares: Shares, weights_bytes: int, gpu_bytes: int) -> None:
+    """Log who shares GPUs, where anybody does, and what that takes of their memory.
+
+    gpu_bytes is the smallest GPU's memory, 0 where nobody knows. Raises ResourceError if it is certainly too little.
+    """
+    if not shares.client_gpu:
+        return
+    logger.info(shares.describe_gpus(weights_bytes))
+    each = CUDA_CONTEXT_GIB * 2**30 + weights_bytes
+    if 0 < gpu_bytes < shares.actors_per_gpu * each:
+        fits = int(gpu_bytes // each)
+        advice = f"resources.client.gpu={_share_of(fits):g} or more" if fits else "a larger GPU"
+        raise ResourceError(
+            f"{shares.describe_gpus(weights_bytes)}; a GPU here has {gpu_bytes / 2**30:.1f} GiB: use {advice}, "
+            f"and runtime.clients_per_actor to pack clients into fewer processes"
+        )
+
+
+def _auto_gpu(actors: int, gpus: int) -> float:
+    """Shares that put as many actors on each GPU as on any other; 0 without GPUs."""
+    return _share_of(min(AUTO_ACTORS_PER_GPU, math.ceil(actors / gpus))) if gpus else 0.0
+
+
+def _share_of(actors_per_gpu: int) -> float:
+    """1/n, rounded down to what Ray can count, so that n of them never exceed one GPU."""
+    return math.floor(PRECISION / actors_per_gpu) / PRECISION
+
+
+def _per_gpu(share: float) -> int:
+    return math.floor(1 / share + 1e-9) if share <= 1 else 1
+
+
+def _check_gpus(shares: Shares, nodes: Sequence[Node], clients: int, concurrent: int) -> None:
     share, wanted = shares.client_gpu, shares.client_actors * concurrent
     if share == 0:
         return
     if share > 1 and share != int(share):
         raise ResourceError(f"resources.client.gpu={share}: more than one GPU must be a whole number")
-    room = sum(
-        int(node.gpus) * math.floor(1 / share + 1e-9) if share <= 1 else math.floor(node.gpus / share) for node in nodes
-    )
+    if share < 1 / PRECISION:
+        raise ResourceError(f"resources.client.gpu={share}: Ray counts in steps of {1 / PRECISION:g}, use 0 or more")
+    per_gpu = _per_gpu(share)
+    if share < 1 and 1 - per_gpu * share > LARGEST_WASTE:
+        raise ResourceError(
+            f"resources.client.gpu={share}: {per_gpu} such actors fit a GPU and {1 - per_gpu * share:.2g} of it stays "
+            f"unused; use 1/n: {_share_of(per_gpu):g} for {per_gpu}, or {_share_of(per_gpu + 1):g} for {per_gpu + 1}"
+        )
+    room = sum(int(node.gpus) * per_gpu if share <= 1 else math.floor(node.gpus / share) for node in nodes)
     if room < wanted:
         found = sum(node.gpus for node in nodes)
+        actors = room // concurrent
+        packed = f"runtime.clients_per_actor={math.ceil(clients / actors)}, " if actors else ""
         raise ResourceError(
             f"{wanted} client actors with resources.client.gpu={share} do not fit: there is room for {room} on "
-            f"{found:g} GPUs. Use fewer clients, a smaller share, or resources.client.gpu=0"
+            f"{found:g} GPUs. Use {packed}fewer clients, a smaller share, or resources.client.gpu=0"
         )
 
 

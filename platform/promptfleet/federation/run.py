@@ -10,10 +10,10 @@ from promptfleet.config import FederationConfig
 from promptfleet.federation.fleet import Fleet
 from promptfleet.federation.local_fleet import LocalFleet
 from promptfleet.federation.prepare import Prepared, prepare
-from promptfleet.federation.ray_session import joined, local_nodes, ray_session
+from promptfleet.federation.ray_session import joined, local_gpu_bytes, local_nodes, ray_session
 from promptfleet.federation.recovery import run_next_round
 from promptfleet.federation.reports import FederationResult, RoundReport
-from promptfleet.federation.resources import plan_shares
+from promptfleet.federation.resources import announce_gpus, plan_shares
 from promptfleet.federation.rounds import Federation, Snapshot
 from promptfleet.federation.settings import federation_config
 from promptfleet.federation.stored import FederationFolder
@@ -93,6 +93,7 @@ def _fleet(config: FederationConfig, prepared: Prepared, address: str | None) ->
         from promptfleet.federation.ray_storage import is_shared
 
         shares = plan_shares(config, nodes)
+        announce_gpus(shares, prepared.weights_bytes(), local_gpu_bytes())
         frozen = put_frozen(prepared, shared_files=is_shared(nodes))
         fleet = RayFleet(frozen, shares, start_timeout_s=runtime.start_timeout_s, own_group=True)
         try:

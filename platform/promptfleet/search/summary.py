@@ -35,6 +35,7 @@ def describe_plan(spec: SweepSpec) -> str:
     resources = [
         f"resources of one federation: 1 server and {shares.client_actors} client actors",
         f"  each client: {shares.client_cpu:g} CPU, {shares.client_gpu:g} GPU; server: {shares.server_cpu:g} CPU",
+        *([f"  client actors to a GPU: {shares.actors_per_gpu}"] if shares.client_gpu else []),
         f"  this machine: {node.cpus:g} CPU, {node.gpus:g} GPU",
         f"budget: {spec.settings.trials} trials, {spec.settings.concurrent_trials} at a time; nothing was started",
     ]

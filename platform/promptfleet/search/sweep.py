@@ -10,8 +10,9 @@ from optuna.trial import FrozenTrial
 from promptfleet.config import FederationConfig
 from promptfleet.errors import DataError
 from promptfleet.federation.prepare import Prepared, prepare
+from promptfleet.federation.ray_session import local_gpu_bytes
 from promptfleet.federation.reports import FederationSummary
-from promptfleet.federation.resources import Node, Shares, plan_shares
+from promptfleet.federation.resources import Node, Shares, announce_gpus, plan_shares
 from promptfleet.federation.stored import load_summary
 from promptfleet.search.folders import trial_folder
 from promptfleet.search.spec import SweepSpec
@@ -58,6 +59,7 @@ def run_sweep(spec: SweepSpec, folder: Path, prepared: Prepared, nodes: Sequence
     """
     from promptfleet.search.tune_run import run_trials  # imports ray, which reads its settings on import
 
+    announce_gpus(plan_sweep(spec, nodes), prepared.weights_bytes(), local_gpu_bytes())
     config = spec.base_config()
     store = TrackingStore.open(config.storage.path)
     study = SweepStudy(folder, spec.space, spec.settings, config.rounds, spec.first_params())

@@ -65,6 +65,17 @@ def test_steps_of_the_same_moment_are_one_run_of_the_text_tower(encodings):
     assert encodings == [1] * 7
 
 
+def test_only_so_many_at_a_time(encodings, monkeypatch):
+    clients, privates, downloads = federation()
+    everybody = train_together(clients, 3, privates, downloads)
+    monkeypatch.setattr(lockstep, "SIDE_BY_SIDE", 3)
+    encodings.clear()
+    in_two_groups = train_together(clients, 3, privates, downloads)
+    assert max(encodings) == 3
+    for client, trained in in_two_groups.items():
+        assert torch.equal(trained.private["context"], everybody[client].private["context"])
+
+
 def test_a_client_that_breaks_leaves_its_neighbours_alone():
     clients, privates, downloads = federation()
     train = tiny_examples(tiny_world(), 8, seed=1)

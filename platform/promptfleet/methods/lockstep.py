@@ -11,6 +11,7 @@ from promptfleet.methods.prompts import encode_contexts
 from promptfleet.methods.protocol import Backward, Encode, LocalUpdate, Update, World
 
 ResultT = TypeVar("ResultT")
+SIDE_BY_SIDE = 16  # updates at a time: more would hold more memory, and are no faster
 
 
 def run_updates(world: World, updates: Sequence[Update | LocalUpdate]) -> list[Update]:
@@ -18,6 +19,11 @@ def run_updates(world: World, updates: Sequence[Update | LocalUpdate]) -> list[U
 
     Each keeps its own parameters, loss and optimizers. Alone, an update is driven as a loop of its own would be.
     """
+    groups = [updates[start : start + SIDE_BY_SIDE] for start in range(0, len(updates), SIDE_BY_SIDE)]
+    return [update for group in groups for update in _run_group(world, group)]
+
+
+def _run_group(world: World, updates: Sequence[Update | LocalUpdate]) -> list[Update]:
     done = {index: update for index, update in enumerate(updates) if isinstance(update, Update)}
     waiting = {index: _advance(update, None) for index, update in enumerate(updates) if index not in done}
     while waiting:

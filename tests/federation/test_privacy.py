@@ -123,6 +123,8 @@ def test_rounds_tell_what_is_spent_also_after_a_restart(small_config, prepared):
     assert 0 < spent[0] < spent[-1] == result.epsilon_spent <= 25
     first = run(config, prepared, rounds=1)
     again = Federation(config, prepared, LocalFleet(prepared))
+    again.run_round()
+    again.begin_anew()
     again.restore(first.snapshot())
     assert [again.run_round().epsilon_spent for _ in (2, 3)] == spent[1:]
     assert again.result().state_sha256 == result.state_sha256

@@ -61,11 +61,14 @@ class Federation:
         self._samples = Samples.of_store(store, prepared.class_names, prepared.domain_names)
         self.partition = partition_for(config, self._samples)
         self._zero_shot_correct = _zero_shot_correct(prepared, store.features, store.labels)
-        fleet.begin(config, self.partition, self._privacy.noise_std if self._privacy else 0.0)
-        self._privates = fleet.initial_states()
+        self._events: list[Event] = []
+        self._begin()
+
+    def _begin(self) -> None:
+        self._fleet.begin(self.config, self.partition, self._privacy.noise_std if self._privacy else 0.0)
+        self._privates = self._fleet.initial_states()
         self._reports: list[RoundReport] = []
         self._evaluations: list[Evaluation] = []
-        self._events: list[Event] = []
 
     @property
     def rounds_done(self) -> int:
@@ -149,9 +152,7 @@ class Federation:
     def begin_anew(self) -> None:
         """Go back to before the first round, whatever became of the processes."""
         self._events += self._fleet.take_events()
-        self._fleet.begin(self.config, self.partition)
-        self._privates = self._fleet.initial_states()
-        self._reports, self._evaluations = [], []
+        self._begin()
 
     @property
     def reports(self) -> list[RoundReport]:

@@ -1,9 +1,13 @@
 """CLIPs small enough to be built in milliseconds."""
 
+import numpy as np
 import open_clip
 import torch
+from torch import Tensor
 
 from promptfleet.clip.plain_encoder import encode_texts
+from promptfleet.data.dataset import Dataset
+from promptfleet.federation.image_encoder import Encoder
 
 VISION = {"image_size": 16, "layers": 1, "width": 16, "head_width": 8, "patch_size": 8}
 TEXT = {"context_length": 77, "vocab_size": 49408, "width": 16, "heads": 2, "layers": 2}
@@ -27,3 +31,16 @@ def openai_state(model):
     state = {key: tensor.half() if tensor.is_floating_point() else tensor for key, tensor in model.state_dict().items()}
     numbers = {"input_resolution": 16, "context_length": 77, "vocab_size": 49408}
     return state | {key: torch.tensor(value) for key, value in numbers.items()}
+
+
+def image_features(backbone, images) -> Tensor:
+    """Features ``[images, dim]`` as a federation gets them."""
+    dataset = Dataset(
+        name="made-up",
+        class_names=("a", "b"),
+        labels=np.zeros(len(images), np.int64),
+        read_image=images.__getitem__,
+        templates=("{}",),
+        fingerprint="made-up",
+    )
+    return torch.from_numpy(Encoder(backbone, dataset, ["features"], 0)(range(len(images)))["features"])

@@ -9,7 +9,7 @@ from promptfleet.clip.backbone import load_backbone
 from promptfleet.clip.text_tower import text_tower_of
 from promptfleet.config import BackboneConfig
 from promptfleet.errors import BackboneError
-from tests.clip.small_models import MODEL, TEXTS, assert_same_text_features
+from tests.clip.small_models import MODEL, TEXTS, assert_same_text_features, image_features
 
 # load_backbone
 
@@ -21,7 +21,7 @@ def test_a_local_file_of_weights_loads(tiny, file):
     assert backbone.logit_scale == pytest.approx(1 / 0.07, rel=1e-5)  # CLIP's initial value
     assert backbone.name == f"{MODEL}/{file}"
     images = [Image.new("RGB", (20, 16), colour) for colour in ("red", "green", "blue")]
-    features = torch.cat(list(backbone.encode_images(iter(images), batch_size=2)))
+    features = image_features(backbone, images)
     assert features.shape == (3, 24)
     assert torch.allclose(features.norm(dim=-1), torch.ones(3), atol=1e-6)
     assert not any(parameter.requires_grad for parameter in backbone.model.parameters())
@@ -61,11 +61,11 @@ def test_glyph_clip_tokenizes_like_open_clip(glyph_clip):
 
 def test_glyph_clip_encodes_images_of_any_size_and_mode(glyph_clip):
     images = [Image.linear_gradient("L"), Image.new("RGB", (8, 8), "red"), Image.new("L", (40, 20), 200)]
-    batches = list(glyph_clip.encode_images(iter(images), batch_size=2))
-    assert [batch.shape for batch in batches] == [(2, 128), (1, 128)]
-    assert torch.allclose(torch.cat(batches).norm(dim=-1), torch.ones(3), atol=1e-6)
-    again = torch.cat(list(glyph_clip.encode_images(images, batch_size=1)))
-    assert torch.allclose(torch.cat(batches), again, atol=1e-5)
+    features = image_features(glyph_clip, images)
+    assert features.shape == (3, 128)
+    assert torch.allclose(features.norm(dim=-1), torch.ones(3), atol=1e-6)
+    again = torch.cat([image_features(glyph_clip, [image]) for image in images])
+    assert torch.allclose(features, again, atol=1e-5)
 
 
 def test_glyph_clips_fingerprint_is_always_the_same(glyph_clip):

@@ -14,7 +14,7 @@ from promptfleet.clip.prompt_encoder import encode_prompts
 from promptfleet.clip.tokens import embed_classes
 from promptfleet.config import BackboneConfig
 from promptfleet.data.datasets import load_dataset
-from tests.clip.small_models import openai_state
+from tests.clip.small_models import image_features, openai_state
 
 pytestmark = pytest.mark.slow
 NAMES = ("cat", "golden retriever", "7")
@@ -67,7 +67,7 @@ def test_features_are_those_of_the_original(original, file, tmp_path):
     digits = load_dataset("digits", "unused")
     noise = np.random.default_rng(0).integers(0, 256, (60, 30, 3), dtype=np.uint8)
     images = [digits.read_image(0), digits.read_image(1), Image.fromarray(noise)]
-    (features,) = backbone.encode_images(images)
+    features = image_features(backbone, images)
     pixels = torch.stack([backbone.transform(image) for image in images])
     assert torch.allclose(pixels[2], by_hand(images[2]), atol=1e-6)
     theirs = model.encode_image(pixels, normalize=True)

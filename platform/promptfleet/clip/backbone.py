@@ -2,11 +2,10 @@
 
 import hashlib
 import json
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from importlib.resources import files
-from itertools import islice
 from typing import Any
 
 import torch
@@ -55,13 +54,6 @@ class Backbone:
         from open_clip.tokenizer import SimpleTokenizer
 
         return SimpleTokenizer(context_length=self.tower.positions)(list(texts))
-
-    def encode_images(self, images: Iterable[Image.Image], batch_size: int = 256) -> Iterator[Tensor]:
-        """Unit-norm image features in batches ``[<= batch_size, dim]``, in the images' order."""
-        images = iter(images)
-        with torch.inference_mode():
-            while batch := [self.transform(image) for image in islice(images, batch_size)]:
-                yield self.model.encode_image(torch.stack(batch), normalize=True)
 
 
 def load_backbone(settings: BackboneConfig, seed: int = 0) -> Backbone:

@@ -1,7 +1,9 @@
 """Files that are there complete or not at all, whoever reads, writes or dies meanwhile."""
 
 import fcntl
+import math
 import os
+import time
 import uuid
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -33,10 +35,11 @@ def replacing(path: str | Path) -> Iterator[Path]:
 
 
 @contextmanager
-def locked(path: str | Path, on_wait: Callable[[], None]) -> Iterator[None]:
+def locked(path: str | Path, on_wait: Callable[[], None], *, timeout_s: float = math.inf) -> Iterator[None]:
     """Hold the lock called ``path``, in this and all other processes; ``on_wait`` is called before waiting for it.
 
-    The system gives a dead process's lock back at once. The file is gone afterwards.
+    The system gives a dead process's lock back at once. The file is gone afterwards. Raises TimeoutError if it is held
+    by somebody else for longer than ``timeout_s``.
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -46,7 +49,7 @@ def locked(path: str | Path, on_wait: Callable[[], None]) -> Iterator[None]:
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:
                 on_wait()
-                fcntl.flock(file, fcntl.LOCK_EX)
+                _wait_for_lock(file.fileno(), timeout_s)
             if not _is_open_as(file.fileno(), path):
                 continue  # whoever held it has removed the file, and somebody else may hold the next one
             try:
@@ -54,6 +57,21 @@ def locked(path: str | Path, on_wait: Callable[[], None]) -> Iterator[None]:
             finally:
                 path.unlink()
             return
+
+
+def _wait_for_lock(descriptor: int, timeout_s: float) -> None:
+    if timeout_s == math.inf:
+        fcntl.flock(descriptor, fcntl.LOCK_EX)
+        return
+    deadline = time.monotonic() + timeout_s
+    while True:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            return
+        except BlockingIOError:
+            if time.monotonic() >= deadline:
+                raise TimeoutError from None
+        time.sleep(min(0.2, timeout_s))
 
 
 def _is_open_as(descriptor: int, path: Path) -> bool:

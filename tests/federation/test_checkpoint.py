@@ -1,5 +1,6 @@
 """A federation that was saved goes on as if it had not been interrupted; a file that cannot be trusted is not used."""
 
+import json
 import resource
 import signal
 
@@ -10,12 +11,14 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
 from promptfleet.errors import ConfigError, DataError
+from promptfleet.federation import stored
 from promptfleet.federation.checkpoint import FOLDER, load_snapshot, read_snapshot, save_snapshot
 from promptfleet.federation.folder import begin_folder, resumed_config
 from promptfleet.federation.local_fleet import LocalFleet
+from promptfleet.federation.reports import summary_from_json
 from promptfleet.federation.rounds import Federation
 from promptfleet.federation.state import state_sha256
-from promptfleet.federation.stored import FederationFolder, load_result, load_summary
+from promptfleet.federation.stored import RESULT_FILE, FederationFolder, load_result, load_summary
 
 
 @pytest.fixture
@@ -38,6 +41,7 @@ def finish(federation, folder=None):
     if folder is not None:
         folder.flush()
         folder.close()
+        return folder.result()
     return federation.result()
 
 
@@ -231,3 +235,30 @@ def test_a_folder_is_begun_once_and_gone_on_with(begin, tmp_path):
     finish(federation, folder)
     begin_folder(tmp_path, config, overwrite=False)  # a finished one may make room
     assert load_snapshot(tmp_path, config.fingerprint()) is None
+
+
+def test_nobody_else_writes_there_meanwhile(begin, tmp_path, monkeypatch):
+    """Such as a trial that outlives its driver for a moment: it would remove what the resumed one has written."""
+    monkeypatch.setattr(stored, "LET_GO_S", 0.1)
+    federation = begin()
+    folder = FederationFolder(tmp_path, federation)
+    with pytest.raises(DataError, match=r"another process is at work there; wait for it, or end it$"):
+        FederationFolder(tmp_path, federation)
+    folder.close()
+    FederationFolder(tmp_path, federation).close()
+
+
+def test_size_and_time_of_the_last_checkpoint_are_in_the_result(begin, tmp_path):
+    federation = begin(rounds=2)
+    assert federation.rounds_done == 0
+    result = finish(federation, FederationFolder(tmp_path, federation))
+    last = tmp_path / FOLDER / "round-000002.safetensors"
+    assert result.checkpoint_bytes == last.stat().st_size
+    assert 0 < result.checkpoint_seconds < 60
+    found = json.loads((tmp_path / RESULT_FILE).read_text())
+    assert (found["checkpoint_bytes"], found["checkpoint_seconds"]) == (
+        result.checkpoint_bytes,
+        result.checkpoint_seconds,
+    )
+    del found["checkpoint_bytes"], found["checkpoint_seconds"]
+    assert summary_from_json(json.dumps(found)).checkpoint_bytes is None  # of an older promptfleet

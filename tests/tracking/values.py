@@ -85,6 +85,8 @@ def make_result(config=None, *, rounds=3, described=True, events=()):
         best_round_test_accuracy=reports[-1].test_accuracy,
         state_sha256=state_sha256(server, privates),
         seconds=12.0,
+        checkpoint_bytes=4096,
+        checkpoint_seconds=0.25,
         server=server,
         privates=privates,
     )

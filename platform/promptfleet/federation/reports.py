@@ -161,7 +161,8 @@ class FederationSummary:
     """What a federation gave, in plain values. Accuracies are means over clients after the last round.
 
     ``best_round`` is the round of the highest validation accuracy; ``partition_sha256`` tells who holds which
-    samples, ``state_sha256`` the final states; ``trained_parameters`` are those of one client.
+    samples, ``state_sha256`` the final states; ``trained_parameters`` are those of one client. ``checkpoint_bytes`` and
+    ``checkpoint_seconds`` are of the last checkpoint and of its writing, None where none was kept.
     ``domain_label_counts`` is ``[domains][classes]``, over the samples that clients hold. ``honest_`` accuracies are
     means over the clients that are no ``adversaries``; ``noise_multiplier`` and ``epsilon_spent`` are of privacy.
     """
@@ -189,6 +190,8 @@ class FederationSummary:
     best_round_test_accuracy: float
     state_sha256: str
     seconds: float
+    checkpoint_bytes: int | None
+    checkpoint_seconds: float | None
 
     def to_json(self) -> str:
         """The summary, also that of a result, whose states are left out."""
@@ -214,7 +217,7 @@ class FederationResult(FederationSummary):
 
 def summary_from_json(text: str) -> FederationSummary:
     """Read what ``to_json`` wrote."""
-    values = json.loads(text)
+    values = {"checkpoint_bytes": None, "checkpoint_seconds": None, **json.loads(text)}
     rounds = [round_report_from_dict(report) for report in values.pop("rounds")]
     clients = [ClientReport(**report) for report in values.pop("clients")]
     return FederationSummary(**values, rounds=rounds, clients=clients)

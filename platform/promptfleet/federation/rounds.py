@@ -190,6 +190,8 @@ class Federation:
             best_round_test_accuracy=best.test_accuracy,
             state_sha256=snapshot.sha256,
             seconds=sum(report.seconds for report in snapshot.reports),
+            checkpoint_bytes=None,
+            checkpoint_seconds=None,
             server=snapshot.server,
             privates=snapshot.privates,
         )

@@ -14,7 +14,7 @@ from promptfleet.federation.ray_session import joined, local_gpu_bytes, local_no
 from promptfleet.federation.recovery import run_next_round
 from promptfleet.federation.reports import FederationResult, RoundReport
 from promptfleet.federation.resources import announce_gpus, plan_shares
-from promptfleet.federation.rounds import Federation, Snapshot
+from promptfleet.federation.rounds import Federation
 from promptfleet.federation.settings import federation_config
 from promptfleet.federation.stored import FederationFolder
 
@@ -48,30 +48,29 @@ def run_federation(
         prepared = prepare(config)
         with _fleet(config, prepared, address) as fleet:
             federation = Federation(config, prepared, fleet)
-            with _kept_in(folder, federation) as (keep_round, newest):
+            with _kept_in(folder, federation) as stored:
                 while federation.rounds_done < config.rounds:
-                    report = run_next_round(federation, newest)
-                    keep_round()
+                    report = run_next_round(federation, stored.newest if stored else lambda: None)
+                    if stored:
+                        stored.save()
                     logger.debug("round %d: %s", report.round, report)
                     if on_round is not None:
                         on_round(report)
-            return federation.result()
+            return stored.result() if stored else federation.result()
 
 
 @contextmanager
-def _kept_in(
-    folder: str | Path | None, federation: Federation
-) -> Iterator[tuple[Callable[[], None], Callable[[], Snapshot | None]]]:
-    """Take up what is in ``folder``; yields what keeps a round, written beside the next, and what gives the newest."""
+def _kept_in(folder: str | Path | None, federation: Federation) -> Iterator[FederationFolder | None]:
+    """Take up what is in ``folder``, and on leaving wait until everything is written there; None without one."""
     if folder is None:
-        yield lambda: None, lambda: None
+        yield None
         return
     with closing(FederationFolder(folder, federation)) as stored:
         done = stored.restore()
         if done:
             logger.info("going on after round %d", done)
             stored.save()  # the result may be a round behind
-        yield stored.save, stored.newest
+        yield stored
         stored.flush()
         if stored.last is not None:
             logger.info("last checkpoint: %.1f MB in %.2f s", stored.last.bytes / 1e6, stored.last.seconds)

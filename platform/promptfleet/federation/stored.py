@@ -4,10 +4,11 @@ import logging
 import time
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
+from contextlib import ExitStack
+from dataclasses import dataclass, replace
 from pathlib import Path
 
-from promptfleet.atomic_files import replacing
+from promptfleet.atomic_files import locked, replacing
 from promptfleet.config import fingerprint_of
 from promptfleet.errors import DataError
 from promptfleet.federation.checkpoint import load_snapshot, remove_unfinished, save_snapshot
@@ -16,6 +17,8 @@ from promptfleet.federation.reports import Event, FederationResult, FederationSu
 from promptfleet.federation.rounds import Federation, Snapshot
 
 RESULT_FILE = "result.json"
+LOCK_FILE = "in-use.lock"
+LET_GO_S = 60.0  # for a process whose driver was killed to end
 
 logger = logging.getLogger(__name__)
 
@@ -28,16 +31,27 @@ class Written:
     bytes: int
     seconds: float
 
+    def told_by(self, result: FederationResult) -> FederationResult:
+        """The result with these figures in it."""
+        return replace(result, checkpoint_bytes=self.bytes, checkpoint_seconds=self.seconds)
+
 
 class FederationFolder:
-    """Writes checkpoint and result of a federation after its rounds, in a thread of its own.
+    """Writes checkpoint and result of a federation after its rounds, in a thread of its own; nobody else may meanwhile.
 
     One round is written at a time: ``save`` waits for the one before, so no more than the last round can be lost. A
     disk that refuses costs nobody a round: the checkpoints that are there stay, and the next round is written again.
+
+    Raises DataError on construction: another process is at work in the folder, and goes on.
     """
 
     def __init__(self, folder: str | Path, federation: Federation):
         self._folder, self._federation = Path(folder), federation
+        self._lock = ExitStack()
+        try:
+            self._lock.enter_context(locked(self._folder / LOCK_FILE, self._tell_of_other, timeout_s=LET_GO_S))
+        except TimeoutError:
+            raise DataError(f"{self._folder}: another process is at work there; wait for it, or end it") from None
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="promptfleet-checkpoint")
         self._writing: Future[Written] | None = None
         self.last: Written | None = None
@@ -84,16 +98,25 @@ class FederationFolder:
     def close(self) -> None:
         """Wait for what is being written."""
         self._thread.shutdown()
+        self._lock.close()
+
+    def result(self) -> FederationResult:
+        """That of the rounds so far, with the figures of their checkpoint."""
+        result = self._federation.result()
+        return result if self.last is None else self.last.told_by(result)
 
     def _write(self, take: Callable[[], Snapshot]) -> Written:
         started = time.perf_counter()
         snapshot, config = take(), self._federation.config
         path = save_snapshot(self._folder, snapshot, config.fingerprint(), keep=config.checkpoints.keep)
-        with replacing(self._folder / RESULT_FILE) as partial:
-            partial.write_text(self._federation.result(snapshot).to_json())
         written = Written(path, path.stat().st_size, time.perf_counter() - started)
+        with replacing(self._folder / RESULT_FILE) as partial:
+            partial.write_text(written.told_by(self._federation.result(snapshot)).to_json())
         logger.debug("%s: %d bytes in %.3f s", path, written.bytes, written.seconds)
         return written
+
+    def _tell_of_other(self) -> None:
+        logger.info("%s: waiting for another process that is at work there to end", self._folder)
 
 
 def load_summary(folder: Path, fingerprint: str) -> FederationSummary | None:

@@ -34,7 +34,7 @@ class FederationRun:
     def __init__(self, run: TrackedRun, config: FederationConfig):
         self.run, self.id = run, run.id
         self._config = config
-        self._last_logged = run.last_step(_EVERY_ROUND)
+        self._logged = run.steps(_EVERY_ROUND)
         self._reports: dict[int, RoundReport] = {}
 
     @classmethod
@@ -64,11 +64,11 @@ class FederationRun:
     def log_round(self, report: RoundReport) -> None:
         """Write one round's metrics at step ``report.round``; a round that is there already is not written again."""
         self._reports[report.round] = report
-        if report.round <= self._last_logged:
+        if report.round in self._logged:
             return
         attacked = honest_metrics(report) if self._config.adversary.fraction > 0 else {}
         self.run.log_metrics(round_metrics(report) | attacked, step=report.round)
-        self._last_logged = report.round
+        self._logged.add(report.round)
 
     def finish(
         self,
@@ -98,14 +98,14 @@ class FederationRun:
     def _note(self, result: FederationResult | None, status: str, reason: str | None, figures: list[str]) -> str:
         if status == "FINISHED" and result is not None:
             return federation_note(result, figures, self._config.backbone.caveat)
-        done, rounds = self._last_logged, self._config.rounds
+        done, rounds = max(self._logged, default=0), self._config.rounds
         if status == "FAILED":
             return failed_note(done, rounds, reason, figures)
         return stopped_note(done, rounds, self.run.metrics.get(_EVERY_ROUND), figures)
 
     def _log_result(self, result: FederationResult) -> list[str]:
         run = self.run
-        for report in result.rounds:  # what another process ran before this run was continued
+        for report in result.rounds:  # what a process ran that was killed before it had written it here
             self.log_round(report)
         run.log_final_metrics(final_metrics(result), step=len(result.rounds))
         run.set_tags({PARTITION_TAG: result.partition_sha256})
@@ -183,6 +183,8 @@ def final_metrics(result: FederationResult) -> dict[str, float | None]:
         "best_round/round": result.best_round,
         "best_round/test_accuracy": result.best_round_test_accuracy,
         "seconds/total": result.seconds,
+        "bytes/checkpoint": result.checkpoint_bytes,
+        "seconds/checkpoint": result.checkpoint_seconds,
     }
 
 

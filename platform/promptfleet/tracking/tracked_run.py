@@ -53,9 +53,9 @@ class TrackedRun:
     def tags(self) -> dict[str, str]:
         return self._client.get_run(self.id).data.tags
 
-    def last_step(self, metric: str) -> int:
-        """The highest step at which ``metric`` was logged, 0 if it never was."""
-        return max((entry.step for entry in self._client.get_metric_history(self.id, metric)), default=0)
+    def steps(self, metric: str) -> set[int]:
+        """The steps at which ``metric`` was logged."""
+        return {entry.step for entry in self._client.get_metric_history(self.id, metric)}
 
     def log_metrics(self, values: Mapping[str, float | None], *, step: int) -> None:
         """Write all values in one batch; those that are None are left out."""

@@ -1,6 +1,7 @@
 """A job in a process of its own, as a user runs it."""
 
 import os
+import signal
 import subprocess
 import sys
 import time
@@ -38,14 +39,20 @@ class Job:
             assert time.monotonic() < deadline, self.text()
             time.sleep(0.05)
 
-    def processes(self) -> list[str]:
-        """Command lines of all living processes that descend from the job, itself included."""
-        found = []
+    def kill(self, *programs: str) -> None:
+        """SIGKILL to those of its processes whose program is one of these, such as ``raylet``."""
+        for pid, command in self.processes().items():
+            if Path(command.split(" ")[0]).name in programs:
+                os.kill(pid, signal.SIGKILL)
+
+    def processes(self) -> dict[int, str]:
+        """Command lines of all living processes that descend from the job, itself included, by process id."""
+        found = {}
         for entry in Path("/proc").glob("[0-9]*"):
             try:
                 if f"{MARK}={self.mark}".encode() in (entry / "environ").read_bytes():
                     command = (entry / "cmdline").read_bytes().replace(b"\0", b" ").decode()
-                    found += [command] if command else []
+                    found |= {int(entry.name): command} if command else {}
             except OSError:
                 continue
         return found

@@ -8,6 +8,8 @@ import time
 
 import pytest
 
+from tests.jobs.job import Job
+
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
 SMALL = ["--set", "clients=3", "--set", "rounds=2", "--set", "local_epochs=1", "--set", "seed=7"]
 
@@ -44,26 +46,48 @@ def test_a_config_file_is_overridden_by_the_command_line(root, tmp_path):
     assert (len(result["rounds"]), result["config"]["prompt_length"]) == (1, 4)
 
 
-def test_killed_and_resumed_it_is_the_undisturbed_federation(root, tmp_path):
-    """The driver is killed in the middle of a round; nothing is run twice, and MLflow has one run of it."""
-    wanted = train(root, tmp_path, "--set", "runtime.backend=local", "--set", "rounds=4", "--out", "whole")
-    assert wanted.returncode == 0, wanted.stderr
-    command = [sys.executable, str(root / "jobs" / "train.py"), *SMALL, "--set", "rounds=4", "--set"]
-    with (tmp_path / "log").open("w") as log:
-        job = subprocess.Popen([*command, "runtime.backend=local", "--out", "killed"], cwd=tmp_path, stderr=log)
-        while "round 2/4" not in (tmp_path / "log").read_text():
-            assert job.poll() is None, (tmp_path / "log").read_text()
-            time.sleep(0.05)
-        job.kill()
-        job.wait()
+@pytest.fixture(scope="module")
+def undisturbed(root, tmp_path_factory):
+    """The result of four rounds in one process."""
+    folder = tmp_path_factory.mktemp("undisturbed")
+    done = train(root, folder, "--set", "runtime.backend=local", "--set", "rounds=4", "--out", "whole")
+    assert done.returncode == 0, done.stderr
+    return json.loads((folder / "whole" / "result.json").read_text())
+
+
+def resumed(root, folder, undisturbed):
+    """Go on with what was killed after its first round, and find all as it was to be."""
+    command = [sys.executable, str(root / "jobs" / "train.py"), "--resume", "killed"]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=folder, timeout=500)
+    assert done.returncode == 0, done.stderr
+    assert "round 1/4" not in done.stderr
+    result = json.loads((folder / "killed" / "result.json").read_text())
+    assert result["state_sha256"] == undisturbed["state_sha256"]
+    assert result["clients"] == undisturbed["clients"]
+    assert [report["round"] for report in result["rounds"]] == [1, 2, 3, 4]
+
+
+def test_killed_and_resumed_it_is_the_undisturbed_federation(root, tmp_path, undisturbed):
+    """The driver is killed in the middle of a round, and nothing is run twice."""
+    job = Job(root, tmp_path, "train.py", *SMALL, "--set=rounds=4", "--set=runtime.backend=local", "--out", "killed")
+    job.wait_for("round 2/4")
+    job.process.kill()
+    job.process.wait()
     again = train(root, tmp_path, "--set", "runtime.backend=local", "--out", "killed")
     assert (again.returncode, again.stdout) == (2, "")
     assert "holds a federation that was stopped after round" in again.stderr
-    command = [sys.executable, str(root / "jobs" / "train.py"), "--resume", "killed"]
-    done = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, timeout=500)
-    assert done.returncode == 0, done.stderr
-    assert "round 1/4" not in done.stderr
-    results = [json.loads((tmp_path / name / "result.json").read_text()) for name in ("whole", "killed")]
-    assert results[0]["state_sha256"] == results[1]["state_sha256"]
-    assert results[0]["clients"] == results[1]["clients"]
-    assert [report["round"] for report in results[1]["rounds"]] == [1, 2, 3, 4]
+    resumed(root, tmp_path, undisturbed)
+
+
+@pytest.mark.ray
+def test_without_its_ray_session_it_ends_at_once_and_can_be_gone_on_with(root, tmp_path, undisturbed):
+    job = Job(root, tmp_path, "train.py", *SMALL, "--set=rounds=4", "--out", "killed")
+    job.wait_for("round 2/4")
+    job.kill("raylet", "gcs_server")
+    started = time.monotonic()
+    assert job.wait() == 1
+    assert time.monotonic() - started < 30  # Ray itself would take a minute
+    assert "error: the Ray session is gone" in job.text()
+    assert job.text().endswith("go on with: python jobs/train.py --resume killed\n")
+    resumed(root, tmp_path, undisturbed)
+    job.wait_until_gone(180)

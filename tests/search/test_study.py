@@ -170,3 +170,14 @@ def test_trials_left_counts_what_has_not_ended(study):
     assert study.trials_left() == 20
     study.fail(number, "why")
     assert study.trials_left() == 19
+
+
+def test_a_trial_that_failed_is_handed_out_again_and_told_its_last_round_again(study):
+    first, second = study.next_proposal(), study.next_proposal()
+    study.report(first.number, 1, 0.1)
+    study.report(first.number, 2, 0.2)
+    study.take_back(first.number)
+    assert (study.has_ended(first.number), study.rounds_reported(first.number)) == (False, 2)
+    again = study.next_proposal()
+    assert (again.number, again.params, again.settled_rounds) == (first.number, first.params, 1)
+    assert study.next_proposal().number == second.number + 1

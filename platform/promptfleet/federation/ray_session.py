@@ -47,7 +47,8 @@ def local_gpu_bytes() -> int:
 
 def ray_runs() -> bool:
     """Whether this process is connected to Ray; does not import it."""
-    return "ray" in sys.modules and sys.modules["ray"].is_initialized()
+    is_initialized = getattr(sys.modules.get("ray"), "is_initialized", None)  # another thread may be importing it
+    return is_initialized is not None and is_initialized()
 
 
 def joined(address: str | None, storage_path: str) -> AbstractContextManager:

@@ -84,9 +84,9 @@ class SweepStudy:
             number = self._study.ask(self._space).number
         return self._hand_out(self._study.get_trials(deepcopy=False)[number])
 
-    def take_back(self, number: int | None = None) -> None:
-        """Have a trial that has not ended handed out again, or without a number all of them."""
-        self._handed_out -= self._handed_out.copy() if number is None else {number}
+    def take_back(self, number: int) -> None:
+        """Have a trial that has not ended handed out again."""
+        self._handed_out.discard(number)
 
     def has_ended(self, number: int) -> bool:
         return self._trial(number).state.is_finished()

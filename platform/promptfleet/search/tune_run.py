@@ -2,20 +2,22 @@
 
 import logging
 from collections.abc import Mapping, Sequence
-from itertools import count
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
 from ray import tune
 
+from promptfleet.atomic_files import locked
 from promptfleet.config import FederationConfig
-from promptfleet.federation.failures import describe
+from promptfleet.errors import DataError
 from promptfleet.federation.prepare import Prepared
 from promptfleet.federation.ray_fleet import put_frozen
 from promptfleet.federation.ray_storage import is_shared, this_node_only
 from promptfleet.federation.ray_watch import require_ray
 from promptfleet.federation.resources import Node, Shares, plan_shares
 from promptfleet.federation.settings import federation_config
+from promptfleet.federation.stored import LOCK_FILE
 from promptfleet.search.progress import SweepProgress
 from promptfleet.search.stage import FEDERATION, FOLDER, Stage
 from promptfleet.search.tracking_callback import TrackTrials
@@ -24,10 +26,6 @@ from promptfleet.search.tune_adapters import RungScheduler, StageSearcher
 from promptfleet.tracking.outages import persistently
 from promptfleet.tracking.store import TrackingStore
 from promptfleet.tracking.writer import BackgroundWriter
-
-logger = logging.getLogger(__name__)
-
-MAX_LOOP_FAILURES = 6
 
 
 def run_trials(
@@ -42,15 +40,37 @@ def run_trials(
 ) -> None:
     """Run what the stages' studies propose until their budgets are spent or Ctrl-C; all of it goes to MLflow.
 
-    folder is where Tune keeps its own notes; concurrent trials run side by side. If Tune itself comes to grief, as it
-    does when the process dies that it keeps for the next trial, it is begun anew: the studies have all it takes.
+    folder is where Tune keeps its own notes; concurrent trials run side by side.
 
-    Raises RayGone: the Ray that all of it runs on does not answer any more.
+    Raises:
+        DataError: another process is running them.
+        RayGone: the Ray that all of it runs on does not answer any more.
     """
-    logging.getLogger("ray.tune").setLevel(logging.CRITICAL)  # our own callbacks tell of failures
-    tracking = TrackTrials(stages, writer)
-    persistently(lambda: tracking.catch_up(store))
+    with ExitStack() as alone:
+        try:
+            alone.enter_context(locked(folder / LOCK_FILE, lambda: None, timeout_s=0.0))
+        except TimeoutError:
+            raise DataError(f"{folder}: another process is at work there; wait for it, or end it") from None
+        tracking = TrackTrials(stages, writer)
+        persistently(lambda: tracking.catch_up(store))
+        if all(stage.study.is_over() for stage in stages):
+            return
+        tuner = _tuner(stages, folder, prepared, nodes, tracking, concurrent)
+        try:
+            tuner.fit()
+        except Exception:
+            require_ray()
+            raise
 
+
+def _tuner(
+    stages: Sequence[Stage],
+    folder: Path,
+    prepared: Prepared,
+    nodes: Sequence[Node],
+    tracking: TrackTrials,
+    concurrent: int,
+) -> tune.Tuner:
     def shares(config: FederationConfig) -> Shares:
         return plan_shares(config, nodes, concurrent=concurrent)
 
@@ -61,26 +81,11 @@ def run_trials(
         trial, *actors = shares(federation_config(values[FEDERATION])).bundles()
         return tune.PlacementGroupFactory([trial | where, *actors], strategy="SPREAD")
 
+    logging.getLogger("ray.tune").setLevel(logging.CRITICAL)  # our own callbacks tell of failures
     frozen = put_frozen(prepared, shared_files=shared)
     trainable = tune.with_parameters(FederationTrial, frozen=[frozen], shares=shares)
-    for failures in count():
-        if all(stage.study.is_over() for stage in stages):
-            return
-        try:
-            _tuner(tune.with_resources(trainable, bundles), stages, folder, tracking, concurrent).fit()
-            return
-        except Exception as error:
-            require_ray()
-            if failures >= MAX_LOOP_FAILURES:
-                raise
-            logger.warning("Ray Tune %s; begun anew", describe(error), exc_info=True)
-        for stage in stages:
-            stage.study.take_back()
-
-
-def _tuner(trainable: Any, stages: Sequence[Stage], folder: Path, tracking: TrackTrials, concurrent: int) -> tune.Tuner:
     return tune.Tuner(
-        trainable,
+        tune.with_resources(trainable, bundles),
         tune_config=tune.TuneConfig(
             metric=OBJECTIVE,
             mode="max",

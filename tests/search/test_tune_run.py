@@ -1,0 +1,77 @@
+"""Trials whose process dies, under Ray Tune itself: each is gone on with, and none is given up, lost or doubled."""
+
+import io
+from types import SimpleNamespace
+
+import pytest
+import ray
+from optuna.trial import TrialState
+
+from promptfleet.config import FederationConfig
+from promptfleet.search import tune_adapters, tune_run
+from promptfleet.search.progress import SweepProgress
+from promptfleet.search.space import IntRange
+from promptfleet.search.spec import SweepSettings
+from promptfleet.search.stage import Stage
+from promptfleet.search.study import SweepStudy
+from tests.mortal import ROUNDS, Mortal, NoShares, order
+
+pytestmark = [pytest.mark.ray, pytest.mark.slow, pytest.mark.timeout(300)]
+ALL_ROUNDS = {1: 0.1, 2: 0.2, 3: 0.3}
+
+
+@pytest.fixture
+def said():
+    return io.StringIO()
+
+
+@pytest.fixture
+def run(ray_session, monkeypatch, tmp_path, said):
+    """Run stages of so many trials each, ``{"trial": 3}``; returns what was reported to their studies."""
+    monkeypatch.setattr(tune_run, "FederationTrial", Mortal)
+    monkeypatch.setattr(tune_run, "put_frozen", lambda prepared: ray.put("nothing"))
+    monkeypatch.setattr(tune_run, "plan_shares", NoShares)
+    monkeypatch.setattr(tune_run, "SweepProgress", lambda stages: SweepProgress(stages, said))
+    store, writer = SimpleNamespace(children=lambda parent: []), SimpleNamespace(submit=lambda *_: None)
+    config = FederationConfig(rounds=ROUNDS)
+
+    def run(concurrent=1, **trials):
+        stages = []
+        for name, budget in trials.items():
+            folder = tmp_path / name
+            folder.mkdir()
+            study = SweepStudy(folder, {"experts": IntRange(0, 9)}, SweepSettings(trials=budget), rounds=1)
+            stages.append(Stage(name, folder, study, lambda params: config, SimpleNamespace(id=name)))
+        tune_run.run_trials(stages, tmp_path, None, [], store, writer, concurrent=concurrent)
+        return {stage.name: [(t.state, t.intermediate_values) for t in stage.study.trials()] for stage in stages}
+
+    return run
+
+
+def test_killed_when_it_is_set_up_reset_or_at_work_it_goes_on(run, tmp_path, said):
+    order(tmp_path, "trial", 0, "begin")
+    order(tmp_path, "trial", 1, "begin")  # when the process of trial 0 is reset for it
+    order(tmp_path, "trial", 2, "begin", "raise")
+    order(tmp_path, "trial", 2, 2)
+    assert run(trial=3) == {"trial": [(TrialState.COMPLETE, ALL_ROUNDS)] * 3}
+    assert said.getvalue().count("; it is begun again after its last round") == 4
+    assert "FAILED" not in said.getvalue()
+
+
+def test_a_process_that_dies_while_it_waits_for_its_next_trial(run, tmp_path, said):
+    order(tmp_path, "one", 0, 1, "wait")
+    order(tmp_path, "one", 0, 3, "kill soon")  # it is kept for the second stage, which waits for trial 1
+    order(tmp_path, "one", 1, 3, "late")
+    done = [(TrialState.COMPLETE, ALL_ROUNDS)] * 2
+    assert run(concurrent=2, one=2, two=2) == {"one": done, "two": done}
+    assert said.getvalue().count("two   0 failed") == 1
+
+
+def test_without_a_new_round_it_is_given_up_at_last(run, tmp_path, monkeypatch):
+    monkeypatch.setattr(tune_adapters, "MAX_FAILURES", 1)
+    order(tmp_path, "trial", 0, 2, times=2)
+    order(tmp_path, "trial", 1, 2)
+    order(tmp_path, "trial", 1, 3)
+    (state, rounds), other = run(trial=2)["trial"]
+    assert (state, rounds) == (TrialState.FAIL, {1: 0.1})
+    assert other == (TrialState.COMPLETE, ALL_ROUNDS)

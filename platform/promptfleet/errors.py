@@ -3,9 +3,16 @@
 import difflib
 from collections.abc import Iterable
 
+LONGEST = 2000  # characters of a message
+
 
 class PromptfleetError(Exception):
-    """Root of everything promptfleet raises on purpose; its text is meant for the user as it is."""
+    """Root of everything promptfleet raises on purpose; its text, one line, is meant for the user as it is."""
+
+    def __str__(self) -> str:
+        text = "".join(char if char.isprintable() else repr(char)[1:-1] for char in super().__str__())
+        half = LONGEST // 2
+        return text if len(text) <= LONGEST else f"{text[:half]} ... {text[-half:]}"
 
 
 class ConfigError(PromptfleetError):

@@ -1,7 +1,6 @@
 """Reading YAML the way people mean it: ``1e-3`` is a number, ``on`` is a word, a key twice is a mistake."""
 
 import re
-from collections.abc import Hashable
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -9,6 +8,8 @@ import yaml
 
 from promptfleet.errors import ConfigError
 
+DEEPEST = 40  # sections within sections
+LARGEST = 100_000  # values in a file, those behind an alias counted each time
 _YAML_1_1 = ("bool", "int", "float", "timestamp")  # "on", "010" (8), "1:30" (90), "2026-01-01"
 
 
@@ -20,11 +21,21 @@ class _Loader(yaml.SafeLoader):
         for first, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
     }
 
+    depth = 0
+
+    def compose_node(self, parent: yaml.Node | None, index: Any) -> yaml.Node | None:
+        self.depth += 1
+        if self.depth > DEEPEST:
+            raise yaml.composer.ComposerError(None, None, "nested too deeply", self.peek_event().start_mark)
+        node = super().compose_node(parent, index)
+        self.depth -= 1
+        return node
+
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict:
         seen = set()
         for key_node, _ in node.value:
             key = self.construct_object(key_node, deep=True)
-            if not isinstance(key, Hashable):
+            if not isinstance(key, str):
                 raise yaml.constructor.ConstructorError(None, None, "a key must be a word", key_node.start_mark)
             if key in seen:
                 raise yaml.constructor.ConstructorError(None, None, f"key {key!r} stands twice", key_node.start_mark)
@@ -61,12 +72,29 @@ def read_yaml(path: str | Path) -> dict[str, Any]:
 def parse_yaml(text: str, *, source: str) -> Any:
     """Parse one YAML document. Raises ConfigError that names ``source`` and the line."""
     try:
-        return yaml.load(text, Loader=_Loader)
+        value = yaml.load(text, Loader=_Loader)
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark or error.context_mark
         where = f"{source}:{mark.line + 1}" if mark else source
         raise ConfigError(f"{where}: malformed YAML: {error.problem or error.context}") from None
     except yaml.YAMLError as error:
         raise ConfigError(f"{source}: malformed YAML: {str(error).splitlines()[0]}") from None
-    except ValueError as error:  # "!!int one", or a number of thousands of digits
+    except (ValueError, AttributeError, TypeError, OverflowError) as error:  # "!!int one", thousands of digits, ...
         raise ConfigError(f"{source}: malformed YAML: {error}") from None
+    if _size(value) > LARGEST:
+        raise ConfigError(
+            f"{source}: malformed YAML: more than {LARGEST} values, or an alias within what it stands for"
+        )
+    return value
+
+
+def _size(value: Any, depth: int = 0) -> int:
+    """How many values there are in it, or more than ``LARGEST``."""
+    if depth > 2 * DEEPEST:
+        return LARGEST + 1
+    size = 1
+    for inner in value.values() if isinstance(value, dict) else value if isinstance(value, list | set) else ():
+        size += _size(inner, depth + 1)
+        if size > LARGEST:
+            break
+    return size

@@ -142,8 +142,8 @@ def _check_gpus(shares: Shares, nodes: Sequence[Node], clients: int, concurrent:
 
 
 def _check_cpus(shares: Shares, nodes: Sequence[Node], cpus: float, concurrent: int) -> None:
-    needed = concurrent * sum(bundle["CPU"] for bundle in shares.bundles())
-    largest = max(bundle["CPU"] for bundle in shares.bundles())
+    needed = concurrent * (shares.driver_cpu + shares.server_cpu + shares.client_cpu * shares.client_actors)
+    largest = max(shares.driver_cpu, shares.server_cpu, shares.client_cpu)
     if needed > cpus + 1e-6 or largest > max((node.cpus for node in nodes), default=0):
         raise ResourceError(
             f"{concurrent} federation(s) of {shares.client_actors} client actors with resources.client.cpu="

@@ -29,15 +29,20 @@ def load_method(name: str) -> Method:
 
     Raises ConfigError: no such method, naming the nearest one there is, or no such class to import.
     """
+    if not isinstance(name, str):
+        raise ConfigError(f"method: got {name!r}, should be a name")
     if ":" not in name:
         if name not in METHODS:
             raise unknown_name("method", name, METHODS)
         name = f"promptfleet.methods.{METHODS[name]}"
     module, _, attribute = name.partition(":")
     try:
-        return getattr(import_module(module), attribute)()
-    except (ImportError, AttributeError) as error:
+        found = getattr(import_module(module), attribute)
+    except (ImportError, AttributeError, ValueError, TypeError) as error:  # the last two: "x..:y", ".x:y"
         raise ConfigError(f"method {name!r} cannot be imported: {error}") from None
+    if not (isinstance(found, type) and issubclass(found, Method)):
+        raise ConfigError(f"method {name!r} is not a subclass of promptfleet.methods.protocol.Method")
+    return found()
 
 
 def config_class(name: str) -> type[FederationConfig]:

@@ -1,12 +1,14 @@
 """What a search space file may say about one key, and how to try out its extremes."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from promptfleet.errors import ConfigError
 
 Value = int | float | str | bool
+LARGEST_INT = 2**53  # above, not every integer is a float, which a study keeps it as
+MOST_CHOICES = 1000
 
 
 @dataclass(frozen=True)
@@ -24,9 +26,9 @@ class IntRange:
     def contains(self, value: Value) -> bool:
         return _is_number(value, int) and self.low <= value <= self.high and (value - self.low) % self.step == 0
 
-    def points(self) -> tuple[Value, ...]:
+    def points(self) -> Sequence[Value]:
         """All values, for a grid."""
-        return tuple(range(self.low, self.high + 1, self.step))
+        return range(self.low, self.high + 1, self.step)
 
     def entry(self) -> dict[str, Any]:
         """As a search file has it."""
@@ -66,7 +68,7 @@ class Choice:
     def contains(self, value: Value) -> bool:
         return value in self.values
 
-    def points(self) -> tuple[Value, ...]:
+    def points(self) -> Sequence[Value]:
         return self.values
 
     def entry(self) -> dict[str, Any]:
@@ -98,6 +100,8 @@ def _choice(values: Any, where: str) -> Choice:
         raise ConfigError(
             f"{where}.choice: got {values!r}, should be a list of at least one number, word or truth value"
         )
+    if len(values) > MOST_CHOICES:
+        raise ConfigError(f"{where}.choice: {len(values)} values, should be at most {MOST_CHOICES}")
     if len({(type(value), value) for value in values}) < len(values):
         raise ConfigError(f"{where}.choice: a value stands twice in {values!r}")
     return Choice(tuple(values))
@@ -106,6 +110,8 @@ def _choice(values: Any, where: str) -> Choice:
 def _range(kind: str, entry: Mapping[str, Any], where: str) -> IntRange | FloatRange:
     bounds, log, step = entry[kind], entry.get("log", False), entry.get("step", 1)
     wanted = int if kind == "int" else (int, float)
+    if isinstance(bounds, list) and any(_is_number(bound, int) and abs(bound) > LARGEST_INT for bound in bounds):
+        raise ConfigError(f"{where}.{kind}: got {bounds!r}, should be within -2**53 and 2**53")
     if not isinstance(bounds, list) or len(bounds) != 2 or not all(_is_number(bound, wanted) for bound in bounds):
         raise ConfigError(f"{where}.{kind}: got {bounds!r}, should be two {kind}s [low, high]")
     low, high = bounds

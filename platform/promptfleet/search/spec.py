@@ -1,5 +1,6 @@
 """A sweep as written: the federation that is searched, the space, and the budget. Checked before anything starts."""
 
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import combinations, product
@@ -27,6 +28,7 @@ from promptfleet.search.space import Choice, Parameter, parse_parameter
 from promptfleet.yaml_files import read_yaml
 
 _KEPT = ("method", "dataset", "backbone", "features.", "rounds", "partition.file", "partition.fingerprint")
+MOST_FEDERATIONS = 10_000  # that are checked before a sweep starts
 FIXED = (*_KEPT, *(f"{section}." for section in WHERE_AND_HOW))
 
 
@@ -74,10 +76,13 @@ class SweepSpec:
         if self.settings.sampler == "grid":
             yield from (self.config(point, source=source) for point in grid_points(self.space))
             return
-        first = self._first_values()
+        first, extremes = self._first_values(), {key: self.space[key].extremes() for key in self.space}
+        pairs = sum(len(extremes[one]) * len(extremes[other]) for one, other in combinations(self.space, 2))
+        if pairs > MOST_FEDERATIONS:
+            raise ConfigError(f"{source}: {pairs} pairs of values to check, should be at most {MOST_FEDERATIONS}")
         yield self.config(first, source=source)
         for one, other in combinations(self.space, 2) if len(self.space) > 1 else [(next(iter(self.space)),) * 2]:
-            for value, other_value in product(self.space[one].extremes(), self.space[other].extremes()):
+            for value, other_value in product(extremes[one], extremes[other]):
                 yield self.config({**first, one: value, other: other_value}, source=source)
 
     def base_config(self) -> FederationConfig:
@@ -195,7 +200,9 @@ def _grid_settings(
     for key, parameter in space.items():
         if parameter.points() is None:
             raise ConfigError(f"{source}: space.{key}: a grid needs {{choice: [a, b, ...]}} or {{int: [low, high]}}")
-    count = len(grid_points(space))
+    count = math.prod(len(parameter.points()) for parameter in space.values())
+    if count > MOST_FEDERATIONS:
+        raise ConfigError(f"{source}: space: a grid of {count} points, should be at most {MOST_FEDERATIONS}")
     if asked not in (None, count):
         raise ConfigError(f"{source}: trials: got {asked}, but a grid runs each of its {count} points; leave it out")
     return settings.model_copy(update={"trials": count})

@@ -29,7 +29,7 @@ def said():
 def run(ray_session, monkeypatch, tmp_path, said):
     """Run stages of so many trials each, ``{"trial": 3}``; returns what was reported to their studies."""
     monkeypatch.setattr(tune_run, "FederationTrial", Mortal)
-    monkeypatch.setattr(tune_run, "put_frozen", lambda prepared: ray.put("nothing"))
+    monkeypatch.setattr(tune_run, "put_frozen", lambda *_, **__: ray.put("nothing"))
     monkeypatch.setattr(tune_run, "plan_shares", NoShares)
     monkeypatch.setattr(tune_run, "SweepProgress", lambda stages: SweepProgress(stages, said))
     store, writer = SimpleNamespace(children=lambda parent: []), SimpleNamespace(submit=lambda *_: None)

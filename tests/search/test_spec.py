@@ -7,6 +7,8 @@ import yaml
 
 from promptfleet.data.partition_file import save_partition
 from promptfleet.errors import ConfigError
+from promptfleet.federation.adversaries import adversaries
+from promptfleet.methods.averaging import trimmed
 from promptfleet.search.space import Choice, FloatRange, IntRange
 from promptfleet.search.spec import grid_points, parse_sweep, read_sweep
 from tests.data.partitions import made_up_labels, made_up_samples, partition
@@ -188,6 +190,13 @@ def test_a_preset_wins_over_the_search_file_and_set_over_both(tmp_path):
 def test_a_grid_that_cannot_be_run_says_why(values, message):
     with pytest.raises(ConfigError, match=message):
         parse({**GRID, **values})
+
+
+def test_the_robustness_grid_attacks_half_of_its_federations(root):
+    configs = list(read_sweep(root / "search_spaces" / "robustness.yaml").extreme_configs())
+    assert len(configs) == 36
+    assert sum(bool(adversaries(config)) for config in configs) == 18
+    assert all(trimmed(config, 10) >= len(adversaries(config)) for config in configs if config.aggregation != "mean")
 
 
 def test_the_papers_ablations_run_on_digits_and_on_the_presets_their_headers_name(root):

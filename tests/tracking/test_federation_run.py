@@ -4,6 +4,7 @@ import json
 import logging
 import shlex
 import sys
+from dataclasses import replace
 
 import pytest
 import torch
@@ -64,6 +65,15 @@ def test_params_are_the_config_without_where_and_how(finished, client):
         "seed": "0",
     }
     assert {name.split(".")[0] for name in params} & {"data", "runtime", "resources", "storage"} == set()
+
+
+def test_an_attacked_and_a_private_federation_tell_more_each_round(start, client):
+    run = start(make_config(adversary={"fraction": 0.34}, privacy={"epsilon": 25.0}))
+    run.log_round(replace(make_report(2), honest_test_accuracy=0.125, epsilon_spent=3.5))
+    metrics = client.get_run(run.id).data.metrics
+    assert metrics["test/honest_accuracy_mean"] == 0.125
+    assert metrics["val/honest_accuracy_mean"] == pytest.approx(0.4)
+    assert metrics["privacy/epsilon_spent"] == 3.5
 
 
 def test_tags_say_what_and_how(finished, client):

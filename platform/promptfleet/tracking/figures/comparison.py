@@ -20,7 +20,7 @@ from promptfleet.tracking.figures.style import (
 )
 
 _TOGETHER = 5  # lines that one pair of axes can hold
-_COLUMNS = 5
+_MOST_COLUMNS = 5
 _BEHIND = "#cfcfcf"
 _ACCURACY = "mean test accuracy over clients"
 
@@ -83,9 +83,10 @@ def _together(mean: Mapping[str, Sequence[float]], std: Mapping[str, Sequence[fl
 
 
 def _panels(mean: Mapping[str, Sequence[float]], std: Mapping[str, Sequence[float]]) -> Figure:
-    rows = math.ceil(len(mean) / _COLUMNS)
-    figure = new_figure(2.5 * _COLUMNS, 0.7 + 2.3 * rows)
-    grid = figure.subplots(rows, _COLUMNS, sharex=True, sharey=True, squeeze=False)
+    rows = math.ceil(len(mean) / _MOST_COLUMNS)
+    columns = math.ceil(len(mean) / rows)
+    figure = new_figure(2.5 * columns, 0.7 + 2.3 * rows)
+    grid = figure.subplots(rows, columns, sharex=True, sharey=True, squeeze=False)
     for axes, method in zip(grid.flat, mean, strict=False):
         for values in mean.values():
             axes.plot(range(1, len(values) + 1), values, color=_BEHIND, linewidth=0.9, zorder=1)
@@ -94,8 +95,8 @@ def _panels(mean: Mapping[str, Sequence[float]], std: Mapping[str, Sequence[floa
         whole_numbers(axes.xaxis)
     for axes in grid.flat[len(mean) :]:
         axes.set_axis_off()
-    for column in range(_COLUMNS):
-        used = [row for row in range(rows) if row * _COLUMNS + column < len(mean)]
+    for column in range(columns):
+        used = [row for row in range(rows) if row * columns + column < len(mean)]
         grid[used[-1], column].tick_params(labelbottom=True)
     figure.supxlabel("communication round", fontsize=10.5)
     figure.supylabel(_ACCURACY, fontsize=10.5)

@@ -68,6 +68,12 @@ def refused(outcome, *parts):
         (SPACE + "federation: {backbone: ViT-B-16/openai}", ["backbone: {name: ViT-B-16, pretrained: openai}"]),
         (SPACE + "federation: {prompt_length: 80}", ["prompt_length=80 does not fit", "leaves room for 73"]),
         (SPACE + "federation: {gate_width: 256}", ["gate_width=256 exceeds the backbone's feature width 128"]),
+        ("federation: &all {runtime: *all}\n" + SPACE, ["an alias within what it stands for"]),
+        (SPACE + "federation: {method: {a: 1}}", ["method: got {'a': 1}, should be a name"]),
+        (SPACE + "federation: {1: 2}", ["space.yaml:2: malformed YAML: a key must be a word"]),
+        (SPACE + "federation: {clients: 1000000000000}", ["clients"]),
+        ("space: {seed: {choice: [0, 1e400]}, experts: {int: [1, 99999999999999999999]}}", ["within -2**53 and 2**53"]),
+        ("sampler: grid\nspace: {batch_size: {int: [1, 2000000000]}}", ["a grid of 2000000000 points"]),
         (SPACE + "federation: {resources: {client: {cpu: 64}}}", ["need", "CPUs, there are"]),
         (SPACE + "federation: {resources: {client: {gpu: 0.1}}}", ["there is room for 0 on 0 GPUs"]),
     ],
@@ -106,6 +112,10 @@ def test_an_option_that_cannot_be_meant(job, space, arguments, parts):
         (["--resume", "nowhere"], ["--resume nowhere: no federation was begun there"]),
         (["--resume", "x", "--out", "y"], ["argument --resume: its folder has the configuration"]),
         (["--set", "checkpoints.keep=0"], ["checkpoints.keep: got 0, should be greater than or equal to 1"]),
+        (["--set", "a\nb"], ["--set a\\nb: write key=value"]),
+        (["--set", "method=[" + "[" * 99], ["malformed YAML: nested too deeply"]),
+        (["--set", "clients=" + "9" * 5000], ["malformed YAML: Exceeds the limit"]),
+        (["--set", "method=os:getcwd"], ["method 'os:getcwd' is not a subclass of"]),
         (["--set", "clints=3"], ["--set: unknown key 'clints'; did you mean 'clients'?"]),
         (["--set", "runtime.backend=rey"], ["runtime.backend: got 'rey', should be 'ray' or 'local'"]),
         (["--set", "experts=3", "--set", "clients=3"], ["experts=3 must be smaller than clients=3"]),
@@ -161,6 +171,31 @@ def test_a_dataset_with_an_image_that_does_not_decode(job, tmp_path):
 )
 def test_a_comparison_that_cannot_be_run(job, arguments, parts):
     refused(job("compare.py", *arguments), *parts)
+
+
+def test_a_file_that_is_no_text(job, tmp_path):
+    (tmp_path / "space.yaml").write_bytes(b"space: \xff\xfe")
+    refused(job("tune.py", "--search", "space.yaml"), "space.yaml: cannot be read as text")
+
+
+@pytest.mark.parametrize(
+    ("tune", "parts"),
+    [
+        ("methods: {pfedmoap: 3}", ["methods: should be {NAME:"]),
+        ("federation: [1]\nmethods: {pfedmoap: {}}", ["federation: got [1], should be a section of keys"]),
+    ],
+)
+def test_a_tuning_that_cannot_be_run(job, tmp_path, tune, parts):
+    (tmp_path / "tune.yaml").write_text(tune)
+    refused(job("compare.py", "--methods", "pfedmoap", "--seeds", "0", "--tune", "tune.yaml"), *parts)
+
+
+def test_a_comparison_whose_file_was_damaged(job, tmp_path):
+    folder = tmp_path / "results" / "comparisons" / "mine"
+    folder.mkdir(parents=True)
+    for text in ("seeds: [0]", "seeds: [0]\nmethods: 3\ntuning: {}\nfederation: {}\nconcurrent_trials: 1"):
+        (folder / "comparison.yaml").write_text(text)
+        refused(job("compare.py", "--resume", "mine"), "comparison.yaml: not what was written there")
 
 
 def test_from_a_shell_too(root, tmp_path):

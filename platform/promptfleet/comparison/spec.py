@@ -140,11 +140,16 @@ def read_comparison(
 def load_comparison(path: Path) -> ComparisonSpec:
     """The comparison that ``to_dict`` was written of. Raises ConfigError where the file was changed into another."""
     values = read_yaml(path)
-    tuning = {
-        method: parse_sweep(sweep, source=f"{path}: tuning.{method}") for method, sweep in values["tuning"].items()
-    }
-    methods, seeds = tuple(values["methods"]), tuple(values["seeds"])
-    return ComparisonSpec(methods, seeds, values["federation"], values["methods"], tuning, values["concurrent_trials"])
+    try:
+        tuning = {
+            method: parse_sweep(sweep, source=f"{path}: tuning.{method}") for method, sweep in values["tuning"].items()
+        }
+        methods, seeds, own = tuple(values["methods"]), tuple(values["seeds"]), values["methods"]
+        spec = ComparisonSpec(methods, seeds, values["federation"], own, tuning, values["concurrent_trials"])
+        _check_shared(spec)
+    except (KeyError, TypeError, AttributeError) as error:
+        raise ConfigError(f"{path}: not what was written there ({type(error).__name__}: {error})") from None
+    return spec
 
 
 def method_values(method: str, base: Mapping[str, Any], own: Mapping[str, Any]) -> dict[str, Any]:
@@ -215,10 +220,12 @@ def _read_tuning(
     """
     values, source = read_yaml(path), str(path)
     spaces = values.get("methods")
-    if not isinstance(spaces, Mapping):
+    if not isinstance(spaces, Mapping) or not all(isinstance(space, Mapping | None) for space in spaces.values()):
         raise ConfigError(f"{source}: methods: should be {{NAME: {{key: {{float: [low, high]}}, ...}}}}")
     federation = values.get("federation") or {}
-    seed = federation.get("seed") if isinstance(federation, Mapping) else None
+    if not isinstance(federation, Mapping):
+        raise ConfigError(f"{source}: federation: got {federation!r}, should be a section of keys")
+    seed = federation.get("seed")
     if seed is None or seed in spec.seeds:
         raise ConfigError(
             f"{source}: federation.seed: got {seed}, should be a seed that is not compared ({_words(spec.seeds)}), so "

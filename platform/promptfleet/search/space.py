@@ -100,6 +100,8 @@ def _choice(values: Any, where: str) -> Choice:
         raise ConfigError(
             f"{where}.choice: got {values!r}, should be a list of at least one number, word or truth value"
         )
+    if any(_is_number(value, int) and abs(value) > LARGEST_INT for value in values):
+        raise ConfigError(f"{where}.choice: got {values!r}, should be within -2**53 and 2**53")
     if len(values) > MOST_CHOICES:
         raise ConfigError(f"{where}.choice: {len(values)} values, should be at most {MOST_CHOICES}")
     if len({(type(value), value) for value in values}) < len(values):

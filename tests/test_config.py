@@ -312,6 +312,8 @@ OTHER = {
     "checkpoints.keep": 5,
     "experts": 2,
     "selection": "random",
+    "expert_search": "projected",
+    "pool_dtype": "float16",
     "expert_filter": 3.0,
     "gate": "linear",
     "gate_sharing": "averaged",

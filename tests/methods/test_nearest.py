@@ -2,13 +2,15 @@
 
 from unittest.mock import patch
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from promptfleet.methods import nearest as module
-from promptfleet.methods.nearest import nearest
+from promptfleet.methods.expert_pool import SHORTLIST, draw_projection
+from promptfleet.methods.nearest import nearest, nearest_by_sketch
 
 SCALES = {"float64": 2**14, "narrow": 1}  # MANY_POINTS
 
@@ -79,3 +81,24 @@ def test_few_candidates_are_left_of_many(monkeypatch):
     exact, narrow = left
     assert exact.tolist() == [9] * 10
     assert 9 <= narrow.min() <= narrow.max() < 100
+
+
+@pytest.mark.parametrize("shortlist", [50, 10**6])
+def test_a_shortlist_of_everybody_misses_nobody(shortlist):
+    held, among = clustered(7, 50, 96, spread=0.5, offset=1.0), torch.arange(50) % 5 > 0
+    queries = among.nonzero().flatten().tolist()
+    sketches = held.flatten(1) @ draw_projection(96, np.random.default_rng(0))
+    assert nearest_by_sketch(held, sketches, among, queries, 4, shortlist=shortlist) == nearest(held, among, queries, 4)
+    assert nearest_by_sketch(held, sketches, among, [], 4, shortlist=shortlist) == []
+
+
+def test_sketches_of_points_with_few_directions_find_nearly_all_of_the_nearest():
+    generator = torch.Generator().manual_seed(3)
+    directions = torch.randn(40, 1024, generator=generator)
+    held = torch.randn(5_000, 40, generator=generator) @ directions + torch.randn(5_000, 1024, generator=generator)
+    sketches = held @ draw_projection(1024, np.random.default_rng(1))
+    everybody, queries = torch.ones(len(held), dtype=torch.bool), range(0, 5_000, 250)
+    exact = nearest(held, everybody, queries, 9)
+    found = nearest_by_sketch(held, sketches, everybody, queries, 9, shortlist=SHORTLIST)
+    hits = sum(len(set(one) & set(other)) for one, other in zip(found, exact, strict=True))
+    assert hits >= 0.97 * 9 * len(queries)

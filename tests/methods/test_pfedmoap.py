@@ -155,6 +155,39 @@ def test_gradients_of_the_experts_do_not_reach_the_pool():
     assert torch.equal(fed.server.state["pool.context"], pool)
 
 
+def test_searching_by_sketches_gives_the_same_where_the_shortlist_holds_everybody():
+    exact, projected = (federation(expert_search=search).run([ALL, [0, 2], ALL]) for search in ("exact", "projected"))
+    assert {name: projected.server.state.pop(name).shape for name in ("pool.sketch", "pool.projection")} == {
+        "pool.sketch": (4, 256),
+        "pool.projection": (3 * exact.world.clip.tower.width, 256),
+    }
+    assert projected.sha256() == exact.sha256()
+
+
+def test_sketches_are_those_of_the_pool():
+    fed = federation(expert_search="projected").run([[0, 1], [1, 2]])
+    state = fed.server.state
+    wanted = state["pool.context"].flatten(1) @ state["pool.projection"]
+    assert torch.allclose(state["pool.sketch"], wanted, atol=1e-6)
+    assert not state["pool.sketch"][3].any()
+
+
+def test_a_pool_in_half_precision_is_off_by_its_rounding_and_no_more():
+    full, half = (federation(pool_dtype=dtype).run([ALL]) for dtype in ("float32", "float16"))
+    for name in ("pool.context", "pool.text"):
+        kept, wanted = half.server.state[name], full.server.state[name]
+        assert kept.dtype == torch.float16
+        assert ((kept.float() - wanted).abs() <= 2**-11 * wanted.abs() + 2**-25).all()
+    download = half.download(1)
+    assert download.tensors["experts"].dtype == download.attached["expert_text"].dtype == torch.float32
+    assert download.num_bytes == full.download(1).num_bytes
+
+
+def test_only_the_nearest_are_found_by_sketches():
+    with pytest.raises(ValueError, match="expert_search=projected finds the nearest; selection=farthest needs exact"):
+        federation(expert_search="projected", selection="farthest")
+
+
 # Messages
 
 
@@ -315,6 +348,7 @@ def usual_logits():
         {"gate_lr": 0.01},
         {"gate": "linear"},
         {"gate_sharing": "averaged"},
+        {"pool_dtype": "float16"},
         {"lambda": 0.0},
         {"lambda": 1.5},
         {"prompt_lr": 0.01},

@@ -34,6 +34,31 @@ def nearest(
     return found
 
 
+def nearest_by_sketch(
+    points: Tensor, sketches: Tensor, among: Tensor, queries: Sequence[int], count: int, *, shortlist: int
+) -> list[list[int]]:
+    """As ``nearest``, of those ``shortlist`` points alone whose ``sketches [points, width]`` are nearest.
+
+    points may lie on disk (a mapped array): no more than the shortlists are read. A shortlist of all points gives
+    what ``nearest`` gives.
+    """
+    flat = points.flatten(1)
+    found: list[list[int]] = []
+    for some in torch.tensor(queries, dtype=torch.int64).split(QUERIES) if len(queries) else ():
+        others = among.expand(len(some), -1).scatter(1, some.unsqueeze(1), False)
+        near = torch.cat(
+            [
+                torch.addmm(block.square().sum(dim=1), sketches[some], block.T, alpha=-2)  # |a|^2 - 2 ab
+                for block in sketches.split(max(1, BLOCK_BYTES // (4 * sketches.shape[1])))
+            ],
+            dim=1,
+        ).masked_fill_(~others, torch.inf)
+        listed = near.topk(min(shortlist, len(flat)), dim=1, largest=False).indices
+        candidates = torch.zeros_like(others).scatter(1, listed, True) & others
+        found += ranked(flat, some, candidates, count)
+    return found
+
+
 def ranked(flat: Tensor, queries: Tensor, candidates: Tensor, count: int, *, farthest: bool = False) -> list[list[int]]:
     """The same from points ``[points, d]``, of each query's candidates ``[queries, points]`` alone."""
     rows, columns = pairs = candidates.nonzero().T

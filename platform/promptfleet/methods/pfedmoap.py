@@ -20,7 +20,7 @@ from torch import Tensor
 from promptfleet.config import FederationConfig
 from promptfleet.errors import ConfigError
 from promptfleet.methods.averaging import average_uploads
-from promptfleet.methods.expert_pool import Selection, select_experts, updated
+from promptfleet.methods.expert_pool import SKETCH_WIDTH, Selection, draw_projection, select_experts, updated
 from promptfleet.methods.gate import gate_scores, gate_weights, init_gate, reduce_width
 from promptfleet.methods.linear_gate import init_linear_gate, linear_gate_scores, linear_gate_weights
 from promptfleet.methods.outliers import Outliers, find_outliers
@@ -48,6 +48,11 @@ class PFedMoAPConfig(FederationConfig):
         description="K, the non-local experts a client downloads; its own comes on top",
     )
     selection: Selection = Field("nearest", description="which experts, by their distance to the client's own prompt")
+    expert_search: Literal["exact", "projected"] = Field(
+        "exact",
+        description="the nearest experts, or those of a shortlist by randomly projected prompts: for 100,000 and more",
+    )
+    pool_dtype: Literal["float32", "float16"] = Field("float32", description="of the experts the server keeps")
     expert_filter: float | None = Field(
         None,
         gt=0,
@@ -73,6 +78,8 @@ class PFedMoAPConfig(FederationConfig):
                 f"experts={self.experts} must be smaller than clients={self.clients}: "
                 f"a client has {self.clients - 1} others to choose from"
             )
+        if self.expert_search == "projected" and self.selection != "nearest":
+            raise ValueError(f"expert_search=projected finds the nearest; selection={self.selection} needs exact")
         if self.gate_width % self.gate_heads:
             raise ValueError(f"gate_heads={self.gate_heads} must divide gate_width={self.gate_width}")
         return self
@@ -83,6 +90,7 @@ class PFedMoAP(Method):
 
     Server state: ``context`` (global, [tokens, width]), its ``text`` features [classes, dim], ``round``, and the pool:
     ``pool.context`` [clients, tokens, width], ``pool.text`` [clients, classes, dim], ``pool.round`` [clients] (0: none)
+    and, with ``expert_search=projected``, ``pool.projection`` and by it ``pool.sketch`` [clients, 256].
     Private state: ``context`` and its ``text`` features, ``gate.*``, ``participations``, ``gate_ready``.
     Down: ``context`` and ``experts`` [<= K, tokens, width]; up: ``context``. The gate never leaves the client, except
     with ``gate_sharing=averaged``: then ``gate.*`` is the server's, and goes down and up beside the context.
@@ -98,14 +106,15 @@ class PFedMoAP(Method):
 
     def init_server(self, world: World, rng: np.random.Generator) -> State:
         config, tower, classes = world.config, world.clip.tower, world.clip.classes
-        context = init_context(world, rng)
+        context, dtype = init_context(world, rng), getattr(torch, config.pool_dtype)
         return {
             **context_with_text(world, context),
             "round": torch.tensor(0),
-            "pool.context": torch.zeros(config.clients, *context.shape),
-            "pool.text": torch.zeros(config.clients, len(classes), tower.dim),
+            "pool.context": torch.zeros(config.clients, *context.shape, dtype=dtype),
+            "pool.text": torch.zeros(config.clients, len(classes), tower.dim, dtype=dtype),
             "pool.round": torch.zeros(config.clients, dtype=torch.int64),
             **(_init_gate(config, rng) if config.gate_sharing == "averaged" else {}),
+            **(_init_sketches(config, context.numel(), rng) if config.expert_search == "projected" else {}),
         }
 
     def init_client(self, world: World, client: int, rng: np.random.Generator) -> State:
@@ -126,10 +135,10 @@ class PFedMoAP(Method):
         chosen = _select(world, server, cohort, draws)
         return {
             client: Message(
-                tensors={"context": server["context"], "experts": pool[ids], **_gate_tensors(server)},
+                tensors={"context": server["context"], "experts": pool[ids].float(), **_gate_tensors(server)},
                 attached={
                     "text": server["text"],
-                    "expert_text": texts[ids],
+                    "expert_text": texts[ids].float(),
                     "expert_ids": torch.tensor(ids, dtype=torch.int64),
                 },
             )
@@ -194,6 +203,7 @@ class PFedMoAP(Method):
             "pool.context": updated(server["pool.context"], contexts),
             "pool.text": updated(server["pool.text"], texts),
             "pool.round": updated(server["pool.round"], dict.fromkeys(contexts, now)),
+            **_updated_sketches(server, contexts),
         }
 
     def kept_out(self, world: World, server: State) -> dict[int, str]:
@@ -235,12 +245,28 @@ def _select(world: World, server: State, cohort: Sequence[int], seeds: np.ndarra
     def chosen_by(clients: Sequence[int], left_out: Collection[int]) -> dict[int, list[int]]:
         rounds = server["pool.round"].clone()
         rounds[list(left_out)] = 0
-        return select_experts(server["pool.context"], rounds, clients, config.experts, config.selection, seeds)
+        pool, sketches = server["pool.context"], server.get("pool.sketch")
+        return select_experts(pool, rounds, clients, config.experts, config.selection, seeds, sketches)
 
     chosen = chosen_by([client for client in cohort if client not in outliers], outliers)
     for client in outliers & set(cohort):
         chosen |= chosen_by([client], outliers - {client})
     return {client: chosen[client] for client in cohort}
+
+
+def _init_sketches(config: PFedMoAPConfig, numbers: int, rng: np.random.Generator) -> State:
+    return {
+        "pool.projection": draw_projection(numbers, rng),
+        "pool.sketch": torch.zeros(config.clients, SKETCH_WIDTH),
+    }
+
+
+def _updated_sketches(server: State, contexts: Mapping[int, Tensor]) -> State:
+    if "pool.sketch" not in server:
+        return {}
+    projection = server["pool.projection"]
+    sketches = {client: context.flatten() @ projection for client, context in contexts.items()}
+    return {"pool.projection": projection, "pool.sketch": updated(server["pool.sketch"], sketches)}
 
 
 def _mixture_logits(world: World, gate: State, images: Images, text: Tensor, experts: Tensor) -> Tensor:

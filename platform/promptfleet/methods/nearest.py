@@ -1,18 +1,19 @@
 """The nearest points to many at once: one matrix product, then exact distances of the few it leaves.
 
-The product is taken in whatever is fast. How far it can be off is bounded, and nothing is left out that the bound does
-not exclude: what comes back is what every distance in float64 would give, ties included.
+How far the product's rounding can be off is bounded, and nothing is left out that the bound does not exclude: what
+comes back is what every distance in float64 would give, ties included.
 """
 
 from collections.abc import Sequence
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 QUERIES = 128  # whose distances to all points are held at once
-BLOCK_BYTES, PAIR_BYTES = 2**20, 2**24  # of points in the product, of differences: what fits the processor's caches
-MANY_POINTS = 2**14  # from here on the product is taken in less than float64
-UNIT = {torch.float64: 2.0**-53, torch.float32: 2.0**-24, torch.bfloat16: 2.0**-8}  # unit roundoff
+BLOCK_BYTES, PAIR_BYTES = 2**21, 2**24  # of points in the product, of differences: what fits the processor's caches
+MANY_POINTS = 2**14  # from here on the product is taken in float32
+CHUNK = 256  # products that are added up in one go: rounding grows with their number
 
 
 def nearest(
@@ -53,8 +54,13 @@ def nearest_by_sketch(
             ],
             dim=1,
         ).masked_fill_(~others, torch.inf)
-        listed = near.topk(min(shortlist, len(flat)), dim=1, largest=False).indices
-        candidates = torch.zeros_like(others).scatter(1, listed, True) & others
+        listed = near.topk(min(shortlist, len(flat)), dim=1, largest=False).indices.sort(dim=1).values
+        candidates = torch.zeros_like(others)
+        for row, (query, one) in enumerate(zip(some, listed, strict=True)):
+            one = one[others[row, one]]
+            distances = (flat[one].float() - flat[query].float()).norm(dim=1)
+            last = distances.sort().values[:count][-1:]  # float32 is off by much less than a thousandth
+            candidates[row, one[distances <= 1.001 * last]] = True
         found += ranked(flat, some, candidates, count)
     return found
 
@@ -87,35 +93,26 @@ def _squared_distances(flat: Tensor, queries: Tensor) -> tuple[Tensor, Tensor]:
     """Squared distances ``[queries, points]``, up to a constant for each query, and by how much they may be off.
 
     |a|^2 - 2 ab of points ``[points, d]`` and queries ``[queries, d]``, the queries' mean moved to the origin, where
-    rounding hurts least. Rounding a and b for the product costs |a - a'| |b| + |a'| |b - b'|, adding d numbers up
-    d UNIT |a| |b|, and the result UNIT |ab|.
+    rounding hurts least. A sum of n numbers is off by at most n u times that of their absolutes, u half the distance
+    of 1 to the next number; there are no more than CHUNK + d / CHUNK additions in a row.
     """
-    wide, narrow = _types(len(flat))
-    queries = queries.to(wide)
-    centre, d = queries.mean(dim=0), flat.shape[1]
-    b = queries - centre
-    b_rounded = b.to(narrow)
-    products, norms, losses = [], [], []
-    for block in flat.split(max(1, BLOCK_BYTES // (4 * d))):
-        a = block.to(wide) - centre
-        a_rounded = a.to(narrow)
-        products.append((b_rounded @ a_rounded.T).to(wide))
-        norms.append(a.norm(dim=1))
-        losses.append((a - a_rounded).norm(dim=1))
-    product, a_norm, a_lost = torch.cat(products, dim=1), torch.cat(norms), torch.cat(losses)
-    b_norm, b_lost = b.norm(dim=1), (b - b_rounded).norm(dim=1)
-    sums = (2 * d + 16) * UNIT[wide] * torch.ones_like(b_norm)  # of products, of the norms' squares, centre's rounding
-    error = torch.addmm(
-        product.abs(),
-        torch.stack([2 * b_norm, 2 * b_lost, sums, 2 * sums * b_norm, sums * b_norm**2], dim=1),
-        torch.stack([a_lost, a_norm + a_lost, a_norm**2, a_norm, torch.ones_like(a_norm)]),
-        beta=2 * UNIT[narrow],
-    )
-    return torch.sub(a_norm.square(), product, alpha=2), error
+    dtype = torch.float64 if len(flat) < MANY_POINTS else torch.float32
+    queries = queries.to(dtype)
+    centre = queries.mean(dim=0)
+    b = _in_chunks(queries - centre)
+    products, squares = [], []
+    for block in flat.split(max(1, BLOCK_BYTES // (4 * flat.shape[1]))):
+        a = _in_chunks(block.to(dtype) - centre)
+        products.append(torch.bmm(b, a.mT).sum(dim=0))
+        squares.append(a.square().sum(dim=2).sum(dim=0))
+    squared, b_squared = torch.cat(squares), b.square().sum(dim=2).sum(dim=0)
+    off = (2 * (CHUNK + len(b)) + 16) * torch.finfo(dtype).eps / 2  # of both squares and the product, centre's rounding
+    error = (squared.sqrt() + b_squared.sqrt().unsqueeze(1)).square_().mul_(off)
+    return torch.sub(squared, torch.cat(products, dim=1), alpha=2), error
 
 
-def _types(points: int) -> tuple[torch.dtype, torch.dtype]:
-    """What everything is computed in, and what the product is."""
-    if points < MANY_POINTS:
-        return torch.float64, torch.float64
-    return torch.float32, torch.bfloat16 if torch.ops.mkldnn._is_mkldnn_bf16_supported() else torch.float32
+def _in_chunks(rows: Tensor) -> Tensor:
+    """``[rows, d]`` as ``[d / CHUNK, rows, CHUNK]``, zeros at its end."""
+    if rows.shape[1] % CHUNK:
+        rows = F.pad(rows, (0, -rows.shape[1] % CHUNK))
+    return rows.unflatten(1, (-1, CHUNK)).transpose(0, 1)

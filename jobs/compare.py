@@ -11,10 +11,11 @@ from promptfleet.comparison.report import ComparisonReport
 from promptfleet.comparison.run import plan_comparison, prepare_comparison, run_comparison
 from promptfleet.comparison.spec import ComparisonSpec, load_comparison, parse_methods, parse_seeds, read_comparison
 from promptfleet.comparison.summary import describe_comparison, describe_outcome
-from promptfleet.config import StorageConfig, parse_assignments
+from promptfleet.config import StorageConfig, build, parse_assignments
 from promptfleet.errors import ConfigError
 from promptfleet.federation.ray_session import joined, local_nodes, ray_session
 from promptfleet.federation.ray_watch import leaving_when_ray_is_gone
+from promptfleet.federation.storage_copy import copied, fetch_copy
 from promptfleet.search.folders import COMPARISONS
 
 NEW_ONLY = ("config", "tune", "trials", "name", "concurrent")
@@ -49,7 +50,7 @@ def main() -> int:
     out = _output_folder(arguments.out)
     if arguments.address is None:
         plan_comparison(spec, local_nodes())
-    with joined(arguments.address, config.storage.path):
+    with copied(config.storage), joined(arguments.address, config.storage.path):
         prepared = prepare_comparison(spec)
         fork_server, storage = config.runtime.fork_server, config.storage.path
         with ray_session(arguments.address, fork_server=fork_server, storage_path=storage) as nodes:
@@ -85,13 +86,14 @@ def _comparison(arguments: Namespace) -> tuple[Path | None, ComparisonSpec]:
 
 def _begun(arguments: Namespace) -> tuple[Path, ComparisonSpec]:
     given = [f"--{name}" for name in ("methods", "seeds", *NEW_ONLY) if getattr(arguments, name) is not None]
-    given += [f"--set {entry}" for entry in arguments.set if not entry.startswith("storage.path=")]
+    given += [f"--set {entry}" for entry in arguments.set if not entry.startswith("storage.")]
     if given:
         raise ConfigError(
-            f"{given[0]}: a resumed comparison keeps what it was begun with (only storage.path may be set)"
+            f"{given[0]}: a resumed comparison keeps what it was begun with (only storage.path and copy_to may be set)"
         )
-    storage = parse_assignments(arguments.set).get("storage", {}).get("path", StorageConfig().path)
-    folder = COMPARISONS.find(storage, arguments.resume)
+    storage = build(StorageConfig, parse_assignments(arguments.set).get("storage", {}), source="--set storage")
+    fetch_copy(storage)
+    folder = COMPARISONS.find(storage.path, arguments.resume)
     return folder, load_comparison(folder / COMPARISONS.file)
 
 

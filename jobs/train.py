@@ -11,6 +11,7 @@ from promptfleet.federation.ray_watch import leaving_when_ray_is_gone
 from promptfleet.federation.reports import FederationResult, RoundReport
 from promptfleet.federation.run import run_federation
 from promptfleet.federation.settings import read_federation_config
+from promptfleet.federation.storage_copy import copied
 from promptfleet.federation.stored import RESULT_FILE
 from promptfleet.tracking.background import track_federation
 
@@ -39,7 +40,7 @@ def main() -> None:
     if not arguments.resume:
         begin_folder(out, config, overwrite=arguments.overwrite)
     hint = f"go on with: python jobs/train.py --resume {out}"
-    with leaving_when_ray_is_gone(hint), track_federation(config) as tracked:
+    with copied(config.storage), leaving_when_ray_is_gone(hint), track_federation(config) as tracked:
 
         def on_round(report: RoundReport) -> None:
             print(_round_line(report, config.rounds), file=sys.stderr, flush=True)

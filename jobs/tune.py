@@ -5,11 +5,12 @@ from argparse import Namespace
 from pathlib import Path
 
 from promptfleet.command_line import INTERRUPTED, ArgumentParser, run
-from promptfleet.config import StorageConfig, parse_assignments
+from promptfleet.config import StorageConfig, build, parse_assignments
 from promptfleet.data.download import download_dataset
 from promptfleet.errors import ConfigError
 from promptfleet.federation.ray_session import joined, local_nodes, ray_session
 from promptfleet.federation.ray_watch import leaving_when_ray_is_gone
+from promptfleet.federation.storage_copy import copied, fetch_copy
 from promptfleet.search.folders import SWEEPS, create_sweep, open_sweep
 from promptfleet.search.spec import SweepSpec, read_sweep
 from promptfleet.search.summary import describe_outcome, describe_plan
@@ -45,7 +46,7 @@ def main() -> int:
         plan_sweep(spec, local_nodes())
     if arguments.download:
         download_dataset(base.dataset, base.data.root, base.data.folder)
-    with joined(arguments.address, base.storage.path):
+    with copied(base.storage), joined(arguments.address, base.storage.path):
         prepared = prepare_sweep(spec)
         fork_server = base.runtime.fork_server
         with ray_session(arguments.address, fork_server=fork_server, storage_path=base.storage.path) as nodes:
@@ -64,13 +65,14 @@ def _sweep(arguments: Namespace) -> tuple[Path | None, SweepSpec]:
     """The sweep that was asked for, and its folder if it was begun before."""
     if not arguments.resume:
         return None, read_sweep(arguments.search, arguments.set, config=arguments.config, trials=arguments.trials)
-    others = [entry for entry in arguments.set if not entry.startswith("storage.path=")]
+    others = [entry for entry in arguments.set if not entry.startswith("storage.")]
     if others:
         raise ConfigError(
-            f"--set {others[0]}: a resumed sweep keeps its configuration (only storage.path may be given)"
+            f"--set {others[0]}: a resumed sweep keeps its configuration (only storage.path and copy_to may be given)"
         )
-    storage = parse_assignments(arguments.set).get("storage", {}).get("path", StorageConfig().path)
-    return open_sweep(storage, arguments.resume, trials=arguments.trials)
+    storage = build(StorageConfig, parse_assignments(arguments.set).get("storage", {}), source="--set storage")
+    fetch_copy(storage)
+    return open_sweep(storage.path, arguments.resume, trials=arguments.trials)
 
 
 if __name__ == "__main__":

@@ -94,8 +94,9 @@ def test_a_key_like_no_other_gets_the_list():
         (
             "storage.path",
             "s3://bucket/results",
-            "got 's3://bucket/results', should be a folder: databases and mapped files cannot lie in an object store",
+            "got 's3://bucket/results', should be a folder; for an address there is storage.copy_to",
         ),
+        ("storage.copy_to", "backup", "got 'backup', should be an address such as s3://bucket/folder"),
     ],
 )
 def test_a_wrong_value_is_named_with_what_would_be_right(key, value, complaint):
@@ -309,6 +310,7 @@ OTHER = {
     "resources.server.cpu": 0.5,
     "resources.server.gpu": 0.25,
     "storage.path": "elsewhere",
+    "storage.copy_to": "s3://bucket/folder",
     "checkpoints.keep": 5,
     "experts": 2,
     "selection": "random",

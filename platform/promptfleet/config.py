@@ -189,15 +189,21 @@ class StorageConfig(Section):
     """Where results, features, studies and the MLflow store lie."""
 
     path: str = Field("results", description="a folder of the machine that runs the job, or one that all nodes mount")
+    copy_to: str | None = Field(None, description="an address, s3://bucket/folder, to keep a copy of that folder at")
 
     @field_validator("path")
     @classmethod
     def _refuse_addresses(cls, path: str) -> str:
         if "://" in path:
-            raise ValueError(
-                f"got {path!r}, should be a folder: databases and mapped files cannot lie in an object store"
-            )
+            raise ValueError(f"got {path!r}, should be a folder; for an address there is storage.copy_to")
         return path
+
+    @field_validator("copy_to")
+    @classmethod
+    def _refuse_folders(cls, address: str | None) -> str | None:
+        if address is not None and "://" not in address:
+            raise ValueError(f"got {address!r}, should be an address such as s3://bucket/folder")
+        return address
 
 
 class FederationConfig(Section):

@@ -16,7 +16,7 @@ import tempfile
 import time
 from pathlib import Path
 
-from scenario import Failed, Scenario
+from scenario import Failed, Scenario, ray_ssh_folder
 
 ROOT = Path(__file__).resolve().parents[2]
 LOGS = ROOT / "results/cluster-test"
@@ -83,6 +83,7 @@ def run_outside() -> int:
         for log in [*folder.glob("*.log"), *folder.glob("*.txt")]:
             shutil.copy(log, LOGS)
         shutil.rmtree(folder)
+        shutil.rmtree(ray_ssh_folder(folder), ignore_errors=True)
     left = [*wait_until_gone(namespaces)]
     left += [f"mounts: {count_mounts()} instead of {mounts}"] if count_mounts() != mounts else []
     left += [f"network device {link}" for link in os.listdir("/sys/class/net") if link not in links]

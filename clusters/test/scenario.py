@@ -1,12 +1,13 @@
 """A sweep on a cluster of two hosts, as a user runs it: up, sweep, down; then again with a host lost in the middle."""
 
+import hashlib
 import json
 import os
 import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,7 @@ SEARCH = "search_spaces/gating.yaml"
 SIZE = ["--trials", "2", "--set", "rounds=4", "--set", "runtime.clients_per_actor=2"]
 PACKAGE = "/root/promptfleet/platform/promptfleet/__init__.py"
 HEAD, WORKER = "10.77.0.1", "10.77.0.2"
-PATIENCE_S = 180.0
+PATIENCE_S = 300.0
 
 
 class Failed(Exception):
@@ -37,6 +38,7 @@ class Scenario:
         self.environment = {name: value for name, value in os.environ.items() if not name.startswith("RAY_")} | {
             "PATH": f"{bin_folder}:{os.environ['PATH']}",
             "HOME": str(folder),  # for ~/.ray
+            "LOGNAME": folder.name,  # see ``ray_ssh_folder``
             "TMPDIR": str(folder),
             "RAY_TMPDIR": str(folder),
             "RAY_AUTH_MODE": "token",
@@ -44,7 +46,7 @@ class Scenario:
         }
 
     def run(self) -> None:
-        """Raises Failed, or CalledProcessError for a command that should have succeeded."""
+        """Raises Failed, or SubprocessError for a command on a host that should have succeeded."""
         make_network()
         with self._step("one machine: the sweep"):
             alone = self.folder / "alone"
@@ -78,8 +80,9 @@ class Scenario:
         (self.folder / "seconds.txt").write_text("\n".join(lines) + "\n")
         for host in self.hosts:
             if host.alive:
-                text = host.ssh("tail -n 200 /tmp/ray/session_latest/logs/*.{log,out,err} 2>/dev/null || true")
-                self._log(f"ray-on-{host.name}").write_text(text)
+                with suppress(subprocess.SubprocessError):
+                    text = host.ssh("tail -n 200 /tmp/ray/session_latest/logs/*.{log,out,err} 2>/dev/null || true")
+                    self._log(f"ray-on-{host.name}").write_text(text)
 
     def _note_namespaces(self) -> None:
         """For ``run.py``, which looks for what is left of them."""
@@ -116,16 +119,15 @@ class Scenario:
             lose.kill()
         self._wait_for("the end of the sweep", lambda: job.poll() is not None, job)
         self._note("the sweep with a host lost" if lose else "the sweep", started)
-        check(job.returncode == 0, f"the sweep ended with status {job.returncode}, see {self.folder}/{name}.log")
+        check(job.returncode == 0, f"the sweep ended with status {job.returncode}, see {name}.log")
         results = self.folder / "results"
         self._here("rsync-down", "ray", "rsync-down", str(self.cluster), "~/promptfleet/results/", str(results))
         found = outcomes(results / "sweeps" / name)
         check(found == self.expected, f"{name}: other results than on one machine: {found} instead of {self.expected}")
         first, *_, last = placements(results / "sweeps" / name)
         check(first.keys() == {HEAD, WORKER}, f"{name}: clients trained on {first} in the first round")
-        check(
-            last.keys() == ({HEAD} if lose else {HEAD, WORKER}), f"{name}: clients trained on {last} in the last round"
-        )
+        there = {HEAD} if lose else {HEAD, WORKER}
+        check(last.keys() == there, f"{name}: clients trained on {last} in the last round")
 
     def _check_worker_keeps_nothing(self) -> None:
         """But one copy of the encoded images for all its processes: no results, no MLflow."""
@@ -168,9 +170,7 @@ class Scenario:
         deadline = time.monotonic() + PATIENCE_S
         while not happened():
             check(time.monotonic() < deadline, f"waited {PATIENCE_S:g} s for {what}")
-            check(
-                job is None or job.poll() is None or happened(), f"ended before {what}, see the logs in {self.folder}"
-            )
+            check(job is None or job.poll() is None or happened(), f"the sweep ended before {what}")
             time.sleep(0.5)
 
     @contextmanager
@@ -183,6 +183,11 @@ class Scenario:
         seconds = time.monotonic() - started
         self.seconds[what] = seconds
         print(f"{seconds:7.1f} s  {what}", flush=True)
+
+
+def ray_ssh_folder(folder: Path) -> Path:
+    """Where Ray's launcher keeps its ssh connections: by its user's name, which here is the scenario's folder's."""
+    return Path(f"/tmp/ray_ssh_{hashlib.sha256(folder.name.encode()).hexdigest()[:10]}")
 
 
 def outcomes(sweep: Path) -> dict[str, Any]:

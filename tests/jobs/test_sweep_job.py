@@ -85,7 +85,7 @@ def test_mlflow_has_the_sweep_and_its_trials(undisturbed, folder):
 
 
 @pytest.mark.parametrize("moment", ["trial   0 starts", "trial   3 starts"])
-def test_killed_and_resumed_it_is_the_undisturbed_sweep(undisturbed, root, folder, moment):
+def test_killed_and_resumed_it_is_the_undisturbed_sweep(undisturbed, root, folder, moment, ends_by_itself):
     name = f"killed-{moment.split()[1]}"
     job = Job(root, folder, "tune.py", "--search", "small.yaml", "--name", name)
     job.wait_for(moment)
@@ -107,7 +107,7 @@ def test_killed_and_resumed_it_is_the_undisturbed_sweep(undisturbed, root, folde
         steps = [entry.step for entry in client.get_metric_history(run.info.run_id, "val/accuracy_mean")]
         assert len(steps) == len(set(steps))
     again.wait_until_gone(20)
-    job.wait_until_gone(180)  # Ray's agents notice the death of their session late, but by themselves
+    ends_by_itself(job)
 
 
 def test_interrupted_it_ends_in_good_order_and_says_how_to_go_on(undisturbed, root, folder):

@@ -80,7 +80,7 @@ def test_killed_and_resumed_it_is_the_undisturbed_federation(root, tmp_path, und
 
 
 @pytest.mark.ray
-def test_without_its_ray_session_it_ends_at_once_and_can_be_gone_on_with(root, tmp_path, undisturbed):
+def test_without_its_ray_session_it_ends_at_once_and_can_be_gone_on_with(root, tmp_path, undisturbed, ends_by_itself):
     job = Job(root, tmp_path, "train.py", *SMALL, "--set=rounds=4", "--out", "killed")
     job.wait_for("round 2/4")
     job.kill("raylet", "gcs_server")
@@ -90,4 +90,4 @@ def test_without_its_ray_session_it_ends_at_once_and_can_be_gone_on_with(root, t
     assert "error: the Ray session is gone" in job.text()
     assert job.text().endswith("go on with: python jobs/train.py --resume killed\n")
     resumed(root, tmp_path, undisturbed)
-    job.wait_until_gone(180)
+    ends_by_itself(job)

@@ -49,8 +49,7 @@ def test_the_noise_gives_the_budget_back_and_never_less_privacy(epsilon, delta):
 
 def test_who_is_asked_most_often_counts():
     assert most_uploads([[0, 1], [1, 2], [1]]) == 3
-    everybody = planned_cohorts(tiny_world(clients=10, rounds=6).config, 1.0)
-    some = planned_cohorts(tiny_world(clients=10, rounds=6).config, 0.3)
+    everybody, some = (list(planned_cohorts(tiny_world(clients=10, rounds=6).config, share)) for share in (1.0, 0.3))
     assert most_uploads(everybody) == 6
     assert 2 <= most_uploads(some) < 6  # 18 places for 10 clients
     assert budget(some).noise_multiplier < budget(everybody).noise_multiplier

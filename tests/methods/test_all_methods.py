@@ -101,6 +101,15 @@ def test_uploads_have_the_promised_shapes_and_a_wrong_one_leaves_the_server_as_i
             assert fed.server.state is state
 
 
+def test_an_upload_that_was_altered_gets_the_attachments_that_the_clients_own_has(name):
+    fed = tiny_federation(name).run([ALL])
+    message = fed.clients[1].train(2, fed.privates[1], fed.download(1)).upload.message
+    attached = fed.method.attachments(fed.world, message.tensors)
+    assert attached.keys() == message.attached.keys()
+    for key, tensor in message.attached.items():
+        assert torch.allclose(attached[key], tensor, atol=1e-5)
+
+
 def test_states_survive_the_wire_and_the_disk(name, tmp_path):
     fed = tiny_federation(name).run([[0, 1, 2]])
     privates = {i: to_tensors(to_arrays(private)) for i, private in fed.privates.items()}

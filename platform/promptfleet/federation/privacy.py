@@ -14,7 +14,7 @@ is NumPy's, drawn from the seed: right for a simulation, not for protecting real
 
 import warnings
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from math import sqrt
@@ -68,14 +68,11 @@ def privacy_budget(config: FederationConfig, cohorts: Iterable[Sequence[int]]) -
     return PrivacyBudget(privacy.epsilon, privacy.delta, privacy.clip_norm, noise)
 
 
-def planned_cohorts(config: FederationConfig, participation: float) -> list[list[int]]:
+def planned_cohorts(config: FederationConfig, participation: float) -> Iterator[list[int]]:
     """Whom each round will ask."""
-    return [
-        sample_cohort(
-            config.seed, round_index, config.clients, participation, over_selection=config.faults.over_selection
-        )
-        for round_index in range(1, config.rounds + 1)
-    ]
+    over_selection = config.faults.over_selection
+    for round_index in range(1, config.rounds + 1):
+        yield sample_cohort(config.seed, round_index, config.clients, participation, over_selection=over_selection)
 
 
 def most_uploads(cohorts: Iterable[Sequence[int]]) -> int:

@@ -4,7 +4,7 @@ Source: Luo, Chen, Wu, "Mixture of Experts Made Personalized: Federated Prompt L
 ICLR 2025 (arXiv:2410.10114). Differs from the published code where that departs from the paper: nearest experts are
 really selected; selection reads the pool as it stood at the end of the previous round; each client keeps its own gate
 and starts each update with fresh optimizers; trainables are float32; everybody is evaluated at the same point.
-``gate``, ``gate_sharing`` and ``selection`` are the paper's ablations.
+``gate``, ``gate_sharing`` and ``selection`` are the paper's ablations; ``expert_filter`` is ours.
 """
 
 from collections.abc import Collection, Mapping, Sequence

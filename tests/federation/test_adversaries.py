@@ -106,6 +106,8 @@ def test_the_result_says_who_attacked_and_what_the_others_reached(small_config, 
     honest = [client.test_accuracy for client in result.clients if client.id not in result.adversaries]
     assert len(honest) == 3
     assert result.honest_test_accuracy == result.rounds[-1].honest_test_accuracy == pytest.approx(sum(honest) / 3)
+    honest_val = [report.honest_val_accuracy for report in result.rounds]
+    assert result.best_round == 1 + honest_val.index(max(honest_val))
     events = [str(event) for report in result.rounds for event in report.events]
     one, two = result.adversaries
     assert events == [f"train: clients {one}, {two}: adversary.kind=sign_flip; attack simulated"]

@@ -133,8 +133,8 @@ class RoundReport:
 
 
 def best_round(reports: Sequence[RoundReport]) -> RoundReport:
-    """The round of the highest validation accuracy, of equals the first."""
-    return max(reports, key=lambda report: report.val_accuracy)
+    """The round of the highest validation accuracy over the honest clients, of equals the first."""
+    return max(reports, key=lambda report: report.honest_val_accuracy)
 
 
 @dataclass(frozen=True)

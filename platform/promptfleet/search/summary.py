@@ -51,8 +51,9 @@ def describe_outcome(spec: SweepSpec, folder: Path, outcome: SweepOutcome) -> st
         result = outcome.best_result
         lines += [
             f"best trial: {outcome.best.number}  {format_params(outcome.best.params)}",
-            f"  validation accuracy {result.val_accuracy:.3f}, chosen by it",
+            f"  validation accuracy {result.honest_val_accuracy:.3f}, chosen by it",
             f"  test accuracy       {result.test_accuracy:.3f}, mean over {len(result.clients)} clients",
+            *([f"  honest clients      {result.honest_test_accuracy:.3f}"] if result.adversaries else []),
             f"  zero-shot CLIP      {result.zero_shot_accuracy:.3f} on the same clients",
         ]
     counts = [f"{count} {state}" for state, count in count_states(outcome.records).items() if state != "running"]

@@ -17,7 +17,7 @@ from promptfleet.federation.settings import federation_config
 from promptfleet.federation.stored import FederationFolder
 from promptfleet.search.stage import FEDERATION, FOLDER, SETTLED
 
-OBJECTIVE = "val_accuracy"
+OBJECTIVE = "val_accuracy"  # of the clients that do not attack, where some do
 
 
 class FederationTrial(tune.Trainable):
@@ -79,4 +79,4 @@ class FederationTrial(tune.Trainable):
 
 
 def _metrics(report: RoundReport) -> dict[str, Any]:
-    return {"round": report.round, OBJECTIVE: report.val_accuracy, "test_accuracy": report.test_accuracy}
+    return {"round": report.round, OBJECTIVE: report.honest_val_accuracy, "test_accuracy": report.test_accuracy}

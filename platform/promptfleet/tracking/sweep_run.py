@@ -25,7 +25,7 @@ _BEST_VAL, _BEST_TEST, _ZERO_SHOT = "best/val_accuracy", "best/test_accuracy", "
 class TrialRecord:
     """One trial of a sweep. ``value`` is its last validation accuracy, a fraction; ``seconds`` its time so far.
 
-    ``honest_test_accuracy`` is that of the clients that do not attack, where some do.
+    Where some clients attack, ``value`` is that of the others, and so is ``honest_test_accuracy``.
     """
 
     number: int

@@ -67,8 +67,8 @@ def ray_session(
     nodes are asked whether they have it.
 
     Raises:
-        ResourceError: there is nothing at ``address``; the fork server is "on" and cannot be had (on "auto" that is
-            logged); a node cannot use ``storage_path`` as others do.
+        ResourceError: Ray does not start; there is nothing at ``address``; the fork server is "on" and cannot be had
+            (on "auto" that is logged); a node cannot use ``storage_path`` as others do.
         ConfigError: ``storage_path`` cannot be written.
     """
     for name, value in QUIET.items():
@@ -90,14 +90,17 @@ def _start(ray, session: ExitStack, wanted: str) -> None:
     fork_server = _fork_server(wanted, session)
     with fork_server.used_by_ray() if fork_server else nullcontext():
         (node,) = local_nodes()
-        ray.init(
-            address="local",
-            num_cpus=int(node.cpus),
-            num_gpus=int(node.gpus),
-            include_dashboard=False,
-            object_store_memory=OBJECT_STORE_BYTES,
-            **LOGGING,
-        )
+        try:
+            ray.init(
+                address="local",
+                num_cpus=int(node.cpus),
+                num_gpus=int(node.gpus),
+                include_dashboard=False,
+                object_store_memory=OBJECT_STORE_BYTES,
+                **LOGGING,
+            )
+        except Exception as error:  # Ray has no type for a start that its half a minute is not enough for
+            raise ResourceError(f"Ray did not start; has this machine too much to do? ({error})") from None
     session.callback(ray.shutdown)
     if fork_server:
         try:

@@ -4,12 +4,15 @@ import json
 import os
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import ray
 
 from promptfleet.errors import ResourceError
-from promptfleet.federation.ray_storage import ABSENT, _check_all_or_only_this, _look
+from promptfleet.federation.ray_storage import ABSENT, _check_all_or_only_this, _look, is_shared, this_node_only
+from promptfleet.federation.resources import Node
 
 ADDRESSES = {"a": "10.0.0.1", "b": "10.0.0.2", "c": "10.0.0.3"}
 SCRIPT = """
@@ -120,6 +123,21 @@ def test_a_node_looks_for_the_folder_and_writes_to_it(tmp_path, monkeypatch):
 @pytest.mark.parametrize("answers", [{"a": "", "b": "", "c": ""}, {"a": "", "b": ABSENT, "c": ABSENT}, {"a": ""}])
 def test_a_folder_of_all_nodes_or_of_this_one_will_do(answers):
     _check_all_or_only_this(answers, "a", ADDRESSES, Path("/results"))
+
+
+def test_trials_stay_on_this_node_if_it_has_a_cpu_for_them(monkeypatch):
+    monkeypatch.setattr(ray.util, "get_node_ip_address", lambda: "10.0.0.1")
+    other = Node(cpus=8, gpus=1, address="10.0.0.2", has_storage=False)
+    assert this_node_only([Node(cpus=4, gpus=0, address="10.0.0.1"), other]) == {"node:10.0.0.1": 0.001}
+    with pytest.raises(ResourceError, match=r"disk of node 10\.0\.0\.1 alone.*that node offers no CPU"):
+        this_node_only([Node(cpus=0, gpus=0, address="10.0.0.1"), other])
+
+
+def test_only_a_folder_of_several_nodes_is_shared():
+    this, other = Node(cpus=4, gpus=0), Node(cpus=8, gpus=1)
+    assert is_shared([this, other])
+    assert not is_shared([this, replace(other, has_storage=False)])
+    assert not is_shared([this])
 
 
 def test_a_folder_that_only_some_share_is_refused():

@@ -47,9 +47,15 @@ def is_shared(nodes: Sequence[Node]) -> bool:
     return len(nodes) > 1 and all(node.has_storage for node in nodes)
 
 
-def this_node_only() -> dict[str, float]:
-    """Resources that nothing but this process's node has."""
-    return {f"node:{ray.util.get_node_ip_address()}": 0.001}
+def this_node_only(nodes: Sequence[Node]) -> dict[str, float]:
+    """Resources that nothing but this process's node has. Raises ResourceError if it offers no CPU to go with them."""
+    address = ray.util.get_node_ip_address()
+    if any(node.address == address and not node.cpus for node in nodes):
+        raise ResourceError(
+            f"storage.path is on the disk of node {address} alone, where each trial's own process has to run, and that "
+            f"node offers no CPU: start its Ray with --num-cpus=1 or more, or use a folder that every node mounts"
+        )
+    return {f"node:{address}": 0.001}
 
 
 def _ask(nodes: Sequence[dict], folder: Path) -> dict[str, str]:

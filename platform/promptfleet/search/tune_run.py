@@ -75,7 +75,7 @@ def _tuner(
         return plan_shares(config, nodes, concurrent=concurrent)
 
     shared = is_shared(nodes)
-    where = {} if shared else this_node_only()  # a trial's own process writes its checkpoints, which are read here
+    where = {} if shared else this_node_only(nodes)  # a trial's own process writes its checkpoints, which are read here
 
     def bundles(values: Mapping[str, Any]) -> tune.PlacementGroupFactory:
         trial, *actors = shares(federation_config(values[FEDERATION])).bundles()

@@ -3,6 +3,7 @@
 import json
 import resource
 import signal
+from dataclasses import replace
 
 import pytest
 from hypothesis import given, settings
@@ -121,7 +122,7 @@ def test_the_last_ones_and_the_best_are_kept(begin, tmp_path):
     snapshot = federation.snapshot()
     (report,) = snapshot.reports
     for rounds, accuracy in enumerate([0.1, 0.5, 0.5, 0.2, 0.3, 0.4], start=1):
-        snapshot.reports[rounds - 1 :] = [type(report)(**{**vars(report), "round": rounds, "val_accuracy": accuracy})]
+        snapshot.reports[rounds - 1 :] = [replace(report, round=rounds, honest_val_accuracy=accuracy)]
         save_snapshot(tmp_path, snapshot, "x", keep=2)
     kept = sorted(path.name for path in (tmp_path / FOLDER).iterdir())
     assert kept == [f"round-00000{number}.safetensors" for number in (2, 5, 6)]

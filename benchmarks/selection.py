@@ -75,7 +75,7 @@ def trained_prompts(folder: str) -> Tensor:
 
 
 def measure_pool(path: Path, data: str, real: Tensor, experts: int, cohort: int, count: int) -> dict[str, Any]:
-    """Seconds of the fastest of three, from a pool in the page cache; ``cold_s`` with nothing of it there."""
+    """Projected: the fastest of three, from a pool in the page cache; ``cold_s`` with nothing of it there."""
     projection = draw_projection(real.shape[1], stream(0, "projection"))
     sketches = torch.empty(experts, SKETCH_WIDTH)
     say(f"{experts} experts ({data}): writing {experts * real.shape[1] * 2 / 1e9:.1f} GB")
@@ -95,13 +95,10 @@ def measure_pool(path: Path, data: str, real: Tensor, experts: int, cohort: int,
 
     say("  projected")
     forget(path)
-    cold_s, found = timed(projected)
-    projected_s = min(timed(projected)[0] for _ in range(3))
+    cold_s, _, found = timed(projected)
+    projected_s, projected_cpu_s = (min(part) for part in zip(*(timed(projected)[:2] for _ in range(3)), strict=True))
     say("  exact")
-    exact_s, wanted = timed(lambda: nearest(mapped(path, experts), everybody, asking, count))
-    if experts * real.shape[1] * 2 < os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_AVPHYS_PAGES") / 2:
-        pool = mapped(path, experts).clone()
-        exact_s = min(timed(lambda: nearest(pool, everybody, asking, count))[0] for _ in range(3))
+    exact_s, exact_cpu_s, wanted = timed(lambda: nearest(mapped(path, experts), everybody, asking, count))
     path.unlink()
     shares = [len(set(one) & set(other)) / count for one, other in zip(found, wanted, strict=True)]
     return {
@@ -110,7 +107,9 @@ def measure_pool(path: Path, data: str, real: Tensor, experts: int, cohort: int,
         "pool_gb": experts * real.shape[1] * 2 / 1e9,
         "sketch_gb": experts * SKETCH_WIDTH * 4 / 1e9,
         "exact_s": exact_s,
+        "exact_cpu_s": exact_cpu_s,
         "projected_s": projected_s,
+        "projected_cpu_s": projected_cpu_s,
         "cold_s": cold_s,
         "recall": statistics.fmean(shares),
     }
@@ -143,11 +142,11 @@ def forget(path: Path) -> None:
         os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
 
 
-def timed(work: Callable[[], Any]) -> tuple[float, Any]:
-    """Seconds, and what ``work`` gives."""
-    started = time.perf_counter()
+def timed(work: Callable[[], Any]) -> tuple[float, float, Any]:
+    """Seconds of the clock and of the processor, and what ``work`` gives."""
+    started, before = time.perf_counter(), time.process_time()
     given = work()
-    return time.perf_counter() - started, given
+    return time.perf_counter() - started, time.process_time() - before, given
 
 
 if __name__ == "__main__":

@@ -42,9 +42,11 @@ def main() -> None:
     ):
         draw(parts, rounds, key, "o-", color=color, label=label)
     parts.set_yscale("log")
+    parts.set_ylim(top=12 * max(row["round_s"] for row in rounds))  # room for the legend
     dress(parts, title="Where a round goes, an actor per core", x="clients", y="seconds")
-    for axes in (times, memory, parts):
-        legend(axes)
+    legend(times)
+    legend(memory, loc="lower right")
+    legend(parts, loc="upper left")
     figure.savefig(options.out)
 
 
@@ -53,6 +55,8 @@ def draw(axes: Axes, rows: list[Row], key: str, marks: str, **options: str) -> N
     clients = [row["clients"] for row in rows]
     axes.plot(clients, [row[key] for row in rows], marks, **options)
     axes.set_xscale("log")
+    axes.set_xticks([10, 100, 1000], ["10", "100", "1,000"])
+    axes.minorticks_off()
 
 
 if __name__ == "__main__":

@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-QUERIES = 128  # whose distances to all points are held at once
+QUERIES, DISTANCES = 128, 2**26  # so many at once, and of theirs to all points as many as that
 BLOCK_BYTES, PAIR_BYTES = 2**21, 2**24  # of points in the product, of differences: what fits the processor's caches
 MANY_POINTS = 2**14  # from here on the product is taken in float32
 CHUNK = 256  # products that are added up in one go: rounding grows with their number
@@ -25,11 +25,9 @@ def nearest(
     points. Distances are Euclidean, ties go to the smaller index, ``farthest`` turns the order around. Fewer come back
     where there are fewer.
     """
-    if not len(queries):
-        return []
     flat = points.flatten(1)
     found: list[list[int]] = []
-    for some in torch.tensor(queries, dtype=torch.int64).split(QUERIES):
+    for some in _at_once(queries, len(flat)):
         others = among.expand(len(some), -1).scatter(1, some.unsqueeze(1), False)
         found += ranked(flat, some, _candidates(flat, some, others, count, farthest), count, farthest=farthest)
     return found
@@ -45,7 +43,7 @@ def nearest_by_sketch(
     """
     flat = points.flatten(1)
     found: list[list[int]] = []
-    for some in torch.tensor(queries, dtype=torch.int64).split(QUERIES) if len(queries) else ():
+    for some in _at_once(queries, len(flat)):
         others = among.expand(len(some), -1).scatter(1, some.unsqueeze(1), False)
         near = torch.cat(
             [
@@ -74,6 +72,12 @@ def ranked(flat: Tensor, queries: Tensor, candidates: Tensor, count: int, *, far
     order = order[rows[order].argsort(stable=True)]
     found = columns[order].split(candidates.sum(dim=1).tolist())
     return [columns[:count].tolist() for columns in found]
+
+
+def _at_once(queries: Sequence[int], points: int) -> Sequence[Tensor]:
+    """The queries in parts, so that their distances to all points can be held."""
+    size = max(1, min(QUERIES, DISTANCES // points))
+    return torch.tensor(queries, dtype=torch.int64).split(size) if len(queries) else ()
 
 
 def _candidates(flat: Tensor, queries: Tensor, others: Tensor, count: int, farthest: bool) -> Tensor:

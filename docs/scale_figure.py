@@ -29,6 +29,7 @@ def main() -> None:
     draw(times, packed, "round_s", "o-", color=BLUE, label="an actor per core")
     draw(times, single, "round_s", "s-", color=ORANGE, label="an actor per client")
     times.set_yscale("log")
+    times.set_ylim(0.05, 20)
     dress(times, title="One round, a tenth of the clients", x="clients", y="seconds")
     draw(memory, packed, "peak_gib", "o-", color=BLUE, label="an actor per core")
     draw(memory, single, "peak_gib", "s-", color=ORANGE, label="an actor per client")

@@ -72,7 +72,7 @@ bench-scale: $(READY) ## measure 10 to 1,000 clients and 100,000 experts (some 1
 	@set -e; for name in scale selection; do \
 	  $(BIN)/python benchmarks/$$name.py --json | tail -n 1 > "$(RESULTS)/benchmarks/$$name.json"; \
 	done
-	$(BIN)/python docs/scale_figure.py "$(RESULTS)/benchmarks/scale.json" --out "$(RESULTS)/benchmarks/scale.png"
+	$(BIN)/python benchmarks/scale_figure.py "$(RESULTS)/benchmarks/scale.json" --out "$(RESULTS)/benchmarks/scale.png"
 
 chaos: $(READY) ## kill processes of running sweeps at random, see that nothing is lost (KILLS=200; an hour)
 	$(BIN)/python benchmarks/chaos.py --kills $(KILLS)

@@ -1,4 +1,4 @@
-"""Draws docs/scale.png: python docs/scale_figure.py FILE... (what python benchmarks/scale.py --json printed)"""
+"""Draws docs/scale.png: python benchmarks/scale_figure.py FILE... (what python benchmarks/scale.py --json printed)"""
 
 import argparse
 import json
@@ -15,7 +15,7 @@ Row = dict[str, Any]
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("files", type=Path, nargs="+")
-    parser.add_argument("--out", type=Path, default=Path(__file__).with_name("scale.png"))
+    parser.add_argument("--out", type=Path, default=Path(__file__).parents[1] / "docs/scale.png")
     options = parser.parse_args()
     measured = [json.loads(path.read_text().splitlines()[-1]) for path in options.files]
     jobs = [{**row, "peak_gib": row["peak_pss_mib"] / 1024} for one in measured for row in one["rows"]]

@@ -2,9 +2,9 @@
 
 import logging
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -48,10 +48,7 @@ class FederationFolder:
     def __init__(self, folder: str | Path, federation: Federation):
         self._folder, self._federation = Path(folder), federation
         self._lock = ExitStack()
-        try:
-            self._lock.enter_context(locked(self._folder / LOCK_FILE, self._tell_of_other, timeout_s=LET_GO_S))
-        except TimeoutError:
-            raise DataError(f"{self._folder}: another process is at work there; wait for it, or end it") from None
+        self._lock.enter_context(alone_in(self._folder, timeout_s=LET_GO_S, on_wait=self._tell_of_other))
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="promptfleet-checkpoint")
         self._writing: Future[Written] | None = None
         self.last: Written | None = None
@@ -117,6 +114,20 @@ class FederationFolder:
 
     def _tell_of_other(self) -> None:
         logger.info("%s: waiting for another process that is at work there to end", self._folder)
+
+
+@contextmanager
+def alone_in(folder: Path, *, timeout_s: float, on_wait: Callable[[], None] = lambda: None) -> Iterator[None]:
+    """Be the only process at work in ``folder``; ``on_wait`` is called before waiting for another one to end.
+
+    Raises DataError: it has not after ``timeout_s``.
+    """
+    with ExitStack() as alone:
+        try:
+            alone.enter_context(locked(folder / LOCK_FILE, on_wait, timeout_s=timeout_s))
+        except TimeoutError:
+            raise DataError(f"{folder}: another process is at work there; wait for it, or end it") from None
+        yield
 
 
 def load_summary(folder: Path, fingerprint: str) -> FederationSummary | None:

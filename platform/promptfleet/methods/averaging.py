@@ -45,9 +45,20 @@ def mean_over_clients(tensors: Mapping[int, Tensor], num_examples: Mapping[int, 
 
 
 def trimmed_mean_over_clients(tensors: Mapping[int, Tensor], trim: int) -> Tensor:
-    """Of each coordinate the mean without its ``trim`` smallest and ``trim`` largest values, summed in their order.
+    """``trimmed_mean`` in the tensors' own type; ``trim`` is less than half the number of clients."""
+    stacked = torch.stack(list(tensors.values()))
+    return trimmed_mean(stacked, trim).to(stacked.dtype)
 
-    ``trim`` is less than half the number of clients.
+
+def trimmed_mean(values: Tensor, trim: int) -> Tensor:
+    """Of each coordinate of ``values [n, ...]`` the mean without the ``trim`` smallest and largest, in float64.
+
+    Summed in the order of the values, so that theirs does not matter.
     """
-    ordered = torch.stack(list(tensors.values())).double().sort(dim=0).values
-    return ordered[trim : len(ordered) - trim].mean(dim=0).to(next(iter(tensors.values())).dtype)
+    ordered = values.double().sort(dim=0).values
+    return ordered[trim : len(ordered) - trim].mean(dim=0)
+
+
+def median(values: Tensor) -> Tensor:
+    """Of each coordinate of ``values [n, ...]``, in float64; of an even number the mean of both in the middle."""
+    return trimmed_mean(values, (len(values) - 1) // 2)

@@ -4,6 +4,8 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
+from promptfleet.methods.averaging import median
+
 
 @dataclass(frozen=True)
 class Outliers:
@@ -25,14 +27,8 @@ def find_outliers(contexts: Tensor, rounds: Tensor, tolerance: float) -> Outlier
     if len(trained) == 0:
         return Outliers({}, float("inf"))
     prompts = contexts[trained].double().flatten(1)
-    away = (prompts - _median(prompts)).norm(dim=1)
-    usual = _median(away)
-    limit = float(usual + tolerance * _median((away - usual).abs()))
+    away = (prompts - median(prompts)).norm(dim=1)
+    usual = median(away)
+    limit = float(usual + tolerance * median((away - usual).abs()))
     far = {int(client): float(one) for client, one in zip(trained, away, strict=True) if one > limit}
     return Outliers(far, limit)
-
-
-def _median(values: Tensor) -> Tensor:
-    """Over the first dimension; of an even number the mean of both in the middle."""
-    ordered, middle = values.sort(dim=0).values, (len(values) - 1) // 2
-    return ordered[middle : len(values) - middle].mean(dim=0)

@@ -2,22 +2,19 @@
 
 import logging
 from collections.abc import Mapping, Sequence
-from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
 from ray import tune
 
-from promptfleet.atomic_files import locked
 from promptfleet.config import FederationConfig
-from promptfleet.errors import DataError
 from promptfleet.federation.prepare import Prepared
 from promptfleet.federation.ray_fleet import put_frozen
 from promptfleet.federation.ray_storage import is_shared, this_node_only
 from promptfleet.federation.ray_watch import require_ray
 from promptfleet.federation.resources import Node, Shares, plan_shares
 from promptfleet.federation.settings import federation_config
-from promptfleet.federation.stored import LOCK_FILE
+from promptfleet.federation.stored import alone_in
 from promptfleet.search.progress import SweepProgress
 from promptfleet.search.stage import FEDERATION, FOLDER, Stage
 from promptfleet.search.tracking_callback import TrackTrials
@@ -46,11 +43,7 @@ def run_trials(
         DataError: another process is running them.
         RayGone: the Ray that all of it runs on does not answer any more.
     """
-    with ExitStack() as alone:
-        try:
-            alone.enter_context(locked(folder / LOCK_FILE, lambda: None, timeout_s=0.0))
-        except TimeoutError:
-            raise DataError(f"{folder}: another process is at work there; wait for it, or end it") from None
+    with alone_in(folder, timeout_s=0.0):
         tracking = TrackTrials(stages, writer)
         persistently(lambda: tracking.catch_up(store))
         if all(stage.study.is_over() for stage in stages):

@@ -1,6 +1,23 @@
-"""Jobs that were killed: what is left of their Ray ends by itself, but late."""
+"""Jobs run in this process, and what is left of the Ray of those that were killed, which ends by itself, but late."""
+
+import runpy
+import sys
 
 import pytest
+
+
+@pytest.fixture
+def run_here(monkeypatch, capsys, tmp_path, root):
+    """``run_here("tune.py", ...)`` runs a job's main in an empty folder: (status, stdout, stderr)."""
+
+    def run(name, *arguments):
+        monkeypatch.chdir(tmp_path)
+        monkeypatch.setattr(sys, "argv", [name, *map(str, arguments)])
+        with pytest.raises(SystemExit) as exit_info:
+            runpy.run_path(str(root / "jobs" / name), run_name="__main__")
+        return exit_info.value.code, *capsys.readouterr()
+
+    return run
 
 
 @pytest.fixture(scope="session")

@@ -11,22 +11,13 @@ SPACE = "space: {experts: {int: [1, 9]}}\n"
 
 
 @pytest.fixture
-def job(monkeypatch, capsys, tmp_path, root):
-    """``job("tune.py", ...)`` runs a job's main in this process, in an empty folder: (status, stdout, stderr)."""
-    import runpy
-
+def job(monkeypatch, run_here):
+    """``run_here``, where no job may start Ray."""
     import ray
 
-    def run(name, *arguments):
-        monkeypatch.chdir(tmp_path)
-        monkeypatch.setattr(sys, "argv", [name, *map(str, arguments)])
-        monkeypatch.setattr(ray, "is_initialized", lambda: False)  # whatever other tests have running
-        monkeypatch.setattr(ray, "init", lambda *_, **__: pytest.fail("Ray was started"))
-        with pytest.raises(SystemExit) as exit_info:
-            runpy.run_path(str(root / "jobs" / name), run_name="__main__")
-        return exit_info.value.code, *capsys.readouterr()
-
-    return run
+    monkeypatch.setattr(ray, "is_initialized", lambda: False)  # whatever other tests have running
+    monkeypatch.setattr(ray, "init", lambda *_, **__: pytest.fail("Ray was started"))
+    return run_here
 
 
 @pytest.fixture

@@ -1,8 +1,5 @@
 """Encoding images ahead of the federations that need them."""
 
-import runpy
-import sys
-
 import numpy as np
 import pytest
 from PIL import Image
@@ -11,20 +8,17 @@ from promptfleet.data.feature_store import open_store
 
 
 @pytest.mark.slow
-def test_a_folder_of_images_is_encoded_once(root, tmp_path, monkeypatch, capsys):
+def test_a_folder_of_images_is_encoded_once(tmp_path, run_here):
     def job(*arguments):
-        monkeypatch.setattr(sys, "argv", ["encode.py", *arguments])
-        with pytest.raises(SystemExit) as exit_info:
-            runpy.run_path(str(root / "jobs" / "encode.py"), run_name="__main__")
-        assert exit_info.value.code == 0
-        *files, summary = capsys.readouterr().out.splitlines()
+        status, out, _ = run_here("encode.py", *arguments)
+        assert status == 0
+        *files, summary = out.splitlines()
         return {line.split()[0]: line.split()[1:] for line in files}, summary
 
     for index in range(6):
         path = tmp_path / "data/images/train" / ("cat" if index < 2 else "dog") / f"{index}.png"
         path.parent.mkdir(parents=True, exist_ok=True)
         Image.fromarray(np.full((20, 30, 3), 40 * index, np.uint8)).save(path)
-    monkeypatch.chdir(tmp_path)
     wanted = ["dataset=imagefolder", "data.folder=images", "features.views=2", "runtime.backend=local"]
     arguments = [part for setting in wanted for part in ("--set", setting)]
 

@@ -1,8 +1,6 @@
 """Looking at a partition before anything is trained on it."""
 
 import json
-import runpy
-import sys
 
 import pytest
 
@@ -33,15 +31,12 @@ def test_the_summary_is_over_clients():
 
 
 @pytest.mark.slow
-def test_print_draw_save_and_use_again(root, tmp_path, monkeypatch, capsys):
+def test_print_draw_save_and_use_again(tmp_path, run_here):
     def job(*arguments):
-        monkeypatch.setattr(sys, "argv", ["partition.py", *arguments])
-        with pytest.raises(SystemExit) as exit_info:
-            runpy.run_path(str(root / "jobs" / "partition.py"), run_name="__main__")
-        assert exit_info.value.code == 0
-        return capsys.readouterr().out
+        status, out, _ = run_here("partition.py", *arguments)
+        assert status == 0
+        return out
 
-    monkeypatch.chdir(tmp_path)
     out = job("--set", "clients=5", "--set", "partition.kind=pathological", "--set", "seed=3", "--out", "made")
     assert "digits: 1797 of 1797 samples, 5 clients" in out
     assert sorted(path.name for path in (tmp_path / "made").iterdir()) == ["partition.json", "partition.png"]

@@ -38,6 +38,7 @@ def ray_session():
     import ray
 
     ray.init(
+        address="local",  # not the cluster that a test beside this one may be running
         num_cpus=4,
         num_gpus=0,
         include_dashboard=False,

@@ -13,7 +13,7 @@ from promptfleet.comparison.spec import ComparisonSpec, load_comparison, parse_m
 from promptfleet.comparison.summary import describe_comparison, describe_outcome
 from promptfleet.config import StorageConfig, build, parse_assignments
 from promptfleet.errors import ConfigError
-from promptfleet.federation.ray_session import joined, local_nodes, ray_session
+from promptfleet.federation.ray_session import local_nodes, ray_with
 from promptfleet.federation.ray_watch import leaving_when_ray_is_gone
 from promptfleet.federation.storage_copy import copied, fetch_copy
 from promptfleet.search.folders import COMPARISONS
@@ -50,18 +50,19 @@ def main() -> int:
     out = _output_folder(arguments.out)
     if arguments.address is None:
         plan_comparison(spec, local_nodes())
-    with copied(config.storage), joined(arguments.address, config.storage.path):
-        prepared = prepare_comparison(spec)
-        fork_server, storage = config.runtime.fork_server, config.storage.path
-        with ray_session(arguments.address, fork_server=fork_server, storage_path=storage) as nodes:
-            plan_comparison(spec, nodes)
-            if folder is None:
-                name = {"name": arguments.name, "default_name": config.dataset}
-                folder = COMPARISONS.create(spec.to_dict(), config.storage.path, **name)
-            federations = len(spec.methods) * len(spec.seeds)
-            print(f"comparison {folder.name}: {federations} federations, in {folder}", file=sys.stderr)
-            with leaving_when_ray_is_gone(f"go on with: python jobs/compare.py --resume {folder.name}"):
-                outcome = run_comparison(spec, folder, prepared, nodes, reference=arguments.reference)
+    where = {"fork_server": config.runtime.fork_server, "storage_path": config.storage.path}
+    with (
+        copied(config.storage),
+        ray_with(lambda: prepare_comparison(spec), arguments.address, **where) as (prepared, nodes),
+    ):
+        plan_comparison(spec, nodes)
+        if folder is None:
+            name = {"name": arguments.name, "default_name": config.dataset}
+            folder = COMPARISONS.create(spec.to_dict(), config.storage.path, **name)
+        federations = len(spec.methods) * len(spec.seeds)
+        print(f"comparison {folder.name}: {federations} federations, in {folder}", file=sys.stderr)
+        with leaving_when_ray_is_gone(f"go on with: python jobs/compare.py --resume {folder.name}"):
+            outcome = run_comparison(spec, folder, prepared, nodes, reference=arguments.reference)
     if outcome.report is not None:
         _write(outcome.report, out or folder)
     print(describe_outcome(spec, folder, out or folder, outcome))

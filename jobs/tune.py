@@ -8,7 +8,7 @@ from promptfleet.command_line import INTERRUPTED, ArgumentParser, run
 from promptfleet.config import StorageConfig, build, parse_assignments
 from promptfleet.data.download import download_dataset
 from promptfleet.errors import ConfigError
-from promptfleet.federation.ray_session import joined, local_nodes, ray_session
+from promptfleet.federation.ray_session import local_nodes, ray_with
 from promptfleet.federation.ray_watch import leaving_when_ray_is_gone
 from promptfleet.federation.storage_copy import copied, fetch_copy
 from promptfleet.search.folders import SWEEPS, create_sweep, open_sweep
@@ -46,17 +46,18 @@ def main() -> int:
         plan_sweep(spec, local_nodes())
     if arguments.download:
         download_dataset(base.dataset, base.data.root, base.data.folder)
-    with copied(base.storage), joined(arguments.address, base.storage.path):
-        prepared = prepare_sweep(spec)
-        fork_server = base.runtime.fork_server
-        with ray_session(arguments.address, fork_server=fork_server, storage_path=base.storage.path) as nodes:
-            plan_sweep(spec, nodes)
-            if folder is None:
-                default_name = Path(arguments.search).stem
-                folder = create_sweep(spec, base.storage.path, name=arguments.name, default_name=default_name)
-            print(f"sweep {folder.name}: {spec.settings.trials} federations, in {folder}", file=sys.stderr)
-            with leaving_when_ray_is_gone(f"go on with: python jobs/tune.py --resume {folder.name}"):
-                outcome = run_sweep(spec, folder, prepared, nodes)
+    where = {"fork_server": base.runtime.fork_server, "storage_path": base.storage.path}
+    with (
+        copied(base.storage),
+        ray_with(lambda: prepare_sweep(spec), arguments.address, **where) as (prepared, nodes),
+    ):
+        plan_sweep(spec, nodes)
+        if folder is None:
+            default_name = Path(arguments.search).stem
+            folder = create_sweep(spec, base.storage.path, name=arguments.name, default_name=default_name)
+        print(f"sweep {folder.name}: {spec.settings.trials} federations, in {folder}", file=sys.stderr)
+        with leaving_when_ray_is_gone(f"go on with: python jobs/tune.py --resume {folder.name}"):
+            outcome = run_sweep(spec, folder, prepared, nodes)
     print(describe_outcome(spec, folder, outcome))
     return INTERRUPTED if outcome.interrupted else 0
 

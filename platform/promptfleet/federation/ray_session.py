@@ -4,12 +4,15 @@ import logging
 import os
 import socket
 import sys
-from collections.abc import Iterator
-from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager, nullcontext
+from typing import TypeVar
 
 from promptfleet.errors import ResourceError
 from promptfleet.federation.fork_server.session import ForkServer, ForkServerError, start_fork_server, unavailable
 from promptfleet.federation.resources import Node
+
+T = TypeVar("T")
 
 logger = logging.getLogger(__name__)
 
@@ -51,9 +54,23 @@ def ray_runs() -> bool:
     return is_initialized is not None and is_initialized()
 
 
-def joined(address: str | None, storage_path: str) -> AbstractContextManager:
-    """The cluster at ``address``, where there is one: images are encoded faster there than in this process."""
-    return nullcontext() if address is None else ray_session(address, storage_path=storage_path)
+@contextmanager
+def ray_with(
+    prepare: Callable[[], T], address: str | None, *, fork_server: str, storage_path: str
+) -> Iterator[tuple[T, list[Node]]]:
+    """What ``prepare`` gives, and the nodes of a ``ray_session``.
+
+    A cluster is joined first, since images are encoded faster there than in this process; a Ray of this machine alone
+    is not started before.
+    """
+    session = ray_session(address, fork_server=fork_server, storage_path=storage_path)
+    if address is None:
+        prepared = prepare()
+        with session as nodes:
+            yield prepared, nodes
+    else:
+        with session as nodes:
+            yield prepare(), nodes
 
 
 @contextmanager

@@ -10,7 +10,7 @@ from promptfleet.config import FederationConfig
 from promptfleet.federation.fleet import Fleet
 from promptfleet.federation.local_fleet import LocalFleet
 from promptfleet.federation.prepare import Prepared, prepare
-from promptfleet.federation.ray_session import joined, local_gpu_bytes, local_nodes, ray_session
+from promptfleet.federation.ray_session import local_gpu_bytes, local_nodes, ray_with
 from promptfleet.federation.recovery import run_next_round
 from promptfleet.federation.reports import FederationResult, RoundReport
 from promptfleet.federation.resources import announce_gpus, plan_shares
@@ -44,19 +44,17 @@ def run_federation(
         config = federation_config(config or {})
     if config.runtime.backend == "ray" and address is None:
         plan_shares(config, local_nodes())
-    with joined(address if config.runtime.backend == "ray" else None, config.storage.path):
-        prepared = prepare(config)
-        with _fleet(config, prepared, address) as fleet:
-            federation = Federation(config, prepared, fleet)
-            with _kept_in(folder, federation) as stored:
-                while federation.rounds_done < config.rounds:
-                    report = run_next_round(federation, stored.newest if stored else lambda: None)
-                    if stored:
-                        stored.save()
-                    logger.debug("round %d: %s", report.round, report)
-                    if on_round is not None:
-                        on_round(report)
-            return stored.result() if stored else federation.result()
+    with _fleet(config, address) as (prepared, fleet):
+        federation = Federation(config, prepared, fleet)
+        with _kept_in(folder, federation) as stored:
+            while federation.rounds_done < config.rounds:
+                report = run_next_round(federation, stored.newest if stored else lambda: None)
+                if stored:
+                    stored.save()
+                logger.debug("round %d: %s", report.round, report)
+                if on_round is not None:
+                    on_round(report)
+        return stored.result() if stored else federation.result()
 
 
 @contextmanager
@@ -77,25 +75,22 @@ def _kept_in(folder: str | Path | None, federation: Federation) -> Iterator[Fede
 
 
 @contextmanager
-def _fleet(config: FederationConfig, prepared: Prepared, address: str | None) -> Iterator[Fleet]:
+def _fleet(config: FederationConfig, address: str | None) -> Iterator[tuple[Prepared, Fleet]]:
+    """The federation's frozen inputs, and the processes that will run it."""
     if config.runtime.backend == "local":
-        fleet: Fleet = LocalFleet(prepared)
-        try:
-            yield fleet
-        finally:
-            fleet.close()
+        prepared = prepare(config)
+        with closing(LocalFleet(prepared)) as fleet:
+            yield prepared, fleet
         return
 
-    runtime = config.runtime
-    with ray_session(address, fork_server=runtime.fork_server, storage_path=config.storage.path) as nodes:
+    runtime, storage = config.runtime, config.storage.path
+    ray = ray_with(lambda: prepare(config), address, fork_server=runtime.fork_server, storage_path=storage)
+    with ray as (prepared, nodes):
         from promptfleet.federation.ray_fleet import RayFleet, put_frozen
         from promptfleet.federation.ray_storage import is_shared
 
         shares = plan_shares(config, nodes)
         announce_gpus(shares, prepared.weights_bytes(), local_gpu_bytes())
         frozen = put_frozen(prepared, shared_files=is_shared(nodes))
-        fleet = RayFleet(frozen, shares, start_timeout_s=runtime.start_timeout_s, own_group=True)
-        try:
-            yield fleet
-        finally:
-            fleet.close()
+        with closing(RayFleet(frozen, shares, start_timeout_s=runtime.start_timeout_s, own_group=True)) as fleet:
+            yield prepared, fleet

@@ -35,7 +35,9 @@ def replacing(path: str | Path) -> Iterator[Path]:
 
 
 @contextmanager
-def locked(path: str | Path, on_wait: Callable[[], None], *, timeout_s: float = math.inf) -> Iterator[None]:
+def locked(
+    path: str | Path, on_wait: Callable[[], None] = lambda: None, *, timeout_s: float = math.inf
+) -> Iterator[None]:
     """Hold the lock called ``path``, in this and all other processes; ``on_wait`` is called before waiting for it.
 
     The system gives a dead process's lock back at once. The file is gone afterwards. Raises TimeoutError if it is held

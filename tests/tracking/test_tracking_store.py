@@ -207,7 +207,7 @@ def test_two_processes_may_create_the_store_at_once(tmp_path):
     assert [process.returncode for process in both] == [0, 0], outputs
     assert outputs[0] == outputs[1], "both see one run, and nothing is written to stderr"
     assert outputs[0][1] == ""
-    assert sorted(path.name for path in folder.iterdir()) == ["mlflow.db", "mlflow.lock"]
+    assert sorted(path.name for path in folder.iterdir()) == ["mlflow.db"]
 
 
 def test_importing_tracking_loads_neither_mlflow_nor_matplotlib():

@@ -43,7 +43,7 @@ class NodeFile:
         original = Path(self.path)
         copy = copies_folder() / f"{original.stem}-{self.written_ns:x}{original.suffix}"
         try:
-            with locked(copy.with_suffix(".lock"), on_wait=lambda: None):
+            with locked(copy.with_suffix(".lock")):
                 if not copy.exists():
                     with replacing(copy) as partial, open(partial, "wb") as file:
                         file.writelines(self._chunks())

@@ -1,7 +1,5 @@
 """The embedded MLflow store: one SQLite file and one folder of artifacts under ``storage.path``."""
 
-import contextlib
-import fcntl
 import logging
 import os
 import shlex
@@ -11,6 +9,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from promptfleet.atomic_files import locked
 from promptfleet.tracking.descriptions import EXPERIMENT_NOTE, NOTE_TAG
 from promptfleet.tracking.errors import TrackingError
 from promptfleet.tracking.tracked_run import TrackedRun
@@ -21,6 +20,7 @@ if TYPE_CHECKING:
     from mlflow import MlflowClient
 
 EXPERIMENT = "promptfleet"
+LOCK_FILE = "mlflow.lock"
 _EXPERIMENT_TAGS = {"mlflow.experimentKind": "custom_model_development", NOTE_TAG: EXPERIMENT_NOTE}
 KEY_TAG = "promptfleet.key"
 _PARENT_TAG = "mlflow.parentRunId"
@@ -52,7 +52,7 @@ class TrackingStore:
 
         try:
             path.mkdir(parents=True, exist_ok=True)
-            with _locked(path):
+            with locked(path / LOCK_FILE):
                 _create_database(path / "mlflow.db")
                 client = MlflowClient(tracking_uri=_sqlite_uri(path / "mlflow.db"))
                 return cls(path, client, _experiment(client, path))
@@ -91,7 +91,7 @@ class TrackingStore:
 
         parent is the id of the run that this one is nested in.
         """
-        with _locked(self.path):
+        with locked(self.path / LOCK_FILE):
             found = self.find_run(key)
             if found is not None:
                 found.set_tags(tags or {})
@@ -193,14 +193,3 @@ def _quoted(value: str) -> str:
         if quote not in value:
             return f"{quote}{value}{quote}"
     raise ValueError(f"a key of a run may hold ' or \" but not both, got {value!r}")
-
-
-@contextlib.contextmanager
-def _locked(path: Path) -> Iterator[None]:
-    """Hold the folder's lock; it is released when the process ends, however it ends."""
-    with (path / "mlflow.lock").open("a") as file:
-        fcntl.flock(file, fcntl.LOCK_EX)
-        try:
-            yield
-        finally:
-            fcntl.flock(file, fcntl.LOCK_UN)

@@ -5,7 +5,7 @@ are functions of what is on disk and of the sweep's seed, so a sweep that was ki
 """
 
 import warnings
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,7 +18,7 @@ from optuna.distributions import (
     FloatDistribution,
     IntDistribution,
 )
-from optuna.trial import FrozenTrial, TrialState
+from optuna.trial import FrozenTrial, TrialState, create_trial
 
 from promptfleet.search.space import Choice, IntRange, Parameter
 from promptfleet.search.spec import SweepSettings, grid_points
@@ -78,11 +78,8 @@ class SweepStudy:
                 return self._hand_out(trial)
         if len(trials) >= self._settings.trials:
             return None
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
-            self._study.sampler = self._sampler(len(trials))
-            number = self._study.ask(self._space).number
-        return self._hand_out(self._study.get_trials(deepcopy=False)[number])
+        self._study.add_trial(self._propose(trials))
+        return self._hand_out(self._trial(len(trials)))
 
     def take_back(self, number: int) -> None:
         """Have a trial that has not ended handed out again."""
@@ -147,6 +144,15 @@ class SweepStudy:
             return None
         evaluator = optuna.importance.FanovaImportanceEvaluator(seed=self._settings.seed)
         return optuna.importance.get_param_importances(self._study, evaluator=evaluator)
+
+    def _propose(self, trials: Sequence[FrozenTrial]) -> FrozenTrial:
+        """The trial after ``trials``, to be written in one piece: Optuna's own ``ask`` writes each parameter by itself."""
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
+            draft = optuna.create_study(direction="maximize", sampler=self._sampler(len(trials)))
+            draft.add_trials(trials)
+            asked = draft.ask(self._space)
+        return create_trial(state=TrialState.RUNNING, params=asked.params, distributions=self._space)
 
     def _sampler(self, number: int) -> optuna.samplers.BaseSampler:
         if self._grid is not None:

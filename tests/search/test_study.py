@@ -1,11 +1,16 @@
 """The study decides, remembers, and can be left at any moment."""
 
+import re
+import shutil
+
 import pytest
 from optuna.trial import TrialState
+from sqlalchemy import event
 
+from promptfleet.errors import DataError
 from promptfleet.search.space import Choice, FloatRange, IntRange
 from promptfleet.search.spec import SweepSettings
-from promptfleet.search.study import SweepStudy
+from promptfleet.search.study import FILE, SweepStudy
 
 SPACE = {"experts": IntRange(1, 9), "tau": FloatRange(0.01, 1.0, log=True), "length": Choice((4, 8, 16))}
 ROUNDS = 9
@@ -80,6 +85,22 @@ def test_an_unfinished_trial_is_handed_out_again_before_a_new_one(tmp_path, stud
     again = SweepStudy(tmp_path, SPACE, SweepSettings(trials=20), ROUNDS).next_proposal()
     assert (again.number, again.params, again.settled_rounds) == (0, proposal.params, 1)
     assert study.next_proposal().number == 1
+
+
+def test_a_power_cut_while_a_trial_is_proposed_leaves_no_half_of_one(tmp_path, study):
+    cut = []
+
+    def keep(_):
+        """What is on disk just before something is committed."""
+        cut.append(tmp_path_of(tmp_path, f"cut-{len(cut)}"))
+        shutil.copy(tmp_path / FILE, cut[-1])
+
+    event.listen(engine_of(study), "commit", keep)
+    wanted = study.next_proposal()
+    assert len(cut) > 1
+    for folder in cut:
+        again = SweepStudy(folder, SPACE, SweepSettings(trials=20), ROUNDS).next_proposal()
+        assert (again.number, again.params) == (wanted.number, wanted.params)
 
 
 def ask_and_report(study, round_index, *values):
@@ -181,3 +202,51 @@ def test_a_trial_that_failed_is_handed_out_again_and_told_its_last_round_again(s
     again = study.next_proposal()
     assert (again.number, again.params, again.settled_rounds) == (first.number, first.params, 1)
     assert study.next_proposal().number == second.number + 1
+
+
+LONG = "why " * 5_000  # takes new pages of the database
+
+
+def engine_of(study):
+    return study._study._storage._backend.engine
+
+
+def limit_database(study, pages):
+    """Let it have no more pages than it has, or so many."""
+
+    def limit(connection, *_):
+        connection.execute(f"PRAGMA max_page_count={pages}")
+
+    event.listen(engine_of(study), "checkout", limit)
+
+
+def test_a_full_disk_is_waited_for(study, monkeypatch, caplog):
+    (number,) = ask_and_report(study, 1, 0.4)
+    waited = []
+
+    def sleep(seconds):
+        waited.append(seconds)
+        if len(waited) == 3:
+            limit_database(study, 100_000)
+
+    monkeypatch.setattr("promptfleet.tracking.outages.time.sleep", sleep)
+    limit_database(study, 1)
+    study.fail(number, LONG)
+    assert waited == [0.5, 1.0, 2.0]
+    assert caplog.text.count("study.db cannot be used (database or disk is full); trying again") == 3
+    trial = study.trials()[number]
+    assert (trial.state, trial.user_attrs["error"]) == (TrialState.FAIL, LONG)
+    study.require_written()
+
+
+def test_a_disk_that_stays_full_is_one_line(study, monkeypatch):
+    (number,) = ask_and_report(study, 1, 0.4)
+    monkeypatch.setattr("promptfleet.search.study.PATIENCE_S", 0.0)
+    limit_database(study, 1)
+    with pytest.raises(
+        DataError, match=r"^the study .*study\.db cannot be used \(database or disk is full\); --resume"
+    ):
+        study.fail(number, LONG)
+    with pytest.raises(DataError, match=re.escape("database or disk is full")):
+        study.require_written()  # Ray Tune has made something else of it
+    assert not study.has_ended(number)

@@ -5,10 +5,11 @@ are functions of what is on disk and of the sweep's seed, so a sweep that was ki
 """
 
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import wraps
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import optuna
@@ -20,11 +21,33 @@ from optuna.distributions import (
 )
 from optuna.trial import FrozenTrial, TrialState, create_trial
 
+from promptfleet.errors import DataError
 from promptfleet.search.space import Choice, IntRange, Parameter
 from promptfleet.search.spec import SweepSettings, grid_points
+from promptfleet.tracking.outages import cause, is_outage, persistently
 
 FILE = "study.db"
 STUDY = "sweep"
+PATIENCE_S = 600.0  # with a full disk or a locked database
+
+Write = TypeVar("Write", bound=Callable[..., Any])
+
+
+def patient(write: Write) -> Write:
+    """A method of ``SweepStudy`` that waits while its database cannot be written, and gives up in one line."""
+
+    @wraps(write)
+    def written(self: "SweepStudy", *arguments: Any) -> Any:
+        store = f"the study {self._path}"
+        try:
+            return persistently(lambda: write(self, *arguments), store=store, patience_s=PATIENCE_S)
+        except Exception as error:
+            if not is_outage(error):
+                raise
+            self._unwritten = DataError(f"{store} cannot be used ({cause(error)}); --resume goes on once it can")
+            raise self._unwritten from None
+
+    return written
 
 
 @dataclass(frozen=True)
@@ -42,8 +65,9 @@ class Proposal:
 class SweepStudy:
     """An Optuna study that maximizes, with early stopping by asynchronous successive halving (ASHA).
 
-    Every write is safe to repeat: a round reported twice and a trial told twice change nothing. first_params are values
-    that the first trial has instead of drawing them.
+    Every write is safe to repeat: a round reported twice and a trial told twice change nothing. One that the database
+    does not take, on a full disk for example, is tried again for ten minutes; then DataError is raised. first_params
+    are values that the first trial has instead of drawing them.
     """
 
     def __init__(
@@ -60,7 +84,9 @@ class SweepStudy:
         self._settings = settings
         self._milestones = _milestones(settings, rounds)
         optuna.logging.set_verbosity(optuna.logging.WARNING)
-        storage = optuna.storages.RDBStorage(f"sqlite:///{Path(folder).absolute() / FILE}")
+        self._path = Path(folder).absolute() / FILE
+        self._unwritten: DataError | None = None
+        storage = optuna.storages.RDBStorage(f"sqlite:///{self._path}")
         self._study = optuna.create_study(
             study_name=STUDY,
             storage=storage,
@@ -70,6 +96,7 @@ class SweepStudy:
         )
         self._handed_out: set[int] = set()
 
+    @patient
     def next_proposal(self) -> Proposal | None:
         """A trial that was begun and not finished, or a new one; None once the budget is spent."""
         trials = self._study.get_trials(deepcopy=False)
@@ -99,6 +126,7 @@ class SweepStudy:
     def is_over(self) -> bool:
         return self.trials_left() == 0
 
+    @patient
     def report(self, number: int, round_index: int, value: float) -> None:
         """Keep the objective of one round."""
         trial = self._trial(number)
@@ -121,18 +149,26 @@ class SweepStudy:
             others, 1 - 1 / self._settings.reduction_factor
         )
 
+    @patient
     def complete(self, number: int, value: float) -> None:
         self._tell(number, TrialState.COMPLETE, value)
 
+    @patient
     def prune(self, number: int) -> None:
         """Stopped early; Optuna takes the last reported value as the trial's."""
         self._tell(number, TrialState.PRUNED)
 
+    @patient
     def fail(self, number: int, reason: str) -> None:
         trial = self._trial(number)
         if not trial.state.is_finished():
             self._live(trial).set_user_attr("error", reason)
         self._tell(number, TrialState.FAIL)
+
+    def require_written(self) -> None:
+        """Raise DataError if something could not be written, which Ray Tune passes on as an error of its own."""
+        if self._unwritten is not None:
+            raise self._unwritten
 
     def trials(self) -> list[FrozenTrial]:
         return self._study.get_trials(deepcopy=False)
@@ -146,7 +182,7 @@ class SweepStudy:
         return optuna.importance.get_param_importances(self._study, evaluator=evaluator)
 
     def _propose(self, trials: Sequence[FrozenTrial]) -> FrozenTrial:
-        """The trial after ``trials``, to be written in one piece: Optuna's own ``ask`` writes each parameter by itself."""
+        """The trial after ``trials``, to be written in one piece; Optuna's ``ask`` writes parameter by parameter."""
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
             draft = optuna.create_study(direction="maximize", sampler=self._sampler(len(trials)))

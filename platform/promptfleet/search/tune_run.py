@@ -40,7 +40,7 @@ def run_trials(
     folder is where Tune keeps its own notes; concurrent trials run side by side.
 
     Raises:
-        DataError: another process is running them.
+        DataError: another process is running them; a study could not be written.
         RayGone: the Ray that all of it runs on does not answer any more.
     """
     with alone_in(folder, timeout_s=0.0):
@@ -53,6 +53,8 @@ def run_trials(
             tuner.fit()
         except Exception:
             require_ray()
+            for stage in stages:
+                stage.study.require_written()
             raise
 
 

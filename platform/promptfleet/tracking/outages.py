@@ -14,15 +14,22 @@ logger = logging.getLogger(__name__)
 
 
 def is_outage(error: BaseException) -> bool:
-    """Whether the error is the database's or the network's, at whatever depth MLflow has wrapped it."""
+    """Whether the error is the database's or the network's, at whatever depth MLflow or Optuna has wrapped it."""
     from sqlalchemy.exc import OperationalError
 
-    seen: BaseException | None = error
-    while seen is not None:
-        if isinstance(seen, (sqlite3.OperationalError, OperationalError, ConnectionError)):
-            return True
-        seen = seen.__cause__ or seen.__context__
-    return False
+    return any(isinstance(one, (sqlite3.OperationalError, OperationalError, ConnectionError)) for one in _chain(error))
+
+
+def cause(error: BaseException) -> str:
+    """The first line of what lies at the bottom of the error."""
+    *_, last = _chain(error)
+    return first_line(last)
+
+
+def _chain(error: BaseException | None) -> Iterator[BaseException]:
+    while error is not None:
+        yield error
+        error = error.__cause__ or error.__context__
 
 
 def waits() -> Iterator[float]:
@@ -33,16 +40,16 @@ def waits() -> Iterator[float]:
         wait = min(2 * wait, LONGEST_WAIT_S)
 
 
-def persistently(job: Callable[[], T]) -> T:
+def persistently(job: Callable[[], T], *, store: str = "tracking: the store", patience_s: float = PATIENCE_S) -> T:
     """What ``job`` gives once the store is there, waiting up to a minute for it; then raises what ``job`` raised."""
-    deadline = time.monotonic() + PATIENCE_S
+    deadline = time.monotonic() + patience_s
     for wait in waits():
         try:
             return job()
         except Exception as error:
             if not is_outage(error) or time.monotonic() + wait > deadline:
                 raise
-            logger.warning("tracking: the store does not answer (%s); trying again", first_line(error))
+            logger.warning("%s cannot be used (%s); trying again", store, cause(error))
             time.sleep(wait)
     raise AssertionError
 

@@ -125,6 +125,7 @@ class TimedServerActor(ServerActor):
     def select(self, *arguments: Any) -> Any:
         return self._timed(super().select, *arguments)
 
+    @ray.method(num_returns=2)
     def aggregate(self, *arguments: Any) -> Any:
         return self._timed(super().aggregate, *arguments)
 

@@ -40,25 +40,48 @@ def test_one_process_per_client_all_in_one_placement_group(fleet):
     assert all(place["resources"]["CPU"] == 0.2 for place in places)
 
 
-def test_a_fleet_used_again_leaves_no_trace_of_the_federation_before(fleet, small_config, prepared):
-    labels = open_features(prepared.features).labels
+@pytest.fixture
+def begin(fleet, prepared):
+    """Begins a federation in the fleet, and returns the clients' first states."""
 
-    def first_round(config):
-        samples = Samples(labels, tuple(map(str, range(10))))
+    def begin(config):
+        samples = Samples(open_features(prepared.features).labels, tuple(map(str, range(10))))
         partition = make_partition(samples, clients=config.clients, settings=config.partition, seed=config.seed)
         fleet.begin(config, partition)
-        privates = fleet.initial_states()
+        return fleet.initial_states()
+
+    return begin
+
+
+def test_a_fleet_used_again_leaves_no_trace_of_the_federation_before(fleet, begin, small_config):
+    def first_round(config):
+        privates = begin(config)
         trained = fleet.train(1, privates, fleet.select(1, range(3)))
         fleet.aggregate(1, trained.uploads)
-        return fleet.fetch([fleet.server_state()])[0], fleet.fetch(trained.privates.values())
+        return fleet.fetch(fleet.server_state(), trained.privates)
 
     config = small_config()
     server, privates = first_round(config)
     first_round(small_config(seed=5, prompt_length=6, experts=1))
     server_again, privates_again = first_round(config)
     assert all(torch.equal(server[name], server_again[name]) for name in server)
-    for one, other in zip(privates, privates_again, strict=True):
-        assert all(torch.equal(one[name], other[name]) for name in one)
+    assert privates.keys() == privates_again.keys() == {0, 1, 2}
+    for client, state in privates.items():
+        assert all(torch.equal(privates_again[client][name], tensor) for name, tensor in state.items())
+
+
+def test_states_that_few_clients_still_have_leave_the_others_behind(fleet, begin, small_config):
+    first = begin(small_config(clients=5, runtime={"clients_per_actor": 5}))
+    assert len(set(first.values())) == 1
+    trained = fleet.train(1, {client: first[client] for client in range(4)}, fleet.select(1, range(4))).privates
+    now = {**first, **trained}
+    packed = fleet.repack(now)
+    assert {client: block for client, block in packed.items() if client != 4} == trained
+    assert (now[4].size, packed[4].size) == (5, 1)
+    assert fleet.repack(packed) == packed
+    before, after = (fleet.fetch(fleet.server_state(), handles)[1] for handles in (now, packed))
+    for client in range(5):
+        assert all(torch.equal(before[client][name], tensor) for name, tensor in after[client].items())
 
 
 @pytest.mark.slow

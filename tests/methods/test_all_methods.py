@@ -9,7 +9,7 @@ from promptfleet.federation.checkpoint import load_snapshot, save_snapshot
 from promptfleet.federation.client import Upload, train_together
 from promptfleet.federation.rounds import Snapshot
 from promptfleet.federation.state import state_sha256
-from promptfleet.federation.wire import to_arrays, to_tensors
+from promptfleet.federation.wire import stack, unstack
 from promptfleet.methods import METHODS, load_method
 from promptfleet.methods.lockstep import run_updates
 from promptfleet.methods.protocol import Message, Method
@@ -112,8 +112,8 @@ def test_an_upload_that_was_altered_gets_the_attachments_that_the_clients_own_ha
 
 def test_states_survive_the_wire_and_the_disk(name, tmp_path):
     fed = tiny_federation(name).run([[0, 1, 2]])
-    privates = {i: to_tensors(to_arrays(private)) for i, private in fed.privates.items()}
-    save_snapshot(tmp_path, Snapshot(to_tensors(to_arrays(fed.server.state)), privates, [], []), "x")
+    privates = unstack(stack(fed.privates), ALL)
+    save_snapshot(tmp_path, Snapshot(fed.server.state, privates, [], []), "x")
     stored = load_snapshot(tmp_path, "x")
     assert state_sha256(stored.server, stored.privates) == fed.sha256()
     assert sorted(stored.privates) == list(ALL)

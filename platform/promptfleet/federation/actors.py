@@ -17,21 +17,32 @@ from promptfleet.clip.image_tower import ImageTower
 from promptfleet.config import FederationConfig
 from promptfleet.data.client_split import ClientSplit
 from promptfleet.data.feature_store import open_store
-from promptfleet.federation.client import Upload
 from promptfleet.federation.client_group import ClientGroup
 from promptfleet.federation.fleet import Intake
 from promptfleet.federation.ray_files import NodeFile
-from promptfleet.federation.reports import Evaluation
+from promptfleet.federation.reports import Evaluation, TrainReport
 from promptfleet.federation.server import Server
 from promptfleet.federation.shared_memory import Packed, seal, unpack
-from promptfleet.federation.wire import to_arrays, to_tensors
+from promptfleet.federation.wire import (
+    Arrays,
+    Stacked,
+    Uploads,
+    stack,
+    stack_messages,
+    stack_uploads,
+    to_arrays,
+    to_tensors,
+    unstack,
+    unstack_messages,
+    unstack_uploads,
+)
 from promptfleet.methods import load_method
-from promptfleet.methods.protocol import Message, State, World
+from promptfleet.methods.protocol import World
 
 if TYPE_CHECKING:
     from promptfleet.federation.prepare import Prepared
 
-Arrays = Any
+AT_ONCE = 16  # clients that are evaluated together
 
 
 @dataclass(frozen=True)
@@ -97,15 +108,16 @@ class ServerActor:
         world = World(config, self._clip, self._frozen.class_names, self._image_tower)
         self._server = Server(load_method(config.method), world)
 
-    def select(self, round_index: int, cohorts: Sequence[Sequence[int]]) -> list[dict[int, Arrays]]:
-        """Downloads by client, for each actor's part of the cohort; called with as many return values."""
+    def select(self, round_index: int, cohorts: Sequence[Sequence[int]]) -> list[Stacked]:
+        """Downloads for each actor's part of the cohort; called with as many return values."""
         downloads = self._server.select(round_index, [client for clients in cohorts for client in clients])
-        parts = [{client: to_arrays(downloads[client]) for client in clients} for clients in cohorts]
+        parts = [stack_messages({client: downloads[client] for client in clients}) for clients in cohorts]
         return parts if len(parts) > 1 else parts[0]
 
-    def aggregate(self, round_index: int, *uploads: dict[int, Arrays]) -> tuple[Intake, Arrays]:
-        """``uploads`` by client, from each actor. Return values: what became of them, and the next state."""
-        arrived: dict[int, Upload] = {client: to_tensors(one) for part in uploads for client, one in part.items()}
+    @ray.method(num_returns=2)
+    def aggregate(self, round_index: int, *uploads: Uploads) -> tuple[Intake, Arrays]:
+        """``uploads`` from each actor. Return values: what became of them, and the next state."""
+        arrived = {client: one for part in uploads for client, one in unstack_uploads(part).items()}
         rejected = self._server.aggregate(round_index, arrived)
         return Intake(rejected, self._server.kept_out()), self.state()
 
@@ -132,26 +144,39 @@ class ClientActor:
         world = World(config, self._clip, self._frozen.class_names, self._image_tower, upload_noise)
         self._group = ClientGroup(world, self._store, splits)
 
-    def initial_states(self, clients: Sequence[int]) -> list[Arrays]:
-        """One return value per client."""
-        states = [to_arrays(state) for state in self._group.initial_states(clients).values()]
-        return states if len(states) > 1 else states[0]
+    def initial_states(self, clients: Sequence[int]) -> Stacked:
+        return stack(self._group.initial_states(clients))
 
+    @ray.method(num_returns=3)
     def train(
-        self, round_index: int, clients: Sequence[int], downloads: Mapping[int, Arrays], *privates: Arrays
-    ) -> list[Any]:
-        """Return values: reports, uploads by client, then each client's next private state. In ``clients``' order."""
-        trained = self._group.train(round_index, *_arrived(clients, downloads, privates))
-        return [
+        self, round_index: int, downloads: Stacked, held: Sequence[Sequence[int]], *privates: Stacked
+    ) -> tuple[list[TrainReport], Uploads, Stacked]:
+        """``held`` are the clients that train, by whose private states are in which of ``privates``.
+
+        Return values: reports, uploads and next private states, in the order of ids.
+        """
+        states = {}
+        for clients, private in zip(held, privates, strict=True):
+            states |= unstack(private, clients)
+        clients = sorted(states)
+        trained = self._group.train(round_index, states, unstack_messages(downloads, clients))
+        return (
             [replace(one.report, node=self._node) for one in trained.values()],
-            {client: to_arrays(one.upload) for client, one in trained.items()},
-            *[to_arrays(one.private) for one in trained.values()],
-        ]
+            stack_uploads({client: one.upload for client, one in trained.items()}),
+            stack({client: one.private for client, one in trained.items()}),
+        )
 
     def evaluate(
-        self, round_index: int, clients: Sequence[int], downloads: Mapping[int, Arrays], *privates: Arrays
+        self, round_index: int, downloads: Stacked, held: Sequence[Sequence[int]], *privates: Stacked
     ) -> list[Evaluation]:
-        return self._group.evaluate(round_index, *_arrived(clients, downloads, privates))
+        """As ``train``; a few clients at a time, so that their states are not in memory all at once."""
+        evaluations = []
+        for clients, private in zip(held, privates, strict=True):
+            for start in range(0, len(clients), AT_ONCE):
+                some = clients[start : start + AT_ONCE]
+                states, messages = unstack(private, some), unstack_messages(downloads, some)
+                evaluations += self._group.evaluate(round_index, states, messages)
+        return sorted(evaluations, key=lambda evaluation: evaluation.client)
 
     def whereabouts(self) -> Mapping[str, Any]:
         """Process id, node, GPU ids and assigned resources, for tests and for reports."""
@@ -163,11 +188,3 @@ class ClientActor:
             "resources": context.get_assigned_resources(),
             "placement_group": context.get_placement_group_id(),
         }
-
-
-def _arrived(
-    clients: Sequence[int], downloads: Mapping[int, Arrays], privates: Sequence[Arrays]
-) -> tuple[dict[int, State], dict[int, Message]]:
-    """Private states and downloads of ``clients``, who may be a part of those that downloads are for."""
-    states = {client: to_tensors(private) for client, private in zip(clients, privates, strict=True)}
-    return states, {client: to_tensors(downloads[client]) for client in clients}

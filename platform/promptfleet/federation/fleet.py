@@ -4,7 +4,7 @@ States, downloads, uploads and reports pass through the loop as handles: the val
 references into the object store under Ray. The loop hands them from one call to the next without looking inside.
 """
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -71,13 +71,16 @@ class Fleet(Protocol):
     def server_state(self) -> Handle:
         """The server's state after the last ``aggregate``."""
 
-    def load_server_state(self, state: Handle) -> None: ...
+    def load_server_state(self, state: State) -> None: ...
 
-    def fetch(self, states: Iterable[Handle]) -> list[State]:
-        """The states behind handles; may be called from any thread."""
+    def fetch(self, server: Handle, privates: Mapping[int, Handle]) -> tuple[State, dict[int, State]]:
+        """The states behind handles: the server's and private ones; may be called from any thread."""
 
-    def put(self, state: State) -> Handle:
-        """A handle for a state."""
+    def put(self, privates: Mapping[int, State]) -> dict[int, Handle]:
+        """Handles for private states."""
+
+    def repack(self, privates: Mapping[int, Handle]) -> dict[int, Handle]:
+        """Handles for the same states; those of one object may be behind several, and it goes with the last of them."""
 
     def take_events(self) -> list[Event]:
         """What went wrong since the last call, and what was done about it."""

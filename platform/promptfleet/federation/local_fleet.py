@@ -2,7 +2,7 @@
 
 import traceback
 from collections import deque
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import TypeVar
 
@@ -80,11 +80,14 @@ class LocalFleet:
     def load_server_state(self, state: State) -> None:
         self._server.state = state
 
-    def fetch(self, states: Iterable[State]) -> list[State]:
-        return list(states)
+    def fetch(self, server: State, privates: Mapping[int, State]) -> tuple[State, dict[int, State]]:
+        return server, dict(privates)
 
-    def put(self, state: State) -> State:
-        return state
+    def put(self, privates: Mapping[int, State]) -> dict[int, State]:
+        return dict(privates)
+
+    def repack(self, privates: Mapping[int, State]) -> dict[int, State]:
+        return dict(privates)
 
     def take_events(self) -> list[Event]:
         return self._failures.take()

@@ -4,6 +4,7 @@ What the actors give lies in the object store, outside their processes, and belo
 rounds. So a process that dies takes nothing with it: another one starts in its place and does the same work again.
 """
 
+from collections import Counter
 from collections.abc import Callable, Container, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import count
@@ -26,8 +27,10 @@ from promptfleet.federation.ray_processes import Processes
 from promptfleet.federation.reports import Evaluation, Event
 from promptfleet.federation.resources import Shares
 from promptfleet.federation.shared_memory import pack
-from promptfleet.federation.wire import to_arrays, to_tensors
+from promptfleet.federation.wire import stack, to_arrays, to_tensors, unstack
 from promptfleet.methods.protocol import State
+
+SPARSE = 4  # of a block's states as many as one in so many, or fewer, are still those of its clients
 
 T = TypeVar("T")
 Ask = Callable[[], Sequence[ObjectRef]]
@@ -54,6 +57,14 @@ def put_frozen(prepared: Prepared, *, shared_files: bool = False) -> ObjectRef:
 
 
 @dataclass(frozen=True)
+class Block:
+    """Private states of some clients as one object, which stays as it is; its ``size`` is how many it was made of."""
+
+    ref: ObjectRef
+    size: int
+
+
+@dataclass(frozen=True)
 class Selection:
     """What the server sends to the clients of a cohort: for each actor one call that takes its clients' downloads."""
 
@@ -68,7 +79,10 @@ class Selection:
 
 
 class RayFleet:
-    """Actors in one placement group, each in a bundle of its own; handles are references into the object store."""
+    """Actors in one placement group, each in a bundle of its own; handles are references into the object store.
+
+    The handle of a private state is the block that it lies in, with those of other clients of the same actor.
+    """
 
     def __init__(self, frozen: ObjectRef, shares: Shares, *, start_timeout_s: float, own_group: bool):
         self.shares = shares
@@ -88,14 +102,13 @@ class RayFleet:
             except (RayActorError, GetTimeoutError):
                 continue  # whoever asks this process for anything will notice, and replace it
 
-    def initial_states(self) -> dict[int, ObjectRef]:
+    def initial_states(self) -> dict[int, Block]:
         def submit(call: Call) -> Sequence[ObjectRef]:
-            actor = self._processes.clients[call.actor]
-            return _listed(actor.initial_states.options(num_returns=len(call.clients)).remote(call.clients))
+            return [self._processes.clients[call.actor].initial_states.remote(call.clients)]
 
         calls = [Call(actor, clients) for actor, clients in self._groups.items()]
         outcomes, _ = self._calls.run("begin", calls, submit)
-        return {client: ref for one in outcomes for client, ref in zip(one.call.clients, one.refs, strict=True)}
+        return _in_blocks((outcome.call.clients, outcome.refs[0]) for outcome in outcomes)
 
     def select(self, round_index: int, cohort: Sequence[int]) -> Selection:
         groups = self._by_actor(cohort)
@@ -104,29 +117,31 @@ class RayFleet:
         calls = [Call(actor, groups[actor], ref) for actor, ref in zip(groups, downloads, strict=True)]
         return Selection(round_index, cohort, calls)
 
-    def train(self, round_index: int, privates: Mapping[int, ObjectRef], downloads: Selection) -> CohortUpdate:
+    def train(self, round_index: int, privates: Mapping[int, Block], downloads: Selection) -> CohortUpdate:
         def submit(call: Call) -> Sequence[ObjectRef]:
-            train = self._processes.clients[call.actor].train.options(num_returns=2 + len(call.clients))
-            return train.remote(round_index, call.clients, call.inputs, *(privates[client] for client in call.clients))
+            train = self._processes.clients[call.actor].train
+            held, refs = _by_block(privates, call.clients)
+            return train.remote(round_index, call.inputs, held, *refs)
 
         outcomes, dropped = self._served(
             downloads, lambda selection: self._calls.run("train", selection.of(privates), submit, may_drop=True)
         )
-        next_privates: dict[int, ObjectRef] = {}
-        for outcome in outcomes:
-            next_privates |= dict(zip(outcome.call.clients, outcome.refs[2:], strict=True))
-        uploads = [outcome.refs[1] for outcome in outcomes]
-        return CohortUpdate(next_privates, uploads, [report for one in outcomes for report in one.value], dropped)
+        return CohortUpdate(
+            privates=_in_blocks((outcome.call.clients, outcome.refs[2]) for outcome in outcomes),
+            uploads=[outcome.refs[1] for outcome in outcomes],
+            reports=[report for outcome in outcomes for report in outcome.value],
+            dropped=dropped,
+        )
 
     def aggregate(self, round_index: int, uploads: Sequence[ObjectRef]) -> None:
-        self._aggregate = lambda: self._processes.server.aggregate.options(num_returns=2).remote(round_index, *uploads)
+        self._aggregate = lambda: self._processes.server.aggregate.remote(round_index, *uploads)
         self._aggregated = self._aggregate()
 
-    def evaluate(self, round_index: int, privates: Mapping[int, ObjectRef], downloads: Selection) -> list[Evaluation]:
+    def evaluate(self, round_index: int, privates: Mapping[int, Block], downloads: Selection) -> list[Evaluation]:
         def submit(call: Call) -> Sequence[ObjectRef]:
             evaluate = self._processes.clients[call.actor].evaluate
-            states = (privates[client] for client in call.clients)
-            return [evaluate.remote(round_index, call.clients, call.inputs, *states)]
+            held, refs = _by_block(privates, call.clients)
+            return [evaluate.remote(round_index, call.inputs, held, *refs)]
 
         outcomes, _ = self._served(
             downloads, lambda selection: self._calls.run("evaluate", selection.of(privates), submit)
@@ -137,14 +152,17 @@ class RayFleet:
         self._await_aggregate()
         return self._intake
 
-    def fetch(self, states: Iterable[ObjectRef]) -> list[State]:
-        try:
-            return [to_tensors(state) for state in ray.get(list(states))]
-        except ObjectLostError:
-            raise StatesLost("states were lost with their node") from None
+    def fetch(self, server: ObjectRef, privates: Mapping[int, Block]) -> tuple[State, dict[int, State]]:
+        return to_tensors(*_get([server])), _fetch(privates)
 
-    def put(self, state: State) -> ObjectRef:
-        return ray.put(to_arrays(state))
+    def put(self, privates: Mapping[int, State]) -> dict[int, Block]:
+        groups = self._by_actor(privates).values()
+        return _in_blocks((group, ray.put(stack({client: privates[client] for client in group}))) for group in groups)
+
+    def repack(self, privates: Mapping[int, Block]) -> dict[int, Block]:
+        left = Counter(privates.values())
+        sparse = {client: block for client, block in privates.items() if SPARSE * left[block] <= block.size}
+        return {**privates, **self.put(_fetch(sparse))} if sparse else dict(privates)
 
     def server_state(self) -> ObjectRef:
         self._await_aggregate()
@@ -152,9 +170,9 @@ class RayFleet:
             (self._server_state,) = self._ask_server(lambda: [self._processes.server.state.remote()])
         return self._server_state
 
-    def load_server_state(self, state: ObjectRef) -> None:
-        self._server_state = state
-        self._ask_server(lambda: [self._processes.server.load_state.remote(state)])
+    def load_server_state(self, state: State) -> None:
+        loaded = self._server_state = ray.put(to_arrays(state))
+        self._ask_server(lambda: [self._processes.server.load_state.remote(loaded)])
 
     def take_events(self) -> list[Event]:
         return self._failures.take()
@@ -246,6 +264,34 @@ class RayFleet:
         for client in sorted(clients):
             groups.setdefault(client // self._config.runtime.clients_per_actor, []).append(client)
         return groups
+
+
+def _in_blocks(given: Iterable[tuple[Sequence[int], ObjectRef]]) -> dict[int, Block]:
+    """By client id, from the clients of each block and its reference."""
+    return {client: Block(ref, len(clients)) for clients, ref in given for client in clients}
+
+
+def _by_block(privates: Mapping[int, Block], clients: Iterable[int]) -> tuple[list[list[int]], list[ObjectRef]]:
+    """Which of ``clients`` lie in the same block, and the blocks' references."""
+    held: dict[Block, list[int]] = {}
+    for client in clients:
+        held.setdefault(privates[client], []).append(client)
+    return list(held.values()), [block.ref for block in held]
+
+
+def _fetch(privates: Mapping[int, Block]) -> dict[int, State]:
+    held, refs = _by_block(privates, privates)
+    states: dict[int, State] = {}
+    for clients, stacked in zip(held, _get(refs), strict=True):
+        states |= unstack(stacked, clients)
+    return states
+
+
+def _get(refs: Sequence[ObjectRef]) -> list[Any]:
+    try:
+        return ray.get(refs)
+    except ObjectLostError:
+        raise StatesLost("states were lost with their node") from None
 
 
 def _listed(refs: ObjectRef | list[ObjectRef]) -> list[ObjectRef]:

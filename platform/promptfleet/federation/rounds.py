@@ -97,6 +97,7 @@ class Federation:
             self._privates |= unchanged
             evaluations |= {one.client: one for one in fleet.evaluate(round_index, unchanged, downloads)}
         self._evaluations = list(evaluations.values())
+        self._privates = fleet.repack(self._privates)
         report = RoundReport.of(
             round_index,
             cohort,
@@ -132,20 +133,18 @@ class Federation:
 
     def take_snapshot(self) -> Callable[[], Snapshot]:
         """Returns at once; what it returns fetches the states as they are now, from any thread and whatever goes on."""
-        fetch, clients = self._fleet.fetch, sorted(self._privates)
-        handles = [self._fleet.server_state(), *(self._privates[client] for client in clients)]
+        fetch, server, privates = self._fleet.fetch, self._fleet.server_state(), dict(self._privates)
         reports, evaluations = list(self._reports), list(self._evaluations)
 
         def snapshot() -> Snapshot:
-            server, *states = fetch(handles)
-            return Snapshot(server, dict(zip(clients, states, strict=True)), reports, evaluations)
+            return Snapshot(*fetch(server, privates), reports, evaluations)
 
         return snapshot
 
     def restore(self, snapshot: Snapshot) -> None:
         """Go on from ``snapshot`` as if all its rounds had been run here."""
-        self._fleet.load_server_state(self._fleet.put(snapshot.server))
-        self._privates = {client: self._fleet.put(state) for client, state in snapshot.privates.items()}
+        self._fleet.load_server_state(snapshot.server)
+        self._privates = self._fleet.put(snapshot.privates)
         self._reports = list(snapshot.reports)
         self._evaluations = list(snapshot.evaluations)
 

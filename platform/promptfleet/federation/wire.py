@@ -1,32 +1,144 @@
 """States and messages as NumPy arrays, which Ray moves without pickling their content.
 
-Arriving arrays are copied into torch's own memory: writable, aligned, and the same bits wherever they came from.
+Those of many clients travel together: a row of bytes for each, in which every tensor is where it is in all other rows.
+What arrives is copied into torch's own memory: writable, aligned, and the same bits wherever it came from.
 """
 
-from typing import Any
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from math import prod
 
+import numpy as np
 import torch
+from torch import Tensor
 
 from promptfleet.federation.client import Upload
-from promptfleet.methods.protocol import Message
+from promptfleet.methods.protocol import Message, State
+
+ALIGNMENT = 64  # of each tensor in a row, as torch aligns its own
+
+Arrays = Mapping[str, np.ndarray]
+Place = tuple[int, torch.Size, torch.dtype]
+Stacked = Sequence["Alike"]
 
 
-def to_arrays(value: Any) -> Any:
-    """Replace every tensor of a state, message or upload by an array."""
-    return _map(value, lambda tensor: tensor.detach().cpu().numpy())
+@dataclass(frozen=True)
+class Alike:
+    """States with the same names, shapes and types.
+
+    ``rows [clients, bytes]``, by client id in ``row_of``; ``places`` has offset, shape and type of each tensor in a
+    row, or None where it is one for all clients, and then in ``common``.
+    """
+
+    row_of: Mapping[int, int]
+    rows: np.ndarray
+    places: Mapping[str, Place | None]
+    common: Arrays
 
 
-def to_tensors(value: Any) -> Any:
+@dataclass(frozen=True)
+class Uploads:
+    """``Upload`` of several clients: their messages, and by id the number of examples and the problem of each."""
+
+    messages: Stacked
+    about: Mapping[int, tuple[int, str | None]]
+
+
+def to_arrays(state: State) -> Arrays:
+    """One state by itself."""
+    return {name: tensor.detach().cpu().numpy() for name, tensor in state.items()}
+
+
+def to_tensors(arrays: Arrays) -> State:
     """Undo ``to_arrays``."""
-    return _map(value, torch.tensor)
+    return {name: torch.tensor(array) for name, array in arrays.items()}
 
 
-def _map(value: Any, convert) -> Any:
-    if isinstance(value, dict):
-        return {name: convert(item) for name, item in value.items()}
-    if isinstance(value, Message):
-        return Message(_map(value.tensors, convert), _map(value.attached, convert))
-    if isinstance(value, Upload):
-        message = None if value.message is None else _map(value.message, convert)
-        return Upload(message, value.num_examples, value.problem)
-    raise TypeError(f"cannot send a {type(value).__name__}")
+def stack(states: Mapping[int, State]) -> Stacked:
+    """States by client id."""
+    alike = defaultdict(dict)
+    for client, state in states.items():
+        layout = tuple((name, tensor.shape, tensor.dtype) for name, tensor in state.items())
+        alike[layout][client] = state
+    return [_stack(some) for some in alike.values()]
+
+
+def unstack(stacked: Stacked, clients: Sequence[int]) -> dict[int, State]:
+    """The states of some of the clients that were stacked, in the order of ``clients``."""
+    states: dict[int, State] = {}
+    for alike in stacked:
+        here = [client for client in clients if client in alike.row_of]
+        states |= _unstack(alike, here) if here else {}
+    return {client: states[client] for client in clients}
+
+
+def stack_messages(messages: Mapping[int, Message]) -> Stacked:
+    """Messages by client id."""
+    return stack({client: _flat(message) for client, message in messages.items()})
+
+
+def unstack_messages(stacked: Stacked, clients: Sequence[int]) -> dict[int, Message]:
+    """As ``unstack``."""
+    return {client: _message(flat) for client, flat in unstack(stacked, clients).items()}
+
+
+def stack_uploads(uploads: Mapping[int, Upload]) -> Uploads:
+    """Uploads by client id."""
+    return Uploads(
+        stack_messages({client: one.message for client, one in uploads.items() if one.message is not None}),
+        {client: (one.num_examples, one.problem) for client, one in uploads.items()},
+    )
+
+
+def unstack_uploads(uploads: Uploads) -> dict[int, Upload]:
+    """All of them."""
+    messages = unstack_messages(uploads.messages, [client for one in uploads.messages for client in one.row_of])
+    return {client: Upload(messages.get(client), *about) for client, about in uploads.about.items()}
+
+
+def _stack(states: Mapping[int, State]) -> Alike:
+    first = next(iter(states.values()))
+    common, places, width = {}, {}, 0
+    for name, tensor in first.items():
+        if len(states) > 1 and all(state[name] is tensor for state in states.values()):
+            common[name], places[name] = tensor, None
+        else:
+            places[name] = width, tensor.shape, tensor.dtype
+            width += (tensor.nbytes // ALIGNMENT + 1) * ALIGNMENT
+    rows = torch.zeros(len(states), width, dtype=torch.uint8)
+    for name in places.keys() - common.keys():
+        torch.stack([state[name].detach().cpu() for state in states.values()], out=_column(rows, places[name]))
+    row_of = {client: row for row, client in enumerate(states)}
+    return Alike(row_of, rows.numpy(), places, to_arrays(common))
+
+
+def _unstack(alike: Alike, clients: Sequence[int]) -> dict[int, State]:
+    rows = torch.empty(len(clients), alike.rows.shape[1], dtype=torch.uint8)
+    chosen = [alike.row_of[client] for client in clients]
+    np.take(alike.rows, chosen, axis=0, out=rows.numpy(), mode="clip")  # other modes copy twice
+    common = to_tensors(alike.common)
+    columns = {
+        name: [common[name]] * len(clients) if place is None else _column(rows, place).unbind()
+        for name, place in alike.places.items()
+    }
+    return {client: {name: column[row] for name, column in columns.items()} for row, client in enumerate(clients)}
+
+
+def _column(rows: Tensor, place: Place) -> Tensor:
+    """``[clients, *shape]``: that tensor of all rows, in place."""
+    offset, shape, dtype = place
+    return rows[:, offset : offset + prod(shape) * dtype.itemsize].view(dtype).view(len(rows), *shape)
+
+
+def _flat(message: Message) -> State:
+    parts = {"tensors": message.tensors, "attached": message.attached}
+    return {f"{part}/{name}": tensor for part, state in parts.items() for name, tensor in state.items()}
+
+
+def _message(flat: State) -> Message:
+    parts: dict[str, State] = {"tensors": {}, "attached": {}}
+    for full_name, tensor in flat.items():
+        part, _, name = full_name.partition("/")
+        parts[part][name] = tensor
+    return Message(**parts)

@@ -1,7 +1,7 @@
 """Whether the fork server ever stalls: python benchmarks/fork_server.py --starts 1000
 
 Trials of Ray Tune, each with fresh actors of its own, as a sweep without re-used actors would start them. A start that
-is lost takes Ray's registration time-out, a minute.
+is lost takes Ray's registration time-out, a minute; README.md has what once lost them.
 """
 
 import argparse

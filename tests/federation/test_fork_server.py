@@ -3,6 +3,7 @@
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 import textwrap
@@ -22,9 +23,9 @@ from promptfleet.federation.ray_session import ray_session
 
 class Client:
     def about(self):
-        import random
-        return {"pid": os.getpid(), "parent": os.getppid(), "torch": "torch" in sys.modules,
-                "random": random.random(), "marked": os.environ.get("MARKED")}
+        import random, ray
+        return {"pid": os.getpid(), "parent": os.getppid(), "group": os.getpgid(0), "torch": "torch" in sys.modules,
+                "random": random.random(), "id": ray.NodeID.from_random().hex(), "marked": os.environ.get("MARKED")}
 
 def start(ray, count, **options):
     actors = [ray.remote(Client).options(num_cpus=0.01, **options).remote() for _ in range(count)]
@@ -77,7 +78,8 @@ def test_workers_are_children_of_the_fork_server_and_of_nobody_once_it_is_killed
     assert {one["parent"] for one in forked + result["marked"]} == {result["server"]}
     assert all(one["torch"] for one in forked)
     assert result["marked"][0]["marked"] == "yes"
-    assert len({one["random"] for one in forked}) == 4
+    assert len({one["random"] for one in forked}) == len({one["id"] for one in forked}) == 4
+    assert all(one["group"] == one["pid"] for one in forked + plain)
     assert result["killed_is_gone"]
     assert not any(one["parent"] == result["server"] or one["torch"] for one in plain)
     assert [one["pid"] for one in result["same"]] == [one["pid"] for one in forked[1:]]
@@ -126,6 +128,65 @@ def test_a_driver_that_is_killed_takes_the_fork_server_and_its_workers_along():
         assert alive(pids) == pids
         os.kill(driver.pid, signal.SIGKILL)
     assert_gone(pids)
+
+
+FAULTY = """
+import contextlib, os, runpy, signal, sys, time
+
+sys.modules["__main__"].START_TIMEOUT_S = 5.0
+run_path = runpy.run_path
+
+def run_faulty(*arguments, **options):
+    for fault in ("dies", "hangs"):
+        with contextlib.suppress(FileExistsError):
+            os.mkdir(os.path.join(os.environ["FAULTS"], fault))
+            os.kill(os.getpid(), signal.SIGKILL) if fault == "dies" else time.sleep(600)
+    return run_path(*arguments, **options)
+
+runpy.run_path = run_faulty
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.ray
+def test_workers_that_die_or_hang_before_they_are_up_are_forked_again(tmp_path):
+    (tmp_path / "faulty.py").write_text(FAULTY)
+    result = run(
+        """
+        from promptfleet.federation.fork_server import session
+        session.CLIENT_MODULES += ("faulty",)
+        began = time.monotonic()
+        with ray_session(fork_server="on"):
+            import ray
+            _, forked = start(ray, 4)
+        print(json.dumps({"parents": [one["parent"] for one in forked], "seconds": time.monotonic() - began}))
+        """,
+        PYTHONPATH=str(tmp_path),
+        FAULTS=str(tmp_path),
+    )
+    assert {path.name for path in tmp_path.iterdir()} >= {"dies", "hangs"}
+    assert len(set(result["parents"])) == 1
+    assert result["seconds"] < 60  # Ray's registration time-out
+
+
+@pytest.mark.slow
+def test_a_server_whose_workers_would_draw_the_same_ids_does_not_serve(monkeypatch):
+    """What made one start in sixty of a prototype take a minute: it imported ray.tune, which has remote classes."""
+    monkeypatch.setattr(session, "CLIENT_MODULES", ("ray.tune",))
+    wanted = r"^a module it imports draws ids of Ray, which workers would repeat$"
+    with start_fork_server() as fork_server:
+        with pytest.raises(ForkServerError, match=wanted):
+            fork_server.wait_until_ready()
+        assert launcher.ask({}, fork_server._environment[launcher.SOCKET]) is None
+
+
+def test_a_launcher_that_gets_no_answer_starts_its_worker_itself(tmp_path, monkeypatch):
+    monkeypatch.setattr(launcher, "ANSWER_TIMEOUT_S", 0.1)
+    with socket.socket(socket.AF_UNIX) as silent:
+        silent.bind(str(tmp_path / "socket"))
+        silent.listen()
+        assert launcher.ask({"argv": []}, str(tmp_path / "socket")) is None
+    assert launcher.ask({"argv": []}, str(tmp_path / "none")) is None
 
 
 @pytest.mark.slow

@@ -1,7 +1,11 @@
 """The fork server: imports what workers need, then forks one for each launcher that connects.
 
-A process may be copied safely only while it has one thread and no CUDA context; otherwise it refuses, and launchers
-start their worker the plain way. A launcher that hangs up has been ended by Ray: so is its worker then.
+A process may be copied safely only while it has one thread, no CUDA context and an untouched generator of Ray's ids;
+otherwise it refuses, and launchers start their worker the plain way. A launcher that hangs up has been ended by Ray: so
+is its worker then.
+
+Ray waits a minute for a worker that it started, even when its process has died meanwhile. Hence a worker that dies, or
+takes too long, before it is up is forked again.
 """
 
 import array
@@ -17,10 +21,16 @@ import selectors
 import signal
 import socket
 import sys
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
-REFUSED, FORKED = b"0", b"1"
+REFUSED, FORKED, UP = b"0", b"1", b"2"
 REQUEST_TIMEOUT_S = 5.0
+START_TIMEOUT_S = 20.0
+LOOK_EVERY_S = 0.5
+FORKS = 3
 READY = "ready"
 PR_SET_PDEATHSIG = 1
 
@@ -35,8 +45,10 @@ def main() -> None:
         importlib.import_module(name)
     gc.collect()
     gc.freeze()  # the collector would write to every page that workers share
-    print(unsafe() or READY, flush=True)
-    Server(listener).serve()
+    reason = unsafe() or repeats_ids()
+    print(reason or READY, flush=True)
+    if reason is None:
+        Server(listener).serve()
 
 
 def unsafe() -> str | None:
@@ -50,12 +62,59 @@ def unsafe() -> str | None:
     return None
 
 
+def repeats_ids() -> str | None:
+    """Why workers forked from here would draw the same ids of Ray, if so.
+
+    Ray's generator does not notice a fork, and whatever draws from it, such as decorating a class with ``ray.remote``,
+    seeds it. Two workers that then come up at once store their first object under the same id; one of them aborts.
+    """
+    from ray import NodeID
+
+    ids = {in_a_child(lambda: NodeID.from_random().binary()) for _ in range(2)}
+    return "a module it imports draws ids of Ray, which workers would repeat" if len(ids) == 1 else None
+
+
+def in_a_child(draw: Callable[[], bytes]) -> bytes:
+    """What ``draw`` returns in a copy of this process."""
+    reader, writer = os.pipe()
+    pid = os.fork()
+    if pid == 0:
+        try:
+            os.write(writer, draw())
+        finally:
+            os._exit(0)
+    os.close(writer)
+    with open(reader, "rb") as answer:
+        content = answer.read()
+    os.waitpid(pid, 0)
+    return content
+
+
+@dataclass(eq=False)
+class Worker:
+    """A process forked for a launcher, and until it is up what it takes to fork it again."""
+
+    launcher: socket.socket
+    request: dict[str, Any]
+    stdio: list[int]
+    forks_left: int = FORKS
+    pid: int = 0
+    report: socket.socket | None = None
+    deadline: float | None = None
+
+    def settle(self) -> None:
+        """It will not be forked again: let go of what that would take."""
+        for descriptor in self.stdio:
+            os.close(descriptor)
+        self.stdio, self.forks_left, self.deadline = [], 0, None
+
+
 class Server:
     """One connection per worker, for as long as it lives."""
 
     def __init__(self, listener: socket.socket):
         self._listener = listener
-        self._workers: dict[int, socket.socket] = {}
+        self._workers: dict[int, Worker] = {}
         self._selector = selectors.DefaultSelector()
         self._child_ended, wakeup = socket.socketpair()
         for one in (self._child_ended, wakeup):
@@ -63,61 +122,100 @@ class Server:
         self._wakeup = wakeup
         signal.signal(signal.SIGCHLD, lambda *_: None)
         signal.set_wakeup_fd(wakeup.fileno(), warn_on_full_buffer=False)
-        self._selector.register(listener, selectors.EVENT_READ)
-        self._selector.register(self._child_ended, selectors.EVENT_READ)
+        self._listen_to(listener, self._take_request)
+        self._listen_to(self._child_ended, self._reap)
 
     def serve(self) -> None:
         """Until this process is ended."""
         while True:
-            for key, _ in self._selector.select():
-                if key.fileobj is self._listener:
-                    self._take_request()
-                elif key.fileobj is self._child_ended:
-                    self._child_ended.recv(4096)
-                    self._reap()
-                elif key.data in self._workers:
-                    os.kill(key.data, signal.SIGKILL)
-                    self._selector.unregister(key.fileobj)
+            starting = [worker for worker in self._workers.values() if worker.deadline is not None]
+            for key, _ in self._selector.select(LOOK_EVERY_S if starting else None):
+                if self._selector.get_map().get(key.fd) is key:  # not let go of by another one's turn
+                    key.data()
+            for worker in starting:
+                if worker.deadline is not None and time.monotonic() > worker.deadline:
+                    self._kill(worker)
+
+    def _listen_to(self, connection: socket.socket, turn: Callable[[], None]) -> None:
+        self._selector.register(connection, selectors.EVENT_READ, data=turn)
+
+    def _let_go(self, connection: socket.socket) -> None:
+        """Stop listening to a connection and close it, unless that was done."""
+        if connection.fileno() >= 0:
+            self._selector.unregister(connection)
+            connection.close()
 
     def _take_request(self) -> None:
         connection, _ = self._listener.accept()
         connection.settimeout(REQUEST_TIMEOUT_S)
         try:
-            request, stdio = receive(connection)
+            worker = Worker(connection, *receive(connection))
         except (OSError, ValueError):
             connection.close()
             return
-        pid = -1 if unsafe() else os.fork()
+        forked = self._fork(worker)
+        with contextlib.suppress(OSError):  # a launcher that has gone: the selector sees that too
+            connection.send(FORKED if forked else REFUSED)
+        if forked:
+            self._listen_to(connection, lambda: self._hung_up(worker))
+        else:
+            worker.settle()
+            connection.close()
+
+    def _fork(self, worker: Worker) -> bool:
+        """Whether that could be done safely."""
+        if unsafe():
+            return False
+        worker.report, report = socket.socketpair()
+        pid = os.fork()
         if pid == 0:
             self._leave()
-            connection.close()
-            become_worker(request, stdio)
-        for descriptor in stdio:
-            os.close(descriptor)
-        with contextlib.suppress(OSError):  # a launcher that has gone: the selector sees that too
-            connection.send(REFUSED if pid < 0 else FORKED)
-        if pid < 0:
-            connection.close()
-            return
-        self._workers[pid] = connection
-        self._selector.register(connection, selectors.EVENT_READ, data=pid)
+            worker.launcher.close()
+            worker.report.close()
+            become_worker(worker.request, worker.stdio, report)
+        report.close()
+        worker.pid, worker.forks_left, worker.deadline = pid, worker.forks_left - 1, time.monotonic() + START_TIMEOUT_S
+        self._workers[pid] = worker
+        self._listen_to(worker.report, lambda: self._reported(worker))
+        return True
+
+    def _reported(self, worker: Worker) -> None:
+        up = worker.report.recv(1) == UP
+        self._let_go(worker.report)
+        if up:
+            worker.settle()
+
+    def _hung_up(self, worker: Worker) -> None:
+        worker.forks_left = 0
+        self._let_go(worker.launcher)
+        self._kill(worker)
+
+    def _kill(self, worker: Worker) -> None:
+        worker.deadline = None
+        os.kill(worker.pid, signal.SIGKILL)
 
     def _reap(self) -> None:
+        self._child_ended.recv(4096)
         while self._workers:
             pid, _ = os.waitpid(-1, os.WNOHANG)
             if pid == 0:
                 return
-            connection = self._workers.pop(pid)
-            if connection.fileno() in self._selector.get_map():
-                self._selector.unregister(connection)
-            connection.close()
+            worker = self._workers.pop(pid)
+            self._let_go(worker.report)
+            if not worker.forks_left or not self._fork(worker):
+                worker.settle()
+                self._let_go(worker.launcher)
 
     def _leave(self) -> None:
         """In a new worker: let go of everything that is the server's."""
         signal.set_wakeup_fd(-1)
         signal.signal(signal.SIGCHLD, signal.SIG_DFL)
         self._selector.close()
-        for one in (self._listener, self._child_ended, self._wakeup, *self._workers.values()):
+        for worker in self._workers.values():
+            worker.settle()
+            worker.launcher.close()
+            worker.report.close()
+        for one in (self._listener, self._child_ended, self._wakeup):
             one.close()
 
 
@@ -140,10 +238,11 @@ def receive(connection: socket.socket) -> tuple[dict[str, Any], list[int]]:
     return json.loads(b"".join(parts)), list(stdio)
 
 
-def become_worker(request: dict[str, Any], stdio: list[int]) -> None:
-    """Turn this new process into the worker that the launcher was asked for. Does not return."""
+def become_worker(request: dict[str, Any], stdio: list[int], report: socket.socket) -> None:
+    """Turn this new process into the worker that the launcher was asked for; reports once it is up. Never returns."""
     status = 1
     try:
+        os.setpgid(0, 0)  # as the raylet does with those it starts: it ends what a worker leaves by the group
         for target, descriptor in enumerate(stdio):
             os.dup2(descriptor, target)
             os.close(descriptor)
@@ -157,6 +256,7 @@ def become_worker(request: dict[str, Any], stdio: list[int]) -> None:
         for entry in reversed(request["env"].get("PYTHONPATH", "").split(os.pathsep)):
             if entry and entry not in sys.path:
                 sys.path.insert(0, entry)
+        report_from_main_loop(report)
         runpy.run_path(request["argv"][0], run_name="__main__")
         status = 0
     except SystemExit as end:
@@ -167,6 +267,20 @@ def become_worker(request: dict[str, Any], stdio: list[int]) -> None:
         traceback.print_exc()
     finally:
         os._exit(status)
+
+
+def report_from_main_loop(report: socket.socket) -> None:
+    """Have the worker report when it starts to wait for work: Ray knows it then, and hears of its end at once."""
+    from ray._private.worker import Worker as RayWorker
+
+    main_loop = RayWorker.main_loop
+
+    def report_first(worker: RayWorker) -> None:
+        report.send(UP)
+        report.close()
+        main_loop(worker)
+
+    RayWorker.main_loop = report_first
 
 
 def read_settings_anew() -> None:

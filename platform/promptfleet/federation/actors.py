@@ -42,7 +42,7 @@ from promptfleet.methods.protocol import World
 if TYPE_CHECKING:
     from promptfleet.federation.prepare import Prepared
 
-AT_ONCE = 16  # clients that are evaluated together
+AT_ONCE = 32  # clients that are evaluated together
 
 
 @dataclass(frozen=True)

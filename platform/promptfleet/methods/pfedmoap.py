@@ -7,6 +7,7 @@ and starts each update with fresh optimizers; trainables are float32; everybody 
 ``gate``, ``gate_sharing`` and ``selection`` are the paper's ablations; ``expert_filter`` is ours.
 """
 
+from collections import defaultdict
 from collections.abc import Collection, Mapping, Sequence
 from math import prod
 from typing import Literal
@@ -131,19 +132,17 @@ class PFedMoAP(Method):
         draws = rng.integers(
             2**63, size=config.clients
         )  # a stream of its own for each client, whoever else is asked for
-        pool, texts = server["pool.context"], server["pool.text"]
         chosen = _select(world, server, cohort, draws)
-        return {
-            client: Message(
-                tensors={"context": server["context"], "experts": pool[ids].float(), **_gate_tensors(server)},
-                attached={
-                    "text": server["text"],
-                    "expert_text": texts[ids].float(),
-                    "expert_ids": torch.tensor(ids, dtype=torch.int64),
-                },
-            )
-            for client, ids in chosen.items()
-        }
+        as_many = defaultdict(list)  # clients whose experts are taken from the pool in one go
+        for client, ids in chosen.items():
+            as_many[len(ids)].append(client)
+        messages = {}
+        for clients in as_many.values():
+            ids = torch.tensor([chosen[client] for client in clients], dtype=torch.int64)
+            experts, texts = (server[f"pool.{name}"][ids].float() for name in ("context", "text"))
+            for client, *own in zip(clients, experts, texts, ids, strict=True):
+                messages[client] = _download(server, *own)
+        return {client: messages[client] for client in cohort}
 
     def local_update(
         self, world: World, private: State, download: Message, examples: Examples, rng: np.random.Generator
@@ -228,6 +227,13 @@ class PFedMoAP(Method):
         together = torch.cat([private["text"].unsqueeze(0), experts])
         weights = _gate_weights(world.config, _gate_of(private, download), images, together)
         return {"experts": ids, "gate_weights": weights.mean(dim=tuple(range(weights.dim() - 1)))}
+
+
+def _download(server: State, experts: Tensor, texts: Tensor, ids: Tensor) -> Message:
+    return Message(
+        tensors={"context": server["context"], "experts": experts, **_gate_tensors(server)},
+        attached={"text": server["text"], "expert_text": texts, "expert_ids": ids},
+    )
 
 
 def _outliers(world: World, server: State) -> Outliers:

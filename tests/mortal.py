@@ -11,6 +11,8 @@ from pathlib import Path
 
 from ray import tune
 
+from promptfleet.federation.failures import ClientFails
+
 ROUNDS = 3
 
 
@@ -64,6 +66,8 @@ class Mortal(tune.Trainable):
                 os.kill(os.getpid(), signal.SIGKILL)
             if fault == "raise":
                 raise ValueError("a fault was ordered")
+            if fault == "client fails":
+                raise ClientFails("train: client 1: raised ValueError, 4 times in a row")
             if fault == "kill soon":
                 threading.Timer(0.5, os.kill, (os.getpid(), signal.SIGKILL)).start()
             if fault == "late":

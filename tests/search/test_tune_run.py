@@ -75,3 +75,13 @@ def test_without_a_new_round_it_is_given_up_at_last(run, tmp_path, monkeypatch):
     (state, rounds), other = run(trial=2)["trial"]
     assert (state, rounds) == (TrialState.FAIL, {1: 0.1})
     assert other == (TrialState.COMPLETE, ALL_ROUNDS)
+
+
+def test_with_a_client_that_always_raises_it_is_given_up_at_once(run, tmp_path, said):
+    order(tmp_path, "trial", 0, 2, "client fails")
+    (state, rounds), other = run(trial=2)["trial"]
+    assert (state, rounds) == (TrialState.FAIL, {1: 0.1})
+    assert other == (TrialState.COMPLETE, ALL_ROUNDS)
+    assert "begun again" not in said.getvalue()
+    study = SweepStudy(tmp_path / "trial", {"experts": IntRange(0, 9)}, SweepSettings(trials=2), rounds=1)
+    assert study.trials()[0].user_attrs["error"] == "train: client 1: raised ValueError, 4 times in a row"

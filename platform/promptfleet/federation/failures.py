@@ -14,6 +14,10 @@ class StatesLost(FederationError):
     """States that lay in the memory of a node that is gone; those of an earlier round have to be gone on from."""
 
 
+class ClientFails(FederationError):
+    """A client raised an error each time its work was tried: it would do so again."""
+
+
 class Failures:
     """Decides by ``runtime.on_client_failure`` and keeps what happened until somebody takes it."""
 
@@ -34,12 +38,13 @@ class Failures:
     def do_again(self, stage: str, client: int, what: str, attempts: int, *, may_drop: bool, details: str = "") -> bool:
         """Whether a client's work that failed ``attempts`` times before is done again; if not, its update is dropped.
 
-        Only an update can be dropped (``may_drop``): whoever is dropped is still evaluated. ``details``, such as a
-        traceback, are logged where it is not done again.
+        Only an update can be dropped (``may_drop``): whoever is dropped is still evaluated. ``details``, the traceback
+        of what it raised, are logged where it is not done again; there are none where its process died or hung.
 
         Raises:
-            FederationError: neither.
+            FederationError: neither; ClientFails where it raised.
         """
+        stops = ClientFails if details else FederationError
         policy = self._runtime.on_client_failure
         last = policy != "retry" or attempts >= self._runtime.retries
         if last and details:
@@ -48,11 +53,9 @@ class Failures:
             self.record(stage, [client], what, "dropped")
             return False
         if policy == "fail":
-            raise FederationError(f"{stage}: client {client}: {what} (runtime.on_client_failure=fail)")
+            raise stops(f"{stage}: client {client}: {what} (runtime.on_client_failure=fail)")
         if attempts >= self._runtime.retries:
-            raise FederationError(
-                f"{stage}: client {client}: {what}, {attempts + 1} times in a row (runtime.retries={attempts})"
-            )
+            raise stops(f"{stage}: client {client}: {what}, {attempts + 1} times in a row (runtime.retries={attempts})")
         self.record(stage, [client], what, "done again")
         return True
 

@@ -50,10 +50,9 @@ class TrackTrials(NotSaved, tune.Callback):
         self._writer.submit(self._finish, dict(trial.config), status)
 
     def on_trial_error(self, iteration: int, trials: list[Trial], trial: Trial, **info: Any) -> None:
-        if not self._stages[trial.config[STAGE]].study.has_ended(trial.config[NUMBER]):
-            return  # it is begun again
-        reason = str(trial.get_error() or "").strip().splitlines()
-        self._writer.submit(self._finish, dict(trial.config), "FAILED", reason[-1] if reason else None)
+        study, number = self._stages[trial.config[STAGE]].study, trial.config[NUMBER]
+        if study.has_ended(number):  # and is not begun again
+            self._writer.submit(self._finish, dict(trial.config), "FAILED", study.trials()[number].user_attrs["error"])
 
     def _log_round(self, values: dict[str, Any], report: dict[str, Any]) -> None:
         self._run(values).log_round(round_report_from_dict(report))

@@ -1,12 +1,15 @@
 """Ray Tune's searcher and scheduler, both asking the studies on disk and keeping nothing themselves."""
 
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
+from ray import cloudpickle
 from ray.tune.experiment import Trial
 from ray.tune.schedulers import FIFOScheduler, TrialScheduler
 from ray.tune.search import Searcher
 
+from promptfleet.federation.failures import ClientFails
 from promptfleet.federation.ray_watch import require_ray
 from promptfleet.search.stage import NUMBER, STAGE, Stage
 from promptfleet.search.trial import OBJECTIVE
@@ -26,7 +29,8 @@ class StageSearcher(NotSaved, Searcher):
 
     A trial that failed is handed out again, and goes on after its last round: Tune itself would give up one whose
     process dies while it is being set up, and waits for ever for one that dies while it is reset. It has failed for
-    good after more than ``MAX_FAILURES`` failures since its last new round.
+    good after more than ``MAX_FAILURES`` failures since its last new round, or where the scheduler found that trying
+    again is of no use.
     """
 
     def __init__(self, stages: Sequence[Stage]):
@@ -63,6 +67,8 @@ class StageSearcher(NotSaved, Searcher):
 
     def _failed(self, stage: Stage, number: int) -> None:
         require_ray()
+        if stage.study.has_ended(number):
+            return
         key = stage.name, number, stage.study.rounds_reported(number)
         self._failures[key] = self._failures.get(key, 0) + 1
         if self._failures[key] > MAX_FAILURES:
@@ -78,7 +84,7 @@ class StageSearcher(NotSaved, Searcher):
 
 
 class RungScheduler(NotSaved, FIFOScheduler):
-    """Stops a trial after a round where its study says so."""
+    """Stops a trial after a round where its study says so, and for good where one of its clients fails for good."""
 
     def __init__(self, stages: Sequence[Stage]):
         super().__init__()
@@ -89,3 +95,16 @@ class RungScheduler(NotSaved, FIFOScheduler):
         study.report(number, result["round"], result[OBJECTIVE])
         stop = study.should_stop(number, result["round"])
         return TrialScheduler.STOP if stop else TrialScheduler.CONTINUE
+
+    def on_trial_error(self, tune_controller: Any, trial: Trial) -> None:
+        """Called before the searcher, which is not shown the error."""
+        error = _last_error(trial)
+        if isinstance(error, ClientFails):
+            self._studies[trial.config[STAGE]].fail(trial.config[NUMBER], str(error))
+
+
+def _last_error(trial: Trial) -> BaseException | None:
+    """What the trial's step raised; None where its process died. Tune's own way finds it only after the run."""
+    path = trial.pickled_error_file
+    error = cloudpickle.loads(Path(path).read_bytes()) if path else None
+    return getattr(error, "cause", None)

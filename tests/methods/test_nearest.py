@@ -2,15 +2,13 @@
 
 from unittest.mock import patch
 
-import numpy as np
 import pytest
 import torch
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from promptfleet.methods import nearest as module
-from promptfleet.methods.expert_pool import SHORTLIST, draw_projection
-from promptfleet.methods.nearest import nearest, nearest_by_sketch
+from promptfleet.methods.nearest import nearest
 
 SCALES = {"float64": 2**14, "float32": 1}  # MANY_POINTS
 
@@ -69,34 +67,13 @@ def test_more_queries_and_points_than_one_block_holds(monkeypatch, product):
 def test_few_candidates_are_left_of_many(monkeypatch):
     ranked, left = module.ranked, []
 
-    def counting(flat, queries, candidates, *rest, **options):
-        left.append(candidates.sum(dim=1))
-        return ranked(flat, queries, candidates, *rest, **options)
+    def counting(flat, queries, pairs, *rest, **options):
+        left.append(pairs[0].bincount().tolist())
+        return ranked(flat, queries, pairs, *rest, **options)
 
     monkeypatch.setattr(module, "ranked", counting)
     held = torch.randn(600, 64, generator=torch.Generator().manual_seed(0))
     nearest(held, torch.ones(600, dtype=torch.bool), range(10), 9)
     monkeypatch.setattr(module, "MANY_POINTS", 1)
     nearest(held, torch.ones(600, dtype=torch.bool), range(10), 9)
-    assert [counts.tolist() for counts in left] == [[9] * 10] * 2
-
-
-@pytest.mark.parametrize("shortlist", [50, 10**6])
-def test_a_shortlist_of_everybody_misses_nobody(shortlist):
-    held, among = clustered(7, 50, 96, spread=0.5, offset=1.0), torch.arange(50) % 5 > 0
-    queries = among.nonzero().flatten().tolist()
-    sketches = held.flatten(1) @ draw_projection(96, np.random.default_rng(0))
-    assert nearest_by_sketch(held, sketches, among, queries, 4, shortlist=shortlist) == nearest(held, among, queries, 4)
-    assert nearest_by_sketch(held, sketches, among, [], 4, shortlist=shortlist) == []
-
-
-def test_sketches_of_points_with_few_directions_find_nearly_all_of_the_nearest():
-    generator = torch.Generator().manual_seed(3)
-    directions = torch.randn(40, 1024, generator=generator)
-    held = torch.randn(5_000, 40, generator=generator) @ directions + torch.randn(5_000, 1024, generator=generator)
-    sketches = held @ draw_projection(1024, np.random.default_rng(1))
-    everybody, queries = torch.ones(len(held), dtype=torch.bool), range(0, 5_000, 250)
-    exact = nearest(held, everybody, queries, 9)
-    found = nearest_by_sketch(held, sketches, everybody, queries, 9, shortlist=SHORTLIST)
-    hits = sum(len(set(one) & set(other)) for one, other in zip(found, exact, strict=True))
-    assert hits >= 0.97 * 9 * len(queries)
+    assert left == [[9] * 10] * 2

@@ -1,5 +1,7 @@
 """pFedMoAP through the real Client and Server, on a stand-in for CLIP that has random weights."""
 
+from itertools import pairwise
+
 import numpy as np
 import pytest
 import torch
@@ -13,6 +15,7 @@ from promptfleet.methods.lockstep import run_updates
 from promptfleet.methods.pfedmoap import PFedMoAP
 from promptfleet.methods.prompts import encode_frozen, similarity_logits
 from promptfleet.methods.protocol import Message, State
+from promptfleet.methods.sketches import sketch
 from promptfleet.seeding import stream
 from tests.fakes import tiny_client, tiny_examples, tiny_world
 from tests.tiny_federation import ALL, TinyFederation, equal
@@ -157,19 +160,38 @@ def test_gradients_of_the_experts_do_not_reach_the_pool():
 
 def test_searching_by_sketches_gives_the_same_where_the_shortlist_holds_everybody():
     exact, projected = (federation(expert_search=search).run([ALL, [0, 2], ALL]) for search in ("exact", "projected"))
-    assert {name: projected.server.state.pop(name).shape for name in ("pool.sketch", "pool.projection")} == {
-        "pool.sketch": (4, 256),
-        "pool.projection": (3 * exact.world.clip.tower.width, 256),
+    assert {name: projected.server.state.pop(name).shape for name in ("pool.sketch", "pool.frame")} == {
+        "pool.sketch": (4, 64),
+        "pool.frame": (64, 3 * exact.world.clip.tower.width),
     }
     assert projected.sha256() == exact.sha256()
 
 
-def test_sketches_are_those_of_the_pool():
-    fed = federation(expert_search="projected").run([[0, 1], [1, 2]])
-    state = fed.server.state
-    wanted = state["pool.context"].flatten(1) @ state["pool.projection"]
-    assert torch.allclose(state["pool.sketch"], wanted, atol=1e-6)
-    assert not state["pool.sketch"][3].any()
+@pytest.mark.parametrize("dtype", ["float32", "float16"])
+def test_sketches_are_those_of_the_pool(dtype):
+    fed = federation(expert_search="projected", pool_dtype=dtype)
+    for cohort in ([0, 1], [1, 2], [1], [0, 3], [2, 3]):
+        state = fed.run([cohort]).server.state
+        held = state["pool.round"] > 0
+        wanted = sketch(state["pool.context"], state["pool.frame"])
+        assert torch.allclose(state["pool.sketch"][held], wanted[held], atol=1e-7)
+
+
+def test_a_frame_is_made_anew_after_rounds_1_2_4_and_8():
+    fed, frames = federation(expert_search="projected"), []
+    for _ in range(9):
+        frames.append(fed.run([ALL]).server.state["pool.frame"])
+    assert [now for now, (old, new) in enumerate(pairwise(frames), start=2) if not torch.equal(old, new)] == [2, 4, 8]
+
+
+def test_many_clients_have_sketches_whose_exact_search_is_that_of_few(monkeypatch):
+    few = federation().run([ALL, [0, 2], ALL])
+    monkeypatch.setattr("promptfleet.methods.pfedmoap.MANY_POINTS", 4)
+    many = federation().run([ALL, [0, 2], ALL])
+    assert many.server.state.pop("pool.sketch").any()
+    assert many.server.state.pop("pool.frame").any()
+    assert many.sha256() == few.sha256()
+    assert "pool.sketch" not in federation(selection="farthest").server.state
 
 
 def test_a_pool_in_half_precision_is_off_by_its_rounding_and_no_more():

@@ -7,12 +7,14 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from promptfleet.methods.nearest import nearest, nearest_by_sketch
+from promptfleet.methods.nearest import nearest
+from promptfleet.methods.sketch_search import nearest_by_sketch
+from promptfleet.methods.sketches import principal_frame, sketch
 
 Selection = Literal["nearest", "random", "farthest"]
+Search = Literal["exact", "projected"]
 
-SKETCH_WIDTH = 256
-SHORTLIST = 256  # experts near by their sketches, whose true distances are computed
+SHORTLIST = 128  # experts near by their sketches, whose true distances are computed
 
 
 def select_experts(
@@ -23,14 +25,15 @@ def select_experts(
     selection: Selection = "nearest",
     seeds: np.ndarray | None = None,
     sketches: Tensor | None = None,
+    search: Search = "exact",
 ) -> dict[int, list[int]]:
     """For each client of ``cohort`` ids of ``count`` others in the pool, by how near their contexts are, or at random.
 
     contexts ``[clients, tokens, width]``; rounds ``[clients]`` is the round of each upload, 0 for none. Distances are
     Euclidean, ``nearest`` or ``farthest`` first, ties go to the smaller id; ``random`` draws from a generator of each
-    client's own, by ``seeds [clients]``. With ``sketches [clients, width]`` of the contexts, the nearest are looked for
-    among those whose sketches are nearest, which may miss some. Fewer come back where the pool holds fewer, none for a
-    client without a context of its own.
+    client's own, by ``seeds [clients]``. With ``sketches [clients, WIDTH]`` of the contexts the nearest are found
+    sooner; a ``projected`` search looks at no more than those whose sketches are nearest, which may miss some. Fewer
+    come back where the pool holds fewer, none for a client without a context of its own.
     Source: arXiv:2410.10114, expert assignment by K nearest neighbours.
     """
     there = rounds > 0
@@ -41,20 +44,27 @@ def select_experts(
             np.random.default_rng(seeds[client]).permutation(held[held != client])[:count].tolist() for client in asking
         ]
     elif sketches is not None:
-        shortlist = max(SHORTLIST, 4 * count)
+        shortlist = max(SHORTLIST, 4 * count) if search == "projected" else None
         found = nearest_by_sketch(contexts, sketches, there, asking, count, shortlist=shortlist)
     else:
         found = nearest(contexts, there, asking, count, farthest=selection == "farthest")
     return {client: [] for client in cohort} | dict(zip(asking, found, strict=True))
 
 
-def draw_projection(numbers: int, rng: np.random.Generator) -> Tensor:
-    """``[numbers, SKETCH_WIDTH]``: keeps distances, on the average over draws, with a relative error of about 6 %.
+def updated_sketches(
+    frame: Tensor, sketches: Tensor, contexts: Tensor, rounds: Tensor, rng: np.random.Generator
+) -> tuple[Tensor, Tensor]:
+    """Frame ``[WIDTH, numbers]`` and sketches ``[clients, WIDTH]`` of a pool that has just taken in a round's uploads.
 
-    Source: Johnson and Lindenstrauss, *Extensions of Lipschitz mappings into a Hilbert space*, 1984.
+    After rounds 1, 2, 4, 8, ... both are made anew, from the pool as it is then, since prompts move, if ever less;
+    after the others only the sketches of what was uploaded.
     """
-    drawn = rng.standard_normal((numbers, SKETCH_WIDTH), dtype=np.float32)
-    return torch.from_numpy(drawn) / SKETCH_WIDTH**0.5
+    now = int(rounds.max())
+    if now & (now - 1) == 0:
+        frame = principal_frame(contexts, rounds > 0, rng)
+        return frame, sketch(contexts, frame)
+    new = (rounds == now).nonzero().flatten()
+    return frame, sketches.index_copy(0, new, sketch(contexts[new], frame))
 
 
 def updated(pool: Tensor, entries: Mapping[int, Tensor]) -> Tensor:

@@ -27,54 +27,28 @@ def nearest(
     """
     flat = points.flatten(1)
     found: list[list[int]] = []
-    for some in _at_once(queries, len(flat)):
+    for some in at_once(queries, len(flat)):
         others = among.expand(len(some), -1).scatter(1, some.unsqueeze(1), False)
-        found += ranked(flat, some, _candidates(flat, some, others, count, farthest), count, farthest=farthest)
+        candidates = _candidates(flat, some, others, count, farthest).nonzero().T
+        found += ranked(flat, some, candidates, count, farthest=farthest)
     return found
 
 
-def nearest_by_sketch(
-    points: Tensor, sketches: Tensor, among: Tensor, queries: Sequence[int], count: int, *, shortlist: int
-) -> list[list[int]]:
-    """As ``nearest``, of those ``shortlist`` points alone whose ``sketches [points, width]`` are nearest.
+def ranked(flat: Tensor, queries: Tensor, pairs: Tensor, count: int, *, farthest: bool = False) -> list[list[int]]:
+    """The same from points ``[points, d]``, of each query's candidates alone.
 
-    points may lie on disk (a mapped array): no more than the shortlists are read. A shortlist of all points gives
-    what ``nearest`` gives.
+    ``pairs [2, candidates]`` are places in ``queries`` and indices of points, in ascending order.
     """
-    flat = points.flatten(1)
-    found: list[list[int]] = []
-    for some in _at_once(queries, len(flat)):
-        others = among.expand(len(some), -1).scatter(1, some.unsqueeze(1), False)
-        near = torch.cat(
-            [
-                torch.addmm(block.square().sum(dim=1), sketches[some], block.T, alpha=-2)  # |a|^2 - 2 ab
-                for block in sketches.split(max(1, BLOCK_BYTES // (4 * sketches.shape[1])))
-            ],
-            dim=1,
-        ).masked_fill_(~others, torch.inf)
-        listed = near.topk(min(shortlist, len(flat)), dim=1, largest=False).indices.sort(dim=1).values
-        candidates = torch.zeros_like(others)
-        for row, (query, one) in enumerate(zip(some, listed, strict=True)):
-            one = one[others[row, one]]
-            distances = (flat[one].float() - flat[query].float()).norm(dim=1)
-            last = distances.sort().values[:count][-1:]  # float32 is off by much less than a thousandth
-            candidates[row, one[distances <= 1.001 * last]] = True
-        found += ranked(flat, some, candidates, count)
-    return found
-
-
-def ranked(flat: Tensor, queries: Tensor, candidates: Tensor, count: int, *, farthest: bool = False) -> list[list[int]]:
-    """The same from points ``[points, d]``, of each query's candidates ``[queries, points]`` alone."""
-    rows, columns = pairs = candidates.nonzero().T
+    rows, columns = pairs
     parts = pairs.split(max(1, PAIR_BYTES // (8 * flat.shape[1])), dim=1)
     distances = torch.cat([(flat[column].double() - flat[queries[row]].double()).norm(dim=1) for row, column in parts])
     order = distances.argsort(stable=True, descending=farthest)
     order = order[rows[order].argsort(stable=True)]
-    found = columns[order].split(candidates.sum(dim=1).tolist())
+    found = columns[order].split(rows.bincount(minlength=len(queries)).tolist())
     return [columns[:count].tolist() for columns in found]
 
 
-def _at_once(queries: Sequence[int], points: int) -> Sequence[Tensor]:
+def at_once(queries: Sequence[int], points: int) -> Sequence[Tensor]:
     """The queries in parts, so that their distances to all points can be held."""
     size = max(1, min(QUERIES, DISTANCES // points))
     return torch.tensor(queries, dtype=torch.int64).split(size) if len(queries) else ()

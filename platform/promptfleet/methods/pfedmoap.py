@@ -21,9 +21,10 @@ from torch import Tensor
 from promptfleet.config import FederationConfig
 from promptfleet.errors import ConfigError
 from promptfleet.methods.averaging import average_uploads
-from promptfleet.methods.expert_pool import SKETCH_WIDTH, Selection, draw_projection, select_experts, updated
+from promptfleet.methods.expert_pool import Search, Selection, select_experts, updated, updated_sketches
 from promptfleet.methods.gate import gate_scores, gate_weights, init_gate, reduce_width
 from promptfleet.methods.linear_gate import init_linear_gate, linear_gate_scores, linear_gate_weights
+from promptfleet.methods.nearest import MANY_POINTS
 from promptfleet.methods.outliers import Outliers, find_outliers
 from promptfleet.methods.prompts import (
     context_shape,
@@ -35,6 +36,7 @@ from promptfleet.methods.prompts import (
     similarity_logits,
 )
 from promptfleet.methods.protocol import Examples, Images, LocalUpdate, Message, Method, State, Update, World
+from promptfleet.methods.sketches import WIDTH
 from promptfleet.methods.training import sgd, train_context
 
 _GATE = "gate."
@@ -49,9 +51,8 @@ class PFedMoAPConfig(FederationConfig):
         description="K, the non-local experts a client downloads; its own comes on top",
     )
     selection: Selection = Field("nearest", description="which experts, by their distance to the client's own prompt")
-    expert_search: Literal["exact", "projected"] = Field(
-        "exact",
-        description="the nearest experts, or those of a shortlist by randomly projected prompts: for 100,000 and more",
+    expert_search: Search = Field(
+        "exact", description="the nearest experts, or those of a shortlist by projected prompts: for a million"
     )
     pool_dtype: Literal["float32", "float16"] = Field("float32", description="of the experts the server keeps")
     expert_filter: float | None = Field(
@@ -91,7 +92,7 @@ class PFedMoAP(Method):
 
     Server state: ``context`` (global, [tokens, width]), its ``text`` features [classes, dim], ``round``, and the pool:
     ``pool.context`` [clients, tokens, width], ``pool.text`` [clients, classes, dim], ``pool.round`` [clients] (0: none)
-    and, with ``expert_search=projected``, ``pool.projection`` and by it ``pool.sketch`` [clients, 256].
+    and, with ``expert_search=projected`` or many clients, ``pool.frame`` and by it ``pool.sketch`` [clients, 64].
     Private state: ``context`` and its ``text`` features, ``gate.*``, ``participations``, ``gate_ready``.
     Down: ``context`` and ``experts`` [<= K, tokens, width]; up: ``context``. The gate never leaves the client, except
     with ``gate_sharing=averaged``: then ``gate.*`` is the server's, and goes down and up beside the context.
@@ -115,7 +116,7 @@ class PFedMoAP(Method):
             "pool.text": torch.zeros(config.clients, len(classes), tower.dim, dtype=dtype),
             "pool.round": torch.zeros(config.clients, dtype=torch.int64),
             **(_init_gate(config, rng) if config.gate_sharing == "averaged" else {}),
-            **(_init_sketches(config, context.numel(), rng) if config.expert_search == "projected" else {}),
+            **_init_sketches(config, context.numel()),
         }
 
     def init_client(self, world: World, client: int, rng: np.random.Generator) -> State:
@@ -195,14 +196,16 @@ class PFedMoAP(Method):
         texts = {client: upload.attached["text"] for client, upload in uploads.items()}
         mean = average_uploads(world, uploads, num_examples)
         now = server["round"] + 1
+        pool = updated(server["pool.context"], contexts)
+        rounds = updated(server["pool.round"], dict.fromkeys(contexts, now))
         return {
             **context_with_text(world, mean["context"]),
             **_gate_tensors(mean),
             "round": now,
-            "pool.context": updated(server["pool.context"], contexts),
+            "pool.context": pool,
             "pool.text": updated(server["pool.text"], texts),
-            "pool.round": updated(server["pool.round"], dict.fromkeys(contexts, now)),
-            **_updated_sketches(server, contexts),
+            "pool.round": rounds,
+            **_updated_sketches(server, pool, rounds, rng),
         }
 
     def kept_out(self, world: World, server: State) -> dict[int, str]:
@@ -252,7 +255,9 @@ def _select(world: World, server: State, cohort: Sequence[int], seeds: np.ndarra
         rounds = server["pool.round"].clone()
         rounds[list(left_out)] = 0
         pool, sketches = server["pool.context"], server.get("pool.sketch")
-        return select_experts(pool, rounds, clients, config.experts, config.selection, seeds, sketches)
+        return select_experts(
+            pool, rounds, clients, config.experts, config.selection, seeds, sketches, config.expert_search
+        )
 
     chosen = chosen_by([client for client in cohort if client not in outliers], outliers)
     for client in outliers & set(cohort):
@@ -260,19 +265,18 @@ def _select(world: World, server: State, cohort: Sequence[int], seeds: np.ndarra
     return {client: chosen[client] for client in cohort}
 
 
-def _init_sketches(config: PFedMoAPConfig, numbers: int, rng: np.random.Generator) -> State:
-    return {
-        "pool.projection": draw_projection(numbers, rng),
-        "pool.sketch": torch.zeros(config.clients, SKETCH_WIDTH),
-    }
-
-
-def _updated_sketches(server: State, contexts: Mapping[int, Tensor]) -> State:
-    if "pool.sketch" not in server:
+def _init_sketches(config: PFedMoAPConfig, numbers: int) -> State:
+    """None where prompts are not searched, or so few that a product with all of them takes no time."""
+    if config.selection != "nearest" or (config.expert_search == "exact" and config.clients < MANY_POINTS):
         return {}
-    projection = server["pool.projection"]
-    sketches = {client: context.flatten() @ projection for client, context in contexts.items()}
-    return {"pool.projection": projection, "pool.sketch": updated(server["pool.sketch"], sketches)}
+    return {"pool.frame": torch.zeros(WIDTH, numbers), "pool.sketch": torch.zeros(config.clients, WIDTH)}
+
+
+def _updated_sketches(server: State, pool: Tensor, rounds: Tensor, rng: np.random.Generator) -> State:
+    if "pool.frame" not in server:
+        return {}
+    frame, sketches = updated_sketches(server["pool.frame"], server["pool.sketch"], pool, rounds, rng)
+    return {"pool.frame": frame, "pool.sketch": sketches}
 
 
 def _mixture_logits(world: World, gate: State, images: Images, text: Tensor, experts: Tensor) -> Tensor:

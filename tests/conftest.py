@@ -37,14 +37,16 @@ def ray_session():
     """One Ray on this machine, with four logical CPUs and no GPU; actors that a test starts are the test's to end."""
     import ray
 
-    ray.init(
-        address="local",  # not the cluster that a test beside this one may be running
-        num_cpus=4,
-        num_gpus=0,
-        include_dashboard=False,
-        object_store_memory=512 * 2**20,
-        log_to_driver=False,
-        logging_level="ERROR",
-    )
+    from promptfleet.federation.ray_helpers import without_helpers
+
+    with without_helpers():
+        ray.init(
+            address="local",  # not the cluster that a test beside this one may be running
+            num_cpus=4,
+            num_gpus=0,
+            object_store_memory=512 * 2**20,
+            log_to_driver=False,
+            logging_level="ERROR",
+        )
     yield ray
     ray.shutdown()

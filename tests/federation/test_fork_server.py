@@ -61,6 +61,7 @@ def test_workers_are_children_of_the_fork_server_and_of_nobody_once_it_is_killed
         """
         with ray_session(fork_server="on"):
             import ray, signal
+            processes = sorted(ray._private.worker._global_node.all_processes)
             actors, forked = start(ray, 4)
             _, marked = start(ray, 1, runtime_env={"env_vars": {"MARKED": "yes"}})
             ray.kill(actors[0])
@@ -71,10 +72,11 @@ def test_workers_are_children_of_the_fork_server_and_of_nobody_once_it_is_killed
             _, plain = start(ray, 2, runtime_env={"env_vars": {"MARKED": "plain"}})
             same = ray.get([actor.about.remote() for actor in actors[1:]])
         print(json.dumps({"server": server, "forked": forked, "marked": marked, "plain": plain, "same": same,
-                          "killed_is_gone": killed_is_gone}))
+                          "killed_is_gone": killed_is_gone, "processes": processes}))
         """
     )
     forked, plain = result["forked"], result["plain"]
+    assert result["processes"] == ["gcs_server", "raylet"]
     assert {one["parent"] for one in forked + result["marked"]} == {result["server"]}
     assert all(one["torch"] for one in forked)
     assert result["marked"][0]["marked"] == "yes"

@@ -10,6 +10,7 @@ from typing import TypeVar
 
 from promptfleet.errors import ResourceError
 from promptfleet.federation.fork_server.session import ForkServer, ForkServerError, start_fork_server, unavailable
+from promptfleet.federation.ray_helpers import without_helpers
 from promptfleet.federation.resources import Node
 
 T = TypeVar("T")
@@ -105,14 +106,13 @@ def ray_session(
 
 def _start(ray, session: ExitStack, wanted: str) -> None:
     fork_server = _fork_server(wanted, session)
-    with fork_server.used_by_ray() if fork_server else nullcontext():
+    with without_helpers(), fork_server.used_by_ray() if fork_server else nullcontext():
         (node,) = local_nodes()
         try:
             ray.init(
                 address="local",
                 num_cpus=int(node.cpus),
                 num_gpus=int(node.gpus),
-                include_dashboard=False,
                 object_store_memory=OBJECT_STORE_BYTES,
                 **LOGGING,
             )

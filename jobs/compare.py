@@ -11,11 +11,11 @@ from promptfleet.comparison.report import ComparisonReport
 from promptfleet.comparison.run import plan_comparison, prepare_comparison, run_comparison
 from promptfleet.comparison.spec import ComparisonSpec, load_comparison, parse_methods, parse_seeds, read_comparison
 from promptfleet.comparison.summary import describe_comparison, describe_outcome
-from promptfleet.config import StorageConfig, build, parse_assignments
 from promptfleet.errors import ConfigError
+from promptfleet.federation.home import at_home
 from promptfleet.federation.ray_session import local_nodes, ray_with
 from promptfleet.federation.ray_watch import leaving_when_ray_is_gone
-from promptfleet.federation.storage_copy import copied, fetch_copy
+from promptfleet.federation.settings import assigned_storage
 from promptfleet.search.folders import COMPARISONS
 
 NEW_ONLY = ("config", "tune", "trials", "name", "concurrent")
@@ -40,28 +40,40 @@ def main() -> int:
     parser.add_argument("--dry-run", action="store_true", help="print what would be run, start nothing")
     arguments = parser.parse_args()
 
-    folder, spec = _comparison(arguments)
+    if arguments.resume:
+        _check_nothing_new(arguments)
+        storage = assigned_storage(arguments.set)
+        with at_home(storage):
+            folder = COMPARISONS.find(storage, arguments.resume)
+            return _run(load_comparison(folder / COMPARISONS.file, storage), folder, arguments)
+    spec = _new_comparison(arguments)
+    if arguments.dry_run:
+        print(describe_comparison(spec))
+        return 0
+    with at_home(next(spec.configs()).storage):
+        return _run(spec, None, arguments)
+
+
+def _run(spec: ComparisonSpec, folder: Path | None, arguments: Namespace) -> int:
     if arguments.dry_run:
         print(describe_comparison(spec))
         return 0
     config = next(spec.configs())
     if arguments.name:
-        COMPARISONS.check_name(config.storage.path, arguments.name)
+        COMPARISONS.check_name(config.storage, arguments.name)
     out = _output_folder(arguments.out)
     if arguments.address is None:
         plan_comparison(spec, local_nodes())
-    where = {"fork_server": config.runtime.fork_server, "storage_path": config.storage.path}
-    with (
-        copied(config.storage),
-        ray_with(lambda: prepare_comparison(spec), arguments.address, **where) as (prepared, nodes),
-    ):
+    where = {"fork_server": config.runtime.fork_server, "storage": config.storage}
+    with ray_with(lambda: prepare_comparison(spec), arguments.address, **where) as (prepared, nodes):
         plan_comparison(spec, nodes)
         if folder is None:
             name = {"name": arguments.name, "default_name": config.dataset}
-            folder = COMPARISONS.create(spec.to_dict(), config.storage.path, **name)
-        federations = len(spec.methods) * len(spec.seeds)
-        print(f"comparison {folder.name}: {federations} federations, in {folder}", file=sys.stderr)
-        with leaving_when_ray_is_gone(f"go on with: python jobs/compare.py --resume {folder.name}"):
+            folder = COMPARISONS.create(spec.to_dict(), config.storage, **name)
+        federations, shown = len(spec.methods) * len(spec.seeds), config.storage.shown(folder)
+        print(f"comparison {folder.name}: {federations} federations, in {shown}", file=sys.stderr)
+        hint = f"go on with: python jobs/compare.py --resume {folder.name}{config.storage.option}"
+        with leaving_when_ray_is_gone(hint):
             outcome = run_comparison(spec, folder, prepared, nodes, reference=arguments.reference)
     if outcome.report is not None:
         _write(outcome.report, out or folder)
@@ -69,33 +81,25 @@ def main() -> int:
     return INTERRUPTED if outcome.interrupted else 0
 
 
-def _comparison(arguments: Namespace) -> tuple[Path | None, ComparisonSpec]:
-    """The comparison that was asked for, and its folder if it was begun before."""
-    if arguments.resume:
-        return _begun(arguments)
-    methods, seeds = parse_methods(arguments.methods or ""), parse_seeds(arguments.seeds or "")
-    return None, read_comparison(
+def _new_comparison(arguments: Namespace) -> ComparisonSpec:
+    return read_comparison(
         arguments.config,
         arguments.set,
-        methods=methods,
-        seeds=seeds,
+        methods=parse_methods(arguments.methods or ""),
+        seeds=parse_seeds(arguments.seeds or ""),
         tune=arguments.tune,
         trials=arguments.trials,
         concurrent=1 if arguments.concurrent is None else arguments.concurrent,
     )
 
 
-def _begun(arguments: Namespace) -> tuple[Path, ComparisonSpec]:
+def _check_nothing_new(arguments: Namespace) -> None:
     given = [f"--{name}" for name in ("methods", "seeds", *NEW_ONLY) if getattr(arguments, name) is not None]
     given += [f"--set {entry}" for entry in arguments.set if not entry.startswith("storage.")]
     if given:
         raise ConfigError(
-            f"{given[0]}: a resumed comparison keeps what it was begun with (only storage.path and copy_to may be set)"
+            f"{given[0]}: a resumed comparison keeps what it was begun with (only storage.path may be set)"
         )
-    storage = build(StorageConfig, parse_assignments(arguments.set).get("storage", {}), source="--set storage")
-    fetch_copy(storage)
-    folder = COMPARISONS.find(storage.path, arguments.resume)
-    return folder, load_comparison(folder / COMPARISONS.file)
 
 
 def _output_folder(out: str | None) -> Path | None:

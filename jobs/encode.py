@@ -8,6 +8,7 @@ from promptfleet.config import FederationConfig
 from promptfleet.data.download import download_dataset
 from promptfleet.data.feature_store import open_features
 from promptfleet.federation.encoding import Wanted, encode_missing, features_folder, wanted_files
+from promptfleet.federation.home import at_home
 from promptfleet.federation.image_encoder import load_inputs
 from promptfleet.federation.ray_session import ray_session
 from promptfleet.federation.settings import read_federation_config
@@ -28,7 +29,7 @@ def main() -> None:
     dataset, backbone = load_inputs(config)
     needs = {load_method(config.method).needs}
     files = wanted_files(backbone, dataset, config.features, needs, features_folder(config))
-    with _ray(config, arguments.address):
+    with at_home(config.storage), _ray(config, arguments.address):
         speed = encode_missing(config, backbone, dataset, files)
     for file in files:
         print(_line(file))

@@ -1,5 +1,6 @@
 """Show who gets which samples, and save it: python jobs/partition.py --set partition.alpha=0.1"""
 
+from argparse import Namespace
 from pathlib import Path
 
 from promptfleet.atomic_files import replacing
@@ -11,6 +12,7 @@ from promptfleet.data.partition_counts import count_partition
 from promptfleet.data.partition_file import save_partition
 from promptfleet.data.samples import Samples
 from promptfleet.errors import ConfigError
+from promptfleet.federation.home import at_home
 from promptfleet.federation.partitioning import partition_for
 from promptfleet.federation.settings import read_federation_config
 from promptfleet.tracking.figures.partition import partition_figure
@@ -28,6 +30,11 @@ def main() -> None:
     arguments = parser.parse_args()
 
     config = read_federation_config(arguments.config, arguments.set)
+    with at_home(config.storage):
+        _partition(config, arguments)
+
+
+def _partition(config: FederationConfig, arguments: Namespace) -> None:
     if arguments.download:
         download_dataset(config.dataset, config.data.root, config.data.folder)
     samples = Samples.of_dataset(load_dataset(config.dataset, config.data.root, config.data.folder))
@@ -51,7 +58,7 @@ def main() -> None:
 def _output_folder(out: str | None, config: FederationConfig) -> Path:
     kind = "file" if config.partition.file else config.partition.kind
     name = f"{config.dataset}-{kind}-{config.clients}-seed{config.seed}"
-    folder = Path(out) if out else Path(config.storage.path) / "partitions" / name
+    folder = Path(out) if out else config.storage.folder / "partitions" / name
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:

@@ -1,17 +1,18 @@
 """Run one federation, or go on with one: python jobs/train.py --set clients=5 --set rounds=3"""
 
 import sys
+from argparse import Namespace
 from pathlib import Path
 
 from promptfleet.command_line import ArgumentParser, run, seconds_since_start
 from promptfleet.config import FederationConfig
 from promptfleet.data.download import download_dataset
-from promptfleet.federation.folder import begin_folder, resumed_config
+from promptfleet.federation.folder import FEDERATIONS, begin_folder, named_folder, resumed_config
+from promptfleet.federation.home import at_home
 from promptfleet.federation.ray_watch import leaving_when_ray_is_gone
 from promptfleet.federation.reports import FederationResult, RoundReport
 from promptfleet.federation.run import run_federation
-from promptfleet.federation.settings import read_federation_config
-from promptfleet.federation.storage_copy import copied
+from promptfleet.federation.settings import assigned_storage, read_federation_config
 from promptfleet.federation.stored import RESULT_FILE
 from promptfleet.tracking.background import track_federation
 
@@ -30,17 +31,26 @@ def main() -> None:
     if arguments.resume and (arguments.config or arguments.out or arguments.overwrite):
         parser.error("argument --resume: its folder has the configuration; --config, --out, --overwrite begin another")
     if arguments.resume:
-        out = Path(arguments.resume)
-        config = resumed_config(out, arguments.set)
+        storage = assigned_storage(arguments.set)
+        out = named_folder(storage, "--resume", arguments.resume)
+        with at_home(storage):
+            _train(resumed_config(out, arguments.set), out, arguments)
     else:
         config = read_federation_config(arguments.config, arguments.set)
-        out = Path(arguments.out) if arguments.out else _default_folder(config)
+        out = _output_folder(config, arguments.out)
+        with at_home(config.storage):
+            _train(config, out, arguments)
+
+
+def _train(config: FederationConfig, out: Path, arguments: Namespace) -> None:
     if arguments.download:
         download_dataset(config.dataset, config.data.root, config.data.folder)
     if not arguments.resume:
         begin_folder(out, config, overwrite=arguments.overwrite)
-    hint = f"go on with: python jobs/train.py --resume {out}"
-    with copied(config.storage), leaving_when_ray_is_gone(hint), track_federation(config) as tracked:
+    storage = config.storage
+    name = out if storage.address is None else storage.name_of(out)
+    hint = f"go on with: python jobs/train.py --resume {name}{storage.option if storage.address else ''}"
+    with leaving_when_ray_is_gone(hint), track_federation(config) as tracked:
 
         def on_round(report: RoundReport) -> None:
             print(_round_line(report, config.rounds), file=sys.stderr, flush=True)
@@ -50,11 +60,13 @@ def main() -> None:
 
         result = run_federation(config, on_round=on_round, address=arguments.address, folder=out)
         tracked.finish(result)
-    print(_summary(result, config.backbone.caveat, out / RESULT_FILE, tracked.ui_hint))
+    print(_summary(result, config.backbone.caveat, storage.shown(out / RESULT_FILE), tracked.ui_hint))
 
 
-def _default_folder(config: FederationConfig) -> Path:
-    return Path(config.storage.path) / "federations" / f"{config.method}-{config.dataset}-seed{config.seed}"
+def _output_folder(config: FederationConfig, name: str | None) -> Path:
+    if name is not None:
+        return named_folder(config.storage, "--out", name)
+    return config.storage.folder / FEDERATIONS / f"{config.method}-{config.dataset}-seed{config.seed}"
 
 
 def _round_line(report: RoundReport, rounds: int) -> str:
@@ -69,7 +81,7 @@ def _round_line(report: RoundReport, rounds: int) -> str:
     )
 
 
-def _summary(result: FederationResult, caveat: str, path: Path, ui_hint: str) -> str:
+def _summary(result: FederationResult, caveat: str, path: str, ui_hint: str) -> str:
     return "\n".join(
         [
             f"{result.method} on {result.dataset}: {len(result.clients)} clients, {len(result.rounds)} rounds",

@@ -2,15 +2,16 @@
 
 import sys
 from argparse import Namespace
+from collections.abc import Sequence
 from pathlib import Path
 
 from promptfleet.command_line import INTERRUPTED, ArgumentParser, run
-from promptfleet.config import StorageConfig, build, parse_assignments
 from promptfleet.data.download import download_dataset
 from promptfleet.errors import ConfigError
+from promptfleet.federation.home import at_home
 from promptfleet.federation.ray_session import local_nodes, ray_with
 from promptfleet.federation.ray_watch import leaving_when_ray_is_gone
-from promptfleet.federation.storage_copy import copied, fetch_copy
+from promptfleet.federation.settings import assigned_storage
 from promptfleet.search.folders import SWEEPS, create_sweep, open_sweep
 from promptfleet.search.spec import SweepSpec, read_sweep
 from promptfleet.search.summary import describe_outcome, describe_plan
@@ -35,45 +36,51 @@ def main() -> int:
     if arguments.resume and arguments.config:
         parser.error("argument --config: a resumed sweep keeps its configuration")
 
-    folder, spec = _sweep(arguments)
+    if arguments.resume:
+        _check_storage_only(arguments.set)
+        storage = assigned_storage(arguments.set)
+        with at_home(storage):
+            folder, spec = open_sweep(storage, arguments.resume, trials=arguments.trials)
+            return _run(spec, folder, arguments)
+    spec = read_sweep(arguments.search, arguments.set, config=arguments.config, trials=arguments.trials)
+    if arguments.dry_run:
+        print(describe_plan(spec))
+        return 0
+    with at_home(spec.base_config().storage):
+        return _run(spec, None, arguments)
+
+
+def _run(spec: SweepSpec, folder: Path | None, arguments: Namespace) -> int:
     if arguments.dry_run:
         print(describe_plan(spec))
         return 0
     base = spec.base_config()
     if arguments.name:
-        SWEEPS.check_name(base.storage.path, arguments.name)
+        SWEEPS.check_name(base.storage, arguments.name)
     if arguments.address is None:
         plan_sweep(spec, local_nodes())
     if arguments.download:
         download_dataset(base.dataset, base.data.root, base.data.folder)
-    where = {"fork_server": base.runtime.fork_server, "storage_path": base.storage.path}
-    with (
-        copied(base.storage),
-        ray_with(lambda: prepare_sweep(spec), arguments.address, **where) as (prepared, nodes),
-    ):
+    where = {"fork_server": base.runtime.fork_server, "storage": base.storage}
+    with ray_with(lambda: prepare_sweep(spec), arguments.address, **where) as (prepared, nodes):
         plan_sweep(spec, nodes)
         if folder is None:
             default_name = Path(arguments.search).stem
-            folder = create_sweep(spec, base.storage.path, name=arguments.name, default_name=default_name)
-        print(f"sweep {folder.name}: {spec.settings.trials} federations, in {folder}", file=sys.stderr)
-        with leaving_when_ray_is_gone(f"go on with: python jobs/tune.py --resume {folder.name}"):
+            folder = create_sweep(spec, base.storage, name=arguments.name, default_name=default_name)
+        shown = base.storage.shown(folder)
+        print(f"sweep {folder.name}: {spec.settings.trials} federations, in {shown}", file=sys.stderr)
+        with leaving_when_ray_is_gone(f"go on with: python jobs/tune.py --resume {folder.name}{base.storage.option}"):
             outcome = run_sweep(spec, folder, prepared, nodes)
     print(describe_outcome(spec, folder, outcome))
     return INTERRUPTED if outcome.interrupted else 0
 
 
-def _sweep(arguments: Namespace) -> tuple[Path | None, SweepSpec]:
-    """The sweep that was asked for, and its folder if it was begun before."""
-    if not arguments.resume:
-        return None, read_sweep(arguments.search, arguments.set, config=arguments.config, trials=arguments.trials)
-    others = [entry for entry in arguments.set if not entry.startswith("storage.")]
+def _check_storage_only(assignments: Sequence[str]) -> None:
+    others = [entry for entry in assignments if not entry.startswith("storage.")]
     if others:
         raise ConfigError(
-            f"--set {others[0]}: a resumed sweep keeps its configuration (only storage.path and copy_to may be given)"
+            f"--set {others[0]}: a resumed sweep keeps its configuration (only storage.path may be given)"
         )
-    storage = build(StorageConfig, parse_assignments(arguments.set).get("storage", {}), source="--set storage")
-    fetch_copy(storage)
-    return open_sweep(storage.path, arguments.resume, trials=arguments.trials)
 
 
 if __name__ == "__main__":

@@ -6,6 +6,9 @@
 
 import hashlib
 import json
+import os
+import re
+import shlex
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
@@ -188,22 +191,43 @@ class CheckpointsConfig(Section):
 class StorageConfig(Section):
     """Where results, features, studies and the MLflow store lie."""
 
-    path: str = Field("results", description="a folder of the machine that runs the job, or one that all nodes mount")
-    copy_to: str | None = Field(None, description="an address, s3://bucket/folder, to keep a copy of that folder at")
+    path: str = Field("results", description="a folder, or an address such as s3://bucket/prefix, see docs/cluster.md")
 
     @field_validator("path")
     @classmethod
-    def _refuse_addresses(cls, path: str) -> str:
-        if "://" in path:
-            raise ValueError(f"got {path!r}, should be a folder; for an address there is storage.copy_to")
-        return path
+    def _tidy_address(cls, path: str) -> str:
+        if "://" not in path:
+            return path
+        if "@" in path:
+            raise ValueError(f"got {path.split('@')[0][:4]}..., should have no credentials, which the environment has")
+        return path.rstrip("/")
 
-    @field_validator("copy_to")
-    @classmethod
-    def _refuse_folders(cls, address: str | None) -> str | None:
-        if address is not None and "://" not in address:
-            raise ValueError(f"got {address!r}, should be an address such as s3://bucket/folder")
-        return address
+    @property
+    def address(self) -> str | None:
+        """``path``, where it is one of pyarrow's addresses."""
+        return self.path if "://" in self.path else None
+
+    @property
+    def folder(self) -> Path:
+        """Where this machine has its files: ``path``, or the folder in which it works for an address."""
+        if self.address is None:
+            return Path(self.path)
+        cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+        readable = re.sub(r"[^A-Za-z0-9]+", "-", self.path)[:60].strip("-")
+        return cache / "promptfleet" / f"{readable}-{hashlib.sha256(self.path.encode()).hexdigest()[:8]}"
+
+    @property
+    def option(self) -> str:
+        """What a command line needs to find it again."""
+        return "" if self == StorageConfig() else f" --set {shlex.quote(f'storage.path={self.path}')}"
+
+    def name_of(self, folder: Path) -> str:
+        """What a folder is called by whoever works elsewhere with the same address; an absolute path without one."""
+        return str(folder.absolute() if self.address is None else folder.relative_to(self.folder))
+
+    def shown(self, folder: Path) -> str:
+        """A folder as a user would look for it."""
+        return str(folder) if self.address is None else f"{self.address.partition('?')[0]}/{self.name_of(folder)}"
 
 
 class FederationConfig(Section):

@@ -77,14 +77,15 @@ def run_comparison(
     from promptfleet.search.tune_run import run_trials  # imports ray, which reads its settings on import
 
     announce_gpus(plan_comparison(spec, nodes), prepared.weights_bytes(), local_gpu_bytes())
-    store = TrackingStore.open(next(spec.configs()).storage.path)
+    storage = next(spec.configs()).storage
+    store = TrackingStore.open(storage.folder)
     key = f"comparison/{folder.name}"
     with BackgroundWriter() as writer:
         run = ComparisonRun.start(store, next(spec.configs()), key=key, name=folder.name, values=spec.to_dict())
         tunings = {method: _tuning(method, sweep, folder, store, run) for method, sweep in spec.tuning.items()}
         stage = _comparison(spec, folder, run, tunings)
         stages = [*(tuning.stage for tuning in tunings.values()), stage]
-        run_trials(stages, folder, prepared, nodes, store, writer, concurrent=spec.concurrent_trials)
+        run_trials(stages, folder, prepared, nodes, store, writer, storage, concurrent=spec.concurrent_trials)
     for tuning in tunings.values():
         finish_sweep(tuning.sweep, tuning.stage.folder, tuning.stage.study, tuning.stage.parent)
     if not all(stage.study.is_over() for stage in stages):

@@ -9,6 +9,7 @@ from typing import Any
 from promptfleet.config import (
     WHERE_AND_HOW,
     FederationConfig,
+    StorageConfig,
     dotted_keys,
     flatten,
     merge,
@@ -19,7 +20,7 @@ from promptfleet.errors import ConfigError
 from promptfleet.federation.partitioning import with_partition_fingerprint
 from promptfleet.federation.settings import check_known, federation_config, values_for
 from promptfleet.methods import METHODS, config_class
-from promptfleet.search.spec import SweepSpec, parse_sweep
+from promptfleet.search.spec import SweepSpec, kept_at, parse_sweep
 from promptfleet.yaml_files import read_yaml
 
 ALL = "all"
@@ -137,12 +138,13 @@ def read_comparison(
     return ComparisonSpec(tuple(methods), tuple(seeds), base, own, tuning, concurrent)
 
 
-def load_comparison(path: Path) -> ComparisonSpec:
-    """The comparison that ``to_dict`` was written of. Raises ConfigError where the file was changed into another."""
-    values = read_yaml(path)
+def load_comparison(path: Path, storage: StorageConfig) -> ComparisonSpec:
+    """The comparison that ``to_dict`` was written of, wherever it is. Raises ConfigError if it was changed."""
+    values = kept_at(storage, read_yaml(path))
     try:
         tuning = {
-            method: parse_sweep(sweep, source=f"{path}: tuning.{method}") for method, sweep in values["tuning"].items()
+            method: parse_sweep(kept_at(storage, sweep), source=f"{path}: tuning.{method}")
+            for method, sweep in values["tuning"].items()
         }
         methods, seeds, own = tuple(values["methods"]), tuple(values["seeds"]), values["methods"]
         spec = ComparisonSpec(methods, seeds, values["federation"], own, tuning, values["concurrent_trials"])

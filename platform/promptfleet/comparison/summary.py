@@ -14,7 +14,7 @@ from promptfleet.comparison.report import ComparisonReport
 from promptfleet.comparison.run import ComparisonOutcome, plan_comparison
 from promptfleet.comparison.spec import ComparisonSpec, method_values, shared_values
 from promptfleet.comparison.tables import HEADERS, LEGEND
-from promptfleet.config import WHERE_AND_HOW, StorageConfig, flatten
+from promptfleet.config import WHERE_AND_HOW, flatten
 from promptfleet.federation.ray_session import local_nodes
 from promptfleet.search.progress import format_params
 from promptfleet.search.summary import render
@@ -46,15 +46,13 @@ def describe_comparison(spec: ComparisonSpec) -> str:
 
 def describe_outcome(spec: ComparisonSpec, folder: Path, out: Path, outcome: ComparisonOutcome) -> str:
     """The table, what tuning chose, published figures where asked for, and where to look further."""
-    lines = []
+    storage, lines = next(spec.configs()).storage, []
     if outcome.report is not None:
         lines += _report(outcome.report)
-        lines.append(f"results: {out}")
+        lines.append(f"results: {storage.shown(out) if out == folder else out}")
     lines.append(f"look at it: {outcome.ui_hint}")
     if outcome.interrupted:
-        storage = next(spec.configs()).storage.path
-        elsewhere = "" if storage == StorageConfig().path else f" --set storage.path={storage}"
-        lines.append(f"not finished; go on with: python jobs/compare.py --resume {folder.name}{elsewhere}")
+        lines.append(f"not finished; go on with: python jobs/compare.py --resume {folder.name}{storage.option}")
     return "\n".join(lines)
 
 

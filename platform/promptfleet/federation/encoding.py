@@ -18,6 +18,7 @@ from promptfleet.data.partial_rows import PartialRows
 from promptfleet.errors import ConfigError, DataError
 from promptfleet.federation.image_encoder import Arrays, Encoder, Kind, encode_in_threads
 from promptfleet.federation.ray_session import ray_runs
+from promptfleet.federation.remote import FEATURES, fetch_missing
 from promptfleet.methods.protocol import Needs
 
 logger = logging.getLogger(__name__)
@@ -38,7 +39,7 @@ class Wanted:
 
 def features_folder(config: FederationConfig) -> Path:
     """Where the feature stores of this configuration lie."""
-    return Path(config.storage.path).absolute() / "features"
+    return config.storage.folder.absolute() / FEATURES
 
 
 def wanted_files(
@@ -77,6 +78,8 @@ def encode_missing(
         DataError: an image that cannot be read, features that are not finite, or a disk that refuses.
         BackboneError: patches are wanted of an image tower that has none.
     """
+    for file in files:
+        fetch_missing(config.storage, file.path)
     if not any(_problem(file, dataset) for file in files):
         return None
     lock = files[0].path.with_name(f"{feature_key(**_content(backbone, dataset))[:16]}.lock")

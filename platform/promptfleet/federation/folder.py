@@ -6,13 +6,25 @@ from pathlib import Path
 import yaml
 
 from promptfleet.atomic_files import replacing
-from promptfleet.config import WHERE_AND_HOW, FederationConfig, merge, parse_assignments
+from promptfleet.config import WHERE_AND_HOW, FederationConfig, StorageConfig, merge, parse_assignments
 from promptfleet.errors import ConfigError
 from promptfleet.federation.checkpoint import clear_checkpoints, newest_round
-from promptfleet.federation.settings import federation_config
+from promptfleet.federation.remote import RemoteFolder, remote_folder, until_it_answers
+from promptfleet.federation.settings import assigned_storage, federation_config
 from promptfleet.yaml_files import read_yaml
 
 CONFIG_FILE = "config.yaml"
+FEDERATIONS = "federations"  # under storage.path, where nothing else was said
+
+
+def named_folder(storage: StorageConfig, option: str, name: str) -> Path:
+    """The folder that ``--out`` or ``--resume`` names; where ``storage`` is an address, one there.
+
+    Raises ConfigError: it would lie elsewhere.
+    """
+    if storage.address is not None and (Path(name).is_absolute() or ".." in Path(name).parts):
+        raise ConfigError(f"{option} {name}: should be a folder at {storage.address}, such as {FEDERATIONS}/mine")
+    return Path(name) if storage.address is None else storage.folder / name
 
 
 def begin_folder(folder: Path, config: FederationConfig, *, overwrite: bool) -> None:
@@ -21,6 +33,7 @@ def begin_folder(folder: Path, config: FederationConfig, *, overwrite: bool) -> 
     Raises:
         ConfigError: it cannot be made, or holds a federation that is not finished, unless ``overwrite``.
     """
+    remote = _pulled(config.storage, folder)
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -29,13 +42,17 @@ def begin_folder(folder: Path, config: FederationConfig, *, overwrite: bool) -> 
     if done is not None and not overwrite:
         rounds = read_yaml(folder / CONFIG_FILE).get("rounds") if (folder / CONFIG_FILE).exists() else None
         if done != rounds:
+            name = config.storage.name_of(folder) if remote else folder
             raise ConfigError(
-                f"--out {folder}: holds a federation that was stopped after round {done}; go on with it by "
-                f"--resume {folder}, or give --overwrite to begin anew"
+                f"--out {name}: holds a federation that was stopped after round {done}; go on with it by "
+                f"--resume {name}, or give --overwrite to begin anew"
             )
     clear_checkpoints(folder)
     with replacing(folder / CONFIG_FILE) as partial:
         partial.write_text(yaml.safe_dump(config.to_dict(), sort_keys=False))
+    if remote:
+        until_it_answers(remote.push, remote.address)
+        until_it_answers(remote.drop, remote.address)
 
 
 def resumed_config(folder: Path, assignments: Sequence[str]) -> FederationConfig:
@@ -44,14 +61,29 @@ def resumed_config(folder: Path, assignments: Sequence[str]) -> FederationConfig
     Raises:
         ConfigError: there is none, or an assignment would make it another federation.
     """
+    storage = assigned_storage(assignments)
+    _pulled(storage, folder)
     if not (folder / CONFIG_FILE).is_file():
         raise ConfigError(f"--resume {folder}: no federation was begun there (it has no {CONFIG_FILE})")
     values = read_yaml(folder / CONFIG_FILE)
     begun = federation_config(values, source=str(folder / CONFIG_FILE))
     config = federation_config(merge(values, parse_assignments(assignments)), source="--set")
+    if config.storage.address != storage.address:
+        raise ConfigError(
+            f"--resume {folder}: its storage.path is {config.storage.path}; go on with what is there by "
+            f"--set storage.path={config.storage.path}, or here by --set storage.path={StorageConfig().path}"
+        )
     if config.fingerprint() != begun.fingerprint():
         raise ConfigError(
             f"--set {' '.join(assignments)}: a resumed federation keeps its configuration "
             f"(only {', '.join(WHERE_AND_HOW)} may be set)"
         )
     return config
+
+
+def _pulled(storage: StorageConfig, folder: Path) -> RemoteFolder | None:
+    """The folder's home, if it has one, from where all of it was brought."""
+    remote = remote_folder(storage, folder)
+    if remote:
+        until_it_answers(remote.pull, remote.address)
+    return remote

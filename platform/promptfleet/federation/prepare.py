@@ -23,7 +23,7 @@ from promptfleet.clip.plain_encoder import encode_texts
 from promptfleet.clip.prompt_layout import ClassTokens
 from promptfleet.clip.text_tower import TextTower
 from promptfleet.clip.tokens import class_texts, embed_classes
-from promptfleet.config import FederationConfig
+from promptfleet.config import FederationConfig, StorageConfig
 from promptfleet.data.dataset import Dataset
 from promptfleet.data.feature_store import FeatureStore, open_store
 from promptfleet.data.samples import Samples
@@ -31,6 +31,7 @@ from promptfleet.errors import ConfigError
 from promptfleet.federation.encoding import encode_missing, features_folder, wanted_files
 from promptfleet.federation.image_encoder import load_inputs
 from promptfleet.federation.partitioning import partition_for
+from promptfleet.federation.remote import fetch_missing
 from promptfleet.methods import load_method
 from promptfleet.methods.protocol import Needs, World
 
@@ -84,7 +85,7 @@ def prepare(*configs: FederationConfig) -> Prepared:
     _check_one_backbone(configs)
     dataset, backbone = load_inputs(config)
     folder = features_folder(config)
-    clip = _frozen_clip(backbone, dataset, folder)
+    clip = _frozen_clip(backbone, dataset, config.storage, folder)
     needs = {load_method(candidate.method).needs for candidate in configs}
     image_tower = backbone.image_tower if Needs.PIXELS in needs else None
     for candidate in configs:
@@ -123,8 +124,8 @@ def _check_prompt_fits(config: FederationConfig, clip: FrozenClip) -> None:
         )
 
 
-def _frozen_clip(backbone: Backbone, dataset: Dataset, folder: Path) -> FrozenClip:
-    text = _text_tensors(backbone, dataset, folder)
+def _frozen_clip(backbone: Backbone, dataset: Dataset, storage: StorageConfig, folder: Path) -> FrozenClip:
+    text = _text_tensors(backbone, dataset, storage, folder)
     tower = backbone.tower
     weights = {name: tensor for name, tensor in tower.weights.items() if name != "token_embedding.weight"}
     return FrozenClip(
@@ -135,10 +136,11 @@ def _frozen_clip(backbone: Backbone, dataset: Dataset, folder: Path) -> FrozenCl
     )
 
 
-def _text_tensors(backbone: Backbone, dataset: Dataset, folder: Path) -> dict[str, Tensor]:
+def _text_tensors(backbone: Backbone, dataset: Dataset, storage: StorageConfig, folder: Path) -> dict[str, Tensor]:
     """Embedded class tokens and zero-shot text features, from disk if they were computed before."""
     key = json.dumps([backbone.fingerprint, dataset.class_names, dataset.templates])
     path = folder / f"text-{hashlib.sha256(key.encode()).hexdigest()[:16]}.safetensors"
+    fetch_missing(storage, path)
     if path.exists():
         try:
             return load_file(path)

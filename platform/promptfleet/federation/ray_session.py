@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, nullcontext
 from typing import TypeVar
 
+from promptfleet.config import StorageConfig
 from promptfleet.errors import ResourceError
 from promptfleet.federation.fork_server.session import ForkServer, ForkServerError, start_fork_server, unavailable
 from promptfleet.federation.ray_helpers import without_helpers
@@ -57,14 +58,14 @@ def ray_runs() -> bool:
 
 @contextmanager
 def ray_with(
-    prepare: Callable[[], T], address: str | None, *, fork_server: str, storage_path: str
+    prepare: Callable[[], T], address: str | None, *, fork_server: str, storage: StorageConfig
 ) -> Iterator[tuple[T, list[Node]]]:
     """What ``prepare`` gives, and the nodes of a ``ray_session``.
 
     A cluster is joined first, since images are encoded faster there than in this process; a Ray of this machine alone
     is not started before.
     """
-    session = ray_session(address, fork_server=fork_server, storage_path=storage_path)
+    session = ray_session(address, fork_server=fork_server, storage=storage)
     if address is None:
         prepared = prepare()
         with session as nodes:
@@ -76,18 +77,18 @@ def ray_with(
 
 @contextmanager
 def ray_session(
-    address: str | None = None, *, fork_server: str = "auto", storage_path: str | None = None
+    address: str | None = None, *, fork_server: str = "auto", storage: StorageConfig | None = None
 ) -> Iterator[list[Node]]:
     """Join the cluster at ``address``, or start Ray on this machine; yields the nodes there are.
 
     A Ray that this process already runs is used as it is and left running. fork_server is
-    ``RuntimeConfig.fork_server``: a Ray started here has its workers forked unless it is "off". With storage_path, the
-    nodes are asked whether they have it.
+    ``RuntimeConfig.fork_server``: a Ray started here has its workers forked unless it is "off". With storage, the
+    nodes are asked whether they have what its path names.
 
     Raises:
         ResourceError: Ray does not start; there is nothing at ``address``; the fork server is "on" and cannot be had
-            (on "auto" that is logged); a node cannot use ``storage_path`` as others do.
-        ConfigError: ``storage_path`` cannot be written.
+            (on "auto" that is logged); a node cannot use ``storage.path`` as others do.
+        ConfigError: ``storage.path`` cannot be written.
     """
     for name, value in QUIET.items():
         os.environ.setdefault(name, value)
@@ -101,7 +102,7 @@ def ray_session(
                 _join(ray, ours, address, fork_server)
         from promptfleet.federation.ray_storage import nodes_with_storage
 
-        yield nodes_with_storage(storage_path)
+        yield nodes_with_storage(storage)
 
 
 def _start(ray, session: ExitStack, wanted: str) -> None:

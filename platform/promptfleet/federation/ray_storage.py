@@ -1,27 +1,31 @@
 """Which nodes of a cluster have ``storage.path``: all of them, or only the one that this process runs on.
 
 A folder that all nodes share is used from everywhere. A folder of this node alone is written by processes of this node,
-where the trials' own processes are kept, and what other nodes read is copied to them (see ``ray_files``).
+where the trials' own processes are kept, and what other nodes read is copied to them (see ``ray_files``). An address
+must be one for all of them.
 """
 
 import socket
 import uuid
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import ray
 from ray.exceptions import RayError
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
+from promptfleet.config import StorageConfig
 from promptfleet.errors import ConfigError, ResourceError
+from promptfleet.federation.remote import RemoteFolder, reason
 from promptfleet.federation.resources import Node
 
 ANSWER_TIMEOUT_S = 120.0
 ABSENT = "absent"
 
 
-def nodes_with_storage(storage_path: str | Path | None) -> list[Node]:
-    """The cluster's nodes that are alive, asked whether they have ``storage_path`` where there are several.
+def nodes_with_storage(storage: StorageConfig | None) -> list[Node]:
+    """The cluster's nodes that are alive, asked whether they have ``storage.path`` where there are several.
 
     Raises:
         ConfigError: the folder cannot be made or written here.
@@ -29,8 +33,8 @@ def nodes_with_storage(storage_path: str | Path | None) -> list[Node]:
     """
     alive = [node for node in ray.nodes() if node["Alive"]]
     answers = {}
-    if storage_path is not None and len(alive) > 1:
-        answers = _ask(alive, Path(storage_path).absolute())
+    if storage is not None and len(alive) > 1:
+        answers = _ask(alive, storage) if storage.address is None else _ask_for_address(alive, storage)
     return [
         Node(
             cpus=node["Resources"].get("CPU", 0.0),
@@ -47,8 +51,13 @@ def is_shared(nodes: Sequence[Node]) -> bool:
     return len(nodes) > 1 and all(node.has_storage for node in nodes)
 
 
-def this_node_only(nodes: Sequence[Node]) -> dict[str, float]:
-    """Resources that nothing but this process's node has. Raises ResourceError if it offers no CPU to go with them."""
+def where_trials_run(nodes: Sequence[Node], storage: StorageConfig) -> dict[str, float]:
+    """Resources for a trial's own process, which writes checkpoints, that only nodes have that can write them.
+
+    Raises ResourceError if this node alone can, and offers no CPU to go with them.
+    """
+    if storage.address is not None or is_shared(nodes):
+        return {}
     address = ray.util.get_node_ip_address()
     if any(node.address == address and not node.cpus for node in nodes):
         raise ResourceError(
@@ -58,8 +67,9 @@ def this_node_only(nodes: Sequence[Node]) -> dict[str, float]:
     return {f"node:{address}": 0.001}
 
 
-def _ask(nodes: Sequence[dict], folder: Path) -> dict[str, str]:
+def _ask(nodes: Sequence[dict], storage: StorageConfig) -> dict[str, str]:
     """Each node's answer by its id. Raises as ``nodes_with_storage``."""
+    folder = storage.folder.absolute()
     marker = folder / f".reachable-{uuid.uuid4().hex}"
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -68,18 +78,37 @@ def _ask(nodes: Sequence[dict], folder: Path) -> dict[str, str]:
         raise ConfigError(f"storage.path={folder}: cannot be written ({error.strerror})") from None
     addresses = {node["NodeID"]: node["NodeManagerAddress"] for node in nodes}
     try:
-        asked = {node: _on(node, marker) for node in addresses}
-        ray.wait(list(asked.values()), num_returns=len(asked), timeout=ANSWER_TIMEOUT_S)
-        answers = {node: _answer(ref, addresses[node], folder) for node, ref in asked.items()}
+        answers = _answers(addresses, folder, _look, marker)
     finally:
         marker.unlink()
     _check_all_or_only_this(answers, ray.get_runtime_context().get_node_id(), addresses, folder)
     return answers
 
 
-def _on(node_id: str, marker: Path) -> ray.ObjectRef:
-    strategy = NodeAffinitySchedulingStrategy(node_id, soft=False)
-    return ray.remote(_look).options(num_cpus=0, max_retries=0, scheduling_strategy=strategy).remote(marker)
+def _ask_for_address(nodes: Sequence[dict], storage: StorageConfig) -> dict[str, str]:
+    """The same for an address, where each node looks for a file of this one, and puts one of its own."""
+    remote, marker = RemoteFolder(storage, storage.folder), f".reachable-{uuid.uuid4().hex}"
+    addresses = {node["NodeID"]: node["NodeManagerAddress"] for node in nodes}
+    try:
+        remote.write(marker, b"")
+        answers = _answers(addresses, storage.path, _look_there, storage, marker)
+        remote.delete(marker)
+    except OSError as error:
+        raise ConfigError(f"storage.path={storage.path}: cannot be used ({reason(error)})") from None
+    return dict.fromkeys(answers, ABSENT)  # of its files each node has its own
+
+
+def _answers(
+    addresses: Mapping[str, str], path: str | Path, look: Callable[..., str], *arguments: Any
+) -> dict[str, str]:
+    """What ``look`` says on each node, by its id; ``addresses`` are the nodes' own. Raises ResourceError."""
+    asked = {}
+    for node in addresses:
+        strategy = NodeAffinitySchedulingStrategy(node, soft=False)
+        task = ray.remote(look).options(num_cpus=0, max_retries=0, scheduling_strategy=strategy)
+        asked[node] = task.remote(*arguments)
+    ray.wait(list(asked.values()), num_returns=len(asked), timeout=ANSWER_TIMEOUT_S)
+    return {node: _answer(ref, addresses[node], path) for node, ref in asked.items()}
 
 
 def _look(marker: Path) -> str:
@@ -95,14 +124,27 @@ def _look(marker: Path) -> str:
     return ""
 
 
-def _answer(ref: ray.ObjectRef, address: str, folder: Path) -> str:
+def _look_there(storage: StorageConfig, marker: str) -> str:
+    """The same for an address, where nothing is ``ABSENT``."""
+    remote, own = RemoteFolder(storage, storage.folder), f"{marker}-{uuid.uuid4().hex}"
+    try:
+        if remote.read(marker) is None:
+            return "it sees another place"
+        remote.write(own, b"")
+        remote.delete(own)
+    except (OSError, ConfigError) as error:
+        return reason(error)
+    return ""
+
+
+def _answer(ref: ray.ObjectRef, address: str, path: str | Path) -> str:
     try:
         answer = ray.get(ref, timeout=0)
     except RayError as error:
         reason = str(error).strip().splitlines()[-1]
         raise ResourceError(f"node {address}: cannot run promptfleet, or does not answer ({reason})") from None
     if answer and answer != ABSENT:
-        raise ResourceError(f"storage.path={folder}: node {address} cannot write there ({answer})")
+        raise ResourceError(f"storage.path={path}: node {address} cannot write there ({answer})")
     return answer
 
 

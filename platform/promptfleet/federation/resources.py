@@ -22,7 +22,7 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Node:
-    """What one machine of the cluster offers; ``has_storage`` says whether ``storage.path`` is there."""
+    """What one machine of the cluster offers; ``has_storage`` says whether it has the files under ``storage.path``."""
 
     cpus: float
     gpus: float

@@ -83,9 +83,9 @@ def _fleet(config: FederationConfig, address: str | None) -> Iterator[tuple[Prep
             yield prepared, fleet
         return
 
-    runtime, storage = config.runtime, config.storage.path
-    ray = ray_with(lambda: prepare(config), address, fork_server=runtime.fork_server, storage_path=storage)
-    with ray as (prepared, nodes):
+    runtime = config.runtime
+    where = {"fork_server": runtime.fork_server, "storage": config.storage}
+    with ray_with(lambda: prepare(config), address, **where) as (prepared, nodes):
         from promptfleet.federation.ray_fleet import RayFleet, put_frozen
         from promptfleet.federation.ray_storage import is_shared
 

@@ -6,6 +6,7 @@ from typing import Any
 
 from promptfleet.config import (
     FederationConfig,
+    StorageConfig,
     build,
     dotted_keys,
     flatten,
@@ -60,3 +61,8 @@ def read_federation_config(path: str | Path | None, assignments: Sequence[str] =
     overrides = parse_assignments(assignments)
     source = "--set" if overrides else str(path or "defaults")
     return federation_config(merge(values, overrides), source=source)
+
+
+def assigned_storage(assignments: Sequence[str]) -> StorageConfig:
+    """Where to look for what is resumed: what ``key=value`` assignments say of it, and its default."""
+    return build(StorageConfig, parse_assignments(assignments).get("storage", {}), source="--set storage")

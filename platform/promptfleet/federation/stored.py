@@ -1,6 +1,7 @@
 """A federation's folder on disk: its result beside its checkpoints, written while the next round computes."""
 
 import logging
+import threading
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -9,10 +10,11 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from promptfleet.atomic_files import locked, replacing
-from promptfleet.config import fingerprint_of
+from promptfleet.config import StorageConfig, fingerprint_of
 from promptfleet.errors import DataError
 from promptfleet.federation.checkpoint import load_snapshot, remove_unfinished, save_snapshot
 from promptfleet.federation.failures import StatesLost
+from promptfleet.federation.remote import remote_folder, until_it_answers
 from promptfleet.federation.reports import Event, FederationResult, FederationSummary, summary_from_json
 from promptfleet.federation.rounds import Federation, Snapshot
 
@@ -41,6 +43,8 @@ class FederationFolder:
 
     One round is written at a time: ``save`` waits for the one before, so no more than the last round can be lost. A
     disk that refuses costs nobody a round: the checkpoints that are there stay, and the next round is written again.
+    Where ``storage.path`` is an address and has the folder, what is there is taken, and a round is written once it is
+    there too.
 
     Raises DataError on construction: another process is at work in the folder, and goes on.
     """
@@ -52,6 +56,10 @@ class FederationFolder:
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="promptfleet-checkpoint")
         self._writing: Future[Written] | None = None
         self.last: Written | None = None
+        self._remote = remote_folder(federation.config.storage, self._folder)
+        self._closing = threading.Event()
+        if self._remote:
+            self._on_remote(self._remote.pull)
         remove_unfinished(folder)
 
     def restore(self) -> int:
@@ -93,7 +101,8 @@ class FederationFolder:
             raise DataError(f"{self._folder}: round {self._federation.rounds_done} could not be written ({error})")
 
     def close(self) -> None:
-        """Wait for what is being written."""
+        """Wait for what is being written, but not for an address that does not answer."""
+        self._closing.set()
         self._thread.shutdown()
         self._lock.close()
 
@@ -110,7 +119,13 @@ class FederationFolder:
         with replacing(self._folder / RESULT_FILE) as partial:
             partial.write_text(written.told_by(self._federation.result(snapshot)).to_json())
         logger.debug("%s: %d bytes in %.3f s", path, written.bytes, written.seconds)
+        if self._remote:
+            self._on_remote(self._remote.push)
+            self._on_remote(self._remote.drop)
         return written
+
+    def _on_remote(self, job: Callable[[], None]) -> None:
+        until_it_answers(job, self._remote.address, self._closing)
 
     def _tell_of_other(self) -> None:
         logger.info("%s: waiting for another process that is at work there to end", self._folder)
@@ -128,6 +143,19 @@ def alone_in(folder: Path, *, timeout_s: float, on_wait: Callable[[], None] = la
         except TimeoutError:
             raise DataError(f"{folder}: another process is at work there; wait for it, or end it") from None
         yield
+
+
+def bring_result(folder: Path, storage: StorageConfig) -> None:
+    """Have in ``folder`` what a federation that has ended gave, also where another node ran it."""
+    remote = remote_folder(storage, folder)
+
+    def bring() -> None:
+        here = folder / RESULT_FILE
+        if remote.read(RESULT_FILE) != (here.read_bytes() if here.exists() else None):
+            remote.pull()
+
+    if remote:
+        until_it_answers(bring, remote.address)
 
 
 def load_summary(folder: Path, fingerprint: str) -> FederationSummary | None:

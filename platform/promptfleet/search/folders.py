@@ -10,8 +10,9 @@ from typing import Any
 import yaml
 
 from promptfleet.atomic_files import replacing
+from promptfleet.config import StorageConfig
 from promptfleet.errors import ConfigError, did_you_mean
-from promptfleet.search.spec import SweepSpec, parse_sweep
+from promptfleet.search.spec import SweepSpec, kept_at, parse_sweep
 from promptfleet.yaml_files import read_yaml
 
 
@@ -23,23 +24,21 @@ class Shelf:
     folder: str
     file: str
 
-    def check_name(self, storage_path: str | Path, name: str) -> None:
+    def check_name(self, storage: StorageConfig, name: str) -> None:
         """Raise ConfigError if nothing new can have this name: it is taken, or cannot be a folder's."""
         if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]*", name):
             raise ConfigError(f"--name {name}: use letters, digits, '.', '_' and '-' only")
-        if (self._root(storage_path) / name).exists():
+        if (self._root(storage) / name).exists():
             raise ConfigError(f"--name {name}: there is such a {self.kind}; use --resume {name} to go on with it")
 
-    def create(
-        self, values: Mapping[str, Any], storage_path: str | Path, *, name: str | None, default_name: str
-    ) -> Path:
+    def create(self, values: Mapping[str, Any], storage: StorageConfig, *, name: str | None, default_name: str) -> Path:
         """A new folder that holds the values. Without a name, the default one with the first number that is free.
 
         Raises ConfigError as ``check_name`` does.
         """
-        root = self._root(storage_path)
+        root = self._root(storage)
         if name is not None:
-            self.check_name(storage_path, name)
+            self.check_name(storage, name)
         for candidate in [name] if name else _numbered(default_name):
             try:
                 (root / candidate).mkdir(parents=True)
@@ -49,52 +48,54 @@ class Shelf:
         self.write(root / candidate, values)
         return root / candidate
 
-    def find(self, storage_path: str | Path, name: str) -> Path:
+    def find(self, storage: StorageConfig, name: str) -> Path:
         """The folder of what was begun under this name. Raises ConfigError naming those there are."""
-        folder = self._root(storage_path) / name
+        folder = self._root(storage) / name
         if not (folder / self.file).is_file():
-            raise ConfigError(f"--resume {name}: {self._which_there_are(folder.parent, name)}")
+            raise ConfigError(f"--resume {name}: {self._which_there_are(storage, name)}")
         return folder
 
     def write(self, folder: Path, values: Mapping[str, Any]) -> None:
         with replacing(folder / self.file) as partial:
             partial.write_text(yaml.safe_dump(dict(values), sort_keys=False))
 
-    def _root(self, storage_path: str | Path) -> Path:
-        return Path(storage_path).absolute() / self.folder
+    def _root(self, storage: StorageConfig) -> Path:
+        return storage.folder.absolute() / self.folder
 
-    def _which_there_are(self, root: Path, name: str) -> str:
+    def _which_there_are(self, storage: StorageConfig, name: str) -> str:
+        root = self._root(storage)
         names = sorted(path.parent.name for path in root.glob(f"*/{self.file}"))
         if not names:
-            return f"no {self.kind} was begun yet in {root}"
+            return f"no {self.kind} was begun yet in {storage.shown(root)}"
         hint = did_you_mean(name, names)
         nearest = f" ({hint})" if hint else ""
         return f"there is no such {self.kind}{nearest}; there are: {', '.join(names)}"
 
 
+TRIALS = "trials"
 SWEEPS = Shelf("sweep", "sweeps", "sweep.yaml")
 COMPARISONS = Shelf("comparison", "comparisons", "comparison.yaml")
 
 
 def trial_folder(folder: str | Path, number: int) -> Path:
     """Checkpoint and result of one trial."""
-    return Path(folder) / "trials" / f"{number:03d}"
+    return Path(folder) / TRIALS / f"{number:03d}"
 
 
-def create_sweep(spec: SweepSpec, storage_path: str | Path, *, name: str | None, default_name: str) -> Path:
+def create_sweep(spec: SweepSpec, storage: StorageConfig, *, name: str | None, default_name: str) -> Path:
     """A new folder for the sweep, see ``Shelf.create``."""
-    return SWEEPS.create(spec.to_dict(), storage_path, name=name, default_name=default_name)
+    return SWEEPS.create(spec.to_dict(), storage, name=name, default_name=default_name)
 
 
-def open_sweep(storage_path: str | Path, name: str, *, trials: int | None) -> tuple[Path, SweepSpec]:
-    """The folder and spec of a sweep that was begun; ``trials`` changes its budget.
+def open_sweep(storage: StorageConfig, name: str, *, trials: int | None) -> tuple[Path, SweepSpec]:
+    """The folder and spec of a sweep that was begun, wherever; ``trials`` changes its budget.
 
     Raises:
         ConfigError: there is no such sweep, naming those that are.
     """
-    folder = SWEEPS.find(storage_path, name)
+    folder = SWEEPS.find(storage, name)
     file = folder / SWEEPS.file
-    spec = parse_sweep(read_yaml(file), trials=trials, source=str(file))
+    spec = parse_sweep(kept_at(storage, read_yaml(file)), trials=trials, source=str(file))
     if trials is not None:
         SWEEPS.write(folder, spec.to_dict())
     return folder, spec

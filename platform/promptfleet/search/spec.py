@@ -13,6 +13,7 @@ from promptfleet.config import (
     WHERE_AND_HOW,
     FederationConfig,
     Section,
+    StorageConfig,
     build,
     dotted_keys,
     flatten,
@@ -130,6 +131,11 @@ def read_sweep(
         federation_config(keys, source=str(config))
         values = {**values, "federation": merge(_mapping(values, "federation", str(path)), keys)}
     return parse_sweep(values, assignments, trials=trials, source=str(path))
+
+
+def kept_at(storage: StorageConfig, values: Mapping[str, Any]) -> dict[str, Any]:
+    """The content of a sweep's or comparison's file wherever it lies now, which may not be where it was begun."""
+    return merge(values, {"federation": {"storage": storage.model_dump()}})
 
 
 def parse_sweep(

@@ -11,7 +11,7 @@ from promptfleet.search.study import Proposal, SweepStudy
 from promptfleet.tracking.federation_run import FederationRun
 
 STAGE, NUMBER, PARAMS, SETTLED = "stage", "trial_number", "params", "settled_rounds"
-FEDERATION, FOLDER = "federation", "folder"
+FEDERATION, FOLDER = "federation", "folder"  # which is one under ``storage.folder``
 
 
 class ParentRun(Protocol):
@@ -37,11 +37,12 @@ class Stage:
 
     def trial(self, proposal: Proposal) -> dict[str, Any]:
         """All that a trial has to know, as plain values."""
+        config = self.config(proposal.params)
         return {
             STAGE: self.name,
             NUMBER: proposal.number,
             PARAMS: dict(proposal.params),
             SETTLED: proposal.settled_rounds,
-            FEDERATION: self.config(proposal.params).to_dict(),
-            FOLDER: str(trial_folder(self.folder, proposal.number)),
+            FEDERATION: config.to_dict(),
+            FOLDER: config.storage.name_of(trial_folder(self.folder, proposal.number)),
         }

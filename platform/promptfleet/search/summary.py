@@ -7,7 +7,7 @@ from statistics import fmean, stdev
 from rich.console import Console
 from rich.table import Table
 
-from promptfleet.config import StorageConfig, flatten
+from promptfleet.config import flatten
 from promptfleet.federation.ray_session import local_nodes
 from promptfleet.search.progress import format_params
 from promptfleet.search.spec import SweepSpec
@@ -44,6 +44,7 @@ def describe_plan(spec: SweepSpec) -> str:
 
 def describe_outcome(spec: SweepSpec, folder: Path, outcome: SweepOutcome) -> str:
     """The best trials, the best one's test accuracy beside zero-shot's, and where to look further."""
+    storage = spec.base_config().storage
     table = _grid_points if spec.settings.sampler == "grid" else _best_trials
     caveat = spec.base_config().backbone.caveat
     lines = [*([caveat] if caveat else []), render(table(spec, outcome.records))]
@@ -59,13 +60,11 @@ def describe_outcome(spec: SweepSpec, folder: Path, outcome: SweepOutcome) -> st
     counts = [f"{count} {state}" for state, count in count_states(outcome.records).items() if state != "running"]
     lines += [
         f"trials: {', '.join(counts)}",
-        f"results: {folder}",
+        f"results: {storage.shown(folder)}",
         f"look at it: {outcome.ui_hint}",
     ]
     if outcome.interrupted:
-        storage = spec.base_config().storage.path
-        elsewhere = "" if storage == StorageConfig().path else f" --set storage.path={storage}"
-        lines.append(f"not finished; go on with: python jobs/tune.py --resume {folder.name}{elsewhere}")
+        lines.append(f"not finished; go on with: python jobs/tune.py --resume {folder.name}{storage.option}")
     return "\n".join(lines)
 
 

@@ -61,7 +61,7 @@ def run_sweep(spec: SweepSpec, folder: Path, prepared: Prepared, nodes: Sequence
 
     announce_gpus(plan_sweep(spec, nodes), prepared.weights_bytes(), local_gpu_bytes())
     config = spec.base_config()
-    store = TrackingStore.open(config.storage.path)
+    store = TrackingStore.open(config.storage.folder)
     study = SweepStudy(folder, spec.space, spec.settings, config.rounds, spec.first_params())
     with BackgroundWriter() as writer:
         sweep = persistently(
@@ -69,7 +69,7 @@ def run_sweep(spec: SweepSpec, folder: Path, prepared: Prepared, nodes: Sequence
         )
         stage = Stage("trial", folder, study, spec.config, sweep)
         concurrent = spec.settings.concurrent_trials
-        run_trials([stage], folder, prepared, nodes, store, writer, concurrent=concurrent)
+        run_trials([stage], folder, prepared, nodes, store, writer, config.storage, concurrent=concurrent)
     records = finish_sweep(spec, folder, study, sweep)
     best = best_trial(records)
     result = trial_summary(folder, spec.config(best.params), study.trials()[best.number]) if best else None

@@ -1,7 +1,6 @@
 """What Tune tells about trials, written to MLflow by a background thread of the driver."""
 
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 from optuna.trial import TrialState
@@ -11,7 +10,7 @@ from ray.tune.experiment import Trial
 from promptfleet.config import fingerprint_of
 from promptfleet.federation.reports import round_report_from_dict
 from promptfleet.federation.settings import federation_config
-from promptfleet.federation.stored import load_result
+from promptfleet.federation.stored import bring_result, load_result
 from promptfleet.search.stage import FEDERATION, FOLDER, NUMBER, PARAMS, STAGE, Stage
 from promptfleet.search.study import Proposal
 from promptfleet.search.tune_adapters import NotSaved
@@ -58,7 +57,10 @@ class TrackTrials(NotSaved, tune.Callback):
         self._run(values).log_round(round_report_from_dict(report))
 
     def _finish(self, values: dict[str, Any], status: str, reason: str | None = None) -> None:
-        result = load_result(Path(values[FOLDER]), fingerprint_of(values[FEDERATION]))
+        storage = federation_config(values[FEDERATION]).storage
+        folder = storage.folder / values[FOLDER]
+        bring_result(folder, storage)
+        result = load_result(folder, fingerprint_of(values[FEDERATION]))
         self._run(values).finish(result, status, reason=reason)
 
     def _run(self, values: dict[str, Any]) -> FederationRun:

@@ -71,7 +71,7 @@ class FederationTrial(tune.Trainable):
         self._federation = Federation(config, self._prepared, self._fleet)
         if self._stored is not None:
             self._stored.close()
-        self._stored = FederationFolder(values[FOLDER], self._federation)
+        self._stored = FederationFolder(config.storage.folder / values[FOLDER], self._federation)
         done = self._stored.restore()
         if done:
             self._stored.save()  # the result may be a round behind

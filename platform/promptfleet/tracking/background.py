@@ -38,7 +38,7 @@ class BackgroundFederationRun:
     def _opened(self) -> FederationRun:
         if self._run is None:
             config = self._config
-            self._store = TrackingStore.open(config.storage.path)
+            self._store = TrackingStore.open(config.storage.folder)
             name = f"{config.method} {config.dataset} seed {config.seed}"
             self._run = FederationRun.start(self._store, config, key=config.fingerprint(), name=name)
         return self._run

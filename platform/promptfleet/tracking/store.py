@@ -4,8 +4,10 @@ import logging
 import os
 import shlex
 import shutil
+import sqlite3
 import sys
 from collections.abc import Iterator, Mapping
+from contextlib import closing
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -15,8 +17,6 @@ from promptfleet.tracking.errors import TrackingError
 from promptfleet.tracking.tracked_run import TrackedRun
 
 if TYPE_CHECKING:
-    import sqlite3
-
     from mlflow import MlflowClient
 
 EXPERIMENT = "promptfleet"
@@ -39,6 +39,8 @@ class TrackingStore:
     def open(cls, storage_path: str | Path) -> "TrackingStore":
         """Open the store under ``storage_path``, creating it on first use; any number of processes may do so at once.
 
+        A store that was moved with its artifacts, to wherever, goes on there.
+
         Raises:
             TrackingError: the folder or database cannot be used, or has been moved away from its artifacts.
         """
@@ -54,9 +56,10 @@ class TrackingStore:
             path.mkdir(parents=True, exist_ok=True)
             with locked(path / LOCK_FILE):
                 _create_database(path / "mlflow.db")
+                _follow(path)
                 client = MlflowClient(tracking_uri=_sqlite_uri(path / "mlflow.db"))
                 return cls(path, client, _experiment(client, path))
-        except (OSError, MlflowException, SQLAlchemyError) as error:
+        except (OSError, sqlite3.Error, MlflowException, SQLAlchemyError) as error:
             reason = str(error).splitlines()[0]
             raise TrackingError(f"{path / 'mlflow.db'} cannot be used for tracking: {reason}") from error
 
@@ -146,7 +149,7 @@ def _create_database(file: Path) -> None:
     for leftover in (unfinished, Path(f"{unfinished}-journal")):
         leftover.unlink(missing_ok=True)
 
-    def hurry(connection: "sqlite3.Connection", _record: object) -> None:
+    def hurry(connection: sqlite3.Connection, _record: object) -> None:
         if any(name == str(unfinished) for *_, name in connection.execute("PRAGMA database_list")):
             connection.execute("PRAGMA synchronous = OFF")
             connection.execute("PRAGMA journal_mode = MEMORY")
@@ -160,6 +163,21 @@ def _create_database(file: Path) -> None:
     with unfinished.open("rb") as database:
         os.fsync(database.fileno())
     os.replace(unfinished, file)
+
+
+def _follow(path: Path) -> None:
+    """Look for the artifacts in ``path``, unless they are where the store was before and not here."""
+    here = _artifacts(path)
+    with closing(sqlite3.connect(path / "mlflow.db")) as database, database:
+        query = "SELECT artifact_location FROM experiments WHERE name = ?"
+        (before,) = database.execute(query, [EXPERIMENT]).fetchone() or (here,)
+        if before == here or (Path(before.removeprefix("file://")).exists() and not (path / "mlartifacts").exists()):
+            return
+        for table, column in (("experiments", "artifact_location"), ("runs", "artifact_uri")):
+            database.execute(
+                f"UPDATE {table} SET {column} = ? || substr({column}, ?) WHERE substr({column}, 1, ?) = ?",
+                [here, len(before) + 1, len(before), before],
+            )
 
 
 def _experiment(client: "MlflowClient", path: Path) -> str:

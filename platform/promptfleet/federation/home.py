@@ -1,0 +1,121 @@
+"""Results whose home is an address: brought from there when a job begins, and there as they are written."""
+
+import json
+import logging
+import shutil
+import threading
+import time
+import uuid
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+
+from promptfleet.atomic_files import locked, replacing
+from promptfleet.config import StorageConfig
+from promptfleet.errors import ConfigError, DataError
+from promptfleet.federation.lease import RENEW_S, Lease
+from promptfleet.federation.remote import FEATURES, RemoteFolder, reason, until_it_answers
+
+NOTES = ".home.json"  # in the working folder: its name, and what of it is at the address
+ELSEWHERE = ("checkpoints", "tune")  # each federation brings its own checkpoints; Tune's notes are never read again
+SHARE = 0.2  # of the time, at most, that goes into bringing
+
+logger = logging.getLogger(__name__)
+
+
+@contextmanager
+def at_home(storage: StorageConfig) -> Iterator[None]:
+    """Have what is at the address of ``storage`` in its folder, and bring there what is new; without one, do nothing.
+
+    The working folder of a machine that another one has gone on for since is put aside. On leaving, everything is
+    brought, however long that takes.
+
+    Raises:
+        ConfigError: the address cannot be used when the block begins.
+        DataError: another job works there; or has taken it over, which is told when the block ends.
+    """
+    if storage.address is None:
+        yield
+        return
+    with ExitStack() as ours:
+        try:
+            ours.enter_context(locked(storage.folder.with_suffix(".lock"), timeout_s=0.0))
+            home = _Home(storage)
+            home.move_in()
+        except TimeoutError:
+            raise DataError(f"storage.path={storage.address}: another job of this machine is at work there") from None
+        except OSError as error:
+            raise ConfigError(f"storage.path={storage.address}: cannot be used ({reason(error)})") from None
+        ours.enter_context(home.kept())
+        yield
+
+
+class _Home:
+    def __init__(self, storage: StorageConfig):
+        self._storage = storage
+        self._notes = storage.folder / NOTES
+        self._remote = RemoteFolder(storage, storage.folder, without=ELSEWHERE)
+        self._known = json.loads(self._notes.read_text()) if self._notes.exists() else None
+        self._name = self._known["name"] if self._known else uuid.uuid4().hex
+        self._lease = Lease(self._remote, self._name)
+        self._lost: DataError | None = None
+
+    def move_in(self) -> None:
+        """Take the lease, and make the working folder what is at the address."""
+        last, folder = self._lease.take(), self._storage.folder
+        logger.info("%s: working in %s", self._storage.address, folder)
+        if self._known and last == self._name:  # which has all that is there, and maybe more
+            self._remote.sent = {name: tuple(stamp) for name, stamp in self._known["sent"].items()}
+            return
+        if folder.exists():
+            old = folder.with_suffix(".old")
+            shutil.rmtree(old, ignore_errors=True)
+            folder.rename(old)
+            logger.warning("another machine has gone on since; what was here is now in %s", old)
+        folder.mkdir(parents=True)
+        self._remote.pull(without=[FEATURES])
+        self._note()
+
+    @contextmanager
+    def kept(self) -> Iterator[None]:
+        """Bring what is new in a thread of its own; on leaving, wait for the last of it and give the lease back."""
+        over = threading.Event()
+        thread = threading.Thread(target=self._keep, args=(over,), name="promptfleet-home", daemon=True)
+        thread.start()
+        try:
+            yield
+        finally:
+            over.set()
+            thread.join()
+        if self._lost is not None:
+            raise self._lost
+
+    def _keep(self, over: threading.Event) -> None:
+        try:
+            while not over.is_set():
+                started = time.monotonic()
+                until_it_answers(self._bring, self._storage.address)
+                next_time = started + (time.monotonic() - started) / SHARE
+                while not over.wait(RENEW_S) and time.monotonic() < next_time:
+                    until_it_answers(self._lease.renew, self._storage.address)
+            until_it_answers(self._bring, self._storage.address)
+            until_it_answers(self._lease.leave, self._storage.address)
+        except DataError as error:
+            logger.warning("%s; what this job does from now on is in %s alone", error, self._storage.folder)
+            self._lost = error
+
+    def _bring(self) -> None:
+        before = dict(self._remote.sent)
+        self._lease.renew()
+        self._remote.push(self._renew_meanwhile)
+        if self._remote.sent != before:
+            self._note()
+
+    def _renew_meanwhile(self) -> None:
+        try:
+            self._lease.renew()
+        except (OSError, DataError):
+            return  # which the next one will find
+
+    def _note(self) -> None:
+        with replacing(self._notes) as partial:
+            partial.write_text(json.dumps({"name": self._name, "sent": self._remote.sent}))

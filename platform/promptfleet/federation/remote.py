@@ -1,0 +1,247 @@
+"""A folder of this machine whose home is at an address such as ``s3://bucket/prefix``, by pyarrow's file systems.
+
+Work happens on a disk, since databases, mapped files and renames need one. What counts is what is at the address.
+"""
+
+import logging
+import shutil
+import sqlite3
+import tempfile
+import threading
+import uuid
+from collections.abc import Callable, Collection
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
+from functools import cached_property
+from pathlib import Path
+from typing import TypeVar
+
+import pyarrow.fs as fs
+
+from promptfleet.atomic_files import replacing
+from promptfleet.config import StorageConfig
+from promptfleet.errors import ConfigError
+
+PASSING = (".partial", ".unfinished", ".lock", "-journal", "-wal", "-shm")
+FEATURES = "features"
+AT_ONCE = 16  # files that are fetched side by side
+CHUNK = 2**24
+RETRY_S = 2.0
+
+T = TypeVar("T")
+Stamp = tuple[int, int]  # a file's size and time
+
+logger = logging.getLogger(__name__)
+
+
+class RemoteFolder:
+    """``folder`` and what it is at the address of ``storage``, under which it lies; without files below ``without``.
+
+    Raises:
+        OSError: by each method, where the address or this machine's disk refuses.
+        ConfigError: by each method, where there is no such kind of address.
+    """
+
+    def __init__(self, storage: StorageConfig, folder: Path, *, without: Collection[str] = ()):
+        self.address, self.folder = storage.address, folder
+        self._below = folder.relative_to(storage.folder).parts
+        self._without = frozenset(without)
+        self.sent: dict[str, Stamp] = {}  # as they were here when both sides were the same
+
+    def pull(self, *, without: Collection[str] = ()) -> None:
+        """Make the folder what it is at the address."""
+        left_out = self._without | set(without)
+        names = [name for name in self._names_there() if _counts(name, left_out)]
+        for name in self._files_here(left_out).keys() - set(names):
+            (self.folder / name).unlink()
+        with ThreadPoolExecutor(AT_ONCE) as threads:
+            list(threads.map(self.fetch, names))
+
+    def push(self, meanwhile: Callable[[], None] = lambda: None) -> None:
+        """Make the address what the folder is now; ``meanwhile`` is called between two pieces and raises
+        nothing.
+
+        Databases are taken as they are between two transactions, MLflow's first and studies next. They arrive in the
+        opposite order after everything else, features excepted: so at any time checkpoints there know no less than
+        studies, and studies no less than MLflow.
+        """
+        found = self._files_here(self._without)
+        changed = sorted((name for name, stamp in found.items() if self.sent.get(name) != stamp), key=_turn)
+        with tempfile.TemporaryDirectory() as folder:
+            contents = {name: self.folder / name for name in changed}
+            for number, name in enumerate(reversed(changed)):
+                if _is_database(name):
+                    contents[name] = _still(self.folder / name, Path(folder) / f"{number}.db")
+            for name, content in contents.items():
+                try:
+                    if not self._has(name, content):
+                        self._send(content, name, meanwhile)
+                except FileNotFoundError:
+                    if content.exists():
+                        raise
+                    continue  # removed meanwhile
+                self.sent[name] = found[name]
+
+    def drop(self) -> None:
+        """Remove at the address what was removed here since ``pull`` and ``push``."""
+        for name in self.sent.keys() - self._files_here(self._without).keys():
+            self.delete(name)
+            del self.sent[name]
+
+    def fetch(self, name: str) -> None:
+        """Bring one file, if it is there."""
+        path = self.folder / name
+        try:
+            source = self._there[0].open_input_stream(self._path(name))
+        except FileNotFoundError:
+            return
+        with source, replacing(path) as partial, open(partial, "wb") as file:
+            shutil.copyfileobj(source, file, CHUNK)
+        self.sent[name] = _stamp(path)
+
+    def read(self, name: str) -> bytes | None:
+        """The content of one file at the address, None without one."""
+        try:
+            with self._there[0].open_input_stream(self._path(name)) as stream:
+                return stream.read()
+        except FileNotFoundError:
+            return None
+
+    def write(self, name: str, content: bytes) -> None:
+        """Put one file to the address that is not in the folder."""
+        with tempfile.TemporaryDirectory() as folder:
+            (Path(folder) / "content").write_bytes(content)
+            self._send(Path(folder) / "content", name)
+
+    def delete(self, name: str) -> None:
+        self._there[0].delete_file(self._path(name))
+
+    def clear(self, unwanted: Callable[[str], bool]) -> None:
+        """Remove those files at the address, and here as well."""
+        for name in filter(unwanted, self._names_there()):
+            self.delete(name)
+            (self.folder / name).unlink(missing_ok=True)
+
+    @cached_property
+    def _there(self) -> tuple[fs.FileSystem, str]:
+        """The file system, and the folder's path in it."""
+        try:
+            system, root = fs.FileSystem.from_uri(self.address)
+        except ValueError as error:
+            raise ConfigError(f"storage.path={self.address}: no such kind of address ({reason(error)})") from None
+        return system, "/".join([root, *self._below])
+
+    def _path(self, name: str) -> str:
+        return f"{self._there[1]}/{name}"
+
+    def _names_there(self) -> list[str]:
+        system, root = self._there
+        found = system.get_file_info(fs.FileSelector(root, recursive=True, allow_not_found=True))
+        return [info.path.removeprefix(f"{root}/") for info in found if info.type == fs.FileType.File]
+
+    def _files_here(self, without: frozenset[str]) -> dict[str, Stamp]:
+        found = {}
+        for path in self.folder.rglob("*"):
+            name = path.relative_to(self.folder).as_posix()
+            if _counts(name, without) and path.is_file():
+                try:
+                    found[name] = _stamp(path)
+                except FileNotFoundError:
+                    continue  # removed meanwhile
+        return found
+
+    def _has(self, name: str, content: Path) -> bool:
+        """Whether a file that never changes under its name is there."""
+        if not name.startswith(f"{FEATURES}/"):
+            return False
+        info = self._there[0].get_file_info(self._path(name))
+        return info.type == fs.FileType.File and info.size == content.stat().st_size
+
+    def _send(self, content: Path, name: str, meanwhile: Callable[[], None] = lambda: None) -> None:
+        system, path = self._there[0], self._path(name)
+        target = path
+        if isinstance(system, fs.LocalFileSystem):  # elsewhere there are no folders, and no half files
+            system.create_dir(path.rpartition("/")[0], recursive=True)
+            target = f"{path}.{uuid.uuid4().hex}.partial"
+        with open(content, "rb") as file, system.open_output_stream(target) as stream:
+            while chunk := file.read(CHUNK):
+                stream.write(chunk)
+                meanwhile()
+        if target != path:
+            system.move(target, path)
+
+
+def remote_folder(storage: StorageConfig, folder: Path) -> RemoteFolder | None:
+    """``folder`` and its home; None if it has none, as ``storage`` is no address or the folder lies elsewhere."""
+    if storage.address is None or storage.folder not in [folder, *folder.parents]:
+        return None
+    return RemoteFolder(storage, folder)
+
+
+def fetch_missing(storage: StorageConfig, path: Path) -> None:
+    """Bring the file from the address of ``storage``, if there is one that has it and this machine has not."""
+    remote = remote_folder(storage, path.parent)
+    if remote is not None and not path.exists():
+        until_it_answers(lambda: remote.fetch(path.name), remote.address)
+
+
+def until_it_answers(job: Callable[[], T], address: str, give_up: threading.Event | None = None) -> T:
+    """What ``job`` gives once the address lets it, however long that takes; told when it begins and when it is over.
+
+    Raises OSError only after ``give_up``.
+    """
+    give_up, told = give_up or threading.Event(), False
+    while True:
+        try:
+            result = job()
+        except OSError as error:
+            if give_up.is_set():
+                raise
+            if not told:
+                logger.warning("%s cannot be used (%s); trying again until it can", address, reason(error))
+            told = True
+            give_up.wait(RETRY_S)
+        else:
+            if told:
+                logger.warning("%s can be used again", address)
+            return result
+
+
+def reason(error: Exception) -> str:
+    return next(iter(str(error).strip().splitlines()), type(error).__name__)
+
+
+def _counts(name: str, without: Collection[str]) -> bool:
+    *folders, last = name.split("/")
+    if last.startswith(".") or last.endswith(PASSING) or any(folder.endswith(".encoding") for folder in folders):
+        return False
+    return not set(folders) & set(without)
+
+
+def _turn(name: str) -> tuple[int, str]:
+    """Files first, then studies, then MLflow's database, then features, which are large."""
+    if name.startswith(f"{FEATURES}/"):
+        return 3, name
+    return _is_database(name) + (name == "mlflow.db"), name
+
+
+def _is_database(name: str) -> bool:
+    return name.endswith(".db")
+
+
+def _stamp(path: Path) -> Stamp:
+    stat = path.stat()
+    return stat.st_size, stat.st_mtime_ns
+
+
+def _still(path: Path, copy: Path) -> Path:
+    """A copy of a database as it is between two transactions, whoever writes to it."""
+    try:
+        with (
+            closing(sqlite3.connect(f"{path.as_uri()}?mode=ro", uri=True)) as live,
+            closing(sqlite3.connect(copy)) as one,
+        ):
+            live.backup(one)
+    except sqlite3.Error as error:
+        raise OSError(f"{path}: {error}") from None
+    return copy

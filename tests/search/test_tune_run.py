@@ -41,7 +41,7 @@ def run(ray_session, monkeypatch, tmp_path, said):
             folder = tmp_path / name
             folder.mkdir()
             study = SweepStudy(folder, {"experts": IntRange(0, 9)}, SweepSettings(trials=budget), rounds=1)
-            stages.append(Stage(name, folder, study, lambda params: config, SimpleNamespace(id=name)))
+            stages.append(Stage(name, folder, study, lambda params: config, SimpleNamespace(id=name), config.storage))
         tune_run.run_trials(stages, tmp_path, None, [], store, writer, concurrent=concurrent)
         return {stage.name: [(t.state, t.intermediate_values) for t in stage.study.trials()] for stage in stages}
 

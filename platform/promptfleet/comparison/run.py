@@ -77,15 +77,14 @@ def run_comparison(
     from promptfleet.search.tune_run import run_trials  # imports ray, which reads its settings on import
 
     announce_gpus(plan_comparison(spec, nodes), prepared.weights_bytes(), local_gpu_bytes())
-    storage = next(spec.configs()).storage
-    store = TrackingStore.open(storage.folder)
+    store = TrackingStore.open(next(spec.configs()).storage.folder)
     key = f"comparison/{folder.name}"
     with BackgroundWriter() as writer:
         run = ComparisonRun.start(store, next(spec.configs()), key=key, name=folder.name, values=spec.to_dict())
         tunings = {method: _tuning(method, sweep, folder, store, run) for method, sweep in spec.tuning.items()}
         stage = _comparison(spec, folder, run, tunings)
         stages = [*(tuning.stage for tuning in tunings.values()), stage]
-        run_trials(stages, folder, prepared, nodes, store, writer, storage, concurrent=spec.concurrent_trials)
+        run_trials(stages, folder, prepared, nodes, store, writer, concurrent=spec.concurrent_trials)
     for tuning in tunings.values():
         finish_sweep(tuning.sweep, tuning.stage.folder, tuning.stage.study, tuning.stage.parent)
     if not all(stage.study.is_over() for stage in stages):
@@ -115,7 +114,7 @@ def _tuning(method: str, sweep: SweepSpec, folder: Path, store: TrackingStore, r
     parent = SweepRun.start(
         store, config, key=f"{run.key}/tune/{method}", name=f"tune {method}", search=sweep.to_dict(), parent=run.id
     )
-    return Tuning(sweep, Stage(f"tune {method}", mine, study, sweep.config, parent))
+    return Tuning(sweep, Stage(f"tune {method}", mine, study, sweep.config, parent, config.storage))
 
 
 def _comparison(spec: ComparisonSpec, folder: Path, run: ComparisonRun, tunings: Mapping[str, Tuning]) -> Stage:
@@ -130,7 +129,7 @@ def _comparison(spec: ComparisonSpec, folder: Path, run: ComparisonRun, tunings:
         return spec.config(method, params["seed"], best.get(method))
 
     study = SweepStudy(folder, space, settings, next(spec.configs()).rounds)
-    return Stage("compare", folder, study, config, run)
+    return Stage("compare", folder, study, config, run, next(spec.configs()).storage)
 
 
 def _results(stage: Stage) -> tuple[dict[tuple[str, int], FederationSummary], list[str]]:

@@ -16,7 +16,10 @@ from promptfleet.federation.lease import RENEW_S, Lease
 from promptfleet.federation.remote import FEATURES, RemoteFolder, reason, until_it_answers
 
 NOTES = ".home.json"  # in the working folder: its name, and what of it is at the address
-ELSEWHERE = ("checkpoints", "tune")  # each federation brings its own checkpoints; Tune's notes are never read again
+CHECKPOINTS = "*/checkpoints/round-*.safetensors"
+NOT_FETCHED = [f"{FEATURES}/*", CHECKPOINTS]  # before they are wanted
+NOT_BROUGHT = ["*/study.db", CHECKPOINTS]  # here, since who writes them does it at once
+NEITHER = ["*/*/tune/*", f"{FEATURES}/*.encoding/*"]  # Tune's notes, and images half encoded
 SHARE = 0.2  # of the time, at most, that goes into bringing
 
 logger = logging.getLogger(__name__)
@@ -53,7 +56,7 @@ class _Home:
     def __init__(self, storage: StorageConfig):
         self._storage = storage
         self._notes = storage.folder / NOTES
-        self._remote = RemoteFolder(storage, storage.folder, without=ELSEWHERE)
+        self._remote = RemoteFolder(storage, storage.folder)
         self._known = json.loads(self._notes.read_text()) if self._notes.exists() else None
         self._name = self._known["name"] if self._known else uuid.uuid4().hex
         self._lease = Lease(self._remote, self._name)
@@ -72,7 +75,7 @@ class _Home:
             folder.rename(old)
             logger.warning("another machine has gone on since; what was here is now in %s", old)
         folder.mkdir(parents=True)
-        self._remote.pull(without=[FEATURES])
+        self._remote.pull(without=[*NOT_FETCHED, *NEITHER])
         self._note()
 
     @contextmanager
@@ -106,7 +109,7 @@ class _Home:
     def _bring(self) -> None:
         before = dict(self._remote.sent)
         self._lease.renew()
-        self._remote.push(self._renew_meanwhile)
+        self._remote.push(without=[*NOT_BROUGHT, *NEITHER], meanwhile=self._renew_meanwhile)
         if self._remote.sent != before:
             self._note()
 

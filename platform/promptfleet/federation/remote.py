@@ -12,6 +12,7 @@ import uuid
 from collections.abc import Callable, Collection
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
+from fnmatch import fnmatchcase
 from functools import cached_property
 from pathlib import Path
 from typing import TypeVar
@@ -35,43 +36,37 @@ logger = logging.getLogger(__name__)
 
 
 class RemoteFolder:
-    """``folder`` and what it is at the address of ``storage``, under which it lies; without files below ``without``.
+    """``folder`` and what it is at the address of ``storage``, under which it lies.
 
     Raises:
         OSError: by each method, where the address or this machine's disk refuses.
         ConfigError: by each method, where there is no such kind of address.
     """
 
-    def __init__(self, storage: StorageConfig, folder: Path, *, without: Collection[str] = ()):
+    def __init__(self, storage: StorageConfig, folder: Path):
         self.address, self.folder = storage.address, folder
         self._below = folder.relative_to(storage.folder).parts
-        self._without = frozenset(without)
         self.sent: dict[str, Stamp] = {}  # as they were here when both sides were the same
 
     def pull(self, *, without: Collection[str] = ()) -> None:
-        """Make the folder what it is at the address."""
-        left_out = self._without | set(without)
-        names = [name for name in self._names_there() if _counts(name, left_out)]
-        for name in self._files_here(left_out).keys() - set(names):
+        """Make the folder what it is at the address, ``without`` names that match one of these patterns."""
+        names = [name for name in self._names_there() if _counts(name, without)]
+        for name in self._files_here(without).keys() - set(names):
             (self.folder / name).unlink()
         with ThreadPoolExecutor(AT_ONCE) as threads:
             list(threads.map(self.fetch, names))
 
-    def push(self, meanwhile: Callable[[], None] = lambda: None) -> None:
-        """Make the address what the folder is now; ``meanwhile`` is called between two pieces and raises
-        nothing.
+    def push(self, *, without: Collection[str] = (), meanwhile: Callable[[], None] = lambda: None) -> None:
+        """Bring what has changed in the folder to the address, ``without`` names that match one of these patterns.
 
-        Databases are taken as they are between two transactions, MLflow's first and studies next. They arrive in the
-        opposite order after everything else, features excepted: so at any time checkpoints there know no less than
-        studies, and studies no less than MLflow.
+        Databases are taken before anything else, as they are between two transactions, and arrive after everything
+        else but features: they never know of more than what is there. meanwhile is called between two pieces and
+        raises nothing.
         """
-        found = self._files_here(self._without)
+        found = self._files_here(without)
         changed = sorted((name for name, stamp in found.items() if self.sent.get(name) != stamp), key=_turn)
         with tempfile.TemporaryDirectory() as folder:
-            contents = {name: self.folder / name for name in changed}
-            for number, name in enumerate(reversed(changed)):
-                if _is_database(name):
-                    contents[name] = _still(self.folder / name, Path(folder) / f"{number}.db")
+            contents = {name: self._content(name, Path(folder)) for name in changed}
             for name, content in contents.items():
                 try:
                     if not self._has(name, content):
@@ -82,9 +77,14 @@ class RemoteFolder:
                     continue  # removed meanwhile
                 self.sent[name] = found[name]
 
+    def push_file(self, name: str) -> None:
+        """Bring one file to the address, a database as in ``push``."""
+        with tempfile.TemporaryDirectory() as folder:
+            self._send(self._content(name, Path(folder)), name)
+
     def drop(self) -> None:
         """Remove at the address what was removed here since ``pull`` and ``push``."""
-        for name in self.sent.keys() - self._files_here(self._without).keys():
+        for name in self.sent.keys() - self._files_here().keys():
             self.delete(name)
             del self.sent[name]
 
@@ -116,12 +116,6 @@ class RemoteFolder:
     def delete(self, name: str) -> None:
         self._there[0].delete_file(self._path(name))
 
-    def clear(self, unwanted: Callable[[str], bool]) -> None:
-        """Remove those files at the address, and here as well."""
-        for name in filter(unwanted, self._names_there()):
-            self.delete(name)
-            (self.folder / name).unlink(missing_ok=True)
-
     @cached_property
     def _there(self) -> tuple[fs.FileSystem, str]:
         """The file system, and the folder's path in it."""
@@ -139,7 +133,7 @@ class RemoteFolder:
         found = system.get_file_info(fs.FileSelector(root, recursive=True, allow_not_found=True))
         return [info.path.removeprefix(f"{root}/") for info in found if info.type == fs.FileType.File]
 
-    def _files_here(self, without: frozenset[str]) -> dict[str, Stamp]:
+    def _files_here(self, without: Collection[str] = ()) -> dict[str, Stamp]:
         found = {}
         for path in self.folder.rglob("*"):
             name = path.relative_to(self.folder).as_posix()
@@ -149,6 +143,11 @@ class RemoteFolder:
                 except FileNotFoundError:
                     continue  # removed meanwhile
         return found
+
+    def _content(self, name: str, temporary: Path) -> Path:
+        """A file to read ``name`` from that does not change meanwhile."""
+        path = self.folder / name
+        return _still(path, temporary / f"{uuid.uuid4().hex}.db") if path.suffix == ".db" else path
 
     def _has(self, name: str, content: Path) -> bool:
         """Whether a file that never changes under its name is there."""
@@ -212,21 +211,14 @@ def reason(error: Exception) -> str:
 
 
 def _counts(name: str, without: Collection[str]) -> bool:
-    *folders, last = name.split("/")
-    if last.startswith(".") or last.endswith(PASSING) or any(folder.endswith(".encoding") for folder in folders):
-        return False
-    return not set(folders) & set(without)
+    last = name.rpartition("/")[2]
+    passing = last.startswith(".") or last.endswith(PASSING)
+    return not passing and not any(fnmatchcase(name, pattern) for pattern in without)
 
 
 def _turn(name: str) -> tuple[int, str]:
-    """Files first, then studies, then MLflow's database, then features, which are large."""
-    if name.startswith(f"{FEATURES}/"):
-        return 3, name
-    return _is_database(name) + (name == "mlflow.db"), name
-
-
-def _is_database(name: str) -> bool:
-    return name.endswith(".db")
+    """Databases after files, and features, which are large, last."""
+    return 2 if name.startswith(f"{FEATURES}/") else int(name.endswith(".db")), name
 
 
 def _stamp(path: Path) -> Stamp:

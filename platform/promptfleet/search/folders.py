@@ -12,6 +12,7 @@ import yaml
 from promptfleet.atomic_files import replacing
 from promptfleet.config import StorageConfig
 from promptfleet.errors import ConfigError, did_you_mean
+from promptfleet.federation.remote import remote_folder, until_it_answers
 from promptfleet.search.spec import SweepSpec, kept_at, parse_sweep
 from promptfleet.yaml_files import read_yaml
 
@@ -45,7 +46,7 @@ class Shelf:
             except FileExistsError:
                 continue
             break
-        self.write(root / candidate, values)
+        self.write(storage, root / candidate, values)
         return root / candidate
 
     def find(self, storage: StorageConfig, name: str) -> Path:
@@ -55,9 +56,12 @@ class Shelf:
             raise ConfigError(f"--resume {name}: {self._which_there_are(storage, name)}")
         return folder
 
-    def write(self, folder: Path, values: Mapping[str, Any]) -> None:
+    def write(self, storage: StorageConfig, folder: Path, values: Mapping[str, Any]) -> None:
         with replacing(folder / self.file) as partial:
             partial.write_text(yaml.safe_dump(dict(values), sort_keys=False))
+        remote = remote_folder(storage, folder)
+        if remote:
+            until_it_answers(lambda: remote.push_file(self.file), remote.address)
 
     def _root(self, storage: StorageConfig) -> Path:
         return storage.folder.absolute() / self.folder
@@ -72,14 +76,13 @@ class Shelf:
         return f"there is no such {self.kind}{nearest}; there are: {', '.join(names)}"
 
 
-TRIALS = "trials"
 SWEEPS = Shelf("sweep", "sweeps", "sweep.yaml")
 COMPARISONS = Shelf("comparison", "comparisons", "comparison.yaml")
 
 
 def trial_folder(folder: str | Path, number: int) -> Path:
     """Checkpoint and result of one trial."""
-    return Path(folder) / TRIALS / f"{number:03d}"
+    return Path(folder) / "trials" / f"{number:03d}"
 
 
 def create_sweep(spec: SweepSpec, storage: StorageConfig, *, name: str | None, default_name: str) -> Path:
@@ -97,7 +100,7 @@ def open_sweep(storage: StorageConfig, name: str, *, trials: int | None) -> tupl
     file = folder / SWEEPS.file
     spec = parse_sweep(kept_at(storage, read_yaml(file)), trials=trials, source=str(file))
     if trials is not None:
-        SWEEPS.write(folder, spec.to_dict())
+        SWEEPS.write(storage, folder, spec.to_dict())
     return folder, spec
 
 

@@ -5,8 +5,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
-from promptfleet.config import FederationConfig
+from promptfleet.config import FederationConfig, StorageConfig
+from promptfleet.federation.remote import remote_folder, until_it_answers
 from promptfleet.search.folders import trial_folder
+from promptfleet.search.study import FILE as STUDY_FILE
 from promptfleet.search.study import Proposal, SweepStudy
 from promptfleet.tracking.federation_run import FederationRun
 
@@ -34,15 +36,21 @@ class Stage:
     study: SweepStudy
     config: Callable[[Mapping[str, Any]], FederationConfig]
     parent: ParentRun
+    storage: StorageConfig
+
+    def keep_study(self) -> None:
+        """Have the study as it is where ``storage.path`` is an address, before anything is done that depends on it."""
+        remote = remote_folder(self.storage, self.folder)
+        if remote:
+            until_it_answers(lambda: remote.push_file(STUDY_FILE), remote.address)
 
     def trial(self, proposal: Proposal) -> dict[str, Any]:
         """All that a trial has to know, as plain values."""
-        config = self.config(proposal.params)
         return {
             STAGE: self.name,
             NUMBER: proposal.number,
             PARAMS: dict(proposal.params),
             SETTLED: proposal.settled_rounds,
-            FEDERATION: config.to_dict(),
-            FOLDER: config.storage.name_of(trial_folder(self.folder, proposal.number)),
+            FEDERATION: self.config(proposal.params).to_dict(),
+            FOLDER: self.storage.name_of(trial_folder(self.folder, proposal.number)),
         }

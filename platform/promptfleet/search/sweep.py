@@ -67,9 +67,9 @@ def run_sweep(spec: SweepSpec, folder: Path, prepared: Prepared, nodes: Sequence
         sweep = persistently(
             lambda: SweepRun.start(store, config, key=f"sweep/{folder.name}", name=folder.name, search=spec.to_dict())
         )
-        stage = Stage("trial", folder, study, spec.config, sweep)
+        stage = Stage("trial", folder, study, spec.config, sweep, config.storage)
         concurrent = spec.settings.concurrent_trials
-        run_trials([stage], folder, prepared, nodes, store, writer, config.storage, concurrent=concurrent)
+        run_trials([stage], folder, prepared, nodes, store, writer, concurrent=concurrent)
     records = finish_sweep(spec, folder, study, sweep)
     best = best_trial(records)
     result = trial_summary(folder, spec.config(best.params), study.trials()[best.number]) if best else None

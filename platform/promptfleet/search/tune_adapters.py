@@ -44,6 +44,7 @@ class StageSearcher(NotSaved, Searcher):
         for stage in self._stages:
             proposal = stage.study.next_proposal()
             if proposal is not None:
+                stage.keep_study()
                 self._trials[trial_id] = stage, proposal.number
                 return stage.trial(proposal)
             if not stage.study.is_over():
@@ -64,6 +65,7 @@ class StageSearcher(NotSaved, Searcher):
             study.complete(number, result[OBJECTIVE])
         elif result is not None:
             study.prune(number)
+        stage.keep_study()
 
     def _failed(self, stage: Stage, number: int) -> None:
         require_ray()

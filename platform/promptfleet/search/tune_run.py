@@ -7,16 +7,14 @@ from typing import Any
 
 from ray import tune
 
-from promptfleet.config import FederationConfig, StorageConfig
+from promptfleet.config import FederationConfig
 from promptfleet.federation.prepare import Prepared
 from promptfleet.federation.ray_fleet import put_frozen
 from promptfleet.federation.ray_storage import is_shared, where_trials_run
 from promptfleet.federation.ray_watch import require_ray
-from promptfleet.federation.remote import remote_folder, until_it_answers
 from promptfleet.federation.resources import Node, Shares, plan_shares
 from promptfleet.federation.settings import federation_config
 from promptfleet.federation.stored import alone_in
-from promptfleet.search.folders import TRIALS
 from promptfleet.search.progress import SweepProgress
 from promptfleet.search.stage import FEDERATION, FOLDER, Stage
 from promptfleet.search.tracking_callback import TrackTrials
@@ -34,7 +32,6 @@ def run_trials(
     nodes: Sequence[Node],
     store: TrackingStore,
     writer: BackgroundWriter,
-    storage: StorageConfig,
     *,
     concurrent: int,
 ) -> None:
@@ -48,12 +45,12 @@ def run_trials(
     """
     with alone_in(folder, timeout_s=0.0):
         for stage in stages:
-            _forget_unknown(stage, storage)
+            stage.keep_study()
         tracking = TrackTrials(stages, writer)
         persistently(lambda: tracking.catch_up(store))
         if all(stage.study.is_over() for stage in stages):
             return
-        tuner = _tuner(stages, folder, prepared, nodes, tracking, storage, concurrent)
+        tuner = _tuner(stages, folder, prepared, nodes, tracking, concurrent)
         try:
             tuner.fit()
         except Exception:
@@ -69,13 +66,12 @@ def _tuner(
     prepared: Prepared,
     nodes: Sequence[Node],
     tracking: TrackTrials,
-    storage: StorageConfig,
     concurrent: int,
 ) -> tune.Tuner:
     def shares(config: FederationConfig) -> Shares:
         return plan_shares(config, nodes, concurrent=concurrent)
 
-    where = where_trials_run(nodes, storage)
+    where = where_trials_run(nodes, stages[0].storage)
 
     def bundles(values: Mapping[str, Any]) -> tune.PlacementGroupFactory:
         trial, *actors = shares(federation_config(values[FEDERATION])).bundles()
@@ -106,13 +102,6 @@ def _tuner(
             callbacks=[SweepProgress(stages), tracking],
         ),
     )
-
-
-def _forget_unknown(stage: Stage, storage: StorageConfig) -> None:
-    """Remove trials that began after what an address has of the study: others may get their numbers now."""
-    remote, known = remote_folder(storage, stage.folder / TRIALS), len(stage.study.trials())
-    if remote:
-        until_it_answers(lambda: remote.clear(lambda name: int(name.split("/")[0]) >= known), remote.address)
 
 
 def _trial_name(trial: Any) -> str:

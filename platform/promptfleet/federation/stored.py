@@ -12,7 +12,7 @@ from pathlib import Path
 from promptfleet.atomic_files import locked, replacing
 from promptfleet.config import StorageConfig, fingerprint_of
 from promptfleet.errors import DataError
-from promptfleet.federation.checkpoint import load_snapshot, remove_unfinished, save_snapshot
+from promptfleet.federation.checkpoint import load_snapshot, newest_round, remove_unfinished, save_snapshot
 from promptfleet.federation.failures import StatesLost
 from promptfleet.federation.remote import remote_folder, until_it_answers
 from promptfleet.federation.reports import Event, FederationResult, FederationSummary, summary_from_json
@@ -150,8 +150,9 @@ def bring_result(folder: Path, storage: StorageConfig) -> None:
     remote = remote_folder(storage, folder)
 
     def bring() -> None:
-        here = folder / RESULT_FILE
-        if remote.read(RESULT_FILE) != (here.read_bytes() if here.exists() else None):
+        path = folder / RESULT_FILE
+        here = path.read_bytes() if path.exists() and newest_round(folder) is not None else None
+        if remote.read(RESULT_FILE) != here:
             remote.pull()
 
     if remote:

@@ -1,4 +1,5 @@
 import json
+from pathlib import Path
 from typing import Literal
 
 import pytest
@@ -9,6 +10,7 @@ from pydantic import Field, ValidationError
 
 from promptfleet.config import (
     Section,
+    StorageConfig,
     build,
     dotted_keys,
     fingerprint_of,
@@ -93,10 +95,9 @@ def test_a_key_like_no_other_gets_the_list():
         ("resources.server.cpu", float("inf"), "got inf, should be 'auto' or a finite number"),
         (
             "storage.path",
-            "s3://bucket/results",
-            "got 's3://bucket/results', should be a folder; for an address there is storage.copy_to",
+            "s3://me:secret@bucket/results",
+            "got credentials in an address, should be without, since the environment has them",
         ),
-        ("storage.copy_to", "backup", "got 'backup', should be an address such as s3://bucket/folder"),
     ],
 )
 def test_a_wrong_value_is_named_with_what_would_be_right(key, value, complaint):
@@ -310,7 +311,6 @@ OTHER = {
     "resources.server.cpu": 0.5,
     "resources.server.gpu": 0.25,
     "storage.path": "elsewhere",
-    "storage.copy_to": "s3://bucket/folder",
     "checkpoints.keep": 5,
     "experts": 2,
     "selection": "random",
@@ -359,3 +359,24 @@ def test_what_is_written_is_read_back(key):
 
 def test_a_default_written_out_changes_nothing():
     assert make(experts=3, clients=10).fingerprint() == make().fingerprint()
+
+
+def test_an_address_is_worked_for_in_a_folder_of_its_own(monkeypatch, tmp_path):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    local, one = StorageConfig(), StorageConfig(path="s3://bucket/one/?region=eu-central-1")
+    assert (local.address, local.folder, local.option) == (None, Path("results"), "")
+    assert one.address == "s3://bucket/one/?region=eu-central-1"
+    assert one.folder.parent == tmp_path / "promptfleet"
+    assert one.folder.name.startswith("s3-bucket-one-region-eu-central-1-")
+    assert one.option == " --set 'storage.path=s3://bucket/one/?region=eu-central-1'"
+    assert StorageConfig(path="s3://bucket/two/") == StorageConfig(path="s3://bucket/two")
+    assert len({StorageConfig(path=f"s3://bucket/{name}").folder for name in ("a/b", "a-b", "a")}) == 3
+
+
+def test_a_folder_is_named_for_whoever_works_elsewhere(monkeypatch, tmp_path):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    local, there = StorageConfig(), StorageConfig(path="s3://bucket/one?region=eu-central-1")
+    assert there.name_of(there.folder / "sweeps/a") == "sweeps/a"
+    assert there.shown(there.folder / "sweeps/a") == "s3://bucket/one/sweeps/a"
+    assert local.name_of(Path("results/a")) == str(Path("results/a").absolute())
+    assert local.shown(Path("results/a")) == "results/a"

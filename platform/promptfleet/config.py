@@ -12,6 +12,7 @@ import shlex
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
+from urllib.parse import urlsplit
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
@@ -198,8 +199,8 @@ class StorageConfig(Section):
     def _tidy_address(cls, path: str) -> str:
         if "://" not in path:
             return path
-        if "@" in path:
-            raise ValueError(f"got {path.split('@')[0][:4]}..., should have no credentials, which the environment has")
+        if "@" in urlsplit(path).netloc:
+            raise ValueError("got credentials in an address, should be without, since the environment has them")
         return path.rstrip("/")
 
     @property

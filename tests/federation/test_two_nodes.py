@@ -10,8 +10,17 @@ from pathlib import Path
 import pytest
 import ray
 
+from promptfleet.config import StorageConfig
 from promptfleet.errors import ResourceError
-from promptfleet.federation.ray_storage import ABSENT, _check_all_or_only_this, _look, is_shared, this_node_only
+from promptfleet.federation.ray_storage import (
+    ABSENT,
+    _answer,
+    _check_all_or_only_this,
+    _look,
+    _look_there,
+    is_shared,
+    where_trials_run,
+)
 from promptfleet.federation.resources import Node
 
 ADDRESSES = {"a": "10.0.0.1", "b": "10.0.0.2", "c": "10.0.0.3"}
@@ -23,6 +32,7 @@ import ray
 from ray.cluster_utils import Cluster
 from ray.experimental import get_object_locations
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+from promptfleet.config import StorageConfig
 from promptfleet.federation.actors import ClientActor
 from promptfleet.federation.prepare import prepare
 from promptfleet.federation.ray_files import NodeFile
@@ -44,7 +54,8 @@ frozen = put_frozen(prepared)
 strategy = NodeAffinitySchedulingStrategy(other.node_id, soft=False)
 clients = [ray.remote(Client).options(num_cpus=0, scheduling_strategy=strategy).remote(frozen) for _ in range(3)]
 opened = ray.get([client.features.remote() for client in clients])
-nodes = nodes_with_storage(storage)
+nodes = nodes_with_storage(StorageConfig(path=storage))
+at_address = nodes_with_storage(StorageConfig(path=Path(storage).with_name("home").as_uri()))
 larger = replace(NodeFile.of(prepared.features, ray.get_runtime_context().get_node_id()), bytes=10**6, written_ns=1)
 try:
     ray.get(ray.remote(NodeFile.here).options(num_cpus=0, scheduling_strategy=strategy).remote(larger))
@@ -57,6 +68,8 @@ print(json.dumps({
     "weights_on": sorted(get_object_locations([frozen])[frozen]["node_ids"]),
     "nodes": sorted(node["NodeID"] for node in ray.nodes()),
     "shared": is_shared(nodes),
+    "at_address": [node.has_storage for node in at_address],
+    "left_there": [path.name for path in Path(storage).with_name("home").iterdir()],
     "left_in_storage": [path.name for path in Path(storage).iterdir()],
     "changed": changed,
 }))
@@ -106,6 +119,26 @@ def test_nodes_of_one_disk_share_the_storage_and_leave_nothing_in_it(found):
     assert found["left_in_storage"] == ["features"]
 
 
+@pytest.mark.ray
+def test_nodes_that_reach_an_address_have_none_of_its_files_and_leave_nothing_there(found):
+    assert found["at_address"] == [False, False]
+    assert found["left_there"] == []
+
+
+def test_a_node_that_cannot_use_an_address_says_why(tmp_path, monkeypatch):
+    storage = StorageConfig(path=(tmp_path / "home").as_uri())
+    assert _look_there(storage, ".reachable-1") == "it sees another place"
+    (tmp_path / "home").mkdir()
+    (tmp_path / "home" / ".reachable-1").touch()
+    assert _look_there(storage, ".reachable-1") == ""
+    assert [path.name for path in (tmp_path / "home").iterdir()] == [".reachable-1"]
+    assert "Unrecognized filesystem type" in _look_there(StorageConfig(path="gopher://x/y"), ".reachable-1")
+    monkeypatch.setattr(ray, "get", lambda ref, timeout: ref)
+    with pytest.raises(ResourceError) as caught:
+        _answer("AWS Error ACCESS_DENIED", "10.0.0.2", "s3://bucket/one")
+    assert str(caught.value) == "storage.path=s3://bucket/one: node 10.0.0.2 cannot use it (AWS Error ACCESS_DENIED)"
+
+
 def test_a_node_looks_for_the_folder_and_writes_to_it(tmp_path, monkeypatch):
     marker = tmp_path / "marker"
     assert _look(marker) == ABSENT
@@ -128,9 +161,12 @@ def test_a_folder_of_all_nodes_or_of_this_one_will_do(answers):
 def test_trials_stay_on_this_node_if_it_has_a_cpu_for_them(monkeypatch):
     monkeypatch.setattr(ray.util, "get_node_ip_address", lambda: "10.0.0.1")
     other = Node(cpus=8, gpus=1, address="10.0.0.2", has_storage=False)
-    assert this_node_only([Node(cpus=4, gpus=0, address="10.0.0.1"), other]) == {"node:10.0.0.1": 0.001}
+    nodes, storage = [Node(cpus=4, gpus=0, address="10.0.0.1"), other], StorageConfig()
+    assert where_trials_run(nodes, storage) == {"node:10.0.0.1": 0.001}
+    assert where_trials_run(nodes, StorageConfig(path="s3://bucket/one")) == {}
+    assert where_trials_run([replace(node, has_storage=True) for node in nodes], storage) == {}
     with pytest.raises(ResourceError, match=r"disk of node 10\.0\.0\.1 alone.*that node offers no CPU"):
-        this_node_only([Node(cpus=0, gpus=0, address="10.0.0.1"), other])
+        where_trials_run([Node(cpus=0, gpus=0, address="10.0.0.1"), other], storage)
 
 
 def test_only_a_folder_of_several_nodes_is_shared():

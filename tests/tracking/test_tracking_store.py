@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from mlflow import MlflowClient
 
 import promptfleet.tracking.store as store_module
 from promptfleet.tracking.errors import TrackingError
@@ -123,11 +124,24 @@ def test_opening_an_older_store_adds_what_is_missing_and_keeps_the_users_words(s
     client.set_experiment_tag(experiment, "mlflow.note.content", before)
 
 
-def test_a_moved_store_says_so(store, tmp_path):
+def test_a_store_that_lost_its_artifacts_says_so(store, key, tmp_path):
+    store.find_or_create_run(key, "one").log_text("text", "a.txt")
     (tmp_path / "moved").mkdir()
     shutil.copy(store.path / "mlflow.db", tmp_path / "moved")
     with pytest.raises(TrackingError, match=r"moved/mlflow\.db keeps its artifacts in file://.*Move it back, or set"):
         TrackingStore.open(tmp_path / "moved")
+
+
+def test_a_store_that_was_moved_with_its_artifacts_goes_on_there(key, tmp_path):
+    before = TrackingStore.open(tmp_path / "before")
+    before.find_or_create_run(key, "one").log_text("text", "a.txt")
+    (tmp_path / "before").rename(tmp_path / "after")
+    run = TrackingStore.open(tmp_path / "after").find_run(key)
+    run.log_text("more", "b.txt")
+    assert not (tmp_path / "before").exists()
+    assert sorted(path.name for path in (tmp_path / "after").rglob("*.txt")) == ["a.txt", "b.txt"]
+    client = MlflowClient(f"sqlite:///{tmp_path}/after/mlflow.db")
+    assert Path(client.download_artifacts(run.id, "a.txt")).read_text() == "text"
 
 
 def test_a_damaged_store_says_so(tmp_path):

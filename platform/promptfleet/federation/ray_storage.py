@@ -144,7 +144,7 @@ def _answer(ref: ray.ObjectRef, address: str, path: str | Path) -> str:
         reason = str(error).strip().splitlines()[-1]
         raise ResourceError(f"node {address}: cannot run promptfleet, or does not answer ({reason})") from None
     if answer and answer != ABSENT:
-        raise ResourceError(f"storage.path={path}: node {address} cannot write there ({answer})")
+        raise ResourceError(f"storage.path={path}: node {address} cannot use it ({answer})")
     return answer
 
 

@@ -123,7 +123,7 @@ class RemoteFolder:
             system, root = fs.FileSystem.from_uri(self.address)
         except ValueError as error:
             raise ConfigError(f"storage.path={self.address}: no such kind of address ({reason(error)})") from None
-        return system, "/".join([root, *self._below])
+        return system, "/".join([root.rstrip("/"), *self._below])
 
     def _path(self, name: str) -> str:
         return f"{self._there[1]}/{name}"

@@ -1,0 +1,159 @@
+"""Working for an address: who may, what a machine finds, and what becomes of it."""
+
+import json
+import os
+import threading
+import time
+from pathlib import Path
+
+import pytest
+
+from promptfleet.config import StorageConfig
+from promptfleet.errors import ConfigError, DataError
+from promptfleet.federation import home, lease
+from promptfleet.federation.home import at_home
+from promptfleet.federation.remote import RemoteFolder
+
+
+@pytest.fixture
+def machine(tmp_path, monkeypatch):
+    """``machine("a")``: from now on this is that machine; returns its storage."""
+    monkeypatch.setattr(lease, "RENEW_S", 0.02)
+    monkeypatch.setattr(lease, "WATCH_S", 0.2)
+    monkeypatch.setattr(home, "RENEW_S", 0.02)
+    monkeypatch.setattr("promptfleet.federation.remote.RETRY_S", 0.02)
+
+    def enter(name):
+        monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / name))
+        return StorageConfig(path=(tmp_path / "there").as_uri())
+
+    return enter
+
+
+def until(condition):
+    deadline = time.monotonic() + 10
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+
+
+def write(path, text):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(text)
+
+
+def killed(storage):
+    """Work for an address as one that is killed: the lease is neither renewed any more nor given back."""
+    held = lease.Lease(RemoteFolder(storage, storage.folder), "killed")
+    held.take()
+    return held
+
+
+def test_what_is_written_is_there_at_once_and_found_by_another_machine(machine, tmp_path):
+    storage = machine("a")
+    with at_home(storage):
+        write(storage.folder / "sweeps/tune/sweep.yaml", "first")
+        until((tmp_path / "there/sweeps/tune/sweep.yaml").exists)
+        write(storage.folder / "sweeps/tune/sweep.yaml", "last")
+        write(storage.folder / "sweeps/tune/tune/notes.json", "of Tune's")
+        write(storage.folder / "features/x.arrow", "large")
+        write(storage.folder / "features/y.encoding/part", "half")
+        write(storage.folder / "sweeps/tune/trials/000/checkpoints/round-000001.safetensors", "brought by its trial")
+        write(storage.folder / "sweeps/tune/study.db", "brought by its stage")
+    there = tmp_path / "there"
+    names = sorted(path.relative_to(there).as_posix() for path in there.rglob("*") if path.is_file())
+    assert names == [".in-use.json", "features/x.arrow", "sweeps/tune/sweep.yaml"]
+    storage = machine("b")
+    with at_home(storage):
+        found = sorted(path.name for path in storage.folder.rglob("*") if path.is_file())
+        assert found == [".home.json", "sweep.yaml"]
+        assert (storage.folder / "sweeps/tune/sweep.yaml").read_text() == "last"
+
+
+def test_a_machine_goes_on_with_its_own_folder_unless_another_one_has_been_there(machine, tmp_path, caplog):
+    storage = machine("a")
+    with at_home(storage):
+        write(storage.folder / "result.json", "1")
+    write(storage.folder / "result.json", "2, which was not brought any more")
+    with at_home(storage):
+        assert (storage.folder / "result.json").read_text().startswith("2")
+    with at_home(machine("b")):
+        write(machine("b").folder / "result.json", "3")
+    storage = machine("a")
+    with at_home(storage):
+        assert (storage.folder / "result.json").read_text() == "3"
+    assert (storage.folder.with_suffix(".old") / "result.json").read_text().startswith("2")
+    assert f"what was here is now in {storage.folder.with_suffix('.old')}" in caplog.text
+
+
+def test_another_job_of_the_machine_is_refused(machine):
+    storage = machine("a")
+    message = r"another job of this machine is at work there$"
+    with at_home(storage), pytest.raises(DataError, match=message), at_home(storage):
+        pass
+
+
+def test_another_machine_is_refused_while_somebody_is_at_work(machine):
+    message = rf"process {os.getpid()} on \S+ is at work there; wait for it, or end it$"
+    with at_home(machine("a")), pytest.raises(DataError, match=message), at_home(machine("b")):
+        pass
+
+
+def test_what_a_killed_one_left_is_taken_over_once_it_was_watched(machine, tmp_path, caplog):
+    killed(machine("a"))
+    write(tmp_path / "there/sweeps/a/sweep.yaml", "begun")
+    storage, started = machine("b"), time.monotonic()
+    with at_home(storage):
+        assert 0.2 <= time.monotonic() - started < 5
+        assert (storage.folder / "sweeps/a/sweep.yaml").exists()
+    assert f"was left in use by process {os.getpid()} on" in caplog.text
+    assert json.loads((tmp_path / "there" / ".in-use.json").read_text())["held"] is False
+
+
+def test_who_was_taken_over_writes_no_more_and_says_so(machine, tmp_path):
+    storage = machine("a")
+
+    def work():
+        other = {"folder": "other", "process": 1, "host": "elsewhere", "held": True, "count": 1}
+        write(tmp_path / "there" / ".in-use.json", json.dumps(other))
+        until(lambda: not any(thread.name == "promptfleet-home" for thread in threading.enumerate()))
+        write(storage.folder / "result.json", "1")
+
+    with pytest.raises(DataError, match="process 1 on elsewhere is at work there"), at_home(storage):
+        work()
+    assert not (tmp_path / "there" / "result.json").exists()
+
+
+def test_an_outage_is_waited_for_at_the_end(machine, tmp_path, monkeypatch, caplog):
+    storage, send = machine("a"), RemoteFolder._send
+
+    def refuse(*arguments):
+        raise OSError("connection lost")
+
+    with at_home(storage):
+        monkeypatch.setattr(RemoteFolder, "_send", refuse)
+        write(storage.folder / "result.json", "1")
+        threading.Timer(0.3, lambda: monkeypatch.setattr(RemoteFolder, "_send", send)).start()
+    assert (tmp_path / "there" / "result.json").read_text() == "1"
+    assert "cannot be used (connection lost); trying again until it can" in caplog.text
+    assert "can be used again" in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("address", "complaint"),
+    [
+        ("gopher://x/y", "no such kind of address (Unrecognized filesystem type"),
+        ("file:///proc/none/of", "cannot be used ([Errno 2] Cannot create directory"),
+    ],
+)
+def test_an_address_that_cannot_be_used_is_one_line_before_anything_starts(machine, address, complaint):
+    machine("a")
+    with pytest.raises(ConfigError) as caught, at_home(StorageConfig(path=address)):
+        pytest.fail("it began")
+    assert str(caught.value).startswith(f"storage.path={address}: {complaint}")
+    assert "\n" not in str(caught.value)
+
+
+def test_a_folder_needs_no_home(tmp_path):
+    with at_home(StorageConfig(path=str(tmp_path / "results"))):
+        assert not Path(tmp_path / "results").exists()

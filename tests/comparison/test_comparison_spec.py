@@ -4,6 +4,7 @@ import pytest
 import yaml
 
 from promptfleet.comparison.spec import load_comparison, parse_methods, parse_seeds, read_comparison
+from promptfleet.config import StorageConfig
 from promptfleet.errors import ConfigError
 from promptfleet.methods import METHODS
 
@@ -140,4 +141,12 @@ def test_a_tuning_that_cannot_be_run(write, change, message):
 
 def test_written_out_and_read_back_it_is_the_same(write):
     spec = read(assignments=["clients=5", "methods.pfedmoap.lambda=2"], tune=write("tune.yaml", TUNE), concurrent=2)
-    assert load_comparison(write("comparison.yaml", spec.to_dict())) == spec
+    assert load_comparison(write("comparison.yaml", spec.to_dict()), StorageConfig()) == spec
+
+
+def test_found_in_another_place_all_of_it_is_kept_there(write):
+    spec = read(assignments=["clients=5"], tune=write("tune.yaml", TUNE))
+    moved = load_comparison(write("comparison.yaml", spec.to_dict()), StorageConfig(path="s3://bucket/x"))
+    configs = [*moved.configs(), *(sweep.base_config() for sweep in moved.tuning.values())]
+    assert {config.storage.path for config in configs} == {"s3://bucket/x"}
+    assert len(configs) > 2

@@ -154,6 +154,15 @@ def test_an_address_that_cannot_be_used_is_one_line_before_anything_starts(machi
     assert "\n" not in str(caught.value)
 
 
+def test_an_address_that_does_not_answer_is_not_waited_for(machine, monkeypatch):
+    storage, answered = machine("a"), threading.Event()
+    monkeypatch.setattr(home, "ANSWER_S", 0.05)
+    monkeypatch.setattr(RemoteFolder, "read", lambda *_: answered.wait(20))
+    with pytest.raises(ConfigError, match=r"cannot be used \(no answer within 0 s\)$"), at_home(storage):
+        pytest.fail("it began")
+    answered.set()
+
+
 def test_a_folder_needs_no_home(tmp_path):
     with at_home(StorageConfig(path=str(tmp_path / "results"))):
         assert not Path(tmp_path / "results").exists()

@@ -5,6 +5,7 @@ from contextlib import contextmanager
 import pytest
 import ray
 
+from promptfleet.config import StorageConfig
 from promptfleet.errors import ResourceError
 from promptfleet.federation import ray_session as ray_session_module
 from promptfleet.federation.ray_session import ray_session, ray_with
@@ -29,12 +30,12 @@ def test_a_cluster_is_joined_before_anything_is_prepared_and_its_nodes_asked_onc
 
     @contextmanager
     def session(*arguments, **options):
-        assert (arguments, options) == ((address,), {"fork_server": "off", "storage_path": "/results"})
+        assert (arguments, options) == ((address,), {"fork_server": "off", "storage": StorageConfig()})
         done.append("ray")
         yield ["nodes"]
         done.append("end")
 
     monkeypatch.setattr(ray_session_module, "ray_session", session)
-    with ray_with(lambda: done.append("prepare"), address, fork_server="off", storage_path="/results") as found:
+    with ray_with(lambda: done.append("prepare"), address, fork_server="off", storage=StorageConfig()) as found:
         assert found == (None, ["nodes"])
     assert done == order

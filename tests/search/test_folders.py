@@ -2,6 +2,7 @@
 
 import pytest
 
+from promptfleet.config import StorageConfig
 from promptfleet.errors import ConfigError
 from promptfleet.search.folders import create_sweep, open_sweep
 from promptfleet.search.spec import parse_sweep
@@ -9,34 +10,56 @@ from promptfleet.search.spec import parse_sweep
 SPEC = parse_sweep({"space": {"experts": {"int": [1, 9]}}, "trials": 4}, source="test")
 
 
-def test_without_a_name_the_first_free_number_is_taken(tmp_path):
-    names = [create_sweep(SPEC, tmp_path, name=None, default_name="gating").name for _ in range(3)]
+@pytest.fixture
+def storage(tmp_path):
+    return StorageConfig(path=str(tmp_path))
+
+
+def test_without_a_name_the_first_free_number_is_taken(storage):
+    names = [create_sweep(SPEC, storage, name=None, default_name="gating").name for _ in range(3)]
     assert names == ["gating", "gating-2", "gating-3"]
 
 
-def test_a_taken_name_is_refused_and_points_to_resume(tmp_path):
-    create_sweep(SPEC, tmp_path, name="mine", default_name="gating")
+def test_a_taken_name_is_refused_and_points_to_resume(storage):
+    create_sweep(SPEC, storage, name="mine", default_name="gating")
     with pytest.raises(ConfigError, match="--name mine: there is such a sweep; use --resume mine"):
-        create_sweep(SPEC, tmp_path, name="mine", default_name="gating")
+        create_sweep(SPEC, storage, name="mine", default_name="gating")
 
 
 @pytest.mark.parametrize("name", ["../up", "a b", "", ".hidden", "a/b"])
-def test_a_name_that_is_no_folder_name_is_refused(tmp_path, name):
+def test_a_name_that_is_no_folder_name_is_refused(storage, name):
     with pytest.raises(ConfigError, match="use letters, digits"):
-        create_sweep(SPEC, tmp_path, name=name, default_name="gating")
+        create_sweep(SPEC, storage, name=name, default_name="gating")
 
 
-def test_a_begun_sweep_comes_back_as_it_was(tmp_path):
-    folder = create_sweep(SPEC, tmp_path, name="mine", default_name="gating")
-    assert open_sweep(tmp_path, "mine", trials=None) == (folder, SPEC)
-    assert open_sweep(tmp_path, "mine", trials=9)[1].settings.trials == 9
-    assert open_sweep(tmp_path, "mine", trials=None)[1].settings.trials == 9
+def test_a_begun_sweep_comes_back_as_it_was(storage):
+    folder = create_sweep(SPEC, storage, name="mine", default_name="gating")
+    found, spec = open_sweep(storage, "mine", trials=None)
+    assert found == folder
+    assert spec.to_dict() == {**SPEC.to_dict(), "federation": {"storage": {"path": storage.path}}}
+    assert open_sweep(storage, "mine", trials=9)[1].settings.trials == 9
+    assert open_sweep(storage, "mine", trials=None)[1].settings.trials == 9
 
 
-def test_an_unknown_name_names_those_there_are(tmp_path):
+def test_a_sweep_that_lies_where_it_was_begun_comes_back_unchanged(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    create_sweep(SPEC, StorageConfig(), name="mine", default_name="gating")
+    assert open_sweep(StorageConfig(), "mine", trials=None)[1] == SPEC
+
+
+def test_at_an_address_what_was_begun_is_there_before_anything_else(tmp_path, monkeypatch):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    storage = StorageConfig(path=(tmp_path / "there").as_uri())
+    create_sweep(SPEC, storage, name="mine", default_name="gating")
+    assert (tmp_path / "there/sweeps/mine/sweep.yaml").exists()
+    with pytest.raises(ConfigError, match=rf"^--resume mine: no sweep was begun yet in {storage.path}x/sweeps$"):
+        open_sweep(StorageConfig(path=f"{storage.path}x"), "mine", trials=None)
+
+
+def test_an_unknown_name_names_those_there_are(storage):
     with pytest.raises(ConfigError, match="--resume mine: no sweep was begun yet in"):
-        open_sweep(tmp_path, "mine", trials=None)
+        open_sweep(storage, "mine", trials=None)
     for name in ("gating", "shots"):
-        create_sweep(SPEC, tmp_path, name=name, default_name="x")
+        create_sweep(SPEC, storage, name=name, default_name="x")
     with pytest.raises(ConfigError, match=r"no such sweep \(did you mean 'gating'\?\); there are: gating, shots$"):
-        open_sweep(tmp_path, "gatin", trials=None)
+        open_sweep(storage, "gatin", trials=None)

@@ -134,14 +134,15 @@ def test_a_store_that_lost_its_artifacts_says_so(store, key, tmp_path):
 
 def test_a_store_that_was_moved_with_its_artifacts_goes_on_there(key, tmp_path):
     before = TrackingStore.open(tmp_path / "before")
-    before.find_or_create_run(key, "one").log_text("text", "a.txt")
+    before.find_or_create_run(f"{key}/0", "one").log_text("text", "a.txt")
+    before.find_or_create_run(key, "two")
     (tmp_path / "before").rename(tmp_path / "after")
-    run = TrackingStore.open(tmp_path / "after").find_run(key)
-    run.log_text("more", "b.txt")
+    TrackingStore.open(tmp_path / "after").find_run(key).log_text("more", "b.txt")
     assert not (tmp_path / "before").exists()
     assert sorted(path.name for path in (tmp_path / "after").rglob("*.txt")) == ["a.txt", "b.txt"]
-    client = MlflowClient(f"sqlite:///{tmp_path}/after/mlflow.db")
-    assert Path(client.download_artifacts(run.id, "a.txt")).read_text() == "text"
+    uris = [run.info.artifact_uri for run in MlflowClient(f"sqlite:///{tmp_path}/after/mlflow.db").search_runs(["1"])]
+    assert all(uri.startswith((tmp_path / "after/mlartifacts").as_uri()) for uri in uris)
+    assert len(uris) == 2
 
 
 def test_a_damaged_store_says_so(tmp_path):

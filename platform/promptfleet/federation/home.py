@@ -6,7 +6,8 @@ import shutil
 import threading
 import time
 import uuid
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future, wait
 from contextlib import ExitStack, contextmanager
 
 from promptfleet.atomic_files import locked, replacing
@@ -20,6 +21,7 @@ CHECKPOINTS = "*/checkpoints/round-*.safetensors"
 NOT_FETCHED = [f"{FEATURES}/*", CHECKPOINTS]  # before they are wanted
 NOT_BROUGHT = ["*/study.db", CHECKPOINTS]  # here, since who writes them does it at once
 NEITHER = ["*/*/tune/*", f"{FEATURES}/*.encoding/*"]  # Tune's notes, and images half encoded
+ANSWER_S = 60.0  # some file systems of pyarrow's try for a quarter of an hour
 SHARE = 0.2  # of the time, at most, that goes into bringing
 
 logger = logging.getLogger(__name__)
@@ -64,6 +66,7 @@ class _Home:
 
     def move_in(self) -> None:
         """Take the lease, and make the working folder what is at the address."""
+        _within(ANSWER_S, lambda: self._remote.read(NOTES))
         last, folder = self._lease.take(), self._storage.folder
         logger.info("%s: working in %s", self._storage.address, folder)
         if self._known and last == self._name:  # which has all that is there, and maybe more
@@ -122,3 +125,19 @@ class _Home:
     def _note(self) -> None:
         with replacing(self._notes) as partial:
             partial.write_text(json.dumps({"name": self._name, "sent": self._remote.sent}))
+
+
+def _within(seconds: float, job: Callable[[], object]) -> None:
+    """Run ``job``, in a thread that is left to itself after that time. Raises what it raises, or OSError then."""
+    done: Future[object] = Future()
+
+    def run() -> None:
+        try:
+            done.set_result(job())
+        except Exception as error:
+            done.set_exception(error)
+
+    threading.Thread(target=run, name="promptfleet-home-asked", daemon=True).start()
+    if not wait([done], timeout=seconds).done:
+        raise OSError(f"no answer within {seconds:.0f} s")
+    done.result()

@@ -134,8 +134,9 @@ def read_sweep(
 
 
 def kept_at(storage: StorageConfig, values: Mapping[str, Any]) -> dict[str, Any]:
-    """The content of a sweep's or comparison's file wherever it lies now, which may not be where it was begun."""
-    return merge(values, {"federation": {"storage": storage.model_dump()}})
+    """The content of a sweep's or comparison's file that was found in ``storage``, which it may not have begun in."""
+    begun = flatten(values).get("federation.storage.path", StorageConfig().path)
+    return dict(values) if begun == storage.path else merge(values, nest("federation.storage.path", storage.path))
 
 
 def parse_sweep(

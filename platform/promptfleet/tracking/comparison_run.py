@@ -35,7 +35,8 @@ class ComparisonRun:
         run.log_text(yaml.safe_dump(dict(values), sort_keys=False), "comparison.yaml")
         run.set_tags({"method": "", "seed": ""})  # which it has several of
         run.log_params({"methods": ",".join(values["methods"]), "seeds": ",".join(map(str, values["seeds"]))})
-        run.log_params(flatten(values["federation"]))
+        shared = flatten(values["federation"])
+        run.log_params({key: value for key, value in shared.items() if key != "storage.path"})  # which may move
         return cls(store, run, key)
 
     def child(self, trial_number: int, params: Mapping[str, Any], config: FederationConfig) -> FederationRun:

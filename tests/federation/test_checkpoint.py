@@ -176,9 +176,9 @@ def test_another_version_is_refused(saved, tmp_path, caplog):
     fingerprint, files = saved
     with safe_open(files[2], "pt") as file:
         metadata = file.metadata()
-    save_file(load_file(files[2]), files[2], {**metadata, "version": "4"})
+    save_file(load_file(files[2]), files[2], {**metadata, "version": "3"})
     assert len(load_snapshot(tmp_path, fingerprint).reports) == 2
-    assert "checkpoint version 4, this promptfleet reads 3" in caplog.text
+    assert "checkpoint version 3, this promptfleet reads 4" in caplog.text
 
 
 @pytest.fixture

@@ -21,10 +21,11 @@ from promptfleet.atomic_files import replacing
 from promptfleet.errors import DataError
 from promptfleet.federation.reports import Evaluation, RoundReport, best_round, round_report_from_dict
 from promptfleet.federation.rounds import Snapshot
+from promptfleet.federation.state import alike
 from promptfleet.methods.protocol import State
 
 FOLDER = "checkpoints"
-VERSION = "3"
+VERSION = "4"
 _SERVER = "server"
 _NAME = re.compile(r"round-(\d{6})\.safetensors")
 
@@ -40,13 +41,15 @@ def save_snapshot(folder: str | Path, snapshot: Snapshot, fingerprint: str, *, k
         OSError: the disk refuses; what was there before stays.
     """
     path = Path(folder) / FOLDER / f"round-{len(snapshot.reports):06d}.safetensors"
-    tensors = _flat(_SERVER, snapshot.server)
-    for client, state in snapshot.privates.items():
-        tensors |= _flat(str(client), state)
+    tensors = {f"{_SERVER}/{name}": tensor.detach().contiguous() for name, tensor in snapshot.server.items()}
+    groups = alike(snapshot.privates)
+    for number, states in enumerate(groups):
+        for name in next(iter(states.values())):
+            tensors[f"{number}/{name}"] = torch.stack([state[name].detach() for state in states.values()])
     metadata = {
         "version": VERSION,
         "fingerprint": fingerprint,
-        "clients": json.dumps(sorted(snapshot.privates)),  # also of those whose private state is empty
+        "clients": json.dumps([list(states) for states in groups]),  # whose states stand one after the other
         "reports": json.dumps([asdict(report) for report in snapshot.reports]),
         "evaluations": json.dumps([asdict(evaluation) for evaluation in snapshot.evaluations]),
         "states_sha256": snapshot.sha256,
@@ -108,7 +111,11 @@ def read_snapshot(path: Path, fingerprint: str) -> Snapshot:
     for name, tensor in tensors.items():
         owner, _, key = name.partition("/")
         owners.setdefault(owner, {})[key] = tensor
-    privates = {client: owners.get(str(client), {}) for client in json.loads(metadata["clients"])}
+    privates: dict[int, State] = {}
+    for number, clients in enumerate(json.loads(metadata["clients"])):
+        columns = {name: tensor.unbind() for name, tensor in owners.get(str(number), {}).items()}
+        for row, client in enumerate(clients):
+            privates[client] = {name: column[row] for name, column in columns.items()}
     reports: list[RoundReport] = [round_report_from_dict(report) for report in json.loads(metadata["reports"])]
     evaluations = [Evaluation(**evaluation) for evaluation in json.loads(metadata["evaluations"])]
     snapshot = Snapshot(owners.get(_SERVER, {}), privates, reports, evaluations)
@@ -145,11 +152,6 @@ def _remove_others(newest: Path, snapshot: Snapshot, keep: int) -> None:
     for number, path in numbered:
         if path not in kept and number != best:
             path.unlink(missing_ok=True)
-
-
-def _flat(owner: str, state: State) -> dict[str, torch.Tensor]:
-    # clone: safetensors refuses tensors that share memory
-    return {f"{owner}/{name}": tensor.detach().contiguous().clone() for name, tensor in state.items()}
 
 
 def _checksum(metadata: Mapping[str, Any]) -> str:

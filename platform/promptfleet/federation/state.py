@@ -1,6 +1,7 @@
 """States as flat named tensors: hashing them, checking them, moving them."""
 
 import hashlib
+from collections import defaultdict
 from collections.abc import Mapping
 
 import torch
@@ -17,6 +18,15 @@ def state_sha256(server: State, privates: Mapping[int, State]) -> str:
             digest.update(f"{owner}/{name}/{tensor.dtype}/{tuple(tensor.shape)}".encode())
             digest.update(tensor.reshape(-1).view(torch.uint8).numpy())
     return digest.hexdigest()
+
+
+def alike(states: Mapping[int, State]) -> list[dict[int, State]]:
+    """States by client id, those together whose tensors have the same names, shapes and types in the same order."""
+    groups: dict[tuple, dict[int, State]] = defaultdict(dict)
+    for client, state in states.items():
+        layout = tuple((name, tensor.shape, tensor.dtype) for name, tensor in state.items())
+        groups[layout][client] = state
+    return list(groups.values())
 
 
 def find_non_finite(state: State) -> str | None:

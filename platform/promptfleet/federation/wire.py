@@ -4,7 +4,6 @@ Those of many clients travel together: a row of bytes for each, in which every t
 What arrives is copied into torch's own memory: writable, aligned, and the same bits wherever it came from.
 """
 
-from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from math import prod
@@ -14,6 +13,7 @@ import torch
 from torch import Tensor
 
 from promptfleet.federation.client import Upload
+from promptfleet.federation.state import alike
 from promptfleet.methods.protocol import Message, State
 
 ALIGNMENT = 64  # of each tensor in a row, as torch aligns its own
@@ -57,19 +57,15 @@ def to_tensors(arrays: Arrays) -> State:
 
 def stack(states: Mapping[int, State]) -> Stacked:
     """States by client id."""
-    alike = defaultdict(dict)
-    for client, state in states.items():
-        layout = tuple((name, tensor.shape, tensor.dtype) for name, tensor in state.items())
-        alike[layout][client] = state
-    return [_stack(some) for some in alike.values()]
+    return [_stack(some) for some in alike(states)]
 
 
 def unstack(stacked: Stacked, clients: Sequence[int]) -> dict[int, State]:
     """The states of some of the clients that were stacked, in the order of ``clients``."""
     states: dict[int, State] = {}
-    for alike in stacked:
-        here = [client for client in clients if client in alike.row_of]
-        states |= _unstack(alike, here) if here else {}
+    for some in stacked:
+        here = [client for client in clients if client in some.row_of]
+        states |= _unstack(some, here) if here else {}
     return {client: states[client] for client in clients}
 
 
@@ -113,14 +109,14 @@ def _stack(states: Mapping[int, State]) -> Alike:
     return Alike(row_of, rows.numpy(), places, to_arrays(common))
 
 
-def _unstack(alike: Alike, clients: Sequence[int]) -> dict[int, State]:
-    rows = torch.empty(len(clients), alike.rows.shape[1], dtype=torch.uint8)
-    chosen = [alike.row_of[client] for client in clients]
-    np.take(alike.rows, chosen, axis=0, out=rows.numpy(), mode="clip")  # other modes copy twice
-    common = to_tensors(alike.common)
+def _unstack(some: Alike, clients: Sequence[int]) -> dict[int, State]:
+    rows = torch.empty(len(clients), some.rows.shape[1], dtype=torch.uint8)
+    chosen = [some.row_of[client] for client in clients]
+    np.take(some.rows, chosen, axis=0, out=rows.numpy(), mode="clip")  # other modes copy twice
+    common = to_tensors(some.common)
     columns = {
         name: [common[name]] * len(clients) if place is None else _column(rows, place).unbind()
-        for name, place in alike.places.items()
+        for name, place in some.places.items()
     }
     return {client: {name: column[row] for name, column in columns.items()} for row, client in enumerate(clients)}
 

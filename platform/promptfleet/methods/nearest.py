@@ -12,7 +12,8 @@ from torch import Tensor
 
 QUERIES, DISTANCES = 128, 2**26  # so many at once, and of theirs to all points as many as that
 BLOCK_BYTES, PAIR_BYTES = 2**21, 2**24  # of points in the product, of differences: what fits the processor's caches
-MANY_POINTS = 2**14  # from here on the product is taken in float32
+MANY_POINTS = 2**14  # from here on the product is never taken in float64
+TOO_MANY = 4  # candidates for each that is wanted
 CHUNK = 256  # products that are added up in one go: rounding grows with their number
 
 
@@ -58,23 +59,26 @@ def _candidates(flat: Tensor, queries: Tensor, others: Tensor, count: int, farth
     """``[queries, points]``: which of the ``others`` may be among the nearest (or farthest) ``count``."""
     if not 0 < count < int(others.sum(dim=1).min()):
         return others & (count > 0)
-    squared, error = _squared_distances(flat, flat[queries])
-    if farthest:
-        squared.neg_()
-    low = (squared - error).nan_to_num_(nan=-torch.inf)
-    high = squared.add_(error).nan_to_num_(nan=torch.inf).masked_fill_(~others, torch.inf)
-    last = high.topk(count, dim=1, largest=False).values[:, -1:]
-    return (low <= last) & others
+    for dtype in (torch.float32, torch.float64):
+        squared, error = _squared_distances(flat, flat[queries], dtype)
+        if farthest:
+            squared.neg_()
+        low = (squared - error).nan_to_num_(nan=-torch.inf)
+        high = squared.add_(error).nan_to_num_(nan=torch.inf).masked_fill_(~others, torch.inf)
+        last = high.topk(count, dim=1, largest=False).values[:, -1:]
+        candidates = (low <= last) & others
+        if len(flat) >= MANY_POINTS or candidates.sum() <= TOO_MANY * count * len(queries):
+            break  # others are so near to each other that float32 cannot tell which are nearest
+    return candidates
 
 
-def _squared_distances(flat: Tensor, queries: Tensor) -> tuple[Tensor, Tensor]:
+def _squared_distances(flat: Tensor, queries: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
     """Squared distances ``[queries, points]``, up to a constant for each query, and by how much they may be off.
 
     |a|^2 - 2 ab of points ``[points, d]`` and queries ``[queries, d]``, the queries' mean moved to the origin, where
     rounding hurts least. A sum of n numbers is off by at most n u times that of their absolutes, u half the distance
     of 1 to the next number; there are no more than CHUNK + d / CHUNK additions in a row.
     """
-    dtype = torch.float64 if len(flat) < MANY_POINTS else torch.float32
     queries = queries.to(dtype)
     centre = queries.mean(dim=0)
     b = _in_chunks(queries - centre)

@@ -9,6 +9,7 @@ from contextlib import closing
 import pytest
 
 from promptfleet.errors import FederationError
+from promptfleet.federation import ray_fleet
 from promptfleet.federation.local_fleet import LocalFleet
 from promptfleet.federation.ray_fleet import RayFleet, put_frozen
 from promptfleet.federation.resources import Shares
@@ -185,7 +186,7 @@ def test_too_many_deaths_end_the_federation_with_their_cause(fleet, begin, tmp_p
         finish(begin(fleet, retries=0))
 
 
-def test_of_clients_that_share_a_process_one_cannot_harm_the_others(frozen, begin, undisturbed, tmp_path):
+def test_of_clients_that_share_a_process_one_cannot_harm_the_others(frozen, begin, undisturbed, tmp_path, monkeypatch):
     shares = Shares(driver_cpu=0.1, server_cpu=0.1, client_cpu=0.1, client_gpu=0, client_actors=1)
     fleet = RayFleet(frozen, shares, start_timeout_s=240, own_group=True)
     try:
@@ -198,6 +199,18 @@ def test_of_clients_that_share_a_process_one_cannot_harm_the_others(frozen, begi
             [("train", everybody, DIED, "done again"), ("train", everybody, DIED, "done again one by one")],
             [],
             [("train", everybody, raised, "done again one by one")],
+        ]
+
+        monkeypatch.setattr(ray_fleet, "PART", 1)  # so that an actor has calls waiting when it dies
+        order(tmp_path, "train", 1, "kill", client=0)
+        order(tmp_path, "evaluate", 2, "kill", client=1)
+        order(tmp_path, "evaluate", 3, "raise", client=1)
+        result = finish(begin(fleet, clients_per_actor=3))
+        assert_same(result, undisturbed)
+        assert happened(result) == [
+            [("train", [0], DIED, "done again")],
+            [("evaluate", [1], DIED, "done again")],
+            [("evaluate", [1], raised, "done again")],
         ]
     finally:
         fleet.close()

@@ -58,6 +58,33 @@ def test_clients_of_one_actor_share_its_process(ray_session, prepared, small_con
 
 
 @pytest.mark.ray
+def test_nobody_trains_more_than_its_share_of_a_cohort_and_the_numbers_stay(ray_session, prepared, small_config):
+    """Of clients 0-2 and 3-5 the first three would be one actor's; client 2 is the other one's guest."""
+    from promptfleet.federation.ray_fleet import RayFleet, put_frozen
+    from promptfleet.federation.resources import Node, plan_shares
+
+    results = []
+    for runtime in ({"backend": "local"}, {"backend": "ray", "clients_per_actor": 3}):
+        config = small_config(clients=6, participation=0.67, rounds=3, runtime={**runtime, "batch_steps": False})
+        if runtime["backend"] == "local":
+            results.append(promptfleet.run_federation(config))
+            continue
+        fleet = RayFleet(put_frozen(prepared), plan_shares(config, [Node(2, 0)]), start_timeout_s=240, own_group=True)
+        try:
+            federation = Federation(config, prepared, fleet)
+            selection = fleet.select(1, [0, 1, 2, 5])
+            assert [(call.actor, list(call.clients)) for call in selection.calls] == [(0, [0, 1]), (1, [2, 5])]
+            assert [list(call.clients) for call in fleet.select(1, range(6)).calls] == [[0, 1, 2], [3, 4, 5]]
+            while federation.rounds_done < 3:
+                federation.run_round()
+            results.append(federation.result())
+        finally:
+            fleet.close()
+    assert results[0].state_sha256 == results[1].state_sha256
+    assert any(sum(client < 3 for client in report.cohort) != 2 for report in results[0].rounds)
+
+
+@pytest.mark.ray
 def test_methods_that_see_patches_get_the_same_bits_packed_as_in_this_process(ray_session, small_config):
     results = [
         promptfleet.run_federation(small_config(method="fedotp", rounds=1, runtime=runtime))

@@ -110,6 +110,15 @@ def test_an_upload_that_was_altered_gets_the_attachments_that_the_clients_own_ha
         assert torch.allclose(attached[key], tensor, atol=1e-5)
 
 
+def test_what_a_client_downloads_is_its_own_whoever_else_is_asked_for(name):
+    fed = tiny_federation(name, clients=5).run([[0, 1, 2], [1, 4]])
+    together = fed.server.select(2, range(5))
+    for client in range(5):
+        alone = fed.server.select(2, [client])[client]
+        assert equal(alone.tensors, together[client].tensors)
+        assert equal(alone.attached, together[client].attached)
+
+
 def test_states_survive_the_wire_and_the_disk(name, tmp_path):
     fed = tiny_federation(name).run([[0, 1, 2]])
     privates = unstack(stack(fed.privates), ALL)

@@ -149,12 +149,19 @@ class ClientActor:
 
     @ray.method(num_returns=3)
     def train(
-        self, round_index: int, downloads: Stacked, held: Sequence[Sequence[int]], *privates: Stacked
+        self,
+        round_index: int,
+        downloads: Stacked,
+        guests: Mapping[int, ClientSplit],
+        held: Sequence[Sequence[int]],
+        *privates: Stacked,
     ) -> tuple[list[TrainReport], Uploads, Stacked]:
         """``held`` are the clients that train, by whose private states are in which of ``privates``.
 
+        ``guests`` are those of them that the actor does not host otherwise.
         Return values: reports, uploads and next private states, in the order of ids.
         """
+        self._group.host(guests)
         states = {}
         for clients, private in zip(held, privates, strict=True):
             states |= unstack(private, clients)

@@ -14,16 +14,22 @@ class ClientGroup:
     """Clients by id, which share one world. All mappings go by client id."""
 
     def __init__(self, world: World, store: FeatureStore, splits: Mapping[int, ClientSplit]):
-        self._world = world
-        method = load_method(world.config.method)
-        read_pixels = None
+        self._world, self._store = world, store
+        self._method = method = load_method(world.config.method)
+        self._read_pixels = None
         if method.needs is Needs.PIXELS:
             from promptfleet.federation.pixels import pixel_reader  # datasets and decoders, which others do without
 
-            read_pixels = pixel_reader(world, store.labels)
-        self._clients = {
-            client: Client(client, method, world, store, split, read_pixels) for client, split in splits.items()
-        }
+            self._read_pixels = pixel_reader(world, store.labels)
+        self._clients: dict[int, Client] = {}
+        self.host(splits)
+
+    def host(self, splits: Mapping[int, ClientSplit]) -> None:
+        """Host these clients, too."""
+        for client, split in splits.items():
+            if client not in self._clients:
+                about = self._method, self._world, self._store, split, self._read_pixels
+                self._clients[client] = Client(client, *about)
 
     def initial_states(self, clients: Iterable[int]) -> dict[int, State]:
         """Private states before anybody ever trained."""

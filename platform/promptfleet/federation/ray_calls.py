@@ -5,7 +5,7 @@ made them is gone. So whatever failed can be done again, by another process, wit
 """
 
 import time
-from collections import defaultdict, deque
+from collections import Counter, defaultdict, deque
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -63,7 +63,7 @@ class _Running:
 
 
 class ClientCalls:
-    """Runs calls, at most one at a time per actor, and does what ``failures`` say about those that fail.
+    """Runs calls, those of one actor one after the other, and does what ``failures`` say about those that fail.
 
     ``begin(actor)`` tells a process that was just started what the lost one knew; its answer is waited for.
     """
@@ -88,7 +88,10 @@ class ClientCalls:
         """
         submitted = [(call, submit(call)) for call in calls]
         self._wait_for_server([call.inputs for call, _ in submitted if call.inputs is not None])
-        started = [_Running(call, refs, self.deadline(call)) for call, refs in submitted]
+        started, clients = [], Counter[int]()
+        for call, refs in submitted:
+            clients[call.actor] += len(call.clients)
+            started.append(_Running(call, refs, self.deadline(clients[call.actor])))
         try:
             firsts = [running.refs[0] for running in started]
             last = max((running.deadline for running in started), default=0.0)
@@ -98,13 +101,14 @@ class ClientCalls:
         return [Outcome(one.call, one.refs, value) for one, value in zip(started, values, strict=True)], {}
 
     def _wait_for_server(self, inputs: Sequence[ObjectRef]) -> None:
-        """So that nobody else is blamed for it; the first input is enough, they are made by one call."""
+        """So that nobody else is blamed for it; the last input is enough, it is made after the others."""
         timeout = self.runtime.server_timeout_s
-        if inputs and not ray.wait([inputs[0]], timeout=timeout, fetch_local=False)[0]:
+        if inputs and not ray.wait([inputs[-1]], timeout=timeout, fetch_local=False)[0]:
             raise ServerFailed(NO_ANSWER.format(timeout), hangs=True)
 
-    def deadline(self, call: Call) -> float:
-        return time.monotonic() + self.runtime.client_timeout_s * len(call.clients)
+    def deadline(self, clients: int) -> float:
+        """By when an actor that is free now must have served so many clients."""
+        return time.monotonic() + self.runtime.client_timeout_s * clients
 
 
 class _Rescue:
@@ -189,7 +193,12 @@ class _Rescue:
             waiting.extend(replace(call, clients=[client], failed_before=0) for client in call.clients)
 
     def _restart(self, actor: int, failed_starts: int = 0) -> None:
-        """Start another process; it is asked for nothing before it is up: starting has a time limit of its own."""
+        """Start another process; it is asked for nothing before it is up: starting has a time limit of its own.
+
+        What the one before had not come to is asked of it.
+        """
+        for ref in [ref for ref, running in self._running.items() if running.call.actor == actor]:
+            self._waiting[actor].append(self._running.pop(ref).call)
         if failed_starts > self._runtime.retries:
             raise FederationError(f"{self._stage}: a client's process died {failed_starts} times while it started")
         self._processes.replace_client(actor)
@@ -198,7 +207,7 @@ class _Rescue:
         self._running[up] = _Running(Call(actor, [], failed_before=failed_starts), (), deadline)
 
     def _next(self, actor: int) -> None:
-        if self._waiting[actor]:
+        if self._waiting[actor] and all(running.call.actor != actor for running in self._running.values()):
             call = self._waiting[actor].popleft()
-            running = _Running(call, self._submit(call), self._owner.deadline(call))
+            running = _Running(call, self._submit(call), self._owner.deadline(len(call.clients)))
             self._running[running.refs[0]] = running

@@ -4,6 +4,7 @@ What the actors give lies in the object store, outside their processes, and belo
 rounds. So a process that dies takes nothing with it: another one starts in its place and does the same work again.
 """
 
+import math
 from collections import Counter
 from collections.abc import Callable, Container, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -30,6 +31,7 @@ from promptfleet.federation.shared_memory import pack
 from promptfleet.federation.wire import stack, to_arrays, to_tensors, unstack
 from promptfleet.methods.protocol import State
 
+PART = 125  # clients of an actor that are selected for at once: it begins with them while others are selected for
 SPARSE = 4  # of a block's states as many as one in so many, or fewer, are still those of its clients
 
 T = TypeVar("T")
@@ -66,8 +68,9 @@ class Block:
 
 @dataclass(frozen=True)
 class Selection:
-    """What the server sends to the clients of a cohort: for each actor one call that takes its clients' downloads."""
+    """What the server sends to the clients of a cohort: calls of actors, each with the downloads of its clients."""
 
+    server: Any
     round_index: int
     cohort: Sequence[int]
     calls: Sequence[Call]
@@ -111,17 +114,21 @@ class RayFleet:
         return _in_blocks((outcome.call.clients, outcome.refs[0]) for outcome in outcomes)
 
     def select(self, round_index: int, cohort: Sequence[int]) -> Selection:
-        groups = self._by_actor(cohort)
-        select = self._processes.server.select.options(num_returns=len(groups))
-        downloads = _listed(select.remote(round_index, list(groups.values()))) if groups else []
-        calls = [Call(actor, groups[actor], ref) for actor, ref in zip(groups, downloads, strict=True)]
-        return Selection(round_index, cohort, calls)
+        groups, calls = self._evened(self._by_actor(cohort)), []
+        for start in range(0, max(map(len, groups.values()), default=0), PART):
+            parts = {actor: part for actor, clients in groups.items() if (part := clients[start : start + PART])}
+            select = self._processes.server.select.options(num_returns=len(parts))
+            downloads = _listed(select.remote(round_index, list(parts.values())))
+            calls += [Call(actor, parts[actor], ref) for actor, ref in zip(parts, downloads, strict=True)]
+        return Selection(self._processes.server, round_index, cohort, calls)
 
     def train(self, round_index: int, privates: Mapping[int, Block], downloads: Selection) -> CohortUpdate:
         def submit(call: Call) -> Sequence[ObjectRef]:
             train = self._processes.clients[call.actor].train
+            guests = set(call.clients).difference(self._groups[call.actor])
+            splits = {client: self._partition.clients[client] for client in guests}
             held, refs = _by_block(privates, call.clients)
-            return train.remote(round_index, call.inputs, held, *refs)
+            return train.remote(round_index, call.inputs, splits, held, *refs)
 
         outcomes, dropped = self._served(
             downloads, lambda selection: self._calls.run("train", selection.of(privates), submit, may_drop=True)
@@ -146,7 +153,8 @@ class RayFleet:
         outcomes, _ = self._served(
             downloads, lambda selection: self._calls.run("evaluate", selection.of(privates), submit)
         )
-        return [evaluation for outcome in outcomes for evaluation in outcome.value]
+        evaluations = [evaluation for outcome in outcomes for evaluation in outcome.value]
+        return sorted(evaluations, key=lambda evaluation: evaluation.client)
 
     def intake(self) -> Intake:
         self._await_aggregate()
@@ -194,7 +202,8 @@ class RayFleet:
             try:
                 return work(selection)
             except ServerFailed as failure:
-                if not self._await_aggregate(after_waiting=failure.hangs):
+                replaced = selection.server is not self._processes.server
+                if not replaced and not self._await_aggregate(after_waiting=failure.hangs):
                     self._restart_server("select", str(failure), attempt)
                 selection = self.select(selection.round_index, selection.cohort)
         raise AssertionError
@@ -264,6 +273,18 @@ class RayFleet:
         for client in sorted(clients):
             groups.setdefault(client // self._config.runtime.clients_per_actor, []).append(client)
         return groups
+
+    def _evened(self, groups: Mapping[int, Sequence[int]]) -> dict[int, list[int]]:
+        """The same clients, no actor having more than its share: it would be waited for. Some are guests for once."""
+        share = math.ceil(sum(map(len, groups.values())) / len(self._groups))
+        surplus = [client for clients in groups.values() for client in clients[share:]]
+        evened = {}
+        for actor in self._groups:
+            own = groups.get(actor, [])[:share]
+            guests = [surplus.pop() for _ in range(min(share - len(own), len(surplus)))]
+            if own or guests:
+                evened[actor] = sorted([*own, *guests])
+        return evened
 
 
 def _in_blocks(given: Iterable[tuple[Sequence[int], ObjectRef]]) -> dict[int, Block]:

@@ -15,7 +15,7 @@ from promptfleet.errors import FederationError
 from promptfleet.federation.adversaries import adversaries
 from promptfleet.federation.cohort import cohort_size, sample_cohort
 from promptfleet.federation.faults import turnout
-from promptfleet.federation.fleet import Fleet, Intake
+from promptfleet.federation.fleet import Fleet, Handle, Intake
 from promptfleet.federation.partitioning import partition_for
 from promptfleet.federation.prepare import Prepared
 from promptfleet.federation.privacy import planned_cohorts, privacy_budget
@@ -69,6 +69,7 @@ class Federation:
         self._privates = self._fleet.initial_states()
         self._reports: list[RoundReport] = []
         self._evaluations: list[Evaluation] = []
+        self._ahead: Handle | None = None  # downloads of the next round's cohort
 
     @property
     def rounds_done(self) -> int:
@@ -78,17 +79,17 @@ class Federation:
         """Hand out downloads, train the cohort, aggregate, evaluate every client at the same point."""
         started = time.perf_counter()
         config, fleet, round_index = self.config, self._fleet, self.rounds_done + 1
-        participation, over_selection = self._participation, config.faults.over_selection
-        cohort = sample_cohort(config.seed, round_index, config.clients, participation, over_selection=over_selection)
-        wanted = cohort_size(config.clients, participation)
+        cohort, wanted = self._cohort(round_index), cohort_size(config.clients, self._participation)
         arriving = turnout(config.seed, round_index, cohort, wanted, config.faults)
 
-        downloads = fleet.select(round_index, cohort)
+        downloads, self._ahead = self._ahead or fleet.select(round_index, cohort), None
         present = {client: self._privates[client] for client in arriving.present}
         trained = fleet.train(round_index, present, downloads)
         self._check_enough(len(present), trained.dropped)
         fleet.aggregate(round_index, trained.uploads)
         downloads = fleet.select(round_index, range(config.clients))
+        if round_index < config.rounds:  # while clients are evaluated the server has nothing else to do
+            self._ahead = fleet.select(round_index + 1, self._cohort(round_index + 1))
         before, self._privates = self._privates, {**self._privates, **trained.privates}
         evaluations = {one.client: one for one in fleet.evaluate(round_index, self._privates, downloads)}
         intake = fleet.intake()
@@ -114,6 +115,10 @@ class Federation:
         self._reports.append(report)
         self._events = []
         return report
+
+    def _cohort(self, round_index: int) -> list[int]:
+        over_selection, about = self.config.faults.over_selection, (self.config.clients, self._participation)
+        return sample_cohort(self.config.seed, round_index, *about, over_selection=over_selection)
 
     def _simulated_events(self, round_index: int, intake: Intake) -> list[Event]:
         """Who attacks, told in the first round, and whose uploads are given to nobody."""
@@ -147,6 +152,7 @@ class Federation:
         self._privates = self._fleet.put(snapshot.privates)
         self._reports = list(snapshot.reports)
         self._evaluations = list(snapshot.evaluations)
+        self._ahead = None
 
     def begin_anew(self) -> None:
         """Go back to before the first round, whatever became of the processes."""

@@ -170,7 +170,10 @@ class Method(ABC):
     def select(
         self, world: World, server: State, cohort: Sequence[int], rng: np.random.Generator
     ) -> dict[int, Message]:
-        """What each client of ``cohort`` downloads, to train or to be evaluated, from the state of the last round."""
+        """What each client of ``cohort`` downloads, to train or to be evaluated, from the state of the last round.
+
+        No client's depends on who else is in the cohort, which may be asked for in parts.
+        """
 
     @abstractmethod
     def local_update(

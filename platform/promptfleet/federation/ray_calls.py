@@ -112,7 +112,7 @@ class ClientCalls:
 
 
 class _Rescue:
-    """Calls of which at least one has failed, looked after one by one."""
+    """Calls of which at least one has failed, looked after one by one, those of an actor in their order."""
 
     def __init__(self, owner: ClientCalls, stage: str, submit: Submit, may_drop: bool):
         self._owner, self._stage, self._submit, self._may_drop = owner, stage, submit, may_drop
@@ -125,12 +125,13 @@ class _Rescue:
     def run(self, started: Sequence[_Running]) -> tuple[list[Outcome], dict[int, str]]:
         self._running = {running.refs[0]: running for running in started}
         while self._running:
-            nearest = min(running.deadline for running in self._running.values())
-            ready, _ = ray.wait(list(self._running), num_returns=1, timeout=max(0.0, nearest - time.monotonic()))
+            oldest = list({running.call.actor: ref for ref, running in reversed(self._running.items())}.values())
+            nearest = min(self._running[ref].deadline for ref in oldest)
+            ready, _ = ray.wait(oldest, num_returns=1, timeout=max(0.0, nearest - time.monotonic()))
             for ref in ready:
                 self._finished(ref, self._running.pop(ref))
             now = time.monotonic()
-            for ref in [ref for ref, running in self._running.items() if running.deadline <= now and not ready]:
+            for ref in [ref for ref in oldest if not ready and self._running[ref].deadline <= now]:
                 self._overdue(self._running.pop(ref))
         return sorted(self._outcomes, key=lambda outcome: outcome.call.clients[0]), self._dropped
 

@@ -11,7 +11,7 @@ from promptfleet.federation.wire import stack, stack_messages, stack_uploads, un
 from promptfleet.methods.protocol import Message
 from tests.tiny_federation import equal
 
-DTYPES = (torch.float32, torch.float64, torch.float16, torch.bfloat16, torch.int64, torch.bool)
+DTYPES = (torch.float32, torch.float64, torch.float16, torch.int64, torch.bool)
 SHARED = torch.arange(5.0)
 
 

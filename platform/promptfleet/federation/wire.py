@@ -28,7 +28,7 @@ class Alike:
     """States with the same names, shapes and types.
 
     ``rows [clients, bytes]``, by client id in ``row_of``; ``places`` has offset, shape and type of each tensor in a
-    row, or None where it is one for all clients, and then in ``common``.
+    row, or None where it is one for all clients (as it is for a single one), and then in ``common``.
     """
 
     row_of: Mapping[int, int]
@@ -97,7 +97,7 @@ def _stack(states: Mapping[int, State]) -> Alike:
     first = next(iter(states.values()))
     common, places, width = {}, {}, 0
     for name, tensor in first.items():
-        if len(states) > 1 and all(state[name] is tensor for state in states.values()):
+        if all(state[name] is tensor for state in states.values()):
             common[name], places[name] = tensor, None
         else:
             places[name] = width, tensor.shape, tensor.dtype
@@ -111,8 +111,9 @@ def _stack(states: Mapping[int, State]) -> Alike:
 
 def _unstack(some: Alike, clients: Sequence[int]) -> dict[int, State]:
     rows = torch.empty(len(clients), some.rows.shape[1], dtype=torch.uint8)
-    chosen = [some.row_of[client] for client in clients]
-    np.take(some.rows, chosen, axis=0, out=rows.numpy(), mode="clip")  # other modes copy twice
+    if some.rows.size:
+        chosen = [some.row_of[client] for client in clients]
+        np.take(some.rows, chosen, axis=0, out=rows.numpy(), mode="clip")  # other modes copy twice
     common = to_tensors(some.common)
     columns = {
         name: [common[name]] * len(clients) if place is None else _column(rows, place).unbind()

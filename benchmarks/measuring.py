@@ -33,16 +33,20 @@ def measure(work: Callable[[], Any], repeats: int) -> tuple[float, float]:
 
 
 def session_pss_mib(mark: str) -> float:
-    """Proportional memory of every process whose environment holds ``mark`` (``NAME=value``)."""
-    total = 0
+    """Proportional memory of every process whose environment holds ``mark`` (``NAME=value``), and of their children.
+
+    A process that changes its title may write over its environment, as some of Ray's do.
+    """
+    parents, marked = {}, set()
     for folder in Path("/proc").iterdir():
         if folder.name.isdecimal():
             try:
+                parents[folder.name] = (folder / "stat").read_text().rpartition(")")[2].split()[1]
                 if mark.encode() in (folder / "environ").read_bytes():
-                    total += _pss_kib(folder)
+                    marked.add(folder.name)
             except OSError:
                 continue  # it has ended meanwhile
-    return total / 1024
+    return sum(_pss_kib(Path("/proc", pid)) for pid, parent in parents.items() if {pid, parent} & marked) / 1024
 
 
 def actors_fit(actors: int) -> bool:
@@ -102,7 +106,9 @@ def _status_kib(key: str) -> int:
 
 
 def _pss_kib(folder: Path) -> int:
-    for line in (folder / "smaps_rollup").read_text().splitlines():
-        if line.startswith("Pss:"):
-            return int(line.split()[1])
-    return 0
+    """0 for a process that has ended."""
+    try:
+        lines = (folder / "smaps_rollup").read_text().splitlines()
+    except OSError:
+        return 0
+    return next((int(line.split()[1]) for line in lines if line.startswith("Pss:")), 0)

@@ -11,11 +11,12 @@ SPACE = "space: {experts: {int: [1, 9]}}\n"
 
 
 @pytest.fixture
-def job(monkeypatch, run_here):
+def job(monkeypatch, run_here, tmp_path_factory):
     """``run_here``, where no job may start Ray."""
     import ray
 
     monkeypatch.setattr(ray, "is_initialized", lambda: False)  # whatever other tests have running
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.mktemp("cache")))
     monkeypatch.setattr(ray, "init", lambda *_, **__: pytest.fail("Ray was started"))
     return run_here
 
@@ -103,6 +104,10 @@ def test_an_option_that_cannot_be_meant(job, space, arguments, parts):
         (["--resume", "nowhere"], ["--resume nowhere: no federation was begun there"]),
         (["--resume", "x", "--out", "y"], ["argument --resume: its folder has the configuration"]),
         (["--set", "checkpoints.keep=0"], ["checkpoints.keep: got 0, should be greater than or equal to 1"]),
+        (["--set", "storage.path=gopher://x/y"], ["storage.path=gopher://x/y: no such kind of address"]),
+        (["--set", "storage.path=file:///proc/x"], ["storage.path=file:///proc/x: cannot be used (", "Cannot create"]),
+        (["--set", "storage.path=file:///tmp/x", "--out", "/y"], ["--out /y: should be a folder at file:///tmp/x"]),
+        (["--set", "storage.path=s3://a:b@x/y"], ["storage.path: got credentials in an address"]),
         (["--set", "a\nb"], ["--set a\\nb: write key=value"]),
         (["--set", "method=[" + "[" * 99], ["malformed YAML: nested too deeply"]),
         (["--set", "clients=" + "9" * 5000], ["malformed YAML: Exceeds the limit"]),

@@ -25,14 +25,14 @@ space:
 """
 
 
-def rows(folder: Path, name: str) -> list:
-    storage = optuna.storages.RDBStorage(f"sqlite:///{folder}/results/sweeps/{name}/study.db")
+def rows(folder: Path, name: str, results: str = "results") -> list:
+    storage = optuna.storages.RDBStorage(f"sqlite:///{folder}/{results}/sweeps/{name}/study.db")
     study = optuna.load_study(study_name="sweep", storage=storage)
     return [(t.number, t.state.name, t.params, t.value, t.intermediate_values) for t in study.trials]
 
 
-def hashes(folder: Path, name: str) -> dict[str, str]:
-    files = (folder / "results" / "sweeps" / name / "trials").glob("*/result.json")
+def hashes(folder: Path, name: str, results: str = "results") -> dict[str, str]:
+    files = (folder / results / "sweeps" / name / "trials").glob("*/result.json")
     return {path.parent.name: json.loads(path.read_text())["state_sha256"] for path in files}
 
 
@@ -84,21 +84,31 @@ def test_mlflow_has_the_sweep_and_its_trials(undisturbed, folder):
     assert figures >= {"figures/history.png", "figures/slices.png"}
 
 
-@pytest.mark.parametrize("moment", ["trial   0 starts", "trial   3 starts"])
-def test_killed_and_resumed_it_is_the_undisturbed_sweep(undisturbed, root, folder, moment, ends_by_itself):
-    name = f"killed-{moment.split()[1]}"
-    job = Job(root, folder, "tune.py", "--search", "small.yaml", "--name", name)
+@pytest.mark.parametrize(("moment", "results"), [("trial   0 starts", "results"), ("trial   3 starts", "home")])
+def test_killed_and_resumed_it_is_the_undisturbed_sweep(
+    undisturbed, root, folder, moment, results, ends_by_itself, monkeypatch
+):
+    """``home`` is an address, which is all that is left to go on from: the resumed sweep's machine is another one."""
+    name, place = f"killed-{moment.split()[1]}", []
+    if results == "home":
+        place = ["--set", f"storage.path={(folder / results).as_uri()}"]
+        monkeypatch.setenv("XDG_CACHE_HOME", str(folder / "machine"))
+    job = Job(root, folder, "tune.py", "--search", "small.yaml", "--name", name, *place)
     job.wait_for(moment)
     time.sleep(1.0)  # into its rounds
     os.kill(job.process.pid, signal.SIGKILL)
     job.wait()
+    if results == "home":
+        monkeypatch.setenv("XDG_CACHE_HOME", str(folder / "other-machine"))
+        (folder / results / ".in-use.json").unlink()  # instead of waiting until it counts for nothing
 
-    again = Job(root, folder, "tune.py", "--resume", name)
+    again = Job(root, folder, "tune.py", "--resume", name, *place)
     assert again.wait() == 0, again.text()
-    assert rows(folder, name) == rows(folder, "small")
-    assert hashes(folder, name) == hashes(folder, "small")
+    assert again.text().count(" starts ") <= 5 - int(moment.split()[1])  # those that were done are kept
+    assert rows(folder, name, results) == rows(folder, "small")
+    assert hashes(folder, name, results) == hashes(folder, "small")
 
-    client = MlflowClient(f"sqlite:///{folder}/results/mlflow.db")
+    client = MlflowClient(f"sqlite:///{folder}/{results}/mlflow.db")
     experiment = client.get_experiment_by_name("promptfleet").experiment_id
     (parent,) = client.search_runs([experiment], f"tags.`promptfleet.key` = 'sweep/{name}'")
     trials = client.search_runs([experiment], f"tags.mlflow.parentRunId = '{parent.info.run_id}'")

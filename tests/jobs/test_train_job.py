@@ -79,6 +79,39 @@ def test_killed_and_resumed_it_is_the_undisturbed_federation(root, tmp_path, und
     resumed(root, tmp_path, undisturbed)
 
 
+def test_an_outage_of_an_address_and_the_loss_of_the_machine_cost_nothing(root, tmp_path, undisturbed, monkeypatch):
+    """The address is a folder whose place something else takes for a while; then the driver is killed."""
+    there, name = tmp_path / "there", "federations/mine"
+    place = ["--set", f"storage.path={there.as_uri()}"]
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "machine"))
+    settings = [*SMALL, "--set=rounds=4", "--set=runtime.backend=local"]
+    job = Job(root, tmp_path, "train.py", *settings, *place, "--out", name)
+    job.wait_for("round 1/4")
+    there.rename(tmp_path / "away")
+    there.write_text("no folder")
+    job.wait_for("cannot be used")
+    there.unlink()
+    (tmp_path / "away").rename(there)
+    job.wait_for("can be used again")
+    job.process.kill()
+    job.process.wait()
+
+    (there / ".in-use.json").unlink()  # instead of waiting until it counts for nothing
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "other-machine"))
+    done = train(root, tmp_path, *place, "--out", name)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert f"go on with it by --resume {name}" in done.stderr
+    command = [sys.executable, str(root / "jobs" / "train.py"), "--resume", name, *place]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, timeout=500)
+    assert done.returncode == 0, done.stderr
+    assert "round 1/4" not in done.stderr
+    assert f"result: {there.as_uri()}/{name}/result.json" in done.stdout
+    result = json.loads((there / name / "result.json").read_text())
+    assert result["state_sha256"] == undisturbed["state_sha256"]
+    assert result["clients"] == undisturbed["clients"]
+    assert not (tmp_path / "results").exists()
+
+
 @pytest.mark.ray
 def test_without_its_ray_session_it_ends_at_once_and_can_be_gone_on_with(root, tmp_path, undisturbed, ends_by_itself):
     job = Job(root, tmp_path, "train.py", *SMALL, "--set=rounds=4", "--out", "killed")

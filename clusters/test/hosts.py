@@ -22,16 +22,18 @@ BOOT_TIMEOUT_S = 60.0
 COVERED = [str(HOME), "/tmp", "/var/tmp", "/run", "/dev/shm", str(ROOT)]
 
 # In the order of the steps: keep what a host may see of the folders that are covered next; cover them; give back what
-# was kept, read-only; wait for the network; be a machine with an ssh key, and the packages that this one needs.
+# was kept, read-only, and what all hosts share; wait for the network; be a machine with an ssh key, and the packages
+# that this one needs.
 BOOT = """
 set -e
 mount --make-rprivate /
 hostname {name}
 mount -t tmpfs -o mode=755 none /mnt
-for path in {kept}; do mkdir -p /mnt$path; mount --bind $path /mnt$path; done
+for path in {kept} {shared}; do mkdir -p /mnt$path; mount --bind $path /mnt$path; done
 for path in {covered}; do mkdir -p $path; mount -t tmpfs -o mode=1777 none $path; done
 chmod 755 {home} /run
 for path in {kept}; do mkdir -p $path; mount --bind -o ro /mnt$path $path; done
+mkdir -p {shared}; mount --bind /mnt{shared} {shared}
 until ip -o address show dev eth0 2>/dev/null | grep -q {address}; do sleep 0.1; done
 mkdir -p -m 700 {home}/.ssh /run/sshd
 echo {public_key} > {home}/.ssh/authorized_keys
@@ -105,14 +107,18 @@ def make_network() -> None:
         _ip(command)
 
 
-def start_host(name: str, address: str, key: Path, log: Path) -> Host:
-    """Boot a host and wait until it answers to ssh. Raises RuntimeError with the end of its log if it does not."""
+def start_host(name: str, address: str, key: Path, shared: Path, log: Path) -> Host:
+    """Boot a host that has the folder ``shared`` and wait until it answers to ssh.
+
+    Raises RuntimeError with the end of its log if it does not.
+    """
     boot = BOOT.format(
         name=name,
         address=address,
         home=HOME,
         public_key=shlex.quote(key.with_suffix(".pub").read_text().strip()),
         covered=" ".join(COVERED),
+        shared=shlex.quote(str(shared)),
         kept=" ".join(map(shlex.quote, _kept())),
         packages=" ".join(map(shlex.quote, _packages())),
         python=shlex.quote(os.path.realpath(sys.executable)),

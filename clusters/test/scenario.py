@@ -33,6 +33,7 @@ class Scenario:
         self.folder = folder
         self.seconds: dict[str, float] = {}  # of each step
         self.cluster = folder / "local.yaml"
+        self.home = folder / "home"  # of the second sweep's results, at an address that both hosts reach
         self.hosts: list[Host] = []
         bin_folder = Path(sys.executable).parent
         self.environment = {name: value for name, value in os.environ.items() if not name.startswith("RAY_")} | {
@@ -55,8 +56,9 @@ class Scenario:
 
         with self._step("two hosts start"):
             key = make_key(self.folder)
+            self.home.mkdir()
             for name, address in (("head", HEAD), ("worker", WORKER)):
-                self.hosts.append(start_host(name, address, key, self._log(name)))
+                self.hosts.append(start_host(name, address, key, self.home, self._log(name)))
             self.head, self.worker = self.hosts
             self._note_namespaces()
         self._write_cluster(key)
@@ -70,7 +72,7 @@ class Scenario:
 
         self._cluster_up("ray up again")
         arguments = ["--search", f"promptfleet/{SEARCH}", "--name", "loss", "--address", "auto", *SIZE]
-        arguments += ["--set", "storage.path=promptfleet/results"]
+        arguments += ["--set", f"storage.path={self.home.as_uri()}"]
         self._sweep("loss", ["ray", "submit", str(self.cluster), "jobs/tune.py", "--", *arguments], lose=self.worker)
         self._cluster_down()
 
@@ -112,7 +114,8 @@ class Scenario:
         """Run the sweep called ``name`` by ``command`` and compare; ``lose`` that host when round 1 is over."""
         started = time.monotonic()
         job = self._start(name, *command)
-        self._wait_for("the first round", lambda: self._on_head(name, "trials/000/checkpoints/*1.safetensors"), job)
+        first = "trials/000/checkpoints/*1.safetensors"
+        self._wait_for("the first round", lambda: self._on_head(name, first) or self._at_home(name, first), job)
         self._note("first round of the first trial, since the sweep began", started)
         self._note("first round of the first trial, since `ray up`", self.begun)
         if lose:
@@ -120,8 +123,10 @@ class Scenario:
         self._wait_for("the end of the sweep", lambda: job.poll() is not None, job)
         self._note("the sweep with a host lost" if lose else "the sweep", started)
         check(job.returncode == 0, f"the sweep ended with status {job.returncode}, see {name}.log")
-        results = self.folder / "results"
-        self._here("rsync-down", "ray", "rsync-down", str(self.cluster), "~/promptfleet/results/", str(results))
+        results = self.home
+        if not lose:
+            results = self.folder / "results"
+            self._here("rsync-down", "ray", "rsync-down", str(self.cluster), "~/promptfleet/results/", str(results))
         found = outcomes(results / "sweeps" / name)
         check(found == self.expected, f"{name}: other results than on one machine: {found} instead of {self.expected}")
         first, *_, last = placements(results / "sweeps" / name)
@@ -150,6 +155,9 @@ class Scenario:
 
     def _on_head(self, name: str, pattern: str) -> bool:
         return bool(self.head.ssh(f"ls promptfleet/results/sweeps/{name}/{pattern} 2>/dev/null || true"))
+
+    def _at_home(self, name: str, pattern: str) -> bool:
+        return any((self.home / "sweeps" / name).glob(pattern))
 
     def _here(self, name: str, *command: str) -> str:
         """What a command on this machine prints, also to the log ``name``. Raises Failed if it fails."""

@@ -11,8 +11,10 @@ import pytest
 from promptfleet.config import StorageConfig
 from promptfleet.errors import ConfigError, DataError
 from promptfleet.federation import home, lease
+from promptfleet.federation.folder import begin_folder, named_folder, resumed_config
 from promptfleet.federation.home import at_home
 from promptfleet.federation.remote import RemoteFolder
+from promptfleet.federation.settings import federation_config
 
 
 @pytest.fixture
@@ -152,6 +154,28 @@ def test_an_address_that_cannot_be_used_is_one_line_before_anything_starts(machi
         pytest.fail("it began")
     assert str(caught.value).startswith(f"storage.path={address}: {complaint}")
     assert "\n" not in str(caught.value)
+
+
+def test_a_federation_at_an_address_is_begun_anew_there_only_if_told_to(machine, tmp_path):
+    config = federation_config({"rounds": 3, "storage": {"path": machine("a").path}})
+    checkpoint = tmp_path / "there/federations/mine/checkpoints/round-000002.safetensors"
+    write(checkpoint, "")
+    folder = named_folder(config.storage, "--out", "federations/mine")
+    with pytest.raises(
+        ConfigError, match=r"^--out federations/mine: .* stopped after round 2; go on with it by --resume"
+    ):
+        begin_folder(folder, config, overwrite=False)
+    begin_folder(folder, config, overwrite=True)
+    assert not checkpoint.exists()
+    assert resumed_config(folder, [f"storage.path={config.storage.path}"]) == config
+
+
+def test_a_folder_whose_home_is_an_address_is_not_gone_on_with_as_if_it_had_none(machine, tmp_path):
+    config = federation_config({"storage": {"path": machine("a").path}})
+    write(tmp_path / "copied/config.yaml", json.dumps(config.to_dict()))
+    with pytest.raises(ConfigError, match=rf"its storage\.path is {config.storage.path}; go on with what is there by"):
+        resumed_config(tmp_path / "copied", [])
+    assert resumed_config(tmp_path / "copied", ["storage.path=results"]).storage == StorageConfig()
 
 
 def test_an_address_that_does_not_answer_is_not_waited_for(machine, monkeypatch):

@@ -44,10 +44,13 @@ def at_home(storage: StorageConfig) -> Iterator[None]:
     with ExitStack() as ours:
         try:
             ours.enter_context(locked(storage.folder.with_suffix(".lock"), timeout_s=0.0))
-            home = _Home(storage)
-            home.move_in()
         except TimeoutError:
             raise DataError(f"storage.path={storage.address}: another job of this machine is at work there") from None
+        except OSError as error:
+            raise ConfigError(f"{storage.folder}: cannot be worked in ({reason(error)})") from None
+        try:
+            home = _Home(storage)
+            home.move_in()
         except OSError as error:
             raise ConfigError(f"storage.path={storage.address}: cannot be used ({reason(error)})") from None
         ours.enter_context(home.kept())
@@ -62,7 +65,7 @@ class _Home:
         self._known = json.loads(self._notes.read_text()) if self._notes.exists() else None
         self._name = self._known["name"] if self._known else uuid.uuid4().hex
         self._lease = Lease(self._remote, self._name)
-        self._lost: DataError | None = None
+        self._lost: Exception | None = None
 
     def move_in(self) -> None:
         """Take the lease, and make the working folder what is at the address."""
@@ -105,7 +108,7 @@ class _Home:
                     until_it_answers(self._lease.renew, self._storage.address)
             until_it_answers(self._bring, self._storage.address)
             until_it_answers(self._lease.leave, self._storage.address)
-        except DataError as error:
+        except Exception as error:
             logger.warning("%s; what this job does from now on is in %s alone", error, self._storage.folder)
             self._lost = error
 

@@ -5,7 +5,8 @@ otherwise it refuses, and launchers start their worker the plain way. A launcher
 is its worker then.
 
 Ray waits a minute for a worker that it started, even when its process has died meanwhile. Hence a worker that dies, or
-takes too long, before it is up is forked again.
+takes too long, before it is up is forked again. That helps until it has registered; from then on Ray takes its id for a
+dead one's. What is left are the hundredths of a second until it has announced its port, as for workers of Ray's own.
 """
 
 import array

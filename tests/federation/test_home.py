@@ -108,7 +108,7 @@ def test_what_a_killed_one_left_is_taken_over_once_it_was_watched(machine, tmp_p
     with at_home(storage):
         assert 0.2 <= time.monotonic() - started < 5
         assert (storage.folder / "sweeps/a/sweep.yaml").exists()
-    assert f"was left in use by process {os.getpid()} on" in caplog.text
+    assert f"is marked as in use by process {os.getpid()} on" in caplog.text
     assert json.loads((tmp_path / "there" / ".in-use.json").read_text())["held"] is False
 
 

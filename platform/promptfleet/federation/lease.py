@@ -37,7 +37,7 @@ class Lease:
         held = self._read()
         if held and held["held"] and held["folder"] != self._mine["folder"]:
             logger.warning(
-                "%s was left in use by process %s on %s: watching for %.0f s whether it still is",
+                "%s is marked as in use by process %s on %s: watching for %.0f s whether it still is",
                 self._remote.address,
                 held["process"],
                 held["host"],

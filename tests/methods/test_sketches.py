@@ -6,7 +6,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from promptfleet.methods.sketches import WIDTH, lower_bounds, principal_frame, sketch
+from promptfleet.methods.sketches import WIDTH, lower_bounds, lowest_bounds, principal_frame, sketch
 
 KINDS = ["clustered", "normal", "sphere", "equal", "zero", "one direction"]
 
@@ -47,12 +47,28 @@ def sketches_of(points, held=None, *, seed=0):
 )
 def test_no_bound_is_above_the_distance(kind, seed, count, width, scale, offset, dtype):
     points = points_of(kind, seed, count, width, scale=scale, offset=offset, dtype=dtype)
-    bounds, constants = lower_bounds(sketches_of(points)[0], torch.ones(count, dtype=torch.bool), torch.arange(count))
+    sketches, _ = sketches_of(points)
+    bounds, constants = lower_bounds(sketches, sketches)
     exact = points.double().flatten(1)
     distances = (exact.unsqueeze(1) - exact).norm(dim=2)
-    below = bounds.double() + constants.unsqueeze(1)
-    below = below.nan_to_num(nan=-torch.inf, posinf=-torch.inf).fill_diagonal_(0)  # where float32 ends, nothing is said
+    below = bounds.double() + constants
+    below = below.nan_to_num(nan=-torch.inf, posinf=-torch.inf)  # where float32 ends, nothing is said
     assert (below <= distances.square() * (1 + 1e-12) + 1e-37).all()
+
+
+def test_groups_have_the_lowest_bound_of_those_that_count(monkeypatch):
+    monkeypatch.setattr("promptfleet.methods.sketches.AT_ONCE", 32)
+    sketches, _ = sketches_of(points_of("normal", 1, 90, 40))
+    among = torch.arange(90) % 3 > 0
+    among[64:80] = False
+    lowest, bounds = lowest_bounds(sketches, among, sketches[:5]), lower_bounds(sketches, sketches[:5])[0]
+    wanted = [
+        [bounds[start : start + 16][among[start : start + 16], i].tolist() for start in range(0, 90, 16)]
+        for i in range(5)
+    ]
+    assert lowest[:, 4].tolist() == [torch.inf] * 5
+    for row, groups in zip(lowest.tolist(), wanted, strict=True):
+        assert row == [pytest.approx(min(group, default=torch.inf), rel=1e-4) for group in groups]
 
 
 def test_directions_are_orthonormal_and_sketches_what_they_leave():

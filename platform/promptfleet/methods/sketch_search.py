@@ -6,15 +6,16 @@ would give, ties included.
 """
 
 from collections.abc import Sequence
+from math import ceil
 
 import torch
 from torch import Tensor
 
 from promptfleet.methods.nearest import PAIR_BYTES, at_once, nearest, ranked
-from promptfleet.methods.sketches import lower_bounds
+from promptfleet.methods.sketches import GROUP, lower_bounds, lowest_bounds
 
 FIRST = 32  # points near by their sketches that are looked at before those that these leave
-MOST = 1 / 32  # of all points are worth being looked at one by one; more go through one product
+MOST = 1 / 4  # of all groups may have points that are worth being looked at one by one; more go through one product
 
 _FLOAT32 = torch.finfo(torch.float32)
 
@@ -33,24 +34,35 @@ def nearest_by_sketch(
     points may lie on disk (a mapped array): no more of them are read than are looked at. With a ``shortlist`` these are
     so many whose sketches are nearest, and some of the nearest points may be missed.
     """
-    flat = points.flatten(1)
-    first = min(shortlist or max(FIRST, 2 * count), len(flat))
+    flat, groups = points.flatten(1), ceil(len(points) / GROUP)
+    first = shortlist or max(FIRST, 2 * count)
     found: dict[int, list[int]] = {}
-    for some in at_once(queries, len(flat)):
-        bounds, constants = lower_bounds(sketches, among, some)
-        listed = bounds.topk(first, dim=1, largest=False).indices.sort(dim=1).values
-        for query, bound, constant, ids in zip(some.tolist(), bounds, constants.tolist(), listed, strict=True):
-            near, last = _near(flat, query, ids[bound[ids] < torch.inf], count)
+    for some in at_once(queries, groups):
+        for query, lowest in zip(some.tolist(), lowest_bounds(sketches, among, sketches[some]), strict=True):
+            nearby = lowest.topk(min(first + 1, groups), largest=False).indices  # the query's own is one of them
+            ids, bounds, own = _bounds_in(nearby.sort().values, sketches, among, query)
+            ids = ids[bounds.topk(min(first, len(ids)), largest=False).indices.sort().values]
+            near, last = _near(flat, query, ids, count)
             if shortlist is None:
-                limit = min(_FLOAT32.max, last**2 - constant)  # the former where the latter is not a number
-                left = (bound <= limit).nonzero().flatten()
-                if len(left) > MOST * len(flat):
+                limit = min(_FLOAT32.max, last**2 - own)  # the former where the latter is not a number
+                left = (lowest <= limit).nonzero().flatten()
+                if len(left) > MOST * groups:
                     continue
-                near, _ = _near(flat, query, left, count)
+                ids, bounds, _ = _bounds_in(left, sketches, among, query)
+                near, _ = _near(flat, query, ids[bounds <= limit], count)
             found[query] = ranked(flat, torch.tensor([query]), torch.stack([torch.zeros_like(near), near]), count)[0]
     scattered = [query for query in queries if query not in found]
     found |= zip(scattered, nearest(points, among, scattered, count), strict=True)
     return [found[query] for query in queries]
+
+
+def _bounds_in(groups: Tensor, sketches: Tensor, among: Tensor, query: int) -> tuple[Tensor, Tensor, float]:
+    """The other points of some groups, in ascending order, their bounds, and what the query adds to these."""
+    ids = (groups.unsqueeze(1) * GROUP + torch.arange(GROUP)).flatten()
+    ids = ids[ids < len(among)]
+    ids = ids[among[ids] & (ids != query)]
+    bounds, own = lower_bounds(sketches[ids], sketches[query : query + 1])
+    return ids, bounds.squeeze(1), float(own)
 
 
 def _near(flat: Tensor, query: int, ids: Tensor, count: int) -> tuple[Tensor, float]:

@@ -7,11 +7,13 @@ is at least |s_x - s_y|^2 + (|q_x| - |q_y|)^2, the squared distance of the two s
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 WIDTH = 64
 SAMPLE = 512  # points that the directions are learned from
 BLOCK_BYTES = 2**22  # of points in float64: what fits the processor's caches
+GROUP, AT_ONCE = 16, 2**13  # sketches with a bound in common; whose bounds fit the caches
 ROUNDING = 2 * WIDTH * torch.finfo(torch.float32).eps  # see ``lower_bounds``
 
 
@@ -43,18 +45,32 @@ def sketch(points: Tensor, frame: Tensor) -> Tensor:
     return sketches
 
 
-def lower_bounds(sketches: Tensor, among: Tensor, queries: Tensor) -> tuple[Tensor, Tensor]:
-    """Of each query's squared distance to every point no more than it is, in two parts to be added.
+def lower_bounds(sketches: Tensor, asking: Tensor) -> tuple[Tensor, Tensor]:
+    """Of squared distances no more than they are, in two parts to be added.
 
-    sketches ``[points, WIDTH]``, queries are indices of them. Returns ``[queries, points]``, infinite for the query
-    itself and all that are not ``among [points]``, and ``[queries]`` in float64.
+    From points with ``sketches [points, WIDTH]`` to others with sketches ``asking [queries, WIDTH]``. Returns
+    ``[points, queries]`` in float32, minus infinity where that overflows, and ``[queries]`` in float64.
 
     |a|^2 - 2 ab and |b|^2 of sketches a and b are the distance, and rounding is off by less than ``ROUNDING`` times
     (|a| + |b|)^2, at most twice |a|^2 + |b|^2: that of products and sums of WIDTH numbers, and of the sketches and
     directions themselves, which are float32.
     """
-    asking = sketches[queries]
     squares = sketches.norm(dim=1).square_().mul_(1 - 2 * ROUNDING).nan_to_num_(nan=-torch.inf, posinf=-torch.inf)
-    bounds = torch.addmm(squares, asking, sketches.T, alpha=-2).nan_to_num_(nan=-torch.inf, neginf=-torch.inf)
-    bounds.masked_fill_(~among, torch.inf)[torch.arange(len(queries)), queries] = torch.inf
-    return bounds, asking.double().square().sum(dim=1).mul_(1 - 2 * ROUNDING)
+    bounds = torch.addmm(squares.unsqueeze(1), sketches, asking.T, alpha=-2)
+    return (
+        bounds.nan_to_num_(nan=-torch.inf, neginf=-torch.inf),
+        asking.double().square().sum(dim=1).mul_(1 - 2 * ROUNDING),
+    )
+
+
+def lowest_bounds(sketches: Tensor, among: Tensor, asking: Tensor) -> Tensor:
+    """``[queries, groups]``: of each ``GROUP`` points in a row the lowest bound without its part of the query's own.
+
+    Those that are not ``among [points]`` do not count; infinite where nobody is left.
+    """
+    lowest = []
+    for block, there in zip(sketches.split(AT_ONCE), among.split(AT_ONCE), strict=True):
+        bounds = lower_bounds(block, asking)[0].masked_fill_(~there.unsqueeze(1), torch.inf)
+        bounds = F.pad(bounds, (0, 0, 0, -len(bounds) % GROUP), value=torch.inf)
+        lowest.append(bounds.unflatten(0, (-1, GROUP)).amin(dim=1))
+    return torch.cat(lowest).T.contiguous()

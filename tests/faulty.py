@@ -83,7 +83,9 @@ def _suffer(world, stage, round_index, client):
             path.unlink()
         except FileNotFoundError:
             continue
-        if fault == "kill":
+        if fault == "late kill":
+            time.sleep(1.0)  # the answers of earlier calls have arrived by then
+        if fault in ("kill", "late kill"):
             os.kill(os.getpid(), signal.SIGKILL)
         if fault in ("hang", "late"):
             time.sleep(600 if fault == "hang" else 0.5)

@@ -203,7 +203,7 @@ def test_of_clients_that_share_a_process_one_cannot_harm_the_others(frozen, begi
 
         monkeypatch.setattr(ray_fleet, "PART", 1)  # so that an actor has calls waiting when it dies
         order(tmp_path, "train", 1, "kill", client=0)
-        order(tmp_path, "evaluate", 2, "kill", client=1)
+        order(tmp_path, "evaluate", 2, "late kill", client=1)
         order(tmp_path, "evaluate", 3, "raise", client=1)
         result = finish(begin(fleet, clients_per_actor=3))
         assert_same(result, undisturbed)

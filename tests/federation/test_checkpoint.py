@@ -20,6 +20,7 @@ from promptfleet.federation.reports import summary_from_json
 from promptfleet.federation.rounds import Federation
 from promptfleet.federation.state import state_sha256
 from promptfleet.federation.stored import RESULT_FILE, FederationFolder, load_result, load_summary
+from tests.tiny_federation import equal
 
 
 @pytest.fixture
@@ -86,6 +87,15 @@ def test_a_snapshot_is_of_its_moment_whatever_goes_on(begin):
     assert take().sha256 == then != federation.snapshot().sha256
     assert federation.result(take()).state_sha256 == then
     assert len(federation.result(take()).rounds) == 1
+
+
+def test_a_tensor_may_have_two_names(begin, tmp_path):
+    federation = begin(rounds=1)
+    federation.run_round()
+    snapshot = federation.snapshot()
+    server = {**snapshot.server, "again": snapshot.server["context"]}
+    kept = read_snapshot(save_snapshot(tmp_path, replace(snapshot, server=server), "of this one"), "of this one")
+    assert equal(kept.server, server)
 
 
 def test_the_stored_result_is_the_federations(begin, tmp_path):

@@ -41,7 +41,8 @@ def save_snapshot(folder: str | Path, snapshot: Snapshot, fingerprint: str, *, k
         OSError: the disk refuses; what was there before stays.
     """
     path = Path(folder) / FOLDER / f"round-{len(snapshot.reports):06d}.safetensors"
-    tensors = {f"{_SERVER}/{name}": tensor.detach().contiguous() for name, tensor in snapshot.server.items()}
+    # cloned: safetensors refuses a tensor that has two names
+    tensors = {f"{_SERVER}/{name}": tensor.detach().contiguous().clone() for name, tensor in snapshot.server.items()}
     groups = alike(snapshot.privates)
     for number, states in enumerate(groups):
         for name in next(iter(states.values())):

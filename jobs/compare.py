@@ -2,6 +2,7 @@
 
 import sys
 from argparse import Namespace
+from contextlib import nullcontext
 from pathlib import Path
 
 from promptfleet.atomic_files import replacing
@@ -47,10 +48,7 @@ def main() -> int:
             folder = COMPARISONS.find(storage, arguments.resume)
             return _run(load_comparison(folder / COMPARISONS.file, storage), folder, arguments)
     spec = _new_comparison(arguments)
-    if arguments.dry_run:
-        print(describe_comparison(spec))
-        return 0
-    with at_home(next(spec.configs()).storage):
+    with nullcontext() if arguments.dry_run else at_home(next(spec.configs()).storage):
         return _run(spec, None, arguments)
 
 

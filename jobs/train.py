@@ -7,7 +7,7 @@ from pathlib import Path
 from promptfleet.command_line import ArgumentParser, run, seconds_since_start
 from promptfleet.config import FederationConfig
 from promptfleet.data.download import download_dataset
-from promptfleet.federation.folder import FEDERATIONS, begin_folder, named_folder, resumed_config
+from promptfleet.federation.folder import FEDERATIONS, begin_folder, named_folder, resumed_as, resumed_config
 from promptfleet.federation.home import at_home
 from promptfleet.federation.ray_watch import leaving_when_ray_is_gone
 from promptfleet.federation.reports import FederationResult, RoundReport
@@ -48,8 +48,8 @@ def _train(config: FederationConfig, out: Path, arguments: Namespace) -> None:
     if not arguments.resume:
         begin_folder(out, config, overwrite=arguments.overwrite)
     storage = config.storage
-    name = out if storage.address is None else storage.name_of(out)
-    hint = f"go on with: python jobs/train.py --resume {name}{storage.option if storage.address else ''}"
+    option = storage.option if storage.address else ""
+    hint = f"go on with: python jobs/train.py --resume {resumed_as(storage, out)}{option}"
     with leaving_when_ray_is_gone(hint), track_federation(config) as tracked:
 
         def on_round(report: RoundReport) -> None:

@@ -3,6 +3,7 @@
 import sys
 from argparse import Namespace
 from collections.abc import Sequence
+from contextlib import nullcontext
 from pathlib import Path
 
 from promptfleet.command_line import INTERRUPTED, ArgumentParser, run
@@ -43,10 +44,7 @@ def main() -> int:
             folder, spec = open_sweep(storage, arguments.resume, trials=arguments.trials)
             return _run(spec, folder, arguments)
     spec = read_sweep(arguments.search, arguments.set, config=arguments.config, trials=arguments.trials)
-    if arguments.dry_run:
-        print(describe_plan(spec))
-        return 0
-    with at_home(spec.base_config().storage):
+    with nullcontext() if arguments.dry_run else at_home(spec.base_config().storage):
         return _run(spec, None, arguments)
 
 

@@ -27,6 +27,11 @@ def named_folder(storage: StorageConfig, option: str, name: str) -> Path:
     return Path(name) if storage.address is None else storage.folder / name
 
 
+def resumed_as(storage: StorageConfig, folder: Path) -> str:
+    """What ``--resume`` takes for a folder that ``named_folder`` gave."""
+    return str(folder) if storage.address is None else storage.name_of(folder)
+
+
 def begin_folder(folder: Path, config: FederationConfig, *, overwrite: bool) -> None:
     """Make ``folder`` ready for a new federation: its configuration in it, and nothing of another one.
 
@@ -42,7 +47,7 @@ def begin_folder(folder: Path, config: FederationConfig, *, overwrite: bool) -> 
     if done is not None and not overwrite:
         rounds = read_yaml(folder / CONFIG_FILE).get("rounds") if (folder / CONFIG_FILE).exists() else None
         if done != rounds:
-            name = config.storage.name_of(folder) if remote else folder
+            name = resumed_as(config.storage, folder)
             raise ConfigError(
                 f"--out {name}: holds a federation that was stopped after round {done}; go on with it by "
                 f"--resume {name}, or give --overwrite to begin anew"

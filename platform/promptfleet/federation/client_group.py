@@ -28,8 +28,7 @@ class ClientGroup:
         """Host these clients, too."""
         for client, split in splits.items():
             if client not in self._clients:
-                about = self._method, self._world, self._store, split, self._read_pixels
-                self._clients[client] = Client(client, *about)
+                self._clients[client] = Client(client, self._method, self._world, self._store, split, self._read_pixels)
 
     def initial_states(self, clients: Iterable[int]) -> dict[int, State]:
         """Private states before anybody ever trained."""

@@ -117,8 +117,8 @@ class Federation:
         return report
 
     def _cohort(self, round_index: int) -> list[int]:
-        over_selection, about = self.config.faults.over_selection, (self.config.clients, self._participation)
-        return sample_cohort(self.config.seed, round_index, *about, over_selection=over_selection)
+        seed, clients, over_selection = self.config.seed, self.config.clients, self.config.faults.over_selection
+        return sample_cohort(seed, round_index, clients, self._participation, over_selection=over_selection)
 
     def _simulated_events(self, round_index: int, intake: Intake) -> list[Event]:
         """Who attacks, told in the first round, and whose uploads are given to nobody."""

@@ -11,21 +11,16 @@ from promptfleet.methods import sketch_search as module
 from promptfleet.methods.nearest import nearest
 from promptfleet.methods.sketch_search import nearest_by_sketch
 from tests.methods.test_nearest import by_every_distance
-from tests.methods.test_sketches import KINDS, points_of, sketches_of
+from tests.methods.test_sketches import POINTS, points_of, sketches_of
 
 
 @settings(max_examples=100, deadline=None)
 @given(
-    kind=st.sampled_from(KINDS),
-    seed=st.integers(0, 9999),
     count=st.integers(1, 60),
-    width=st.sampled_from([2, 40, 200]),
-    scale=st.sampled_from([1e-22, 1e-6, 1.0, 1e15, 1e37]),
-    offset=st.sampled_from([0.0, 1.0, 1e6]),
-    dtype=st.sampled_from([torch.float32, torch.float16]),
     wanted=st.integers(0, 8),
     first=st.sampled_from([1, 5, 32]),
     most=st.sampled_from([0.1, 1.0]),
+    **POINTS,
 )
 @example("clustered", 0, 60, 200, 1e19, 0.0, torch.float32, 5, 5, 1.0)
 @example("sphere", 0, 60, 40, 1e-22, 0.0, torch.float32, 5, 32, 1.0)

@@ -9,6 +9,14 @@ from hypothesis import strategies as st
 from promptfleet.methods.sketches import WIDTH, lower_bounds, lowest_bounds, principal_frame, sketch
 
 KINDS = ["clustered", "normal", "sphere", "equal", "zero", "one direction"]
+POINTS = {  # what is drawn for ``points_of``, beside their number
+    "kind": st.sampled_from(KINDS),
+    "seed": st.integers(0, 9999),
+    "width": st.sampled_from([2, 40, 200]),
+    "scale": st.sampled_from([1e-22, 1e-6, 1.0, 1e15, 1e37]),
+    "offset": st.sampled_from([0.0, 1.0, 1e6]),
+    "dtype": st.sampled_from([torch.float32, torch.float16]),
+}
 
 
 def points_of(kind, seed, count, width, *, scale=1.0, offset=0.0, dtype=torch.float32):
@@ -36,15 +44,7 @@ def sketches_of(points, held=None, *, seed=0):
 
 
 @settings(max_examples=80, deadline=None)
-@given(
-    kind=st.sampled_from(KINDS),
-    seed=st.integers(0, 9999),
-    count=st.integers(1, 90),
-    width=st.sampled_from([2, 40, 200]),
-    scale=st.sampled_from([1e-22, 1e-6, 1.0, 1e15, 1e37]),
-    offset=st.sampled_from([0.0, 1.0, 1e6]),
-    dtype=st.sampled_from([torch.float32, torch.float16]),
-)
+@given(count=st.integers(1, 90), **POINTS)
 def test_no_bound_is_above_the_distance(kind, seed, count, width, scale, offset, dtype):
     points = points_of(kind, seed, count, width, scale=scale, offset=offset, dtype=dtype)
     sketches, _ = sketches_of(points)

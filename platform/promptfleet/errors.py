@@ -35,6 +35,11 @@ class FederationError(PromptfleetError):
     """A federation that cannot go on: too many of its processes died, or its clients failed too often."""
 
 
+def first_line(error: BaseException) -> str:
+    """Of what the error says; its type where it says nothing."""
+    return next(iter(str(error).strip().splitlines()), type(error).__name__)
+
+
 def did_you_mean(name: str, known: Iterable[str], *, cutoff: float = 0.6) -> str:
     """``did you mean 'digits'?`` for an error about ``name``; empty where no known name is near.
 

@@ -6,7 +6,7 @@ from typing import Any, ClassVar
 
 import yaml
 
-from promptfleet.errors import ConfigError
+from promptfleet.errors import ConfigError, first_line
 
 DEEPEST = 40  # sections within sections
 LARGEST = 100_000  # values in a file, those behind an alias counted each time
@@ -78,7 +78,7 @@ def parse_yaml(text: str, *, source: str) -> Any:
         where = f"{source}:{mark.line + 1}" if mark else source
         raise ConfigError(f"{where}: malformed YAML: {error.problem or error.context}") from None
     except yaml.YAMLError as error:
-        raise ConfigError(f"{source}: malformed YAML: {str(error).splitlines()[0]}") from None
+        raise ConfigError(f"{source}: malformed YAML: {first_line(error)}") from None
     except (ValueError, AttributeError, TypeError, OverflowError) as error:  # "!!int one", thousands of digits, ...
         raise ConfigError(f"{source}: malformed YAML: {error}") from None
     if _size(value) > LARGEST:

@@ -20,7 +20,7 @@ import numpy as np
 import pyarrow as pa
 
 from promptfleet.atomic_files import replacing
-from promptfleet.errors import DataError
+from promptfleet.errors import DataError, first_line
 
 FORMAT = "promptfleet-features"
 VERSION = 2
@@ -145,8 +145,7 @@ def open_features(path: str | Path, key_parts: Mapping[str, str] | None = None, 
     except (PermissionError, IsADirectoryError) as error:
         raise DataError(f"{path}: cannot be read ({error.strerror})") from None
     except (pa.ArrowException, OSError, ValueError, LookupError, TypeError, AttributeError) as error:
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise _damaged(path, reason) from None
+        raise _damaged(path, first_line(error)) from None
     columns = sample_ids, labels, domains, official, features
     if verify and features.nbytes <= VERIFIED_BYTES and _checksum(key_found, *columns) != checksum:
         raise _damaged(path, "its content does not match its checksum")

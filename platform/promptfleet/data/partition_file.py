@@ -11,7 +11,7 @@ import numpy as np
 from promptfleet.atomic_files import replacing
 from promptfleet.data.partition import Partition
 from promptfleet.data.samples import Samples
-from promptfleet.errors import DataError
+from promptfleet.errors import DataError, first_line
 
 FORMAT, VERSION = "promptfleet-partition", 1
 _PARTS = ("train", "val", "test")
@@ -75,7 +75,7 @@ def load_partition(path: str | Path) -> StoredPartition:
     except KeyError as error:
         raise DataError(f"{path}: damaged, {error.args[0]!r} is missing") from None
     except (ValueError, TypeError) as error:
-        raise DataError(f"{path}: damaged ({str(error).splitlines()[0]})") from None
+        raise DataError(f"{path}: damaged ({first_line(error)})") from None
     _check_samples(path, partition, samples)
     if values.get("fingerprint") not in (None, partition.fingerprint()):
         raise DataError(f"{path}: changed since it was written; remove its 'fingerprint' if that was meant")

@@ -12,9 +12,9 @@ from contextlib import ExitStack, contextmanager
 
 from promptfleet.atomic_files import locked, replacing
 from promptfleet.config import StorageConfig
-from promptfleet.errors import ConfigError, DataError
+from promptfleet.errors import ConfigError, DataError, first_line
 from promptfleet.federation.lease import RENEW_S, Lease
-from promptfleet.federation.remote import FEATURES, RemoteFolder, reason, until_it_answers
+from promptfleet.federation.remote import FEATURES, RemoteFolder, until_it_answers
 
 NOTES = ".home.json"  # in the working folder: its name, and what of it is at the address
 CHECKPOINTS = "*/checkpoints/round-*.safetensors"
@@ -47,12 +47,12 @@ def at_home(storage: StorageConfig) -> Iterator[None]:
         except TimeoutError:
             raise DataError(f"storage.path={storage.address}: another job of this machine is at work there") from None
         except OSError as error:
-            raise ConfigError(f"{storage.folder}: cannot be worked in ({reason(error)})") from None
+            raise ConfigError(f"{storage.folder}: cannot be worked in ({first_line(error)})") from None
         try:
             home = _Home(storage)
             home.move_in()
         except OSError as error:
-            raise ConfigError(f"storage.path={storage.address}: cannot be used ({reason(error)})") from None
+            raise ConfigError(f"storage.path={storage.address}: cannot be used ({first_line(error)})") from None
         ours.enter_context(home.kept())
         yield
 

@@ -9,7 +9,7 @@ from contextlib import ExitStack, contextmanager, nullcontext
 from typing import TypeVar
 
 from promptfleet.config import StorageConfig
-from promptfleet.errors import ResourceError
+from promptfleet.errors import ResourceError, first_line
 from promptfleet.federation.fork_server.session import ForkServer, ForkServerError, start_fork_server, unavailable
 from promptfleet.federation.ray_helpers import without_helpers
 from promptfleet.federation.resources import Node
@@ -151,8 +151,7 @@ def _join(ray, session: ExitStack, address: str, fork_server: str) -> None:
         _check_reachable(address)
         ray.init(address=address, **LOGGING)
     except (OSError, ValueError, RuntimeError) as error:
-        reason = str(error).strip().splitlines()[0]
-        raise ResourceError(f"--address {address}: no Ray cluster to join ({reason})") from None
+        raise ResourceError(f"--address {address}: no Ray cluster to join ({first_line(error)})") from None
     session.callback(ray.shutdown)
 
 

@@ -16,8 +16,8 @@ from ray.exceptions import RayError
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from promptfleet.config import StorageConfig
-from promptfleet.errors import ConfigError, ResourceError
-from promptfleet.federation.remote import RemoteFolder, reason
+from promptfleet.errors import ConfigError, ResourceError, first_line
+from promptfleet.federation.remote import RemoteFolder
 from promptfleet.federation.resources import Node
 
 ANSWER_TIMEOUT_S = 120.0
@@ -94,7 +94,7 @@ def _ask_for_address(nodes: Sequence[dict], storage: StorageConfig) -> dict[str,
         answers = _answers(addresses, storage.path, _look_there, storage, marker)
         remote.delete(marker)
     except OSError as error:
-        raise ConfigError(f"storage.path={storage.path}: cannot be used ({reason(error)})") from None
+        raise ConfigError(f"storage.path={storage.path}: cannot be used ({first_line(error)})") from None
     return dict.fromkeys(answers, ABSENT)  # of its files each node has its own
 
 
@@ -133,7 +133,7 @@ def _look_there(storage: StorageConfig, marker: str) -> str:
         remote.write(own, b"")
         remote.delete(own)
     except (OSError, ConfigError) as error:
-        return reason(error)
+        return first_line(error)
     return ""
 
 

@@ -21,7 +21,7 @@ import pyarrow.fs as fs
 
 from promptfleet.atomic_files import replacing
 from promptfleet.config import StorageConfig
-from promptfleet.errors import ConfigError
+from promptfleet.errors import ConfigError, first_line
 
 PASSING = (".partial", ".unfinished", ".lock", "-journal", "-wal", "-shm")
 FEATURES = "features"
@@ -122,7 +122,7 @@ class RemoteFolder:
         try:
             system, root = fs.FileSystem.from_uri(self.address)
         except ValueError as error:
-            raise ConfigError(f"storage.path={self.address}: no such kind of address ({reason(error)})") from None
+            raise ConfigError(f"storage.path={self.address}: no such kind of address ({first_line(error)})") from None
         return system, "/".join([root.rstrip("/"), *self._below])
 
     def _path(self, name: str) -> str:
@@ -184,6 +184,13 @@ def fetch_missing(storage: StorageConfig, path: Path) -> None:
         until_it_answers(lambda: remote.fetch(path.name), remote.address)
 
 
+def bring_file(storage: StorageConfig, path: Path) -> None:
+    """Have the file as it is at the address of ``storage``, if there is one."""
+    remote = remote_folder(storage, path.parent)
+    if remote is not None:
+        until_it_answers(lambda: remote.push_file(path.name), remote.address)
+
+
 def until_it_answers(job: Callable[[], T], address: str, give_up: threading.Event | None = None) -> T:
     """What ``job`` gives once the address lets it, however long that takes; told when it begins and when it is over.
 
@@ -197,17 +204,13 @@ def until_it_answers(job: Callable[[], T], address: str, give_up: threading.Even
             if give_up.is_set():
                 raise
             if not told:
-                logger.warning("%s cannot be used (%s); trying again until it can", address, reason(error))
+                logger.warning("%s cannot be used (%s); trying again until it can", address, first_line(error))
             told = True
             give_up.wait(RETRY_S)
         else:
             if told:
                 logger.warning("%s can be used again", address)
             return result
-
-
-def reason(error: Exception) -> str:
-    return next(iter(str(error).strip().splitlines()), type(error).__name__)
 
 
 def _counts(name: str, without: Collection[str]) -> bool:

@@ -12,7 +12,7 @@ import yaml
 from promptfleet.atomic_files import replacing
 from promptfleet.config import StorageConfig
 from promptfleet.errors import ConfigError, did_you_mean
-from promptfleet.federation.remote import remote_folder, until_it_answers
+from promptfleet.federation.remote import bring_file
 from promptfleet.search.spec import SweepSpec, kept_at, parse_sweep
 from promptfleet.yaml_files import read_yaml
 
@@ -59,9 +59,7 @@ class Shelf:
     def write(self, storage: StorageConfig, folder: Path, values: Mapping[str, Any]) -> None:
         with replacing(folder / self.file) as partial:
             partial.write_text(yaml.safe_dump(dict(values), sort_keys=False))
-        remote = remote_folder(storage, folder)
-        if remote:
-            until_it_answers(lambda: remote.push_file(self.file), remote.address)
+        bring_file(storage, folder / self.file)
 
     def _root(self, storage: StorageConfig) -> Path:
         return storage.folder.absolute() / self.folder

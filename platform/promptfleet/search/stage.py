@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from promptfleet.config import FederationConfig, StorageConfig
-from promptfleet.federation.remote import remote_folder, until_it_answers
+from promptfleet.federation.remote import bring_file
 from promptfleet.search.folders import trial_folder
 from promptfleet.search.study import FILE as STUDY_FILE
 from promptfleet.search.study import Proposal, SweepStudy
@@ -40,9 +40,7 @@ class Stage:
 
     def keep_study(self) -> None:
         """Have the study as it is where ``storage.path`` is an address, before anything is done that depends on it."""
-        remote = remote_folder(self.storage, self.folder)
-        if remote:
-            until_it_answers(lambda: remote.push_file(STUDY_FILE), remote.address)
+        bring_file(self.storage, self.folder / STUDY_FILE)
 
     def trial(self, proposal: Proposal) -> dict[str, Any]:
         """All that a trial has to know, as plain values."""

@@ -8,7 +8,7 @@ from pathlib import Path
 from optuna.trial import FrozenTrial
 
 from promptfleet.config import FederationConfig
-from promptfleet.errors import DataError
+from promptfleet.errors import DataError, first_line
 from promptfleet.federation.prepare import Prepared, prepare
 from promptfleet.federation.ray_session import local_gpu_bytes
 from promptfleet.federation.reports import FederationSummary
@@ -18,7 +18,7 @@ from promptfleet.search.folders import trial_folder
 from promptfleet.search.spec import SweepSpec
 from promptfleet.search.stage import Stage
 from promptfleet.search.study import SweepStudy
-from promptfleet.tracking.outages import first_line, is_outage, persistently
+from promptfleet.tracking.outages import is_outage, persistently
 from promptfleet.tracking.store import TrackingStore
 from promptfleet.tracking.sweep_run import SweepRun, TrialRecord, best_trial
 from promptfleet.tracking.writer import BackgroundWriter

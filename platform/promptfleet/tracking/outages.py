@@ -6,6 +6,8 @@ import time
 from collections.abc import Callable, Iterator
 from typing import TypeVar
 
+from promptfleet.errors import first_line
+
 T = TypeVar("T")
 PATIENCE_S = 60.0
 FIRST_WAIT_S, LONGEST_WAIT_S = 0.5, 15.0
@@ -52,7 +54,3 @@ def persistently(job: Callable[[], T], *, store: str = "tracking: the store", pa
             logger.warning("%s cannot be used (%s); trying again", store, cause(error))
             time.sleep(wait)
     raise AssertionError
-
-
-def first_line(error: BaseException) -> str:
-    return next(iter(str(error).strip().splitlines()), type(error).__name__)

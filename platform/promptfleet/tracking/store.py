@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from promptfleet.atomic_files import locked
+from promptfleet.errors import first_line
 from promptfleet.tracking.descriptions import EXPERIMENT_NOTE, NOTE_TAG
 from promptfleet.tracking.errors import TrackingError
 from promptfleet.tracking.tracked_run import TrackedRun
@@ -60,8 +61,7 @@ class TrackingStore:
                 client = MlflowClient(tracking_uri=_sqlite_uri(path / "mlflow.db"))
                 return cls(path, client, _experiment(client, path))
         except (OSError, sqlite3.Error, MlflowException, SQLAlchemyError) as error:
-            reason = str(error).splitlines()[0]
-            raise TrackingError(f"{path / 'mlflow.db'} cannot be used for tracking: {reason}") from error
+            raise TrackingError(f"{path / 'mlflow.db'} cannot be used for tracking: {first_line(error)}") from error
 
     @property
     def uri(self) -> str:

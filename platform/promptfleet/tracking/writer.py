@@ -6,7 +6,8 @@ import threading
 import time
 from collections.abc import Callable
 
-from promptfleet.tracking.outages import PATIENCE_S, first_line, is_outage, waits
+from promptfleet.errors import first_line
+from promptfleet.tracking.outages import PATIENCE_S, is_outage, waits
 
 logger = logging.getLogger(__name__)
 

@@ -16,7 +16,7 @@ from promptfleet.federation.local_fleet import LocalFleet
 from promptfleet.federation.prepare import prepare
 from promptfleet.federation.rounds import Federation
 from promptfleet.federation.settings import federation_config
-from promptfleet.federation.stored import FederationFolder
+from promptfleet.federation.storage.stored import FederationFolder
 
 
 def main() -> None:

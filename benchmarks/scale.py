@@ -33,7 +33,7 @@ from promptfleet.federation.ray_session import ray_session
 from promptfleet.federation.resources import plan_shares
 from promptfleet.federation.rounds import Federation
 from promptfleet.federation.settings import read_federation_config
-from promptfleet.federation.stored import FederationFolder
+from promptfleet.federation.storage.stored import FederationFolder
 from promptfleet.seeding import stream
 
 IMAGES_PER_CLIENT = 20

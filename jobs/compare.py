@@ -13,10 +13,10 @@ from promptfleet.comparison.run import plan_comparison, prepare_comparison, run_
 from promptfleet.comparison.spec import ComparisonSpec, load_comparison, parse_methods, parse_seeds, read_comparison
 from promptfleet.comparison.summary import describe_comparison, describe_outcome
 from promptfleet.errors import ConfigError
-from promptfleet.federation.home import at_home
 from promptfleet.federation.ray_session import local_nodes, ray_with
 from promptfleet.federation.ray_watch import leaving_when_ray_is_gone
 from promptfleet.federation.settings import assigned_storage
+from promptfleet.federation.storage.home import at_home
 from promptfleet.search.folders import COMPARISONS
 
 NEW_ONLY = ("config", "tune", "trials", "name", "concurrent")

@@ -8,10 +8,10 @@ from promptfleet.config import FederationConfig
 from promptfleet.data.download import download_dataset
 from promptfleet.data.feature_store import open_features
 from promptfleet.federation.encoding import Wanted, encode_missing, features_folder, wanted_files
-from promptfleet.federation.home import at_home
 from promptfleet.federation.image_encoder import load_inputs
 from promptfleet.federation.ray_session import ray_session
 from promptfleet.federation.settings import read_federation_config
+from promptfleet.federation.storage.home import at_home
 from promptfleet.methods import load_method
 
 

@@ -12,9 +12,9 @@ from promptfleet.data.partition_counts import count_partition
 from promptfleet.data.partition_file import save_partition
 from promptfleet.data.samples import Samples
 from promptfleet.errors import ConfigError
-from promptfleet.federation.home import at_home
 from promptfleet.federation.partitioning import partition_for
 from promptfleet.federation.settings import read_federation_config
+from promptfleet.federation.storage.home import at_home
 from promptfleet.tracking.figures.partition import partition_figure
 from promptfleet.tracking.partition_table import partition_summary, partition_table
 

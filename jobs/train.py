@@ -7,13 +7,13 @@ from pathlib import Path
 from promptfleet.command_line import ArgumentParser, run, seconds_since_start
 from promptfleet.config import FederationConfig
 from promptfleet.data.download import download_dataset
-from promptfleet.federation.folder import FEDERATIONS, begin_folder, named_folder, resumed_as, resumed_config
-from promptfleet.federation.home import at_home
 from promptfleet.federation.ray_watch import leaving_when_ray_is_gone
 from promptfleet.federation.reports import FederationResult, RoundReport
 from promptfleet.federation.run import run_federation
 from promptfleet.federation.settings import assigned_storage, read_federation_config
-from promptfleet.federation.stored import RESULT_FILE
+from promptfleet.federation.storage.folder import FEDERATIONS, begin_folder, named_folder, resumed_as, resumed_config
+from promptfleet.federation.storage.home import at_home
+from promptfleet.federation.storage.stored import RESULT_FILE
 from promptfleet.tracking.background import track_federation
 
 

@@ -9,10 +9,10 @@ from pathlib import Path
 from promptfleet.command_line import INTERRUPTED, ArgumentParser, run
 from promptfleet.data.download import download_dataset
 from promptfleet.errors import ConfigError
-from promptfleet.federation.home import at_home
 from promptfleet.federation.ray_session import local_nodes, ray_with
 from promptfleet.federation.ray_watch import leaving_when_ray_is_gone
 from promptfleet.federation.settings import assigned_storage
+from promptfleet.federation.storage.home import at_home
 from promptfleet.search.folders import SWEEPS, create_sweep, open_sweep
 from promptfleet.search.spec import SweepSpec, read_sweep
 from promptfleet.search.summary import describe_outcome, describe_plan

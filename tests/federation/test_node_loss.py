@@ -10,7 +10,7 @@ from promptfleet.federation.failures import StatesLost
 from promptfleet.federation.local_fleet import LocalFleet
 from promptfleet.federation.recovery import run_next_round
 from promptfleet.federation.rounds import Federation
-from promptfleet.federation.stored import FederationFolder
+from promptfleet.federation.storage.stored import FederationFolder
 
 
 class Lossy(LocalFleet):

@@ -12,7 +12,8 @@ import ray
 
 from promptfleet.config import StorageConfig
 from promptfleet.errors import ResourceError
-from promptfleet.federation.ray_storage import (
+from promptfleet.federation.resources import Node
+from promptfleet.federation.storage.ray_storage import (
     ABSENT,
     _answer,
     _check_all_or_only_this,
@@ -21,7 +22,6 @@ from promptfleet.federation.ray_storage import (
     is_shared,
     where_trials_run,
 )
-from promptfleet.federation.resources import Node
 
 ADDRESSES = {"a": "10.0.0.1", "b": "10.0.0.2", "c": "10.0.0.3"}
 SCRIPT = """
@@ -37,7 +37,7 @@ from promptfleet.federation.actors import ClientActor
 from promptfleet.federation.prepare import prepare
 from promptfleet.federation.ray_files import NodeFile
 from promptfleet.federation.ray_fleet import put_frozen
-from promptfleet.federation.ray_storage import is_shared, nodes_with_storage
+from promptfleet.federation.storage.ray_storage import is_shared, nodes_with_storage
 from promptfleet.federation.settings import federation_config
 
 class Client(ClientActor):

@@ -5,10 +5,10 @@ import pytest
 import torch
 
 from promptfleet.errors import ConfigError
-from promptfleet.federation.checkpoint import load_snapshot, save_snapshot
 from promptfleet.federation.client import Upload, train_together
 from promptfleet.federation.rounds import Snapshot
 from promptfleet.federation.state import state_sha256
+from promptfleet.federation.storage.checkpoint import load_snapshot, save_snapshot
 from promptfleet.federation.wire import stack, unstack
 from promptfleet.methods import METHODS, load_method
 from promptfleet.methods.lockstep import run_updates

@@ -18,7 +18,7 @@ from promptfleet.data.partial_rows import PartialRows
 from promptfleet.errors import ConfigError, DataError
 from promptfleet.federation.image_encoder import Arrays, Encoder, Kind, encode_in_threads
 from promptfleet.federation.ray_session import ray_runs
-from promptfleet.federation.remote import FEATURES, fetch_missing
+from promptfleet.federation.storage.remote import FEATURES, fetch_missing
 from promptfleet.methods.protocol import Needs
 
 logger = logging.getLogger(__name__)

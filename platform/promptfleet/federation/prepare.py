@@ -31,7 +31,7 @@ from promptfleet.errors import ConfigError
 from promptfleet.federation.encoding import encode_missing, features_folder, wanted_files
 from promptfleet.federation.image_encoder import load_inputs
 from promptfleet.federation.partitioning import partition_for
-from promptfleet.federation.remote import fetch_missing
+from promptfleet.federation.storage.remote import fetch_missing
 from promptfleet.methods import load_method
 from promptfleet.methods.protocol import Needs, World
 

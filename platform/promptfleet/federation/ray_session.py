@@ -100,7 +100,7 @@ def ray_session(
                 _start(ray, ours, fork_server)
             else:
                 _join(ray, ours, address, fork_server)
-        from promptfleet.federation.ray_storage import nodes_with_storage
+        from promptfleet.federation.storage.ray_storage import nodes_with_storage
 
         yield nodes_with_storage(storage)
 

@@ -16,7 +16,7 @@ from promptfleet.federation.reports import FederationResult, RoundReport
 from promptfleet.federation.resources import announce_gpus, plan_shares
 from promptfleet.federation.rounds import Federation
 from promptfleet.federation.settings import federation_config
-from promptfleet.federation.stored import FederationFolder
+from promptfleet.federation.storage.stored import FederationFolder
 
 logger = logging.getLogger(__name__)
 
@@ -87,7 +87,7 @@ def _fleet(config: FederationConfig, address: str | None) -> Iterator[tuple[Prep
     where = {"fork_server": runtime.fork_server, "storage": config.storage}
     with ray_with(lambda: prepare(config), address, **where) as (prepared, nodes):
         from promptfleet.federation.ray_fleet import RayFleet, put_frozen
-        from promptfleet.federation.ray_storage import is_shared
+        from promptfleet.federation.storage.ray_storage import is_shared
 
         shares = plan_shares(config, nodes)
         announce_gpus(shares, prepared.weights_bytes(), local_gpu_bytes())

@@ -12,7 +12,7 @@ import yaml
 from promptfleet.atomic_files import replacing
 from promptfleet.config import StorageConfig
 from promptfleet.errors import ConfigError, did_you_mean
-from promptfleet.federation.remote import bring_file
+from promptfleet.federation.storage.remote import bring_file
 from promptfleet.search.spec import SweepSpec, kept_at, parse_sweep
 from promptfleet.yaml_files import read_yaml
 

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from promptfleet.config import FederationConfig, StorageConfig
-from promptfleet.federation.remote import bring_file
+from promptfleet.federation.storage.remote import bring_file
 from promptfleet.search.folders import trial_folder
 from promptfleet.search.study import FILE as STUDY_FILE
 from promptfleet.search.study import Proposal, SweepStudy

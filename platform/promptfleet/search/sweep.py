@@ -13,7 +13,7 @@ from promptfleet.federation.prepare import Prepared, prepare
 from promptfleet.federation.ray_session import local_gpu_bytes
 from promptfleet.federation.reports import FederationSummary
 from promptfleet.federation.resources import Node, Shares, announce_gpus, plan_shares
-from promptfleet.federation.stored import load_summary
+from promptfleet.federation.storage.stored import load_summary
 from promptfleet.search.folders import trial_folder
 from promptfleet.search.spec import SweepSpec
 from promptfleet.search.stage import Stage

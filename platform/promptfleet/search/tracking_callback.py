@@ -10,7 +10,7 @@ from ray.tune.experiment import Trial
 from promptfleet.config import fingerprint_of
 from promptfleet.federation.reports import round_report_from_dict
 from promptfleet.federation.settings import federation_config
-from promptfleet.federation.stored import bring_result, load_result
+from promptfleet.federation.storage.stored import bring_result, load_result
 from promptfleet.search.stage import FEDERATION, FOLDER, NUMBER, PARAMS, STAGE, Stage
 from promptfleet.search.study import Proposal
 from promptfleet.search.tune_adapters import NotSaved

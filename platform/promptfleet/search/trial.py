@@ -14,7 +14,7 @@ from promptfleet.federation.reports import RoundReport
 from promptfleet.federation.resources import Shares
 from promptfleet.federation.rounds import Federation
 from promptfleet.federation.settings import federation_config
-from promptfleet.federation.stored import FederationFolder
+from promptfleet.federation.storage.stored import FederationFolder
 from promptfleet.search.stage import FEDERATION, FOLDER, SETTLED
 
 OBJECTIVE = "val_accuracy"  # of the clients that do not attack, where some do

@@ -10,11 +10,11 @@ from ray import tune
 from promptfleet.config import FederationConfig
 from promptfleet.federation.prepare import Prepared
 from promptfleet.federation.ray_fleet import put_frozen
-from promptfleet.federation.ray_storage import is_shared, where_trials_run
 from promptfleet.federation.ray_watch import require_ray
 from promptfleet.federation.resources import Node, Shares, plan_shares
 from promptfleet.federation.settings import federation_config
-from promptfleet.federation.stored import alone_in
+from promptfleet.federation.storage.ray_storage import is_shared, where_trials_run
+from promptfleet.federation.storage.stored import alone_in
 from promptfleet.search.progress import SweepProgress
 from promptfleet.search.stage import FEDERATION, FOLDER, Stage
 from promptfleet.search.tracking_callback import TrackTrials

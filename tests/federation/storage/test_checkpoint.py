@@ -12,14 +12,14 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
 from promptfleet.errors import ConfigError, DataError
-from promptfleet.federation import stored
-from promptfleet.federation.checkpoint import FOLDER, load_snapshot, read_snapshot, save_snapshot
-from promptfleet.federation.folder import begin_folder, resumed_config
 from promptfleet.federation.local_fleet import LocalFleet
 from promptfleet.federation.reports import summary_from_json
 from promptfleet.federation.rounds import Federation
 from promptfleet.federation.state import state_sha256
-from promptfleet.federation.stored import RESULT_FILE, FederationFolder, load_result, load_summary
+from promptfleet.federation.storage import stored
+from promptfleet.federation.storage.checkpoint import FOLDER, load_snapshot, read_snapshot, save_snapshot
+from promptfleet.federation.storage.folder import begin_folder, resumed_config
+from promptfleet.federation.storage.stored import RESULT_FILE, FederationFolder, load_result, load_summary
 from tests.tiny_federation import equal
 
 

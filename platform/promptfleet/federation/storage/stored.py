@@ -12,11 +12,11 @@ from pathlib import Path
 from promptfleet.atomic_files import locked, replacing
 from promptfleet.config import StorageConfig, fingerprint_of
 from promptfleet.errors import DataError
-from promptfleet.federation.checkpoint import load_snapshot, newest_round, remove_unfinished, save_snapshot
 from promptfleet.federation.failures import StatesLost
-from promptfleet.federation.remote import remote_folder, until_it_answers
 from promptfleet.federation.reports import Event, FederationResult, FederationSummary, summary_from_json
 from promptfleet.federation.rounds import Federation, Snapshot
+from promptfleet.federation.storage.checkpoint import load_snapshot, newest_round, remove_unfinished, save_snapshot
+from promptfleet.federation.storage.remote import remote_folder, until_it_answers
 
 RESULT_FILE = "result.json"
 LOCK_FILE = "in-use.lock"

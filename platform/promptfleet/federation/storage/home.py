@@ -13,8 +13,8 @@ from contextlib import ExitStack, contextmanager
 from promptfleet.atomic_files import locked, replacing
 from promptfleet.config import StorageConfig
 from promptfleet.errors import ConfigError, DataError, first_line
-from promptfleet.federation.lease import RENEW_S, Lease
-from promptfleet.federation.remote import FEATURES, RemoteFolder, until_it_answers
+from promptfleet.federation.storage.lease import RENEW_S, Lease
+from promptfleet.federation.storage.remote import FEATURES, RemoteFolder, until_it_answers
 
 NOTES = ".home.json"  # in the working folder: its name, and what of it is at the address
 CHECKPOINTS = "*/checkpoints/round-*.safetensors"

@@ -8,9 +8,9 @@ import yaml
 from promptfleet.atomic_files import replacing
 from promptfleet.config import WHERE_AND_HOW, FederationConfig, StorageConfig, merge, parse_assignments
 from promptfleet.errors import ConfigError
-from promptfleet.federation.checkpoint import clear_checkpoints, newest_round
-from promptfleet.federation.remote import RemoteFolder, remote_folder, until_it_answers
 from promptfleet.federation.settings import assigned_storage, federation_config
+from promptfleet.federation.storage.checkpoint import clear_checkpoints, newest_round
+from promptfleet.federation.storage.remote import RemoteFolder, remote_folder, until_it_answers
 from promptfleet.yaml_files import read_yaml
 
 CONFIG_FILE = "config.yaml"

@@ -11,7 +11,7 @@ import time
 from typing import Any
 
 from promptfleet.errors import DataError
-from promptfleet.federation.remote import RemoteFolder
+from promptfleet.federation.storage.remote import RemoteFolder
 
 FILE = ".in-use.json"
 RENEW_S = 2.5

@@ -9,7 +9,7 @@ import pytest
 
 from promptfleet.config import StorageConfig
 from promptfleet.errors import ConfigError
-from promptfleet.federation.remote import RemoteFolder, fetch_missing, remote_folder, until_it_answers
+from promptfleet.federation.storage.remote import RemoteFolder, fetch_missing, remote_folder, until_it_answers
 
 CHECKPOINT = "trials/000/checkpoints/round-000001.safetensors"
 
@@ -122,7 +122,7 @@ def test_half_a_file_is_never_there_under_its_name(remote, tmp_path):
 
 
 def test_an_outage_is_told_when_it_begins_and_ends_and_waited_for(monkeypatch, caplog):
-    monkeypatch.setattr("promptfleet.federation.remote.RETRY_S", 0.01)
+    monkeypatch.setattr("promptfleet.federation.storage.remote.RETRY_S", 0.01)
     refusals = iter(["connection lost\nmore", "connection lost", "connection lost"])
 
     def job():

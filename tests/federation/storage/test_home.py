@@ -10,11 +10,11 @@ import pytest
 
 from promptfleet.config import StorageConfig
 from promptfleet.errors import ConfigError, DataError
-from promptfleet.federation import home, lease
-from promptfleet.federation.folder import begin_folder, named_folder, resumed_config
-from promptfleet.federation.home import at_home
-from promptfleet.federation.remote import RemoteFolder
 from promptfleet.federation.settings import federation_config
+from promptfleet.federation.storage import home, lease
+from promptfleet.federation.storage.folder import begin_folder, named_folder, resumed_config
+from promptfleet.federation.storage.home import at_home
+from promptfleet.federation.storage.remote import RemoteFolder
 
 
 @pytest.fixture
@@ -23,7 +23,7 @@ def machine(tmp_path, monkeypatch):
     monkeypatch.setattr(lease, "RENEW_S", 0.02)
     monkeypatch.setattr(lease, "WATCH_S", 0.2)
     monkeypatch.setattr(home, "RENEW_S", 0.02)
-    monkeypatch.setattr("promptfleet.federation.remote.RETRY_S", 0.02)
+    monkeypatch.setattr("promptfleet.federation.storage.remote.RETRY_S", 0.02)
 
     def enter(name):
         monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / name))

@@ -17,8 +17,8 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from promptfleet.config import StorageConfig
 from promptfleet.errors import ConfigError, ResourceError, first_line
-from promptfleet.federation.remote import RemoteFolder
 from promptfleet.federation.resources import Node
+from promptfleet.federation.storage.remote import RemoteFolder
 
 ANSWER_TIMEOUT_S = 120.0
 ABSENT = "absent"

@@ -35,14 +35,14 @@ class Faulty(Method):
         return {"drawn": drawn, "id": torch.tensor(client), "round": torch.tensor(0)}
 
     def select(self, world, server, cohort, rng):
-        _suffer(world, "select", int(server["round"]) + 1, None)
+        suffer(world, "select", int(server["round"]) + 1, None)
         noise = torch.tensor(rng.normal(size=_shape(world)), dtype=torch.float32)
         message = {"context": server["context"], "noise": noise}
         return {client: Message({**message, "round": server["round"]}) for client in cohort}
 
     def local_update(self, world, private, download, examples, rng):
         client, now = int(private["id"]), int(download.tensors["round"]) + 1
-        fault = _suffer(world, "train", now, client)
+        fault = suffer(world, "train", now, client)
         drawn = torch.tensor(rng.normal(size=_shape(world))) * len(examples)
         context = download.tensors["context"] * 0.5 + drawn.float() + download.tensors["noise"]
         uploads = {
@@ -53,7 +53,7 @@ class Faulty(Method):
             "huge": context * 1e9,
         }
         private = {**private, "drawn": private["drawn"] + drawn, "round": torch.tensor(now)}
-        _suffer(world, "trained", now, client)
+        suffer(world, "trained", now, client)
         return Update(private, Message({"context": uploads.get(fault, context)}), {"loss": float(drawn.sum())})
 
     def upload_shapes(self, world):
@@ -61,12 +61,12 @@ class Faulty(Method):
 
     def aggregate(self, world, server, uploads, num_examples, rng):
         now = int(server["round"]) + 1
-        _suffer(world, "aggregate", now, None)
+        suffer(world, "aggregate", now, None)
         context = sum(upload.tensors["context"] * num_examples[client] for client, upload in uploads.items())
         return {"context": context / sum(num_examples.values()), "round": torch.tensor(now)}
 
     def predict(self, world, private, download, images):
-        _suffer(world, "evaluate", int(download.tensors["round"]), int(private["id"]))
+        suffer(world, "evaluate", int(download.tensors["round"]), int(private["id"]))
         weights = (private["drawn"].float() + download.tensors["context"])[:, :3].reshape(-1)
         return images.features[:, : len(weights)] * weights @ torch.ones(len(weights), len(world.class_names))
 
@@ -75,7 +75,7 @@ def _shape(world):
     return (2, world.config.width)
 
 
-def _suffer(world, stage, round_index, client):
+def suffer(world, stage, round_index, client):
     """Take one fault of this place and moment, if any is left; returns those that are the method's own to commit."""
     for path in sorted(Path(world.config.faults_folder).glob(f"{stage}-{round_index}-{client}.*")):
         try:

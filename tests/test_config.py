@@ -316,6 +316,7 @@ OTHER = {
     "selection": "random",
     "expert_search": "projected",
     "pool_dtype": "float16",
+    "pool_storage": "disk",
     "expert_filter": 3.0,
     "gate": "linear",
     "gate_sharing": "averaged",

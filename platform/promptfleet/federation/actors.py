@@ -23,6 +23,7 @@ from promptfleet.federation.ray_files import NodeFile
 from promptfleet.federation.reports import Evaluation, TrainReport
 from promptfleet.federation.server import Server
 from promptfleet.federation.shared_memory import Packed, seal, unpack
+from promptfleet.federation.storage.kept_rows import KeptRows
 from promptfleet.federation.wire import (
     Arrays,
     Stacked,
@@ -103,9 +104,9 @@ class ServerActor:
         self._clip = frozen.attach("cpu")
         self._image_tower = frozen.attach_images("cpu")
 
-    def begin(self, config: FederationConfig) -> None:
+    def begin(self, config: FederationConfig, rows: Path | None) -> None:
         torch.set_num_threads(config.runtime.threads_per_client)
-        world = World(config, self._clip, self._frozen.class_names, self._image_tower)
+        world = World(config, self._clip, self._frozen.class_names, self._image_tower, rows=rows and KeptRows(rows))
         self._server = Server(load_method(config.method), world)
 
     def select(self, round_index: int, cohorts: Sequence[Sequence[int]]) -> list[Stacked]:
@@ -125,7 +126,7 @@ class ServerActor:
         return to_arrays(self._server.state)
 
     def load_state(self, state: Arrays) -> None:
-        self._server.state = to_tensors(state)
+        self._server.load(to_tensors(state))
 
 
 class ClientActor:

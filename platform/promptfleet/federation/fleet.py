@@ -6,6 +6,7 @@ references into the object store under Ray. The loop hands them from one call to
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Protocol
 
 from promptfleet.config import FederationConfig
@@ -47,8 +48,13 @@ class Fleet(Protocol):
     stop.
     """
 
-    def begin(self, config: FederationConfig, partition: Partition, upload_noise: float = 0.0) -> None:
-        """Set up a federation; whatever ran here before leaves no trace. ``upload_noise``: see ``World``."""
+    def begin(
+        self, config: FederationConfig, partition: Partition, upload_noise: float = 0.0, rows: Path | None = None
+    ) -> None:
+        """Set up a federation; whatever ran here before leaves no trace. ``upload_noise``: see ``World``.
+
+        ``rows`` is the folder of what the server keeps beside its state, if it does.
+        """
 
     def initial_states(self) -> dict[int, Handle]:
         """Every client's private state before it ever trained."""
@@ -71,7 +77,8 @@ class Fleet(Protocol):
     def server_state(self) -> Handle:
         """The server's state after the last ``aggregate``."""
 
-    def load_server_state(self, state: State) -> None: ...
+    def load_server_state(self, state: State) -> None:
+        """Have the server go on from ``state``. Raises DataError: what it refers to on disk is not there."""
 
     def fetch(self, server: Handle, privates: Mapping[int, Handle]) -> tuple[State, dict[int, State]]:
         """The states behind handles: the server's and private ones; may be called from any thread."""

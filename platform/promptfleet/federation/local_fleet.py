@@ -4,6 +4,7 @@ import traceback
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
+from pathlib import Path
 from typing import TypeVar
 
 import torch
@@ -17,6 +18,7 @@ from promptfleet.federation.fleet import CohortUpdate, Intake
 from promptfleet.federation.prepare import Prepared
 from promptfleet.federation.reports import Evaluation, Event
 from promptfleet.federation.server import Server
+from promptfleet.federation.storage.kept_rows import KeptRows
 from promptfleet.methods import load_method
 from promptfleet.methods.protocol import Message, State
 
@@ -31,10 +33,12 @@ class LocalFleet:
         self._store = prepared.open_store()
         self._threads_before = torch.get_num_threads()
 
-    def begin(self, config: FederationConfig, partition: Partition, upload_noise: float = 0.0) -> None:
+    def begin(
+        self, config: FederationConfig, partition: Partition, upload_noise: float = 0.0, rows: Path | None = None
+    ) -> None:
         torch.set_num_threads(config.runtime.threads_per_client)
         world = replace(self._prepared.world(config), upload_noise=upload_noise)
-        self._server = Server(load_method(config.method), world)
+        self._server = Server(load_method(config.method), replace(world, rows=rows and KeptRows(rows)))
         self._group = ClientGroup(world, self._store, dict(enumerate(partition.clients)))
         self._failures = Failures(config.runtime)
         self._clients = range(config.clients)
@@ -78,7 +82,7 @@ class LocalFleet:
         return self._server.state
 
     def load_server_state(self, state: State) -> None:
-        self._server.state = state
+        self._server.load(state)
 
     def fetch(self, server: State, privates: Mapping[int, State]) -> tuple[State, dict[int, State]]:
         return server, dict(privates)

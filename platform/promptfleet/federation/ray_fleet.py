@@ -9,15 +9,16 @@ from collections import Counter
 from collections.abc import Callable, Container, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import count
+from pathlib import Path
 from typing import Any, TypeVar
 
 import ray
 from ray import ObjectRef
-from ray.exceptions import GetTimeoutError, ObjectLostError, RayActorError
+from ray.exceptions import GetTimeoutError, ObjectLostError, RayActorError, RayTaskError
 
 from promptfleet.config import FederationConfig
 from promptfleet.data.partition import Partition
-from promptfleet.errors import FederationError
+from promptfleet.errors import FederationError, PromptfleetError
 from promptfleet.federation.actors import Frozen, FrozenImages
 from promptfleet.federation.failures import Failures, StatesLost
 from promptfleet.federation.fleet import CohortUpdate, Intake
@@ -91,15 +92,17 @@ class RayFleet:
         self.shares = shares
         self._processes = Processes(frozen, shares, start_timeout_s=start_timeout_s, own_group=own_group)
 
-    def begin(self, config: FederationConfig, partition: Partition, upload_noise: float = 0.0) -> None:
-        self._config, self._partition, self._upload_noise = config, partition, upload_noise
+    def begin(
+        self, config: FederationConfig, partition: Partition, upload_noise: float = 0.0, rows: Path | None = None
+    ) -> None:
+        self._config, self._partition, self._upload_noise, self._rows = config, partition, upload_noise, rows
         self._groups = self._by_actor(range(config.clients))
         self._failures = Failures(config.runtime)
         self._calls = ClientCalls(self._processes, config.runtime, self._failures, self._begin_client)
         self._server_state: ObjectRef | None = None
         self._aggregate: Ask | None = None  # until its answer is here
         self._intake = Intake({}, {})
-        for begun in [self._processes.server.begin.remote(config), *map(self._begin_client, self._groups)]:
+        for begun in [self._processes.server.begin.remote(config, rows), *map(self._begin_client, self._groups)]:
             try:
                 ray.get(begun, timeout=config.runtime.start_timeout_s)
             except (RayActorError, GetTimeoutError):
@@ -237,7 +240,10 @@ class RayFleet:
         raise AssertionError
 
     def _answers(self, refs: Sequence[ObjectRef], timeout: float) -> Sequence[Any]:
-        """What the server returned. Raises ServerFailed, or StatesLost if what it was to work on has gone."""
+        """What the server returned.
+
+        Raises ServerFailed, StatesLost if what it was to work on has gone, or what the server itself says is wrong.
+        """
         try:
             return ray.get(list(refs), timeout=timeout)
         except RayActorError:
@@ -246,6 +252,8 @@ class RayFleet:
             raise ServerFailed(NO_ANSWER.format(self._config.runtime.server_timeout_s), hangs=True) from None
         except ObjectLostError:
             raise StatesLost("what clients sent, or the server's state, was lost with its node") from None
+        except RayTaskError as error:
+            raise (error.cause if isinstance(error.cause, PromptfleetError) else error) from None
 
     def _restart_server(self, stage: str, what: str, attempt: int) -> None:
         """Put another server in place of the one that failed, with the state of the last round that was aggregated.
@@ -256,7 +264,7 @@ class RayFleet:
         """
         self._failures.server_failed(stage, what, attempt)
         self._processes.replace_server()
-        begun = [self._processes.server.begin.remote(self._config)]
+        begun = [self._processes.server.begin.remote(self._config, self._rows)]
         if self._server_state is not None:
             begun.append(self._processes.server.load_state.remote(self._server_state))
         try:

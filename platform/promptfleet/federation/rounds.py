@@ -4,6 +4,7 @@ import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
+from pathlib import Path
 
 import numpy as np
 
@@ -21,6 +22,7 @@ from promptfleet.federation.prepare import Prepared
 from promptfleet.federation.privacy import planned_cohorts, privacy_budget
 from promptfleet.federation.reports import ClientReport, Evaluation, Event, FederationResult, RoundReport, best_round
 from promptfleet.federation.state import state_sha256
+from promptfleet.federation.storage.kept_rows import rows_folder
 from promptfleet.methods import load_method
 from promptfleet.methods.protocol import State
 
@@ -43,15 +45,16 @@ class Snapshot:
 
 
 class Federation:
-    """One federation on a fleet, run round by round.
+    """One federation on a fleet, run round by round; ``folder`` is its own, where it has one.
 
     Raises on construction whatever makes the configuration impossible for this dataset.
     """
 
-    def __init__(self, config: FederationConfig, prepared: Prepared, fleet: Fleet):
+    def __init__(self, config: FederationConfig, prepared: Prepared, fleet: Fleet, folder: str | Path | None = None):
         self.config = config
         self._prepared = prepared
         self._fleet = fleet
+        self._rows = rows_folder(config, folder)
         method = load_method(config.method)
         self._participation = 1.0 if method.everybody_trains else config.participation
         self._adversaries = adversaries(config)
@@ -65,7 +68,8 @@ class Federation:
         self._begin()
 
     def _begin(self) -> None:
-        self._fleet.begin(self.config, self.partition, self._privacy.noise_std if self._privacy else 0.0)
+        noise = self._privacy.noise_std if self._privacy else 0.0
+        self._fleet.begin(self.config, self.partition, noise, self._rows)
         self._privates = self._fleet.initial_states()
         self._reports: list[RoundReport] = []
         self._evaluations: list[Evaluation] = []

@@ -16,6 +16,7 @@ from promptfleet.federation.reports import FederationResult, RoundReport
 from promptfleet.federation.resources import announce_gpus, plan_shares
 from promptfleet.federation.rounds import Federation
 from promptfleet.federation.settings import federation_config
+from promptfleet.federation.storage.kept_rows import rows_folder
 from promptfleet.federation.storage.stored import FederationFolder
 
 logger = logging.getLogger(__name__)
@@ -42,10 +43,11 @@ def run_federation(
     """
     if not isinstance(config, FederationConfig):
         config = federation_config(config or {})
+    rows_folder(config, folder)
     if config.runtime.backend == "ray" and address is None:
         plan_shares(config, local_nodes())
     with _fleet(config, address) as (prepared, fleet):
-        federation = Federation(config, prepared, fleet)
+        federation = Federation(config, prepared, fleet, folder)
         with _kept_in(folder, federation) as stored:
             while federation.rounds_done < config.rounds:
                 report = run_next_round(federation, stored.newest if stored else lambda: None)

@@ -18,6 +18,11 @@ class Server:
         self._world = world
         self.state: State = method.init_server(world, stream(world.config.seed, "init_server"))
 
+    def load(self, state: State) -> None:
+        """Go on from ``state``. Raises DataError: what it refers to on disk is not there."""
+        self._method.check_rows(self._world, state)
+        self.state = state
+
     def select(self, round_index: int, cohort: Sequence[int]) -> dict[int, Message]:
         """The download of each client of ``cohort``, to train in a round or to be evaluated after it."""
         rng = stream(self._world.config.seed, "select", round_index=round_index)

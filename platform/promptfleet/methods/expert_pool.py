@@ -7,7 +7,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from promptfleet.methods.nearest import nearest
+from promptfleet.methods.nearest import Points, nearest
 from promptfleet.methods.sketch_search import nearest_by_sketch
 from promptfleet.methods.sketches import principal_frame, sketch
 
@@ -18,7 +18,7 @@ SHORTLIST = 128  # experts near by their sketches, whose true distances are comp
 
 
 def select_experts(
-    contexts: Tensor,
+    contexts: Points,
     rounds: Tensor,
     cohort: Sequence[int],
     count: int,
@@ -52,7 +52,7 @@ def select_experts(
 
 
 def updated_sketches(
-    frame: Tensor, sketches: Tensor, contexts: Tensor, rounds: Tensor, rng: np.random.Generator
+    frame: Tensor, sketches: Tensor, contexts: Points, rounds: Tensor, rng: np.random.Generator
 ) -> tuple[Tensor, Tensor]:
     """Frame ``[WIDTH, numbers]`` and sketches ``[clients, WIDTH]`` of a pool that has just taken in a round's uploads.
 
@@ -74,8 +74,13 @@ def updated(pool: Tensor, entries: Mapping[int, Tensor]) -> Tensor:
     """
     pool = pool.clone()
     for client, entry in entries.items():
-        if pool.is_floating_point() and pool.dtype != entry.dtype:
-            limit = torch.finfo(pool.dtype).max
-            entry = entry.clamp(-limit, limit)
-        pool[client] = entry
+        pool[client] = fitting(entry, pool.dtype)
     return pool
+
+
+def fitting(entry: Tensor, dtype: torch.dtype) -> Tensor:
+    """``entry`` as a pool of that type has it: real numbers beyond it are its largest."""
+    if dtype.is_floating_point and dtype != entry.dtype:
+        limit = torch.finfo(dtype).max
+        entry = entry.clamp(-limit, limit)
+    return entry.to(dtype)

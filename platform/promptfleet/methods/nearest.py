@@ -4,7 +4,8 @@ How far the product's rounding can be off is bounded, and nothing is left out th
 comes back is what every distance in float64 would give, ties included.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from typing import Protocol
 
 import torch
 import torch.nn.functional as F
@@ -17,8 +18,22 @@ TOO_MANY = 4  # candidates for each that is wanted
 CHUNK = 256  # products that are added up in one go: rounding grows with their number
 
 
+class Points(Protocol):
+    """What of a tensor ``[points, ...]`` it takes to search among its rows; they may lie elsewhere (``disk_pool``)."""
+
+    shape: torch.Size
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, ids: Tensor) -> Tensor: ...
+
+    def flatten(self, start: int) -> "Points": ...
+
+    def split(self, size: int) -> Iterable[Tensor]: ...
+
+
 def nearest(
-    points: Tensor, among: Tensor, queries: Sequence[int], count: int, *, farthest: bool = False
+    points: Points, among: Tensor, queries: Sequence[int], count: int, *, farthest: bool = False
 ) -> list[list[int]]:
     """For each query the indices of the ``count`` nearest other points, nearest first.
 
@@ -35,7 +50,7 @@ def nearest(
     return found
 
 
-def ranked(flat: Tensor, queries: Tensor, pairs: Tensor, count: int, *, farthest: bool = False) -> list[list[int]]:
+def ranked(flat: Points, queries: Tensor, pairs: Tensor, count: int, *, farthest: bool = False) -> list[list[int]]:
     """The same from points ``[points, d]``, of each query's candidates alone.
 
     ``pairs [2, candidates]`` are places in ``queries`` and indices of points, in ascending order.
@@ -55,7 +70,7 @@ def at_once(queries: Sequence[int], points: int) -> Sequence[Tensor]:
     return torch.tensor(queries, dtype=torch.int64).split(size) if len(queries) else ()
 
 
-def _candidates(flat: Tensor, queries: Tensor, others: Tensor, count: int, farthest: bool) -> Tensor:
+def _candidates(flat: Points, queries: Tensor, others: Tensor, count: int, farthest: bool) -> Tensor:
     """``[queries, points]``: which of the ``others`` may be among the nearest (or farthest) ``count``."""
     if not 0 < count < int(others.sum(dim=1).min()):
         return others & (count > 0)
@@ -72,7 +87,7 @@ def _candidates(flat: Tensor, queries: Tensor, others: Tensor, count: int, farth
     return candidates
 
 
-def _squared_distances(flat: Tensor, queries: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+def _squared_distances(flat: Points, queries: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
     """Squared distances ``[queries, points]``, up to a constant for each query, and by how much they may be off.
 
     |a|^2 - 2 ab of points ``[points, d]`` and queries ``[queries, d]``, the queries' mean moved to the origin, where

@@ -21,7 +21,8 @@ from torch import Tensor
 from promptfleet.config import FederationConfig
 from promptfleet.errors import ConfigError
 from promptfleet.methods.averaging import average_uploads
-from promptfleet.methods.expert_pool import Search, Selection, select_experts, updated, updated_sketches
+from promptfleet.methods.disk_pool import Entries, no_entries, with_entries
+from promptfleet.methods.expert_pool import Search, Selection, fitting, select_experts, updated, updated_sketches
 from promptfleet.methods.gate import gate_scores, gate_weights, init_gate, reduce_width
 from promptfleet.methods.linear_gate import init_linear_gate, linear_gate_scores, linear_gate_weights
 from promptfleet.methods.nearest import MANY_POINTS
@@ -40,6 +41,7 @@ from promptfleet.methods.sketches import WIDTH
 from promptfleet.methods.training import sgd, train_context
 
 _GATE = "gate."
+KINDS = ("context", "text")  # of what the pool has of each client
 
 
 class PFedMoAPConfig(FederationConfig):
@@ -55,6 +57,9 @@ class PFedMoAPConfig(FederationConfig):
         "exact", description="the nearest experts, or those of a shortlist by projected prompts: for a million"
     )
     pool_dtype: Literal["float32", "float16"] = Field("float32", description="of the experts the server keeps")
+    pool_storage: Literal["memory", "disk"] = Field(
+        "memory", description="where the server has the experts; those on disk are not in checkpoints, but beside them"
+    )
     expert_filter: float | None = Field(
         None,
         gt=0,
@@ -84,6 +89,13 @@ class PFedMoAPConfig(FederationConfig):
             raise ValueError(f"expert_search=projected finds the nearest; selection={self.selection} needs exact")
         if self.gate_width % self.gate_heads:
             raise ValueError(f"gate_heads={self.gate_heads} must divide gate_width={self.gate_width}")
+        if self.pool_storage == "disk" and self.expert_filter is not None:
+            raise ValueError("expert_filter takes the median of all prompts, which needs pool_storage=memory")
+        if self.pool_storage == "disk" and self.storage.address is not None:
+            raise ValueError(
+                f"pool_storage=disk needs files that can be written in places, which storage.path={self.storage.path} "
+                "has not; give a folder, or pool_storage=memory"
+            )
         return self
 
 
@@ -93,6 +105,8 @@ class PFedMoAP(Method):
     Server state: ``context`` (global, [tokens, width]), its ``text`` features [classes, dim], ``round``, and the pool:
     ``pool.context`` [clients, tokens, width], ``pool.text`` [clients, classes, dim], ``pool.round`` [clients] (0: none)
     and, with ``expert_search=projected`` or many clients, ``pool.frame`` and by it ``pool.sketch`` [clients, 64].
+    With ``pool_storage=disk`` the first two are rows of ``World.rows``, and the state has ``pool.place`` [clients], the
+    row of each client (-1: none), the number of rows ``pool.end`` and their hash ``pool.digest`` [32].
     Private state: ``context`` and its ``text`` features, ``gate.*``, ``participations``, ``gate_ready``.
     Down: ``context`` and ``experts`` [<= K, tokens, width]; up: ``context``. The gate never leaves the client, except
     with ``gate_sharing=averaged``: then ``gate.*`` is the server's, and goes down and up beside the context.
@@ -108,12 +122,11 @@ class PFedMoAP(Method):
 
     def init_server(self, world: World, rng: np.random.Generator) -> State:
         config, tower, classes = world.config, world.clip.tower, world.clip.classes
-        context, dtype = init_context(world, rng), getattr(torch, config.pool_dtype)
+        context = init_context(world, rng)
         return {
             **context_with_text(world, context),
             "round": torch.tensor(0),
-            "pool.context": torch.zeros(config.clients, *context.shape, dtype=dtype),
-            "pool.text": torch.zeros(config.clients, len(classes), tower.dim, dtype=dtype),
+            **_init_entries(config, {"context": context.shape, "text": (len(classes), tower.dim)}),
             "pool.round": torch.zeros(config.clients, dtype=torch.int64),
             **(_init_gate(config, rng) if config.gate_sharing == "averaged" else {}),
             **_init_sketches(config, context.numel()),
@@ -140,7 +153,7 @@ class PFedMoAP(Method):
         messages = {}
         for clients in as_many.values():
             ids = torch.tensor([chosen[client] for client in clients], dtype=torch.int64)
-            experts, texts = (server[f"pool.{name}"][ids].float() for name in ("context", "text"))
+            experts, texts = (_entries(world, server, kind)[ids].float() for kind in KINDS)
             for client, *own in zip(clients, experts, texts, ids, strict=True):
                 messages[client] = _download(server, *own)
         return {client: messages[client] for client in cohort}
@@ -196,17 +209,26 @@ class PFedMoAP(Method):
         texts = {client: upload.attached["text"] for client, upload in uploads.items()}
         mean = average_uploads(world, uploads, num_examples)
         now = server["round"] + 1
-        pool = updated(server["pool.context"], contexts)
-        rounds = updated(server["pool.round"], dict.fromkeys(contexts, now))
-        return {
+        pool = {
+            **_updated_entries(world, server, {"context": contexts, "text": texts}),
+            "pool.round": updated(server["pool.round"], dict.fromkeys(contexts, now)),
+        }
+        next_server = {
             **context_with_text(world, mean["context"]),
             **_gate_tensors(mean),
             "round": now,
-            "pool.context": pool,
-            "pool.text": updated(server["pool.text"], texts),
-            "pool.round": rounds,
-            **_updated_sketches(server, pool, rounds, rng),
+            **pool,
         }
+        return {**next_server, **_updated_sketches(world, server, next_server, rng)}
+
+    def keeps_rows(self, config: PFedMoAPConfig) -> bool:
+        return config.pool_storage == "disk"
+
+    def check_rows(self, world: World, server: State) -> None:
+        if world.config.pool_storage == "disk":
+            for kind in KINDS:
+                size = server[kind].numel() * getattr(torch, world.config.pool_dtype).itemsize
+                world.rows.check(kind, int(server["pool.end"]), size)
 
     def kept_out(self, world: World, server: State) -> dict[int, str]:
         outliers = _outliers(world, server)
@@ -254,7 +276,7 @@ def _select(world: World, server: State, cohort: Sequence[int], seeds: np.ndarra
     def chosen_by(clients: Sequence[int], left_out: Collection[int]) -> dict[int, list[int]]:
         rounds = server["pool.round"].clone()
         rounds[list(left_out)] = 0
-        pool, sketches = server["pool.context"], server.get("pool.sketch")
+        pool, sketches = _entries(world, server, "context"), server.get("pool.sketch")
         return select_experts(
             pool, rounds, clients, config.experts, config.selection, seeds, sketches, config.expert_search
         )
@@ -265,6 +287,30 @@ def _select(world: World, server: State, cohort: Sequence[int], seeds: np.ndarra
     return {client: chosen[client] for client in cohort}
 
 
+def _init_entries(config: PFedMoAPConfig, shapes: Mapping[str, Sequence[int]]) -> State:
+    if config.pool_storage == "disk":
+        return no_entries(config.clients)
+    dtype = getattr(torch, config.pool_dtype)
+    return {f"pool.{kind}": torch.zeros(config.clients, *shape, dtype=dtype) for kind, shape in shapes.items()}
+
+
+def _entries(world: World, server: State, kind: str) -> Tensor | Entries:
+    """``[clients, ...]`` of that kind, wherever they lie."""
+    if world.config.pool_storage == "memory":
+        return server[f"pool.{kind}"]
+    dtype = getattr(torch, world.config.pool_dtype)
+    return Entries(world.rows, kind, server["pool.place"], server[kind].shape, dtype)
+
+
+def _updated_entries(world: World, server: State, entries: Mapping[str, Mapping[int, Tensor]]) -> State:
+    """Of the next state, from what some clients gave of each kind."""
+    if world.config.pool_storage == "memory":
+        return {f"pool.{kind}": updated(server[f"pool.{kind}"], given) for kind, given in entries.items()}
+    dtype = getattr(torch, world.config.pool_dtype)
+    new = {kind: torch.stack([fitting(one, dtype) for one in given.values()]) for kind, given in entries.items()}
+    return with_entries(world.rows, server, new, list(entries["context"]))
+
+
 def _init_sketches(config: PFedMoAPConfig, numbers: int) -> State:
     """None where prompts are not searched, or so few that a product with all of them takes no time."""
     if config.selection != "nearest" or (config.expert_search == "exact" and config.clients < MANY_POINTS):
@@ -272,10 +318,11 @@ def _init_sketches(config: PFedMoAPConfig, numbers: int) -> State:
     return {"pool.frame": torch.zeros(WIDTH, numbers), "pool.sketch": torch.zeros(config.clients, WIDTH)}
 
 
-def _updated_sketches(server: State, pool: Tensor, rounds: Tensor, rng: np.random.Generator) -> State:
+def _updated_sketches(world: World, server: State, next_server: State, rng: np.random.Generator) -> State:
     if "pool.frame" not in server:
         return {}
-    frame, sketches = updated_sketches(server["pool.frame"], server["pool.sketch"], pool, rounds, rng)
+    contexts, rounds = _entries(world, next_server, "context"), next_server["pool.round"]
+    frame, sketches = updated_sketches(server["pool.frame"], server["pool.sketch"], contexts, rounds, rng)
     return {"pool.frame": frame, "pool.sketch": sketches}
 
 

@@ -11,9 +11,10 @@ from collections.abc import Callable, Generator, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import Enum
 from math import prod
-from typing import ClassVar
+from typing import ClassVar, Protocol
 
 import numpy as np
+import torch
 from torch import Tensor
 
 from promptfleet.clip.frozen import FrozenClip
@@ -24,12 +25,29 @@ State = dict[str, Tensor]
 PixelReader = Callable[[np.ndarray], Tensor]  # sample indices -> [images, 3, height, width]
 
 
+class Rows(Protocol):
+    """Rows of numbers that a server keeps beside its state, on disk: those of one kind are all of one size.
+
+    A state says which it counts as its own. Those are not written again but with what is in them.
+    """
+
+    def write(self, kind: str, start: int, rows: Tensor) -> None:
+        """Put ``rows [rows, ...]`` to the places from ``start`` on. On disk when it returns, or FederationError."""
+
+    def read(self, kind: str, ids: Tensor, shape: Sequence[int], dtype: torch.dtype) -> Tensor:
+        """``[ids, *shape]``: the rows at these places. Raises DataError: cut off."""
+
+    def check(self, kind: str, count: int, row_bytes: int) -> None:
+        """Raise DataError where there are not so many rows of that size."""
+
+
 @dataclass(frozen=True)
 class World:
     """What is frozen and shared: the configuration, CLIP's text side and the class names (label k is entry k).
 
     ``image_tower`` is CLIP's image side, there only for methods whose ``needs`` are ``PIXELS``; ``upload_noise`` the
-    standard deviation of what ``config.privacy`` adds to each number of an upload.
+    standard deviation of what ``config.privacy`` adds to each number of an upload; ``rows`` are the server's alone, and
+    there only for methods that keep some.
     """
 
     config: FederationConfig
@@ -37,6 +55,7 @@ class World:
     class_names: tuple[str, ...]
     image_tower: ImageTower | None = None
     upload_noise: float = 0.0
+    rows: Rows | None = None
 
 
 class Needs(Enum):
@@ -207,6 +226,13 @@ class Method(ABC):
         rng: np.random.Generator,
     ) -> State:
         """The server's next state from the accepted uploads, which come in the order of client ids; at least one."""
+
+    def keeps_rows(self, config: FederationConfig) -> bool:
+        """Whether the server keeps something in ``World.rows``."""
+        return False
+
+    def check_rows(self, world: World, server: State) -> None:  # noqa: B027  most methods keep none
+        """Raise DataError where ``World.rows`` has not what a state that is to be gone on from refers to."""
 
     def kept_out(self, world: World, server: State) -> dict[int, str]:
         """Clients whose uploads the server has but gives to nobody else, and why; every round tells of them."""

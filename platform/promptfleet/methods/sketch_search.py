@@ -11,7 +11,7 @@ from math import ceil
 import torch
 from torch import Tensor
 
-from promptfleet.methods.nearest import PAIR_BYTES, at_once, nearest, ranked
+from promptfleet.methods.nearest import PAIR_BYTES, Points, at_once, nearest, ranked
 from promptfleet.methods.sketches import GROUP, lower_bounds, lowest_bounds
 
 FIRST = 32  # points near by their sketches that are looked at before those that these leave
@@ -21,7 +21,7 @@ _FLOAT32 = torch.finfo(torch.float32)
 
 
 def nearest_by_sketch(
-    points: Tensor,
+    points: Points,
     sketches: Tensor,
     among: Tensor,
     queries: Sequence[int],
@@ -65,7 +65,7 @@ def _bounds_in(groups: Tensor, sketches: Tensor, among: Tensor, query: int) -> t
     return ids, bounds.squeeze(1), float(own)
 
 
-def _near(flat: Tensor, query: int, ids: Tensor, count: int) -> tuple[Tensor, float]:
+def _near(flat: Points, query: int, ids: Tensor, count: int) -> tuple[Tensor, float]:
     """Which of the points ``ids`` may be among their nearest ``count``, and at most how far away the last of those is.
 
     Distances are taken in float32: their squares are sums of d numbers and off by less than d times its resolution.

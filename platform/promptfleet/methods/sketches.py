@@ -10,6 +10,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from promptfleet.methods.nearest import Points
+
 WIDTH = 64
 SAMPLE = 512  # points that the directions are learned from
 BLOCK_BYTES = 2**22  # of points in float64: what fits the processor's caches
@@ -17,7 +19,7 @@ GROUP, AT_ONCE = 16, 2**13  # sketches with a bound in common; whose bounds fit 
 ROUNDING = 2 * WIDTH * torch.finfo(torch.float32).eps  # see ``lower_bounds``
 
 
-def principal_frame(points: Tensor, held: Tensor, rng: np.random.Generator) -> Tensor:
+def principal_frame(points: Points, held: Tensor, rng: np.random.Generator) -> Tensor:
     """A frame ``[WIDTH, d]`` for those of the points ``[points, ...]`` that are ``held [points]``: centre, directions.
 
     They are the mean and the principal directions of a sample; where it has fewer than ``WIDTH - 1``, the rest is zero.
@@ -33,7 +35,7 @@ def principal_frame(points: Tensor, held: Tensor, rng: np.random.Generator) -> T
     return frame
 
 
-def sketch(points: Tensor, frame: Tensor) -> Tensor:
+def sketch(points: Points, frame: Tensor) -> Tensor:
     """``[points, WIDTH]``, float32, of points ``[points, ...]`` by a frame ``[WIDTH, d]``."""
     centre, directions = frame[0].double(), frame[1:].double()
     sketches = torch.empty(len(points), WIDTH)

@@ -68,10 +68,11 @@ class FederationTrial(tune.Trainable):
         if self._fleet is None:
             timeout = config.runtime.start_timeout_s
             self._fleet = RayFleet(self._frozen_ref, shares, start_timeout_s=timeout, own_group=False)
-        self._federation = Federation(config, self._prepared, self._fleet)
+        folder = config.storage.folder / values[FOLDER]
+        self._federation = Federation(config, self._prepared, self._fleet, folder)
         if self._stored is not None:
             self._stored.close()
-        self._stored = FederationFolder(config.storage.folder / values[FOLDER], self._federation)
+        self._stored = FederationFolder(folder, self._federation)
         done = self._stored.restore()
         if done:
             self._stored.save()  # the result may be a round behind

@@ -10,6 +10,7 @@ from promptfleet.config import WHERE_AND_HOW, FederationConfig, StorageConfig, m
 from promptfleet.errors import ConfigError
 from promptfleet.federation.settings import assigned_storage, federation_config
 from promptfleet.federation.storage.checkpoint import clear_checkpoints, newest_round
+from promptfleet.federation.storage.kept_rows import clear_rows
 from promptfleet.federation.storage.remote import RemoteFolder, remote_folder, until_it_answers
 from promptfleet.yaml_files import read_yaml
 
@@ -53,6 +54,7 @@ def begin_folder(folder: Path, config: FederationConfig, *, overwrite: bool) -> 
                 f"--resume {name}, or give --overwrite to begin anew"
             )
     clear_checkpoints(folder)
+    clear_rows(folder)
     with replacing(folder / CONFIG_FILE) as partial:
         partial.write_text(yaml.safe_dump(config.to_dict(), sort_keys=False))
     if remote:

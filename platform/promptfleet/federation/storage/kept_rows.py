@@ -1,0 +1,119 @@
+"""What a server keeps beside its state: rows of numbers in files of the federation's folder, one file for each kind."""
+
+import os
+import weakref
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from promptfleet.config import FederationConfig
+from promptfleet.errors import ConfigError, DataError, FederationError, first_line
+from promptfleet.methods import load_method
+
+FOLDER = "rows"
+
+
+class KeptRows:
+    """The ``Rows`` of a federation, in a folder that is there. A kind's file is opened when it is first needed."""
+
+    def __init__(self, folder: Path):
+        self._folder = folder
+        self._opened: dict[str, int] = {}
+
+    def write(self, kind: str, start: int, rows: Tensor) -> None:
+        numbers = _bytes_of(rows).reshape(-1)
+        file, offset = self._file(kind), start * rows[0].nbytes
+        try:
+            while len(numbers):
+                written = os.pwrite(file, numbers, offset)
+                numbers, offset = numbers[written:], offset + written
+            os.fsync(file)
+        except OSError as error:
+            raise FederationError(f"{self._path(kind)}: cannot be written ({first_line(error)})") from None
+
+    def read(self, kind: str, ids: Tensor, shape: Sequence[int], dtype: torch.dtype) -> Tensor:
+        rows = torch.empty(len(ids), *shape, dtype=dtype)
+        if len(ids) == 0:
+            return rows
+        numbers = _bytes_of(rows)
+        starts = [0, *((ids.diff() != 1).nonzero().flatten() + 1).tolist()]  # of rows in a row, which are read at once
+        for start, end, first in zip(starts, [*starts[1:], len(ids)], ids[starts].tolist(), strict=True):
+            self._fill(kind, numbers[start:end].reshape(-1), first * numbers.shape[1])
+        return rows
+
+    def check(self, kind: str, count: int, row_bytes: int) -> None:
+        there = os.fstat(self._file(kind)).st_size if count else 0
+        if there < count * row_bytes:
+            raise DataError(
+                f"{self._path(kind)}: cut off or of another federation ({there} bytes, the server's state needs "
+                f"{count * row_bytes})"
+            )
+
+    def _fill(self, kind: str, numbers: np.ndarray, offset: int) -> None:
+        while len(numbers):
+            try:
+                read = os.preadv(self._file(kind), [numbers], offset)
+            except OSError as error:
+                raise FederationError(f"{self._path(kind)}: cannot be read ({first_line(error)})") from None
+            if not read:
+                raise DataError(f"{self._path(kind)}: cut off after {offset} bytes")
+            numbers, offset = numbers[read:], offset + read
+
+    def _file(self, kind: str) -> int:
+        if kind not in self._opened:
+            try:
+                self._opened[kind] = file = os.open(self._path(kind), os.O_RDWR | os.O_CREAT, 0o666)
+            except OSError as error:
+                raise FederationError(
+                    f"{self._path(kind)}: cannot be opened where the server runs ({first_line(error)}); "
+                    "what it keeps on disk takes a storage.path that every node sees"
+                ) from None
+            weakref.finalize(self, os.close, file)
+            _sync_folder(self._folder)
+        return self._opened[kind]
+
+    def _path(self, kind: str) -> Path:
+        return self._folder / kind
+
+
+def rows_folder(config: FederationConfig, folder: str | Path | None) -> Path | None:
+    """Where the rows of the federation in ``folder`` lie, made if it is missing; None where its method keeps none.
+
+    Raises ConfigError: there is no ``folder``, or it cannot be made.
+    """
+    if not load_method(config.method).keeps_rows(config):
+        return None
+    if folder is None:
+        raise ConfigError(
+            f"method={config.method}: is to keep its pool on disk, which takes a folder of the federation: "
+            "run_federation(..., folder=...)"
+        )
+    path = Path(folder).absolute() / FOLDER
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ConfigError(f"{path}: cannot be made ({error.strerror})") from None
+    return path
+
+
+def clear_rows(folder: Path) -> None:
+    """Remove what a federation in ``folder`` kept."""
+    for path in (folder / FOLDER).glob("*"):
+        path.unlink()
+
+
+def _bytes_of(rows: Tensor) -> np.ndarray:
+    """``[rows, bytes]``, the same memory."""
+    return rows.flatten(1).view(torch.uint8).numpy()
+
+
+def _sync_folder(folder: Path) -> None:
+    """Have the names in it on disk."""
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

@@ -1,0 +1,17 @@
+"""pFedMoAP whose server dies where a folder says so, after a round's rows are on disk and before its state is known."""
+
+from promptfleet.methods.pfedmoap import PFedMoAP, PFedMoAPConfig
+from tests.faulty import suffer
+
+
+class FaultyPoolConfig(PFedMoAPConfig):
+    faults_folder: str
+
+
+class FaultyPool(PFedMoAP):
+    Config = FaultyPoolConfig
+
+    def aggregate(self, world, server, *arguments):
+        state = super().aggregate(world, server, *arguments)
+        suffer(world, "aggregated", int(state["round"]), None)
+        return state

@@ -201,7 +201,8 @@ def test_of_clients_that_share_a_process_one_cannot_harm_the_others(frozen, begi
             [("train", everybody, raised, "done again one by one")],
         ]
 
-        monkeypatch.setattr(ray_fleet, "PART", 1)  # so that an actor has calls waiting when it dies
+        for name in ("MANY", "PART", "GROWTH"):  # so that an actor has calls waiting when it dies
+            monkeypatch.setattr(ray_fleet, name, 1)
         order(tmp_path, "train", 1, "kill", client=0)
         order(tmp_path, "evaluate", 2, "late kill", client=1)
         order(tmp_path, "evaluate", 3, "raise", client=1)

@@ -58,8 +58,11 @@ def test_clients_of_one_actor_share_its_process(ray_session, prepared, small_con
 
 
 @pytest.mark.ray
-def test_nobody_trains_more_than_its_share_of_a_cohort_and_the_numbers_stay(ray_session, prepared, small_config):
+def test_nobody_trains_more_than_its_share_of_a_cohort_and_the_numbers_stay(
+    ray_session, prepared, small_config, monkeypatch
+):
     """Of clients 0-2 and 3-5 the first three would be one actor's; client 2 is the other one's guest."""
+    from promptfleet.federation import ray_fleet
     from promptfleet.federation.ray_fleet import RayFleet, put_frozen
     from promptfleet.federation.resources import Node, plan_shares
 
@@ -75,6 +78,9 @@ def test_nobody_trains_more_than_its_share_of_a_cohort_and_the_numbers_stay(ray_
             selection = fleet.select(1, [0, 1, 2, 5])
             assert [(call.actor, list(call.clients)) for call in selection.calls] == [(0, [0, 1]), (1, [2, 5])]
             assert [list(call.clients) for call in fleet.select(1, range(6)).calls] == [[0, 1, 2], [3, 4, 5]]
+            monkeypatch.setattr(ray_fleet, "MANY", 2)
+            monkeypatch.setattr(ray_fleet, "PART", 1)  # everybody is more than that, a cohort is not
+            assert [list(call.clients) for call in fleet.select(1, range(6)).calls] == [[0], [3], [1, 2], [4, 5]]
             while federation.rounds_done < 3:
                 federation.run_round()
             results.append(federation.result())

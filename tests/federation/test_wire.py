@@ -7,7 +7,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from promptfleet.federation.client import Upload
-from promptfleet.federation.wire import stack, stack_messages, stack_uploads, unstack, unstack_messages, unstack_uploads
+from promptfleet.federation.wire import (
+    join,
+    stack,
+    stack_messages,
+    stack_uploads,
+    unstack,
+    unstack_messages,
+    unstack_uploads,
+)
 from promptfleet.methods.protocol import Message
 from tests.tiny_federation import equal
 
@@ -58,6 +66,22 @@ def test_states_that_are_alike_are_one_array_and_what_they_share_is_there_once()
     taken = unstack([alike], [3])[3]
     taken["own"].zero_()
     assert equal(unstack([alike], [3])[3], states[3])
+
+
+@given(states=drawn_states(), data=st.data())
+def test_states_of_several_blocks_come_back_each_from_its_own(states, data):
+    """Every block has everybody, as it was once: only one of them is to be asked for each client."""
+    count = data.draw(st.integers(1, 3))
+    block_of = {client: data.draw(st.integers(0, count - 1)) for client in states}
+    blocks = [
+        stack({client: {**one, "block": torch.tensor(block)} for client, one in states.items()})
+        for block in range(count)
+    ]
+    held = [[client for client in states if block_of[client] == block] for block in range(count)]
+    again = unstack(join(blocks, held), list(states))
+    assert list(again) == list(states)
+    for client, state in again.items():
+        assert equal(state, {**states[client], "block": torch.tensor(block_of[client])})
 
 
 def test_messages_and_uploads_keep_their_parts_and_their_problems():

@@ -6,6 +6,7 @@ Imported by every client process, so nothing here imports ray.tune, mlflow or op
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -28,6 +29,7 @@ from promptfleet.federation.wire import (
     Arrays,
     Stacked,
     Uploads,
+    join,
     stack,
     stack_messages,
     stack_uploads,
@@ -163,11 +165,9 @@ class ClientActor:
         Return values: reports, uploads and next private states, in the order of ids.
         """
         self._group.host(guests)
-        states = {}
-        for clients, private in zip(held, privates, strict=True):
-            states |= unstack(private, clients)
-        clients = sorted(states)
-        trained = self._group.train(round_index, states, unstack_messages(downloads, clients))
+        clients = sorted(chain(*held))
+        states, messages = unstack(join(privates, held), clients), unstack_messages(downloads, clients)
+        trained = self._group.train(round_index, states, messages)
         return (
             [replace(one.report, node=self._node) for one in trained.values()],
             stack_uploads({client: one.upload for client, one in trained.items()}),
@@ -178,13 +178,12 @@ class ClientActor:
         self, round_index: int, downloads: Stacked, held: Sequence[Sequence[int]], *privates: Stacked
     ) -> list[Evaluation]:
         """As ``train``; a few clients at a time, so that their states are not in memory all at once."""
-        evaluations = []
-        for clients, private in zip(held, privates, strict=True):
-            for start in range(0, len(clients), AT_ONCE):
-                some = clients[start : start + AT_ONCE]
-                states, messages = unstack(private, some), unstack_messages(downloads, some)
-                evaluations += self._group.evaluate(round_index, states, messages)
-        return sorted(evaluations, key=lambda evaluation: evaluation.client)
+        evaluations, clients, joined = [], sorted(chain(*held)), join(privates, held)
+        for start in range(0, len(clients), AT_ONCE):
+            some = clients[start : start + AT_ONCE]
+            states, messages = unstack(joined, some), unstack_messages(downloads, some)
+            evaluations += self._group.evaluate(round_index, states, messages)
+        return evaluations
 
     def whereabouts(self) -> Mapping[str, Any]:
         """Process id, node, GPU ids and assigned resources, for tests and for reports."""

@@ -6,7 +6,7 @@ rounds. So a process that dies takes nothing with it: another one starts in its 
 
 import math
 from collections import Counter
-from collections.abc import Callable, Container, Iterable, Mapping, Sequence
+from collections.abc import Callable, Container, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import count
 from pathlib import Path
@@ -29,10 +29,11 @@ from promptfleet.federation.ray_processes import Processes
 from promptfleet.federation.reports import Evaluation, Event
 from promptfleet.federation.resources import Shares
 from promptfleet.federation.shared_memory import pack
-from promptfleet.federation.wire import stack, to_arrays, to_tensors, unstack
+from promptfleet.federation.wire import join, stack, to_arrays, to_tensors, unstack
 from promptfleet.methods.protocol import State
 
-PART = 125  # clients of an actor that are selected for at once: it begins with them while others are selected for
+MANY = 128  # clients of one actor; more are selected for in parts, so that it begins with some meanwhile
+PART, GROWTH = 32, 3  # the first part, which it waits for; each of the others is so many times the one before
 SPARSE = 4  # of a block's states as many as one in so many, or fewer, are still those of its clients
 
 T = TypeVar("T")
@@ -118,8 +119,8 @@ class RayFleet:
 
     def select(self, round_index: int, cohort: Sequence[int]) -> Selection:
         groups, calls = self._evened(self._by_actor(cohort)), []
-        for start in range(0, max(map(len, groups.values()), default=0), PART):
-            parts = {actor: part for actor, clients in groups.items() if (part := clients[start : start + PART])}
+        for chosen in _parts(max(map(len, groups.values()), default=0)):
+            parts = {actor: part for actor, clients in groups.items() if (part := clients[chosen])}
             select = self._processes.server.select.options(num_returns=len(parts))
             downloads = _listed(select.remote(round_index, list(parts.values())))
             calls += [Call(actor, parts[actor], ref) for actor, ref in zip(parts, downloads, strict=True)]
@@ -295,6 +296,14 @@ class RayFleet:
         return evened
 
 
+def _parts(length: int) -> Iterator[slice]:
+    """Slices of a sequence, ever larger ones."""
+    start, size = 0, PART if length > MANY else length
+    while start < length:
+        yield slice(start, start + size)
+        start, size = start + size, GROWTH * size
+
+
 def _in_blocks(given: Iterable[tuple[Sequence[int], ObjectRef]]) -> dict[int, Block]:
     """By client id, from the clients of each block and its reference."""
     return {client: Block(ref, len(clients)) for clients, ref in given for client in clients}
@@ -310,10 +319,7 @@ def _by_block(privates: Mapping[int, Block], clients: Iterable[int]) -> tuple[li
 
 def _fetch(privates: Mapping[int, Block]) -> dict[int, State]:
     held, refs = _by_block(privates, privates)
-    states: dict[int, State] = {}
-    for clients, stacked in zip(held, _get(refs), strict=True):
-        states |= unstack(stacked, clients)
-    return states
+    return unstack(join(_get(refs), held), list(privates))
 
 
 def _get(refs: Sequence[ObjectRef]) -> list[Any]:

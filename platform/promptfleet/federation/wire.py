@@ -4,8 +4,9 @@ Those of many clients travel together: a row of bytes for each, in which every t
 What arrives is copied into torch's own memory: writable, aligned, and the same bits wherever it came from.
 """
 
+from collections import defaultdict
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import prod
 
 import numpy as np
@@ -63,10 +64,19 @@ def stack(states: Mapping[int, State]) -> Stacked:
 def unstack(stacked: Stacked, clients: Sequence[int]) -> dict[int, State]:
     """The states of some of the clients that were stacked, in the order of ``clients``."""
     states: dict[int, State] = {}
-    for some in stacked:
-        here = [client for client in clients if client in some.row_of]
-        states |= _unstack(some, here) if here else {}
+    for group in _of_one_layout(stacked):
+        here = [(some, chosen) for some in group if (chosen := [one for one in clients if one in some.row_of])]
+        states |= _unstack(here) if here else {}
     return {client: states[client] for client in clients}
+
+
+def join(parts: Sequence[Stacked], clients: Sequence[Sequence[int]]) -> Stacked:
+    """Of each part some of its clients, as if they had been stacked together."""
+    return [
+        replace(some, row_of={client: some.row_of[client] for client in here if client in some.row_of})
+        for part, here in zip(parts, clients, strict=True)
+        for some in part
+    ]
 
 
 def stack_messages(messages: Mapping[int, Message]) -> Stacked:
@@ -109,17 +119,31 @@ def _stack(states: Mapping[int, State]) -> Alike:
     return Alike(row_of, rows.numpy(), places, to_arrays(common))
 
 
-def _unstack(some: Alike, clients: Sequence[int]) -> dict[int, State]:
-    rows = torch.empty(len(clients), some.rows.shape[1], dtype=torch.uint8)
-    if some.rows.size:
-        chosen = [some.row_of[client] for client in clients]
-        np.take(some.rows, chosen, axis=0, out=rows.numpy(), mode="clip")  # other modes copy twice
-    common = to_tensors(some.common)
-    columns = {
-        name: [common[name]] * len(clients) if place is None else _column(rows, place).unbind()
-        for name, place in some.places.items()
+def _of_one_layout(stacked: Stacked) -> list[list[Alike]]:
+    """Those together whose rows can stand below each other: nothing is common to all of one's clients."""
+    groups: dict[tuple, list[Alike]] = defaultdict(list)
+    for some in stacked:
+        groups[(id(some) if some.common else None, *some.places.items())].append(some)
+    return list(groups.values())
+
+
+def _unstack(chosen: Sequence[tuple[Alike, Sequence[int]]]) -> dict[int, State]:
+    """Of some clients each, from states of one layout."""
+    first, clients = chosen[0][0], [client for _, some in chosen for client in some]
+    rows = torch.empty(len(clients), first.rows.shape[1], dtype=torch.uint8)
+    for (some, here), out in zip(chosen, rows.split([len(here) for _, here in chosen]), strict=True):
+        if some.rows.size:
+            wanted = [some.row_of[client] for client in here]
+            np.take(some.rows, wanted, axis=0, out=out.numpy(), mode="clip")  # other modes copy twice
+    common = to_tensors(first.common)
+    columns = [
+        [common[name]] * len(clients) if place is None else _column(rows, place).unbind()
+        for name, place in first.places.items()
+    ]
+    return {
+        client: dict(zip(first.places, (column[row] for column in columns), strict=True))
+        for row, client in enumerate(clients)
     }
-    return {client: {name: column[row] for name, column in columns.items()} for row, client in enumerate(clients)}
 
 
 def _column(rows: Tensor, place: Place) -> Tensor:

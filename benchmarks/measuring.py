@@ -22,14 +22,24 @@ def measure(work: Callable[[], Any], repeats: int) -> tuple[float, float]:
 
     The peak is how far this process's resident memory rises in the first run above where it stood (Linux).
     """
-    ctypes.CDLL(None).malloc_trim(0)  # what was freed before must not hide what is needed
-    Path("/proc/self/clear_refs").write_text("5")  # the peak is counted from here
+    count_peak_anew()
     resident = _status_kib("VmRSS")
     times = [_seconds(work)]
-    peak = (_status_kib("VmHWM") - resident) / 1024
+    peak = peak_mib() - resident / 1024
     while len(times) < repeats and sum(times) < BUDGET_S:
         times.append(_seconds(work))
     return min(times), peak
+
+
+def count_peak_anew() -> None:
+    """Have ``peak_mib`` know of nothing before."""
+    ctypes.CDLL(None).malloc_trim(0)  # what was freed before must not hide what is needed
+    Path("/proc/self/clear_refs").write_text("5")
+
+
+def peak_mib() -> float:
+    """Of this process's resident memory (Linux)."""
+    return _status_kib("VmHWM") / 1024
 
 
 def session_pss_mib(mark: str) -> float:

@@ -41,7 +41,7 @@ from promptfleet.methods.sketches import WIDTH
 from promptfleet.methods.training import sgd, train_context
 
 _GATE = "gate."
-KINDS = ("context", "text")  # of what the pool has of each client
+_KINDS = ("context", "text")  # of what the pool has of each client
 
 
 class PFedMoAPConfig(FederationConfig):
@@ -153,7 +153,7 @@ class PFedMoAP(Method):
         messages = {}
         for clients in as_many.values():
             ids = torch.tensor([chosen[client] for client in clients], dtype=torch.int64)
-            experts, texts = (_entries(world, server, kind)[ids].float() for kind in KINDS)
+            experts, texts = (_entries(world, server, kind)[ids].float() for kind in _KINDS)
             for client, *own in zip(clients, experts, texts, ids, strict=True):
                 messages[client] = _download(server, *own)
         return {client: messages[client] for client in cohort}
@@ -226,7 +226,7 @@ class PFedMoAP(Method):
 
     def check_rows(self, world: World, server: State) -> None:
         if world.config.pool_storage == "disk":
-            for kind in KINDS:
+            for kind in _KINDS:
                 size = server[kind].numel() * getattr(torch, world.config.pool_dtype).itemsize
                 world.rows.check(kind, int(server["pool.end"]), size)
 

@@ -8,7 +8,6 @@ after which all sketches are made anew comes before them and is timed by itself.
 import argparse
 import hashlib
 import multiprocessing
-import os
 import tempfile
 import time
 from concurrent.futures import ProcessPoolExecutor
@@ -28,7 +27,7 @@ from promptfleet.methods.disk_pool import with_entries
 from promptfleet.methods.pfedmoap import PFedMoAP
 from promptfleet.methods.protocol import Message, World
 from promptfleet.seeding import stream
-from selection import BLOCK, TOKENS, blocks, forget, say, trained_prompts
+from selection import BLOCK, TOKENS, add_pool_arguments, blocks, forget, say, trained_prompts
 
 ROUNDS = (5, 6, 7)  # no powers of two, after which all sketches are made anew
 
@@ -36,11 +35,7 @@ ROUNDS = (5, 6, 7)  # no powers of two, after which all sketches are made anew
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--experts", type=int, default=100_000)
-    parser.add_argument("--cohort", type=int, default=100)
-    parser.add_argument("--count", type=int, default=9, help="experts that each client gets")
-    parser.add_argument("--threads", type=int, default=len(os.sched_getaffinity(0)))
-    parser.add_argument("--folder", help="where the pool is written and deleted again (default: the temporary one)")
-    parser.add_argument("--json", action="store_true")
+    add_pool_arguments(parser)
     options = parser.parse_args()
     with tempfile.TemporaryDirectory(dir=options.folder) as folder:
         say("training the prompts to make experts from")

@@ -42,11 +42,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--experts", type=int, nargs="+", default=(10_000, 100_000), help="1000000 take 16 GB of disk")
     parser.add_argument("--data", nargs="+", choices=("prompts", "normal"), default=("prompts", "normal"))
-    parser.add_argument("--cohort", type=int, default=100)
-    parser.add_argument("--count", type=int, default=9, help="experts that each client gets")
-    parser.add_argument("--threads", type=int, default=len(os.sched_getaffinity(0)))
-    parser.add_argument("--folder", help="where the pool is written and deleted again (default: the temporary one)")
-    parser.add_argument("--json", action="store_true")
+    add_pool_arguments(parser)
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
     with tempfile.TemporaryDirectory(dir=options.folder) as folder:
@@ -58,6 +54,15 @@ def main() -> None:
             for experts in options.experts
         ]
     report("nearest experts of a cohort", rows, as_json=options.json, cohort=options.cohort, threads=options.threads)
+
+
+def add_pool_arguments(parser: argparse.ArgumentParser) -> None:
+    """Who chooses how many experts, how fast, and where the pool lies."""
+    parser.add_argument("--cohort", type=int, default=100)
+    parser.add_argument("--count", type=int, default=9, help="experts that each client gets")
+    parser.add_argument("--threads", type=int, default=len(os.sched_getaffinity(0)))
+    parser.add_argument("--folder", help="where the pool is written and deleted again (default: the temporary one)")
+    parser.add_argument("--json", action="store_true")
 
 
 def say(text: str) -> None:

@@ -227,7 +227,7 @@ class PFedMoAP(Method):
     def check_rows(self, world: World, server: State) -> None:
         if world.config.pool_storage == "disk":
             for kind in _KINDS:
-                size = server[kind].numel() * getattr(torch, world.config.pool_dtype).itemsize
+                size = server[kind].numel() * _pool_dtype(world.config).itemsize
                 world.rows.check(kind, int(server["pool.end"]), size)
 
     def kept_out(self, world: World, server: State) -> dict[int, str]:
@@ -287,10 +287,14 @@ def _select(world: World, server: State, cohort: Sequence[int], seeds: np.ndarra
     return {client: chosen[client] for client in cohort}
 
 
+def _pool_dtype(config: PFedMoAPConfig) -> torch.dtype:
+    return getattr(torch, config.pool_dtype)
+
+
 def _init_entries(config: PFedMoAPConfig, shapes: Mapping[str, Sequence[int]]) -> State:
     if config.pool_storage == "disk":
         return no_entries(config.clients)
-    dtype = getattr(torch, config.pool_dtype)
+    dtype = _pool_dtype(config)
     return {f"pool.{kind}": torch.zeros(config.clients, *shape, dtype=dtype) for kind, shape in shapes.items()}
 
 
@@ -298,15 +302,14 @@ def _entries(world: World, server: State, kind: str) -> Tensor | Entries:
     """``[clients, ...]`` of that kind, wherever they lie."""
     if world.config.pool_storage == "memory":
         return server[f"pool.{kind}"]
-    dtype = getattr(torch, world.config.pool_dtype)
-    return Entries(world.rows, kind, server["pool.place"], server[kind].shape, dtype)
+    return Entries(world.rows, kind, server["pool.place"], server[kind].shape, _pool_dtype(world.config))
 
 
 def _updated_entries(world: World, server: State, entries: Mapping[str, Mapping[int, Tensor]]) -> State:
     """Of the next state, from what some clients gave of each kind."""
     if world.config.pool_storage == "memory":
         return {f"pool.{kind}": updated(server[f"pool.{kind}"], given) for kind, given in entries.items()}
-    dtype = getattr(torch, world.config.pool_dtype)
+    dtype = _pool_dtype(world.config)
     new = {kind: torch.stack([fitting(one, dtype) for one in given.values()]) for kind, given in entries.items()}
     return with_entries(world.rows, server, new, list(entries["context"]))
 

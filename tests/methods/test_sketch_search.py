@@ -24,6 +24,7 @@ from tests.methods.test_sketches import POINTS, points_of, sketches_of
 )
 @example("clustered", 0, 60, 200, 1e19, 0.0, torch.float32, 5, 5, 1.0)
 @example("sphere", 0, 60, 40, 1e-22, 0.0, torch.float32, 5, 32, 1.0)
+@example("normal", 2, 9, 200, 1e-22, 0.0, torch.float32, 1, 1, 0.1)  # squares that float32 has no numbers for
 def test_sketches_leave_out_nobody_who_belongs(kind, seed, count, width, scale, offset, dtype, wanted, first, most):
     points = points_of(kind, seed, count, width, scale=scale, offset=offset, dtype=dtype)
     among = torch.rand(count, generator=torch.Generator().manual_seed(seed)) < 0.8

@@ -92,7 +92,8 @@ def _squared_distances(flat: Points, queries: Tensor, dtype: torch.dtype) -> tup
 
     |a|^2 - 2 ab of points ``[points, d]`` and queries ``[queries, d]``, the queries' mean moved to the origin, where
     rounding hurts least. A sum of n numbers is off by at most n u times that of their absolutes, u half the distance
-    of 1 to the next number; there are no more than CHUNK + d / CHUNK additions in a row.
+    of 1 to the next number; there are no more than CHUNK + d / CHUNK additions in a row. A product that is too small
+    for the type is off by less than its smallest normal number.
     """
     queries = queries.to(dtype)
     centre = queries.mean(dim=0)
@@ -105,6 +106,7 @@ def _squared_distances(flat: Points, queries: Tensor, dtype: torch.dtype) -> tup
     squared, b_squared = torch.cat(squares), b.square().sum(dim=2).sum(dim=0)
     off = (2 * (CHUNK + len(b)) + 16) * torch.finfo(dtype).eps / 2  # of both squares and the product, centre's rounding
     error = (squared.sqrt() + b_squared.sqrt().unsqueeze(1)).square_().mul_(off)
+    error += 8 * flat.shape[1] * torch.finfo(dtype).tiny
     return torch.sub(squared, torch.cat(products, dim=1), alpha=2), error
 
 

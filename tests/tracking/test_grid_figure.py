@@ -38,3 +38,21 @@ def test_there_is_nothing_to_draw_without_a_key_or_a_complete_trial():
     assert main_key({"method": {}, "seed": {}}) is None
     assert grid_figure(trials([0.5], lambda *_: 0.5), {"method": {}, "seed": {}}) is None
     assert grid_figure(trials([0.5], lambda *_: 0.5, state="running"), SPACE) is None
+
+
+def test_of_hundreds_of_settings_the_best_have_a_line():
+    space = {"lambda": {"choice": [0.5, 0.1]}, "rank": {"choice": list(range(100))}}
+    records = [
+        TrialRecord(number, "complete", {"lambda": value, "rank": rank}, 0.5, 3, rank / 100, 1.0)
+        for number, (value, rank) in enumerate((value, rank) for value in (0.5, 0.1) for rank in range(100))
+    ]
+    (axes,) = grid_figure(records, space).axes
+    assert [line.get_label() for line in axes.lines] == [f"rank={rank}" for rank in range(76, 100)]
+    assert axes.get_title(loc="left") == "Test accuracy by lambda, best 24 of 100 settings"
+
+
+def test_of_hundreds_of_values_only_some_are_named():
+    space = {"lambda": {"choice": list(range(300))}}
+    records = [TrialRecord(value, "complete", {"lambda": value}, 0.5, 3, 0.5, 1.0) for value in range(300)]
+    (axes,) = grid_figure(records, space).axes
+    assert [label.get_text() for label in axes.get_xticklabels()] == [str(value) for value in range(0, 300, 20)]

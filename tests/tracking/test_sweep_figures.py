@@ -77,15 +77,35 @@ def slices(trials, **options):
 
 
 def offsets(axes):
-    return [dot.get_offsets()[0].tolist() for dot in axes.collections]
+    return [point for dots in axes.collections for point in dots.get_offsets().tolist()]
 
 
 def test_slices_have_one_plot_per_hyperparameter():
     drawn = slices(TRIALS)
     assert list(drawn) == ["experts", "tau"]
     assert offsets(drawn["experts"]) == [[1, 0.5], [3, 0.7], [5, 0.6], [2, 0.4]]
-    faces = [tuple(dot.get_facecolor()[0][:3]) for dot in drawn["experts"].collections]
-    assert faces == [to_rgba(style.BLUE)[:3]] * 3 + [to_rgba("white")[:3]]
+    faces = [tuple(dots.get_facecolor()[0][:3]) for dots in drawn["experts"].collections]
+    assert faces == [to_rgba(style.BLUE)[:3], to_rgba("white")[:3]], "one collection each, however many trials"
+
+
+def test_of_dozens_of_hyperparameters_the_most_important_are_drawn():
+    names = [f"key_{number}" for number in range(50)]
+    trials = [trial(number, 0.5 + number / 10, **dict.fromkeys(names, number)) for number in range(3)]
+    importances = {name: number / 1225 for number, name in enumerate(names)}
+    figure = slices_figure(trials, importances=importances)
+    assert [axes.get_xlabel() for axes in figure.axes] == names[-12:]
+    assert figure.get_suptitle() == "Validation accuracy by hyperparameter (12 of 50)"
+    assert [axes.get_xlabel() for axes in slices_figure(trials).axes] == names[:12]
+    (axes,) = importances_figure(importances).axes
+    assert [label.get_text() for label in axes.get_yticklabels()] == names[:9:-1]
+    assert axes.get_title(loc="left") == "Hyperparameter importance (40 of 50)"
+
+
+def test_of_hundreds_of_choices_only_some_are_named():
+    words = [f"w{number}" for number in range(300)]
+    drawn = slices([trial(0, 0.5, word="w299"), trial(1, 0.6, word="w7")], space={"word": {"choice": words}})
+    assert offsets(drawn["word"]) == [[299, 0.5], [7, 0.6]]
+    assert ticks(drawn["word"]) == [f"w{number}" for number in range(0, 300, 20)]
 
 
 @pytest.mark.parametrize(

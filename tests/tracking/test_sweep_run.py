@@ -40,7 +40,7 @@ def test_trials_are_nested_and_named_by_what_was_tried(start, store, client):
     assert run.data.tags["mlflow.parentRunId"] == sweep.id
     assert run.data.params["gating_temperature"] == "0.05"
     assert run.data.tags["trial"] == "7"
-    assert [child.id for child in store.children(sweep.id)] == [trial.id]
+    assert [child.id for child in store.running_children(sweep.id)] == [trial.id]
 
 
 def test_the_parent_holds_the_search(start, client, fetch):
@@ -76,7 +76,7 @@ def test_finish_writes_table_best_trial_and_figures(start, client, artifacts, ta
         record(2, "pruned", 0.9, test=None),
         record(3, "failed", None, test=None),
     ]
-    sweep.finish(trials, {"experts": 0.8, "gating_temperature": 0.2})
+    sweep.finish(trials, lambda: {"experts": 0.8, "gating_temperature": 0.2})
     run = client.get_run(sweep.id)
     assert (run.info.status, run.data.tags["promptfleet.state"]) == ("FINISHED", "complete")
     assert run.data.metrics == {
@@ -121,6 +121,29 @@ def test_the_description_has_the_best_trial_and_what_was_searched(start, client)
     assert "Searched: `experts` 1 to 2; `gating_temperature` 0.01 to 1." in lines
     assert any("figures/slices.png" in line for line in lines)
     assert not any("figures/importances.png" in line for line in lines), "there is none"
+    assert any(line.startswith("- importance of each hyperparameter: not computed") for line in lines)
+
+
+def test_figures_come_when_the_run_has_ended_and_none_keeps_the_others_back(start, client, artifacts):
+    sweep = start()
+    seen = []
+
+    def importances():
+        seen.append((client.get_run(sweep.id).info.status, "trials.json" in artifacts(sweep.id)))
+        raise ValueError("no forest")
+
+    sweep.finish([record(0, value=0.5), record(1, value=0.6)], importances)
+    assert set(seen) == {("FINISHED", True)}
+    assert [name for name in artifacts(sweep.id) if name.startswith("figures/")] == ["figures/history.png"]
+
+
+def test_a_choice_of_many_values_is_listed_in_part_and_can_be_continued(start, client):
+    search = {"trials": 3, "space": {"seed": {"choice": list(range(5000))}}}
+    start(search).finish([])
+    sweep = start(search)
+    sweep.finish([])
+    note = client.get_run(sweep.id).data.tags["mlflow.note.content"]
+    assert "Searched: `seed` 0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11 and 4988 more." in note
 
 
 def test_rows_of_the_table():

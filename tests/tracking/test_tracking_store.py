@@ -56,7 +56,7 @@ def test_a_deleted_run_is_not_continued(store, key, client):
 def test_nested_runs_are_found_by_their_parent(store, key, client):
     parent = store.find_or_create_run(key, "parent")
     children = {store.find_or_create_run(f"{key}/{number}", "child", parent=parent.id).id for number in range(3)}
-    assert {child.id for child in store.children(parent.id)} == children
+    assert {child.id for child in store.running_children(parent.id)} == children
     experiment = client.get_experiment_by_name("promptfleet").experiment_id
     found = client.search_runs([experiment], f"tags.mlflow.parentRunId = '{parent.id}'")
     assert {run.info.run_id for run in found} == children

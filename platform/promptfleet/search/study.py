@@ -22,6 +22,7 @@ from optuna.distributions import (
 from optuna.trial import FrozenTrial, TrialState, create_trial
 
 from promptfleet.errors import DataError
+from promptfleet.search.importances import hyperparameter_importances
 from promptfleet.search.space import Choice, IntRange, Parameter
 from promptfleet.search.spec import SweepSettings, grid_points
 from promptfleet.tracking.outages import cause, is_outage, persistently
@@ -80,6 +81,7 @@ class SweepStudy:
     ):
         self._first_params = first_params
         self._grid = grid_points(space) if settings.sampler == "grid" else None
+        self._parameters = space
         self._space = {key: _distribution(parameter) for key, parameter in space.items()}
         self._settings = settings
         self._milestones = _milestones(settings, rounds)
@@ -174,12 +176,8 @@ class SweepStudy:
         return self._study.get_trials(deepcopy=False)
 
     def importances(self) -> dict[str, float] | None:
-        """How much each searched key explains of the objective (fANOVA); None with too few finished trials."""
-        finished = [trial for trial in self.trials() if trial.state == TrialState.COMPLETE]
-        if len(finished) < 3 or len({trial.value for trial in finished}) < 2:
-            return None
-        evaluator = optuna.importance.FanovaImportanceEvaluator(seed=self._settings.seed)
-        return optuna.importance.get_param_importances(self._study, evaluator=evaluator)
+        """Return how much each searched key explains of the objective, see ``hyperparameter_importances``."""
+        return hyperparameter_importances(self.trials(), self._parameters, seed=self._settings.seed)
 
     def _propose(self, trials: Sequence[FrozenTrial]) -> FrozenTrial:
         """The trial after ``trials``, to be written in one piece; Optuna's ``ask`` writes parameter by parameter."""

@@ -81,9 +81,8 @@ def finish_sweep(spec: SweepSpec, folder: Path, study: SweepStudy, sweep: SweepR
     records = trial_records(spec, folder, study)
     log_scale = [key for key, parameter in spec.space.items() if getattr(parameter, "log", False)]
     status = "FINISHED" if study.is_over() else "KILLED"
-    importances = study.importances()
     try:
-        persistently(lambda: sweep.finish(records, importances, log_scale=log_scale, status=status))
+        persistently(lambda: sweep.finish(records, study.importances, log_scale=log_scale, status=status))
     except Exception as error:
         if not is_outage(error):
             raise

@@ -32,7 +32,7 @@ class TrackTrials(NotSaved, tune.Callback):
     def catch_up(self, store: TrackingStore) -> None:
         """Write what trials gave that had ended before a sweep was killed, and had not reached MLflow yet."""
         for stage in self._stages.values():
-            written = {run.tags.get("trial") for run in store.children(stage.parent.id) if run.status != "RUNNING"}
+            written = store.ended_children(stage.parent.id, "trial")
             for trial in stage.study.trials():
                 if trial.state.is_finished() and str(trial.number) not in written:
                     values = stage.trial(Proposal(trial.number, trial.params, 0))

@@ -78,6 +78,5 @@ class ComparisonRun:
         end_run(self.run, "KILLED", "interrupted")
 
     def _end_children(self) -> None:
-        for child in self._store.children(self.id):
-            if child.status == "RUNNING":
-                end_run(child, "KILLED", "interrupted")
+        for child in self._store.running_children(self.id):
+            end_run(child, "KILLED", "interrupted")

@@ -10,6 +10,7 @@ EXPERIMENT_NOTE = (
     "Searches over whole prompt federations (`sweep ...`, with its trials nested in it) and single federations; "
     "accuracies are fractions, means over clients."
 )
+_MOST_VALUES = 12  # of a choice that are listed
 _HEADING = ("", "Where to look (Artifacts):")
 _STATES = {"pruned": "stopped early (pruned)"}
 _FIGURES = {
@@ -87,6 +88,8 @@ def sweep_note(
     if space:
         lines += ["", f"Searched: {'; '.join(f'`{name}` {_values(entry)}' for name, entry in space.items())}."]
     files = ["- `trials.json`: all trials as a table", "- the runs nested in this one: each trial in detail"]
+    if figures and "importances" not in figures:
+        files.append("- importance of each hyperparameter: not computed, it takes three complete trials that differ")
     return "\n".join([*lines, *(_figure_lines(figures) or _HEADING), *files])
 
 
@@ -105,7 +108,9 @@ def _figure_lines(figures: Collection[str]) -> Sequence[str]:
 def _values(entry: Mapping[str, Any]) -> str:
     """``{"float": [0.02, 1.0], "log": True}`` becomes ``0.02 to 1, logarithmic``."""
     if "choice" in entry:
-        return ", ".join(str(value) for value in entry["choice"])
+        values = [str(value) for value in entry["choice"]]
+        more = f" and {len(values) - _MOST_VALUES} more" if len(values) > _MOST_VALUES else ""
+        return ", ".join(values[:_MOST_VALUES]) + more
     low, high = entry["int"] if "int" in entry else entry["float"]
     return f"{low:g} to {high:g}" + (", logarithmic" if entry.get("log") else "")
 

@@ -19,6 +19,7 @@ from promptfleet.tracking.tracked_run import TrackedRun
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
+    from mlflow.entities import Run
 
 EXPERIMENT = "promptfleet"
 LOCK_FILE = "mlflow.lock"
@@ -108,18 +109,27 @@ class TrackingStore:
 
     def find_run(self, key: str) -> TrackedRun | None:
         """The run with this key, as it is. Runs that were deleted in MLflow do not count."""
-        runs = self._search(f"tags.`{KEY_TAG}` = {_quoted(key)}")
-        return next(runs, None)
+        run = next(self._search(f"tags.`{KEY_TAG}` = {_quoted(key)}"), None)
+        return None if run is None else self._tracked(run)
 
-    def children(self, parent: str) -> list[TrackedRun]:
-        """All runs nested in the run with id ``parent``."""
-        return list(self._search(f"tags.`{_PARENT_TAG}` = {_quoted(parent)}"))
+    def running_children(self, parent: str) -> list[TrackedRun]:
+        """Return the runs nested in the run with id ``parent`` that have not ended."""
+        wanted = f"{_nested_in(parent)} and attributes.status = 'RUNNING'"
+        return [self._tracked(run) for run in self._search(wanted)]
 
-    def _search(self, wanted: str) -> Iterator[TrackedRun]:
+    def ended_children(self, parent: str, tag: str) -> set[str]:
+        """Return the values of ``tag`` of the runs nested in ``parent`` that have ended."""
+        wanted = f"{_nested_in(parent)} and attributes.status != 'RUNNING'"
+        return {run.data.tags[tag] for run in self._search(wanted) if tag in run.data.tags}
+
+    def _tracked(self, run: "Run") -> TrackedRun:
+        return TrackedRun(self._client, run.info.run_id, is_new=False)
+
+    def _search(self, wanted: str) -> "Iterator[Run]":
         token = None
         while True:
             page = self._client.search_runs([self._experiment_id], wanted, page_token=token)
-            yield from (TrackedRun(self._client, run.info.run_id, is_new=False) for run in page)
+            yield from page
             token = page.token
             if not token:
                 return
@@ -203,6 +213,10 @@ def _sqlite_uri(file: Path) -> str:
 
 def _artifacts(path: Path) -> str:
     return (path / "mlartifacts").as_uri()
+
+
+def _nested_in(parent: str) -> str:
+    return f"tags.`{_PARENT_TAG}` = {_quoted(parent)}"
 
 
 def _quoted(value: str) -> str:

@@ -1,8 +1,9 @@
 """A sweep as an MLflow run with its trials nested in it."""
 
 import json
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass
+from functools import cache
 from typing import Any, Literal
 
 import yaml
@@ -15,6 +16,7 @@ from promptfleet.tracking.store import TrackingStore
 from promptfleet.tracking.tracked_run import TrackedRun
 
 ParamValue = int | float | str | bool
+Importances = Callable[[], Mapping[str, float] | None]
 _SHORT = {"experts": "K", "gating_temperature": "tau", "prompt_length": "L"}  # first in names, in this order
 _NAME_LENGTH = 120
 _STATES = ("complete", "pruned", "failed", "running")  # in this order wherever they are counted
@@ -86,25 +88,26 @@ class SweepRun:
     def finish(
         self,
         trials: Sequence[TrialRecord],
-        importances: Mapping[str, float] | None = None,
+        importances: Importances = lambda: None,
         *,
         log_scale: Collection[str] = (),
         status: Literal["FINISHED", "KILLED", "FAILED"] = "FINISHED",
     ) -> None:
         """Write table, best trial, figures and description, and end the run: KILLED where the sweep was interrupted.
 
-        What an interrupted sweep wrote is replaced when it was resumed. importances are the shares of the objective's
+        What an interrupted sweep wrote is replaced when it was resumed. importances gives the shares of the objective's
         variance that each hyperparameter explains; log_scale names the hyperparameters to be drawn on a logarithmic
         axis. Trials that are still RUNNING in MLflow, because the process that ran them died, are set to KILLED.
+        Figures come last, when the run has ended.
         """
         self.run.log_table([trial_row(trial) for trial in trials], "trials.json")
         accuracies = self._log_best(trials)
+        self.run.describe(self._note(trials, accuracies, figures=()))
+        for child in self._store.running_children(self.id):
+            end_run(child, "KILLED", "interrupted")
+        end_run(self.run, status, {"FINISHED": "complete", "KILLED": "interrupted", "FAILED": "failed"}[status])
         figures = self._log_figures(trials, importances, log_scale, accuracies[_ZERO_SHOT])
         self.run.describe(self._note(trials, accuracies, figures))
-        for child in self._store.children(self.id):
-            if child.status == "RUNNING":
-                end_run(child, "KILLED", "interrupted")
-        end_run(self.run, status, {"FINISHED": "complete", "KILLED": "interrupted", "FAILED": "failed"}[status])
 
     def _child_key(self, trial_number: int) -> str:
         return f"{self._key}/trial/{trial_number}"
@@ -143,19 +146,21 @@ class SweepRun:
     def _log_figures(
         self,
         trials: Sequence[TrialRecord],
-        importances: Mapping[str, float] | None,
+        importances: Importances,
         log_scale: Collection[str],
         zero_shot: float | None,
     ) -> list[str]:
         from promptfleet.tracking.figures.grid import grid_figure
         from promptfleet.tracking.figures.sweep import history_figure, importances_figure, slices_figure
 
+        shares = cache(lambda: importances() or {})
+        look = {"log_scale": log_scale, "space": self._space}
         return self.run.log_figures(
             [
                 ("history", lambda: history_figure(trials, zero_shot=zero_shot)),
-                ("importances", lambda: importances_figure(importances or {})),
+                ("importances", lambda: importances_figure(shares())),
                 ("grid", lambda: grid_figure(trials, self._space) if self._is_grid else None),
-                ("slices", lambda: slices_figure(trials, log_scale=log_scale, space=self._space)),
+                ("slices", lambda: slices_figure(trials, importances=shares(), **look)),
             ]
         )
 

@@ -21,6 +21,7 @@ logger = logging.getLogger(__name__)
 
 Status = Literal["RUNNING", "FINISHED", "KILLED", "FAILED"]
 _PARAMS_PER_BATCH = 100  # MLflow's limit
+_PARAM_LENGTH = 6000  # where MLflow cuts a value
 _TAG_LENGTH = 8000  # MLflow's limit
 
 
@@ -79,7 +80,10 @@ class TrackedRun:
         from mlflow.entities import Param
 
         held = self.params
-        texts = {name: value if isinstance(value, str) else json.dumps(value) for name, value in values.items()}
+        texts = {
+            name: (value if isinstance(value, str) else json.dumps(value))[:_PARAM_LENGTH]
+            for name, value in values.items()
+        }
         for name, text in texts.items():
             if held.get(name, text) != text:
                 raise TrackingError(

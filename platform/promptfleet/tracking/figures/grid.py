@@ -7,17 +7,19 @@ from typing import Any
 import numpy as np
 from matplotlib.figure import Figure
 
-from promptfleet.tracking.figures.style import dress, legend, line_styles, new_figure, shorten
+from promptfleet.tracking.figures.style import dress, legend, line_styles, new_figure, shorten, spaced_ticks
 from promptfleet.tracking.figures.sweep import Trial
 
 SEED, METHOD = "seed", "method"
+_MOST_LINES, _MOST_TICKS = 24, 16
 
 
 def grid_figure(trials: Sequence[Trial], space: Mapping[str, Mapping[str, Any]]) -> Figure | None:
     """Mean test accuracy of the complete trials over the values of ``main_key``, evenly spaced in the file's order.
 
     The band is one sample standard deviation over what else differs between trials of a point, which is their seed;
-    values without an order get bars of that length instead of lines. None without a key, or without a complete trial.
+    values without an order get bars of that length instead of lines. Of more than 24 settings of the other keys, those
+    of the highest mean are drawn. None without a key, or without a complete trial.
     """
     key = main_key(space)
     complete = [trial for trial in trials if trial.state == "complete" and trial.test_accuracy is not None]
@@ -27,6 +29,9 @@ def grid_figure(trials: Sequence[Trial], space: Mapping[str, Mapping[str, Any]])
     lines: dict[str, dict[Any, list[float]]] = defaultdict(lambda: defaultdict(list))
     for trial in complete:
         lines[_setting(trial.params, others)][trial.params[key]].append(trial.test_accuracy)
+    settings = len(lines)
+    best = sorted(lines, key=lambda setting: -np.mean([one for point in lines[setting].values() for one in point]))
+    lines = {setting: points for setting, points in lines.items() if setting in best[:_MOST_LINES]}
     values = list(dict.fromkeys(trial.params[key] for trial in sorted(complete, key=lambda trial: trial.number)))
 
     figure = new_figure(7.5, 4.4)
@@ -45,8 +50,10 @@ def grid_figure(trials: Sequence[Trial], space: Mapping[str, Mapping[str, Any]])
             axes.errorbar(beside, mean, spread, label=setting or None, **look)
     seeds = len({trial.params[SEED] for trial in complete if SEED in trial.params})
     band = f", mean and standard deviation of {seeds} seeds" if seeds > 1 else ""
-    dress(axes, title=f"Test accuracy by {key}{band}", x=key, y="mean test accuracy over clients")
-    axes.set_xticks(range(len(values)), [shorten(_text(value), 14) for value in values])
+    few = f", best {len(lines)} of {settings} settings" if len(lines) < settings else ""
+    dress(axes, title=f"Test accuracy by {key}{band}{few}", x=key, y="mean test accuracy over clients")
+    ticks = spaced_ticks(len(values), most=_MOST_TICKS)
+    axes.set_xticks(ticks, [shorten(_text(values[tick]), 14) for tick in ticks])
     axes.set_xlim(-0.3, len(values) - 0.7)
     axes.margins(y=0.12)
     if others:

@@ -20,6 +20,7 @@ from promptfleet.tracking.figures.style import (
     log_ticks,
     new_figure,
     shorten,
+    spaced_ticks,
     whole_numbers,
 )
 
@@ -27,6 +28,8 @@ _VALUE = "validation accuracy (fraction correct)"
 _MOST_COLUMNS = 3
 _MARGIN = 0.06  # of an axis, beyond the smallest and the largest value
 _DECADES = 2  # a wider range of values gets a logarithmic axis
+_MOST_BARS, _MOST_SLICES = 40, 12  # hyperparameters that a figure has room for
+_MOST_TICKS = 16  # on an axis of choices
 
 
 class Trial(Protocol):
@@ -102,17 +105,18 @@ def history_figure(trials: Sequence[Trial], *, zero_shot: float | None = None) -
 
 
 def importances_figure(importances: Mapping[str, float]) -> Figure | None:
-    """Horizontal bars, the most important on top. None without any."""
+    """Draw horizontal bars, the most important of at most 40 on top; return None without any."""
     if not importances:
         return None
-    ordered = sorted(importances.items(), key=lambda item: (-item[1], item[0]))
+    ordered = sorted(importances.items(), key=lambda item: (-item[1], item[0]))[:_MOST_BARS]
     figure = new_figure(7.5, 1.6 + 0.42 * len(ordered))
     axes = figure.subplots()
     rows, values = range(len(ordered)), [value for _, value in ordered]
     axes.barh(rows, values, color=BLUE, height=0.66)
     for row, value in zip(rows, values, strict=True):
         annotate(axes, value, row, f" {value:.2f}", ha="left")
-    dress(axes, title="Hyperparameter importance", x="share of the objective's variance explained", grid="x")
+    title = f"Hyperparameter importance{_shown(len(ordered), len(importances))}"
+    dress(axes, title=title, x="share of the objective's variance explained", grid="x")
     axes.set_yticks(rows, [shorten(name, 36) for name, _ in ordered])
     axes.set_ylim(len(ordered) - 0.4, -0.6)
     axes.set_xlim(0, max(1e-3, 1.12 * max(values)))
@@ -124,9 +128,11 @@ def slices_figure(
     *,
     log_scale: Collection[str] = (),
     space: Mapping[str, Mapping[str, Any]] | None = None,
+    importances: Mapping[str, float] | None = None,
 ) -> Figure | None:
     """One scatter plot per hyperparameter against validation accuracy. None where no trial has a value.
 
+    Of more than twelve hyperparameters, those of the highest ``importances`` are drawn, otherwise the first ones.
     log_scale names hyperparameters with a logarithmic axis; positive ones over more than two decades get one anyway.
     space has the entries of the search file: an axis shows the whole range that was searched, or each choice.
     """
@@ -134,6 +140,9 @@ def slices_figure(
     names = list(dict.fromkeys(name for trial in shown for name in trial.params))
     if not names:
         return None
+    total = len(names)
+    ranked = sorted(names, key=lambda name: -(importances or {}).get(name, 0.0))
+    names = [name for name in names if name in ranked[:_MOST_SLICES]]
     columns = min(_MOST_COLUMNS, len(names))
     rows = math.ceil(len(names) / columns)
     figure = new_figure(max(5.5, 3.6 * columns), 0.9 + 3.0 * rows)
@@ -155,7 +164,8 @@ def slices_figure(
         unused[0].legend(handles=dots, loc="center left", fontsize=9.5, frameon=False)
     else:
         figure.legend(handles=dots, loc="outside lower right", ncols=2, fontsize=8.5, frameon=False)
-    figure.suptitle("Validation accuracy by hyperparameter", fontsize=11.5, x=0.01, ha="left")
+    title = f"Validation accuracy by hyperparameter{_shown(len(names), total)}"
+    figure.suptitle(title, fontsize=11.5, x=0.01, ha="left")
     figure.supylabel(_VALUE, fontsize=10.5)
     return figure
 
@@ -171,13 +181,17 @@ def _draw_slice(axes: Axes, trials: Sequence[Trial], name: str, log: bool, entry
     else:
         chosen = sorted({str(value) for value in values})
         offered = [str(value) for value in entry.get("choice", ())]
-        categories = [*offered, *(value for value in chosen if value not in offered)]
-        positions = [categories.index(str(value)) for value in values]
-        axes.set_xticks(range(len(categories)), [shorten(category, 12) for category in categories])
+        categories = list(dict.fromkeys([*offered, *chosen]))
+        places = {category: place for place, category in enumerate(categories)}
+        positions = [places[str(value)] for value in values]
+        ticks = spaced_ticks(len(categories), most=_MOST_TICKS)
+        axes.set_xticks(ticks, [shorten(categories[tick], 12) for tick in ticks])
         axes.set_xlim(-0.5, len(categories) - 0.5)
-    for trial, position in zip(trials, positions, strict=True):
-        face = BLUE if trial.state == "complete" else "white"
-        axes.scatter(position, trial.value, s=30, facecolor=face, edgecolor=BLUE, linewidth=1.2, alpha=0.85, zorder=2)
+    for state, face in (("complete", BLUE), ("pruned", "white")):
+        dots = [(at, trial.value) for trial, at in zip(trials, positions, strict=True) if trial.state == state]
+        if dots:
+            look = {"facecolor": face, "edgecolor": BLUE, "linewidth": 1.2, "alpha": 0.85, "zorder": 2}
+            axes.scatter(*zip(*dots, strict=True), s=30, label=state, **look)
 
 
 def _dress_numbers(axes: Axes, values: Sequence[float], log: bool) -> None:
@@ -198,6 +212,10 @@ def _dress_numbers(axes: Axes, values: Sequence[float], log: bool) -> None:
         whole_numbers(axes.xaxis)
     else:
         axes.xaxis.set_major_locator(MaxNLocator(nbins=5, integer=whole, min_n_ticks=1 if whole else 2))
+
+
+def _shown(drawn: int, total: int) -> str:
+    return f" ({drawn} of {total})" if drawn < total else ""
 
 
 def _with_value(trials: Sequence[Trial], state: str) -> list[Trial]:

@@ -1,0 +1,77 @@
+"""What mattered in a sweep, however many choices and trials there are."""
+
+import numpy as np
+import pytest
+from optuna.trial import FrozenTrial, TrialState, create_trial
+from sklearn.ensemble import RandomForestRegressor
+
+from promptfleet.search import importances
+from promptfleet.search.importances import hyperparameter_importances
+from promptfleet.search.space import Choice, FloatRange, IntRange
+from promptfleet.search.study import _distribution
+
+WORDS = tuple(f"word-{number}" for number in range(300))
+SPACE = {"word": Choice(WORDS), "other": Choice(WORDS[:50]), "lr": FloatRange(0.0, 1.0), "experts": IntRange(1, 9)}
+
+
+def trials(count: int, value, state=TrialState.COMPLETE, space=SPACE) -> list[FrozenTrial]:
+    rng = np.random.default_rng(0)
+    distributions = {key: _distribution(parameter) for key, parameter in space.items()}
+    drawn = []
+    for _ in range(count):
+        params = {"word": WORDS[rng.integers(300)], "other": WORDS[rng.integers(50)]}
+        params |= {"lr": float(rng.random()), "experts": int(rng.integers(1, 10))}
+        drawn.append(create_trial(state=state, params=params, distributions=distributions, value=value(params)))
+    return drawn
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        ("word", lambda params: float(params["word"] in WORDS[100:150])),
+        ("other", lambda params: float(WORDS.index(params["other"]) % 3)),  # without an order
+        ("lr", lambda params: -abs(params["lr"] - 0.5)),
+        ("experts", lambda params: float(params["experts"] == 3)),
+    ],
+)
+def test_what_decides_has_most_of_the_importance_also_among_hundreds_of_choices(key, value):
+    shares = hyperparameter_importances(trials(400, value), SPACE, seed=0)
+    assert list(shares) == list(SPACE)
+    assert sum(shares.values()) == pytest.approx(1)
+    assert shares[key] > 0.8
+
+
+def test_only_complete_trials_count_and_they_have_to_differ():
+    complete = trials(3, lambda params: params["lr"])
+    assert hyperparameter_importances(complete, SPACE, seed=0) is not None
+    assert hyperparameter_importances(complete[:2], SPACE, seed=0) is None
+    assert hyperparameter_importances(trials(9, lambda _: 0.5), SPACE, seed=0) is None
+    others = trials(9, lambda params: params["lr"], state=TrialState.PRUNED)
+    assert hyperparameter_importances([*complete[:2], *others], SPACE, seed=0) is None
+
+
+def test_the_forest_has_a_column_for_each_key_and_no_more_than_so_many_trials(monkeypatch):
+    monkeypatch.setattr(importances, "MOST_TRIALS", 50)
+    seen, fit = [], RandomForestRegressor.fit
+
+    def noted(forest, points, values):
+        seen.append((points.shape, values))
+        return fit(forest, points, values)
+
+    monkeypatch.setattr(RandomForestRegressor, "fit", noted)
+    many = trials(120, lambda params: params["lr"])
+    hyperparameter_importances(many, SPACE, seed=0)
+    ((shape, values),) = seen
+    assert shape == (50, 4)
+    assert (values[0], values[-1]) == (many[0].value, many[-1].value)
+    assert len(set(values)) == 50
+
+
+def test_numbers_and_truth_values_of_one_choice_are_told_apart():
+    space = {"mixed": Choice((1, 2.5, "1", "x"))}
+    distributions = {"mixed": _distribution(space["mixed"])}
+    done = [
+        create_trial(params={"mixed": value}, distributions=distributions, value=float(value == "1"))
+        for value in space["mixed"].values * 3
+    ]
+    assert hyperparameter_importances(done, space, seed=0) == {"mixed": 1.0}

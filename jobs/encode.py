@@ -7,6 +7,7 @@ from promptfleet.command_line import ArgumentParser, run
 from promptfleet.config import FederationConfig
 from promptfleet.data.download import download_dataset
 from promptfleet.data.feature_store import open_features
+from promptfleet.devices import choose_device
 from promptfleet.federation.encoding import Wanted, encode_missing, features_folder, wanted_files
 from promptfleet.federation.image_encoder import load_inputs
 from promptfleet.federation.ray_session import ray_session
@@ -24,6 +25,8 @@ def main() -> None:
     arguments = parser.parse_args()
 
     config = read_federation_config(arguments.config, arguments.set)
+    if config.runtime.backend == "local" or arguments.address is None:
+        choose_device(config.runtime.device)
     if arguments.download:
         download_dataset(config.dataset, config.data.root, config.data.folder)
     dataset, backbone = load_inputs(config)

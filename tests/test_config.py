@@ -296,6 +296,7 @@ OTHER = {
     "features.views": 4,
     "data.folder": "mine",
     "runtime.backend": "local",
+    "runtime.device": "cpu",
     "runtime.clients_per_actor": 5,
     "runtime.batch_steps": False,
     "runtime.fork_server": "on",

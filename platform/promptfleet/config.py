@@ -120,6 +120,9 @@ class RuntimeConfig(Section):
     """How a federation is executed. Nothing here changes a result, except that "drop" leaves out who really failed."""
 
     backend: Literal["ray", "local"] = Field("ray", description="ray: one actor per client; local: this process")
+    device: Literal["auto", "cpu", "cuda"] = Field(
+        "auto", description="where clients train and images are encoded; auto: on GPUs where there are any"
+    )
     clients_per_actor: int = Field(1, ge=1, description="clients that share one actor's process (ray only)")
     batch_steps: bool = Field(True, description="clients of one process go through the text tower in one batch")
     fork_server: Literal["auto", "on", "off"] = Field(
@@ -232,7 +235,10 @@ class StorageConfig(Section):
 
 
 class FederationConfig(Section):
-    """One federation: its result is a function of these values alone (``runtime`` and below do not change it)."""
+    """One federation: its result is a function of these values alone (``runtime`` and below do not change it).
+
+    On a GPU floating-point sums differ in their last digits from those on a CPU.
+    """
 
     seed: int = Field(0, ge=0)
     method: str = Field("pfedmoap", description="a name from promptfleet.methods")
@@ -272,6 +278,15 @@ class FederationConfig(Section):
     resources: ResourcesConfig = ResourcesConfig()
     storage: StorageConfig = StorageConfig()
     checkpoints: CheckpointsConfig = CheckpointsConfig()
+
+    @model_validator(mode="after")
+    def _check_device(self) -> "FederationConfig":
+        device, share = self.runtime.device, self.resources.client.gpu
+        if device == "cpu" and share not in ("auto", 0):
+            raise ValueError(f"runtime.device=cpu needs no GPU: set resources.client.gpu={share:g} to auto")
+        if device == "cuda" and share == 0 and self.runtime.backend == "ray":
+            raise ValueError("runtime.device=cuda needs a share of a GPU: set resources.client.gpu=0 to auto")
+        return self
 
     def to_dict(self) -> dict[str, Any]:
         """Plain nested values that YAML and JSON can hold, and that give the same config when read back."""

@@ -43,4 +43,6 @@ def image_features(backbone, images) -> Tensor:
         templates=("{}",),
         fingerprint="made-up",
     )
-    return torch.from_numpy(Encoder(backbone, dataset, ["features"], 0)(range(len(images)))["features"])
+    return torch.from_numpy(
+        Encoder(backbone, dataset, ["features"], 0, torch.device("cpu"))(range(len(images)))["features"]
+    )

@@ -307,7 +307,7 @@ def test_a_lock_is_given_to_one_after_the_other_and_leaves_nothing(tmp_path):
 def test_processes_of_a_cluster_give_the_same_bits_and_errors(ray_session, tmp_path):
     from promptfleet.federation.ray_encoding import Encoders, NoEncoder, encode_on_ray, plan_encoders
 
-    assert plan_encoders(parts=100) is None  # four CPUs: no more than this process has itself
+    assert plan_encoders(100, "auto") is None  # four CPUs: no more than this process has itself
     for seed in range(12):
         write_image(tmp_path / "photos" / "train" / f"class {seed % 2}" / f"{seed}.png", seed)
     (tmp_path / "photos" / "train" / "class 1" / "z.png").write_bytes(b"no image")
@@ -318,7 +318,9 @@ def test_processes_of_a_cluster_give_the_same_bits_and_errors(ray_session, tmp_p
     encoders = Encoders(processes=2, threads=1, cpus=1.0, gpus=0.0)
     found = dict(encode_on_ray(config, ["features", "patches"], content, parts, encoders))
     assert sorted(found, key=lambda part: part.start) == parts
-    for part, arrays in encode_in_threads(Encoder(backbone, dataset, ["features", "patches"], 0), parts, 1):
+    for part, arrays in encode_in_threads(
+        Encoder(backbone, dataset, ["features", "patches"], 0, torch.device("cpu")), parts, 1
+    ):
         for kind, array in arrays.items():
             np.testing.assert_array_equal(found[part][kind], array)
     encoders = replace(encoders, processes=1)
@@ -342,7 +344,7 @@ def test_images_are_encoded_in_this_process_where_no_node_can(tmp_path, monkeypa
     parts = [range(2), range(2, 4)]
     expected = dict(encoding._encoded(config, backbone, dataset, ["features"], parts))
     monkeypatch.setattr(encoding, "ray_runs", lambda: True)
-    monkeypatch.setattr(ray_encoding, "plan_encoders", lambda parts: ray_encoding.Encoders(2, 1, 1.0, 0.0))
+    monkeypatch.setattr(ray_encoding, "plan_encoders", lambda parts, device: ray_encoding.Encoders(2, 1, 1.0, 0.0))
     monkeypatch.setattr(ray_encoding, "encode_on_ray", encode_on_ray)
     found = dict(encoding._encoded(config, backbone, dataset, ["features"], parts))
     assert found.keys() == expected.keys() == set(parts)

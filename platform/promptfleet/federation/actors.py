@@ -18,6 +18,7 @@ from promptfleet.clip.image_tower import ImageTower
 from promptfleet.config import FederationConfig
 from promptfleet.data.client_split import ClientSplit
 from promptfleet.data.feature_store import open_store
+from promptfleet.devices import SERVER_DEVICE, check_device, choose_device
 from promptfleet.federation.client_group import ClientGroup
 from promptfleet.federation.fleet import Intake
 from promptfleet.federation.ray_files import NodeFile
@@ -56,7 +57,7 @@ class FrozenImages:
     architecture: Mapping[str, Any]
     preprocessing: Mapping[str, Any]
 
-    def attach(self, device: str) -> ImageTower:
+    def attach(self, device: torch.device | str) -> ImageTower:
         """In place and sealed on the CPU, a copy per process on a GPU."""
         seal(self.packed)
         return ImageTower(unpack(self.packed), self.architecture, self.preprocessing).to(device)
@@ -73,12 +74,12 @@ class Frozen:
     domain_names: tuple[str, ...]
     image_tower: FrozenImages | None
 
-    def attach(self, device: str) -> FrozenClip:
+    def attach(self, device: torch.device | str) -> FrozenClip:
         """The frozen CLIP on ``device``: in place and sealed on the CPU, a copy per process on a GPU."""
         seal(self.packed)
         return FrozenClip.from_tensors(unpack(self.packed), self.settings).to(device)
 
-    def attach_images(self, device: str) -> ImageTower | None:
+    def attach_images(self, device: torch.device | str) -> ImageTower | None:
         return self.image_tower and self.image_tower.attach(device)
 
     def files_here(self) -> dict[str, Path]:
@@ -103,8 +104,8 @@ class ServerActor:
 
     def __init__(self, frozen: Frozen):
         self._frozen = frozen
-        self._clip = frozen.attach("cpu")
-        self._image_tower = frozen.attach_images("cpu")
+        self._clip = frozen.attach(SERVER_DEVICE)
+        self._image_tower = frozen.attach_images(SERVER_DEVICE)
 
     def begin(self, config: FederationConfig, rows: Path | None) -> None:
         torch.set_num_threads(config.runtime.threads_per_client)
@@ -138,11 +139,12 @@ class ClientActor:
         self._frozen = frozen
         self._store = open_store(**frozen.files_here())
         self._node = ray.util.get_node_ip_address()
-        device = "cuda" if ray.get_gpu_ids() and torch.cuda.is_available() else "cpu"
-        self._clip = frozen.attach(device)
-        self._image_tower = frozen.attach_images(device)
+        self._device = choose_device("auto" if ray.get_gpu_ids() else "cpu")
+        self._clip = frozen.attach(self._device)
+        self._image_tower = frozen.attach_images(self._device)
 
     def begin(self, config: FederationConfig, splits: Mapping[int, ClientSplit], upload_noise: float) -> None:
+        check_device(config.runtime.device, self._device.type == "cuda", f"on node {self._node}")
         torch.set_num_threads(config.runtime.threads_per_client)
         world = World(config, self._clip, self._frozen.class_names, self._image_tower, upload_noise)
         self._group = ClientGroup(world, self._store, splits)

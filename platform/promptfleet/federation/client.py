@@ -65,7 +65,7 @@ class Client:
         self.id = client_id
         self._method = method
         self._world = world
-        self._device = world.clip.zero_shot_text.device
+        self._device = world.device
         self._read_pixels = read_pixels
         self._attacks = client_id in adversaries(world.config)
         self._train = self._examples(store, split.train, with_views=True)

@@ -15,6 +15,7 @@ from promptfleet.config import FeaturesConfig, FederationConfig
 from promptfleet.data.dataset import Dataset
 from promptfleet.data.feature_store import NONE, disk_errors, feature_key, feature_path, open_features, write_features
 from promptfleet.data.partial_rows import PartialRows
+from promptfleet.devices import choose_device
 from promptfleet.errors import ConfigError, DataError
 from promptfleet.federation.image_encoder import Arrays, Encoder, Kind, encode_in_threads
 from promptfleet.federation.ray_session import ray_runs
@@ -119,14 +120,14 @@ def _encoded(
     if ray_runs():
         from promptfleet.federation.ray_encoding import NoEncoder, encode_on_ray, plan_encoders
 
-        encoders = plan_encoders(len(parts))
+        encoders = plan_encoders(len(parts), config.runtime.device)
         if encoders is not None:
             try:
                 yield from encode_on_ray(config, kinds, _content(backbone, dataset), parts, encoders)
                 return
             except NoEncoder as error:
                 logger.warning("encoding in this process alone, since no node can: %s", error)
-    encoder = Encoder(backbone, dataset, kinds, config.features.views)
+    encoder = Encoder(backbone, dataset, kinds, config.features.views, choose_device(config.runtime.device))
     yield from encode_in_threads(encoder, parts, torch.get_num_threads())
 
 

@@ -38,10 +38,10 @@ class Encoder:
     busier by several passes side by side than by one that they share.
     """
 
-    def __init__(self, backbone: Backbone, dataset: Dataset, kinds: Collection[Kind], views: int):
+    def __init__(self, backbone: Backbone, dataset: Dataset, kinds: Collection[Kind], views: int, device: torch.device):
         self._dataset, self._transform = dataset, backbone.transform
-        self._device = "cuda" if torch.cuda.is_available() else "cpu"
-        self._model = backbone.model.to(self._device)
+        self._device = device
+        self._model = backbone.model.to(device)
         self._kinds, self._views = kinds, views
         self._with_patches = PatchEncoder(self._model, backbone.name) if "patches" in kinds else None
 

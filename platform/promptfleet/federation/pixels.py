@@ -15,7 +15,7 @@ def pixel_reader(world: World, labels: np.ndarray) -> PixelReader:
     Raises:
         DataError: the dataset is missing here, or not the one whose ``labels`` are in the feature store.
     """
-    config, tower, device = world.config, world.image_tower, world.clip.zero_shot_text.device
+    config, tower, device = world.config, world.image_tower, world.device
     dataset = load_dataset(config.dataset, config.data.root, config.data.folder)
     if not np.array_equal(dataset.labels, labels):
         raise DataError(f"dataset {config.dataset}: its files under {config.data.root} are not those that were encoded")

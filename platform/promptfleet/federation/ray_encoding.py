@@ -12,6 +12,7 @@ from ray import ObjectRef
 from ray.exceptions import RayActorError
 
 from promptfleet.config import FederationConfig
+from promptfleet.devices import Wanted, choose_device
 from promptfleet.errors import DataError, PromptfleetError, ResourceError
 from promptfleet.federation.image_encoder import Arrays, Encoder, Kind, load_inputs
 
@@ -31,13 +32,13 @@ class Encoders:
     gpus: float
 
 
-def plan_encoders(parts: int) -> Encoders | None:
+def plan_encoders(parts: int, device: Wanted) -> Encoders | None:
     """What to encode ``parts`` with on this cluster; None where that would be no more than this very process."""
     nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
-    gpus = sum(int(node.get("GPU", 0)) for node in nodes)
+    gpus = 0 if device == "cpu" else sum(int(node.get("GPU", 0)) for node in nodes)
     if gpus:
         plan = Encoders(min(gpus, math.ceil(parts / THREADS_PER_GPU)), THREADS_PER_GPU, 1.0, 1.0)
-        return None if plan.processes == 1 and torch.cuda.is_available() else plan
+        return None if plan.processes == 1 and choose_device("auto").type == "cuda" else plan
     room = sum(int(node.get("CPU", 0)) // CPUS_PER_ENCODER for node in nodes)
     plan = Encoders(min(room, math.ceil(parts / CPUS_PER_ENCODER)), CPUS_PER_ENCODER, CPUS_PER_ENCODER, 0.0)
     return plan if plan.processes > 1 else None
@@ -54,7 +55,7 @@ class EncoderActor:
         dataset, backbone = load_inputs(config)
         if {"backbone": backbone.fingerprint, "dataset": dataset.fingerprint} != content:
             raise DataError(f"node {ray.util.get_node_ip_address()} has another {config.dataset} or {backbone.name}")
-        self._encode = Encoder(backbone, dataset, kinds, config.features.views)
+        self._encode = Encoder(backbone, dataset, kinds, config.features.views, choose_device(config.runtime.device))
 
     def encode(self, part: range) -> Arrays | PromptfleetError:
         torch.set_num_threads(1)  # of the thread that runs this call

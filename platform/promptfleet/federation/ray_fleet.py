@@ -108,6 +108,8 @@ class RayFleet:
                 ray.get(begun, timeout=config.runtime.start_timeout_s)
             except (RayActorError, GetTimeoutError):
                 continue  # whoever asks this process for anything will notice, and replace it
+            except RayTaskError as error:
+                raise _ours(error) from None
 
     def initial_states(self) -> dict[int, Block]:
         def submit(call: Call) -> Sequence[ObjectRef]:
@@ -254,7 +256,7 @@ class RayFleet:
         except ObjectLostError:
             raise StatesLost("what clients sent, or the server's state, was lost with its node") from None
         except RayTaskError as error:
-            raise (error.cause if isinstance(error.cause, PromptfleetError) else error) from None
+            raise _ours(error) from None
 
     def _restart_server(self, stage: str, what: str, attempt: int) -> None:
         """Put another server in place of the one that failed, with the state of the last round that was aggregated.
@@ -332,3 +334,8 @@ def _get(refs: Sequence[ObjectRef]) -> list[Any]:
 def _listed(refs: ObjectRef | list[ObjectRef]) -> list[ObjectRef]:
     """Ray returns a single reference as it is."""
     return refs if isinstance(refs, list) else [refs]
+
+
+def _ours(error: RayTaskError) -> Exception:
+    """The mistake of a user's that an actor raised, or else the error as Ray gives it."""
+    return error.cause if isinstance(error.cause, PromptfleetError) else error

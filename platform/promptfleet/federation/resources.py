@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from promptfleet.config import FederationConfig
+from promptfleet.devices import check_device
 from promptfleet.errors import ResourceError
 
 AUTO_ACTORS_PER_GPU = 10  # at most: each holds a CUDA context and a copy of the weights of its own
@@ -69,6 +70,8 @@ def plan_shares(config: FederationConfig, nodes: Sequence[Node], *, concurrent: 
         ResourceError: what is needed and what there is.
     """
     cpus, gpus = sum(node.cpus for node in nodes), sum(node.gpus for node in nodes)
+    check_device(config.runtime.device, gpus, f"on {len(nodes)} node(s)")
+    usable = 0 if config.runtime.device == "cpu" else gpus
     actors = math.ceil(config.clients / config.runtime.clients_per_actor)
     auto_cpu = min(LARGEST_AUTO_CPU_SHARE, math.floor(PRECISION * cpus / ((actors + 2) * concurrent)) / PRECISION)
     client, server = config.resources.client, config.resources.server
@@ -76,7 +79,7 @@ def plan_shares(config: FederationConfig, nodes: Sequence[Node], *, concurrent: 
         driver_cpu=auto_cpu,
         server_cpu=auto_cpu if server.cpu == "auto" else server.cpu,
         client_cpu=auto_cpu if client.cpu == "auto" else client.cpu,
-        client_gpu=_auto_gpu(actors * concurrent, int(gpus)) if client.gpu == "auto" else client.gpu,
+        client_gpu=client.gpu if client.gpu != "auto" else _auto_gpu(actors * concurrent, int(usable)),
         client_actors=actors,
     )
     _check_gpus(shares, nodes, config.clients, concurrent)

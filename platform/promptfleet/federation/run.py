@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from promptfleet.config import FederationConfig
+from promptfleet.devices import choose_device
 from promptfleet.federation.fleet import Fleet
 from promptfleet.federation.local_fleet import LocalFleet
 from promptfleet.federation.prepare import Prepared, prepare
@@ -44,7 +45,9 @@ def run_federation(
     if not isinstance(config, FederationConfig):
         config = federation_config(config or {})
     rows_folder(config, folder)
-    if config.runtime.backend == "ray" and address is None:
+    if config.runtime.backend == "local":
+        choose_device(config.runtime.device)
+    elif address is None:
         plan_shares(config, local_nodes())
     with _fleet(config, address) as (prepared, fleet):
         federation = Federation(config, prepared, fleet, folder)

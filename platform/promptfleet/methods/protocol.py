@@ -8,7 +8,7 @@ never asks the server for anything in between.
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Generator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from enum import Enum
 from math import prod
 from typing import ClassVar, Protocol
@@ -56,6 +56,15 @@ class World:
     image_tower: ImageTower | None = None
     upload_noise: float = 0.0
     rows: Rows | None = None
+
+    @property
+    def device(self) -> torch.device:
+        """Where its tensors are, and so where a client's update computes."""
+        return self.clip.zero_shot_text.device
+
+    def to(self, device: torch.device | str) -> "World":
+        tower = self.image_tower and self.image_tower.to(device)
+        return replace(self, clip=self.clip.to(device), image_tower=tower)
 
 
 class Needs(Enum):

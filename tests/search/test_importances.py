@@ -50,7 +50,7 @@ def test_only_complete_trials_count_and_they_have_to_differ():
     assert hyperparameter_importances([*complete[:2], *others], SPACE, seed=0) is None
 
 
-def test_the_forest_has_a_column_for_each_key_and_no_more_than_so_many_trials(monkeypatch):
+def test_the_forest_grows_neither_with_combinations_of_choices_nor_with_trials(monkeypatch):
     monkeypatch.setattr(importances, "MOST_TRIALS", 50)
     seen, fit = [], RandomForestRegressor.fit
 
@@ -62,16 +62,17 @@ def test_the_forest_has_a_column_for_each_key_and_no_more_than_so_many_trials(mo
     many = trials(120, lambda params: params["lr"])
     hyperparameter_importances(many, SPACE, seed=0)
     ((shape, values),) = seen
-    assert shape == (50, 4)
+    assert shape == (50, 300 + 50 + 2), "a column for each word, one for each number"
     assert (values[0], values[-1]) == (many[0].value, many[-1].value)
     assert len(set(values)) == 50
 
 
-def test_numbers_and_truth_values_of_one_choice_are_told_apart():
-    space = {"mixed": Choice((1, 2.5, "1", "x"))}
-    distributions = {"mixed": _distribution(space["mixed"])}
+@pytest.mark.parametrize("values", [(8, 2, 4), (True, False), (1, 2.5, "1", "x"), (0.5, None)])
+def test_choices_of_all_kinds_are_taken(values):
+    space = {"choice": Choice(values)}
+    distributions = {"choice": _distribution(space["choice"])}
     done = [
-        create_trial(params={"mixed": value}, distributions=distributions, value=float(value == "1"))
-        for value in space["mixed"].values * 3
+        create_trial(params={"choice": value}, distributions=distributions, value=float(value == values[0]))
+        for value in values * 3
     ]
-    assert hyperparameter_importances(done, space, seed=0) == {"mixed": 1.0}
+    assert hyperparameter_importances(done, space, seed=0) == {"choice": pytest.approx(1.0)}

@@ -3,6 +3,8 @@
 import difflib
 from collections.abc import Iterable
 
+from promptfleet.escaping import printable
+
 LONGEST = 2000  # characters of a message
 
 
@@ -10,7 +12,7 @@ class PromptfleetError(Exception):
     """Root of everything promptfleet raises on purpose; its text, one line, is meant for the user as it is."""
 
     def __str__(self) -> str:
-        text = "".join(char if char.isprintable() else repr(char)[1:-1] for char in super().__str__())
+        text = printable(super().__str__())
         half = LONGEST // 2
         return text if len(text) <= LONGEST else f"{text[:half]} ... {text[-half:]}"
 

@@ -9,6 +9,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from promptfleet.data.dataset import Dataset
+from promptfleet.data.datasets import load_dataset
+from promptfleet.errors import DataError
+
 SAMPLES = Path(os.environ.get("PROMPTFLEET_SAMPLES", Path(__file__).parents[2] / "shared" / "data"))
 needs_samples = pytest.mark.skipif(not SAMPLES.is_dir(), reason=f"the sample images are not at {SAMPLES}")
 
@@ -59,3 +63,15 @@ def write_domainnet(
             )
             (folder / f"{domain}_{part}.pkl").write_bytes(pickle.dumps(pair, protocol=protocol))
     return folder
+
+
+def paths_of(dataset: Dataset) -> list[str]:
+    """Each sample's file, for datasets of files."""
+    return list(dataset.read_image.args[0])
+
+
+def refusal(name: str, root: Path, folder: str | None = None) -> str:
+    with pytest.raises(DataError) as error:
+        load_dataset(name, root, folder)
+    assert "\n" not in str(error.value)
+    return str(error.value)

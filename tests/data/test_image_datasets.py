@@ -17,12 +17,16 @@ from promptfleet.data.datasets.fedbn import DOMAINNET_CLASSES, OFFICE_CLASSES
 from promptfleet.data.image_files import read_image_file
 from promptfleet.data.sources import SOURCES
 from promptfleet.errors import DataError
-from tests.samples import SAMPLES, needs_samples, write_domainnet, write_dtd, write_image, write_images
-
-
-def paths_of(dataset: Dataset) -> list[str]:
-    """Each sample's file, for datasets of files."""
-    return list(dataset.read_image.args[0])
+from tests.samples import (
+    SAMPLES,
+    needs_samples,
+    paths_of,
+    refusal,
+    write_domainnet,
+    write_dtd,
+    write_image,
+    write_images,
+)
 
 
 def names_by_file(dataset: Dataset, part: Part | None = None) -> dict[str, str]:
@@ -40,13 +44,6 @@ def linked(name: str, to: Path, *leave_out: str) -> Path:
         if entry.name not in leave_out:
             (folder / entry.name).symlink_to(entry)
     return folder
-
-
-def refusal(name: str, root: Path, folder: str | None = None) -> str:
-    with pytest.raises(DataError) as error:
-        load_dataset(name, root, folder)
-    assert "\n" not in str(error.value)
-    return str(error.value)
 
 
 @needs_samples

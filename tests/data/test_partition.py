@@ -461,7 +461,10 @@ def test_a_published_split_without_a_training_part():
     only_test = made_up_samples(made_up_labels(5, 4), official=np.full(20, int(Part.TEST)))
     with pytest.raises(DataError) as caught:
         partition(only_test, 2, kind="iid")
-    assert str(caught.value) == ("a client needs 2 samples (train, val) but the dataset's training part has 0")
+    assert str(caught.value) == (
+        "a client needs 2 samples (train, val) but the dataset's training part has 0; its published split has 0 in "
+        "train, 0 in val, 20 in test"
+    )
 
 
 # Few shots

@@ -15,6 +15,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from promptfleet.data.regular_files import open_regular
 from promptfleet.errors import DataError
 
 NDARRAY = "numpy.ndarray"  # stands for the class wherever a pickle hands it to _reconstruct
@@ -29,7 +30,8 @@ def load_pickle(path: str | Path) -> Any:
     """
     path = Path(path)
     try:
-        content = path.read_bytes()
+        with open_regular(path) as file:
+            content = file.read()
     except FileNotFoundError:
         raise DataError(f"{path}: there is no such file") from None
     except OSError as error:

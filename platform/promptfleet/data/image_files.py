@@ -1,7 +1,9 @@
 """A dataset whose images are files: what a list says about each, checked against what is on disk."""
 
 import hashlib
+import logging
 import os
+from collections import Counter
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
@@ -12,7 +14,11 @@ import numpy as np
 from PIL import Image
 
 from promptfleet.data.dataset import Dataset, Part
+from promptfleet.data.regular_files import open_regular, regular_descriptor
 from promptfleet.errors import DataError
+from promptfleet.escaping import printable
+
+logger = logging.getLogger(__name__)
 
 HASHED_BYTES = 4096  # of each image's beginning and end
 READERS = 16  # threads; they wait for the disk, not for each other
@@ -29,6 +35,14 @@ class ListedImage(NamedTuple):
     domain: int = 0
 
 
+class _File(NamedTuple):
+    """A hash of a file's size, beginning and end, and where its content lies: the same for all names of one file."""
+
+    digest: bytes
+    device: int
+    inode: int
+
+
 def image_dataset(
     name: str,
     folder: Path,
@@ -36,6 +50,8 @@ def image_dataset(
     class_names: Sequence[str],
     templates: tuple[str, ...],
     domain_names: tuple[str, ...] = (),
+    *,
+    listed: bool = True,
 ) -> Dataset:
     """The dataset of ``images``, in their order; underscores in class names become spaces, as CoOp has it.
 
@@ -43,31 +59,50 @@ def image_dataset(
     domain. That finds a missing or replaced image at start for some 30 us each, without reading gigabytes; only an
     image of the same size that differs in nothing but its middle would pass for the old one.
 
+    No image is in the dataset twice, under whatever names. Where a file lists the images, a second name is an error.
+    Without ``listed`` the images were found in ``folder``, and a second name of the same class, part and domain is left
+    out and counted.
+
     Raises:
-        DataError: if there is no image, or one leaves the folder, stands twice or does not exist.
+        DataError: if there is no image, or one leaves the folder, is there twice, does not exist or is no regular file.
     """
     if not images:
         raise DataError(f"{folder}: {name} has no images: the split lists none")
-    _check_paths(images)
+    if listed:
+        _check_paths(images)
     folder = folder.absolute()  # whoever reads an image may do so from elsewhere
-    paths = tuple(f"{folder}/{image.path}" for image in images)
+    files = _read_files(folder, images)
+    rows = _distinct_rows(folder, images, files, listed=listed)
+    images, files = [images[row] for row in rows], [files[row] for row in rows]
     domains = np.array([image.domain for image in images], dtype=np.int64) if domain_names else None
     parts = [image.part for image in images]
     return Dataset(
         name=name,
-        class_names=tuple(map(spaced, class_names)),
+        class_names=_class_names(class_names),
         labels=np.array([image.label for image in images], dtype=np.int64),
-        read_image=partial(read_image_file, paths),
+        read_image=partial(read_image_file, tuple(f"{folder}/{image.path}" for image in images)),
         templates=templates,
-        fingerprint=_fingerprint(paths, images),
+        fingerprint=_fingerprint(images, files),
         domains=domains,
-        domain_names=domain_names,
+        domain_names=tuple(map(_encodable, domain_names)),
         official=None if None in parts else np.array(parts, dtype=np.int64),
     )
 
 
 def spaced(class_name: str) -> str:
     return class_name.replace("_", " ")
+
+
+def _class_names(names: Sequence[str]) -> tuple[str, ...]:
+    """Names with spaces; those that would become equal, such as ``a_b`` and ``a b``, stay as they are."""
+    names = [_encodable(name) for name in names]
+    counts = Counter(map(spaced, names))
+    return tuple(spaced(name) if counts[spaced(name)] == 1 else name for name in names)
+
+
+def _encodable(name: str) -> str:
+    """The name as text that any file and tokenizer takes: what is no UTF-8 in a folder's name is escaped."""
+    return "".join(printable(char) if "\ud800" <= char <= "\udfff" else char for char in name)
 
 
 def read_image_file(paths: Sequence[str], index: int) -> Image.Image:
@@ -78,11 +113,15 @@ def read_image_file(paths: Sequence[str], index: int) -> Image.Image:
     """
     path = paths[index]
     try:
-        with Image.open(path) as image:
+        with open_regular(path) as file, Image.open(file) as image:
             wide = image.mode.startswith(("I", "F"))
             decoded = image.convert("L" if image.mode == "L" else "RGB")
+    except DataError:
+        raise
     except Exception as error:  # a damaged file can fail in any part of any decoder
-        reason = str(error).replace(repr(path), "it") or type(error).__name__
+        reason = str(error) or type(error).__name__
+        for name in (f"<_io.BufferedReader name={path!r}>", repr(path)):
+            reason = reason.replace(name, "it")
         raise DataError(
             f"{path}: cannot be decoded as an image ({reason}); replace it or take it off the split"
         ) from None
@@ -103,41 +142,76 @@ def _check_paths(images: Sequence[ListedImage]) -> None:
         seen.add(image.path)
 
 
-def _fingerprint(paths: Sequence[str], images: Sequence[ListedImage]) -> str:
-    """sha256 over what the lists say about each image and over the ends of its file."""
+def _read_files(folder: Path, images: Sequence[ListedImage]) -> list[_File]:
+    """Open every image's file. Raises DataError if one is missing, cannot be read or is no regular file."""
+    paths = [f"{folder}/{image.path}" for image in images]
     chunks = [paths[first : first + CHUNK] for first in range(0, len(paths), CHUNK)]
     with ThreadPoolExecutor(READERS) as pool:
-        contents = [content for chunk in pool.map(_ends_of_files, chunks) for content in chunk]
-    missing = [row for row, content in enumerate(contents) if content is None]
+        files = [file for chunk in pool.map(_files, chunks) for file in chunk]
+    missing = [row for row, file in enumerate(files) if file is None]
     if missing:
         first = missing[0]
         raise DataError(
             f"{paths[first]}: there is no such image, but {images[first].listed_in} lists it "
             f"({len(missing)} of {len(paths)} listed images are missing)"
         )
+    return files
+
+
+def _distinct_rows(
+    folder: Path, images: Sequence[ListedImage], files: Sequence[_File], *, listed: bool
+) -> Sequence[int]:
+    """The rows of ``images`` without second names of one file. Raises DataError where there may be none."""
+    first_rows: dict[_File, int] = {}
+    second_rows = {}
+    for row, file in enumerate(files):
+        first = first_rows.setdefault(file, row) if file.inode else row
+        if first != row:
+            second_rows[row] = first
+    for row, first in second_rows.items():
+        image, other = images[row], images[first]
+        if listed:
+            raise DataError(
+                f"{image.listed_in}: {image.path!r} is listed twice: it is the same file as {other.path!r}, here or in "
+                f"another part of the split"
+            )
+        if image[1:] != other[1:]:
+            raise DataError(
+                f"{folder}: {other.path} and {image.path} are one and the same file, in two classes, parts or domains; "
+                f"remove one of them"
+            )
+    if second_rows:
+        example = images[next(iter(second_rows))].path
+        logger.warning("%s: left out %d second names of images (such as %s)", folder, len(second_rows), example)
+    return [row for row in range(len(images)) if row not in second_rows]
+
+
+def _fingerprint(images: Sequence[ListedImage], files: Sequence[_File]) -> str:
+    """sha256 over what the lists say about each image and over the ends of its file."""
     digest = hashlib.sha256()
-    for image, content in zip(images, contents, strict=True):
-        digest.update(f"{image.path}\0{image.label}\0{image.part}\0{image.domain}\0".encode())
-        digest.update(content)
+    for image, file in zip(images, files, strict=True):
+        listed = f"{image.path}\0{image.label}\0{image.part}\0{image.domain}\0"
+        digest.update(listed.encode("utf-8", "surrogateescape"))
+        digest.update(file.digest)
     return digest.hexdigest()
 
 
-def _ends_of_files(paths: Sequence[str]) -> list[bytes | None]:
-    return [_ends_of_file(path) for path in paths]
+def _files(paths: Sequence[str]) -> list[_File | None]:
+    return [_file(path) for path in paths]
 
 
-def _ends_of_file(path: str) -> bytes | None:
-    """A hash of the file's size, beginning and end; None if there is no such file. Raises DataError if unreadable."""
+def _file(path: str) -> _File | None:
+    """Read the ends of a file; None if there is no such file. Raises DataError if it cannot be read."""
     try:
-        file = os.open(path, os.O_RDONLY)
+        descriptor, status = regular_descriptor(path)
         try:
-            size = os.fstat(file).st_size
-            beginning = os.read(file, HASHED_BYTES)
-            end = os.pread(file, HASHED_BYTES, max(HASHED_BYTES, size - HASHED_BYTES))
+            beginning = os.read(descriptor, HASHED_BYTES)
+            end = os.pread(descriptor, HASHED_BYTES, max(HASHED_BYTES, status.st_size - HASHED_BYTES))
         finally:
-            os.close(file)
+            os.close(descriptor)
     except (FileNotFoundError, NotADirectoryError, UnicodeEncodeError):
         return None
     except OSError as error:
         raise DataError(f"{path}: cannot be read ({error.strerror})") from None
-    return hashlib.sha256(b"%d\0%b%b" % (size, beginning, end)).digest()
+    digest = hashlib.sha256(b"%d\0%b%b" % (status.st_size, beginning, end)).digest()
+    return _File(digest, status.st_dev, status.st_ino)

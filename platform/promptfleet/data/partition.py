@@ -84,9 +84,11 @@ def make_partition(samples: Samples, *, clients: int, settings: PartitionConfig,
         check_fractions(settings.val_fraction, settings.test_fraction)
     needed = len(pools.needed)
     if len(pools.train) < needed:
+        sizes = [f"{len(part)} in {name}" for name, part in vars(pools).items()]
+        split = "" if samples.official is None else f"; its published split has {', '.join(sizes)}"
         raise DataError(
             f"a client needs {needed} samples ({', '.join(pools.needed)}) but the dataset's training part has "
-            f"{len(pools.train)}"
+            f"{len(pools.train)}{split}"
         )
     if clients * needed > len(pools.train):
         where = "" if samples.official is None else " in the dataset's training part"

@@ -10,6 +10,7 @@ import numpy as np
 
 from promptfleet.atomic_files import replacing
 from promptfleet.data.partition import Partition
+from promptfleet.data.regular_files import open_regular
 from promptfleet.data.samples import Samples
 from promptfleet.errors import DataError, first_line
 
@@ -60,8 +61,8 @@ def load_partition(path: str | Path) -> StoredPartition:
             that stands twice or that the dataset does not have.
     """
     try:
-        text = Path(path).read_text(encoding="utf-8")
-        values = json.loads(text)
+        with open_regular(path) as file:
+            values = json.loads(file.read().decode("utf-8"))
         if not isinstance(values, dict) or values.get("format") != FORMAT:
             raise DataError(f"{path}: no partition, its 'format' should be {FORMAT!r}")
         if values.get("version") != VERSION:

@@ -1,12 +1,14 @@
 """The files in which image datasets are published with a split: CoOp's JSON, and lists of ``class/image`` lines."""
 
 import json
+import posixpath
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from promptfleet.data.dataset import Part
 from promptfleet.data.image_files import ListedImage
+from promptfleet.data.regular_files import open_regular
 from promptfleet.errors import DataError
 
 COOP_PARTS = {"train": Part.TRAIN, "val": Part.VAL, "test": Part.TEST}
@@ -48,7 +50,7 @@ def read_class_lists(lists: Mapping[Part, Path], suffix: str = "") -> tuple[list
     rows = []
     for part, path in lists.items():
         for number, line in read_lines(path):
-            name, slash, image = line.partition("/")
+            name, slash, image = posixpath.normpath(line).partition("/")  # also of ./class/image
             if not (name and slash and image):
                 raise DataError(f"{path}:{number}: {line!r} should be class/image")
             rows.append((name, f"{line}{suffix}", path, part))
@@ -66,7 +68,8 @@ def read_lines(path: Path) -> list[tuple[int, str]]:
 def read_text(path: Path) -> str:
     """The file as UTF-8. Raises DataError if it is missing or something else."""
     try:
-        return path.read_text(encoding="utf-8")
+        with open_regular(path) as file:
+            return file.read().decode("utf-8")
     except FileNotFoundError:
         raise DataError(f"{path}: there is no such split file") from None
     except (OSError, ValueError) as error:

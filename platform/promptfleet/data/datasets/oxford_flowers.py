@@ -9,6 +9,7 @@ import numpy as np
 
 from promptfleet.data.dataset import Dataset, Part
 from promptfleet.data.image_files import ListedImage, image_dataset
+from promptfleet.data.regular_files import open_regular
 from promptfleet.data.split_files import read_coop_split
 from promptfleet.errors import DataError
 
@@ -49,8 +50,11 @@ def _read_mat(path: Path, *names: str) -> list[np.ndarray]:
     from scipy.io import loadmat  # here: few need it
 
     try:
-        content = loadmat(str(path), appendmat=False)
+        with open_regular(path) as file:
+            content = loadmat(file)
         return [_whole_numbers(content[name]) for name in names]
+    except DataError:
+        raise
     except FileNotFoundError:
         raise DataError(f"{path}: there is no such split file, and no split_zhou_OxfordFlowers.json either") from None
     except Exception as error:  # a damaged file can fail anywhere in scipy

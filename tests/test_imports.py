@@ -11,7 +11,17 @@ import pytest
 
 from promptfleet.federation.fork_server.session import CLIENT_MODULES
 
-FOUNDATION = {"atomic_files", "command_line", "config", "devices", "errors", "escaping", "seeding", "yaml_files"}
+FOUNDATION = {
+    "atomic_files",
+    "command_line",
+    "config",
+    "devices",
+    "errors",
+    "escaping",
+    "seeding",
+    "strict_json",
+    "yaml_files",
+}
 SCIENCE = {"methods", "data", "clip"}
 # Area -> areas of ours it may import, besides itself and the foundation. "" is promptfleet/__init__.py.
 MAY_IMPORT = {

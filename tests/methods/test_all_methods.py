@@ -6,6 +6,7 @@ import torch
 
 from promptfleet.errors import ConfigError
 from promptfleet.federation.client import Upload, train_together
+from promptfleet.federation.reports import Evaluation
 from promptfleet.federation.rounds import Snapshot
 from promptfleet.federation.state import state_sha256
 from promptfleet.federation.storage.checkpoint import load_snapshot, save_snapshot
@@ -122,7 +123,8 @@ def test_what_a_client_downloads_is_its_own_whoever_else_is_asked_for(name):
 def test_states_survive_the_wire_and_the_disk(name, tmp_path):
     fed = tiny_federation(name).run([[0, 1, 2]])
     privates = unstack(stack(fed.privates), ALL)
-    save_snapshot(tmp_path, Snapshot(fed.server.state, privates, [], []), "x")
+    evaluations = [Evaluation(client, 0.5, 0.5) for client in ALL]
+    save_snapshot(tmp_path, Snapshot(fed.server.state, privates, [], evaluations), "x")
     stored = load_snapshot(tmp_path, "x")
     assert state_sha256(stored.server, stored.privates) == fed.sha256()
     assert sorted(stored.privates) == list(ALL)

@@ -8,6 +8,7 @@ from statistics import fmean, pstdev
 from typing import Any
 
 from promptfleet.methods.protocol import State
+from promptfleet.strict_json import Count, Counts, parse_json
 
 
 @dataclass(frozen=True)
@@ -18,8 +19,8 @@ class TrainReport:
     """
 
     metrics: Mapping[str, float]
-    downloaded_bytes: int
-    uploaded_bytes: int
+    downloaded_bytes: Count
+    uploaded_bytes: Count
     seconds: float
     node: str | None = None
 
@@ -33,7 +34,7 @@ class Event:
     """
 
     stage: str
-    clients: Sequence[int]
+    clients: Counts
     what: str
     action: str
 
@@ -46,10 +47,10 @@ class Event:
 class Evaluation:
     """One client on its own validation and test part. ``described`` holds what the method shows of itself."""
 
-    client: int
+    client: Count
     val_accuracy: float
     test_accuracy: float
-    described: Mapping[str, Sequence[float]] = field(default_factory=dict)
+    described: Mapping[str, Sequence[int | float]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -64,7 +65,7 @@ class RoundReport:
     """
 
     round: int
-    cohort: Sequence[int]
+    cohort: Counts
     train_loss: float | None
     val_accuracy: float
     val_accuracy_min: float
@@ -72,14 +73,14 @@ class RoundReport:
     test_accuracy: float
     test_accuracy_min: float
     test_accuracy_std: float
-    downloaded_bytes: int
-    uploaded_bytes: int
+    downloaded_bytes: Count
+    uploaded_bytes: Count
     seconds: float
     honest_val_accuracy: float
     honest_test_accuracy: float
     epsilon_spent: float | None
-    rejected: Mapping[int, str]
-    dropped: Mapping[int, str]
+    rejected: Mapping[Count, str]
+    dropped: Mapping[Count, str]
     simulated_time: float
     events: Sequence[Event]
     client_val_accuracy: Sequence[float]
@@ -144,16 +145,16 @@ class ClientReport:
     ``label_counts`` and ``domain_counts`` (empty without domains) are over all its samples.
     """
 
-    id: int
-    num_train: int
-    num_val: int
-    num_test: int
+    id: Count
+    num_train: Count
+    num_val: Count
+    num_test: Count
     val_accuracy: float
     test_accuracy: float
     zero_shot_accuracy: float
-    label_counts: Sequence[int]
-    domain_counts: Sequence[int]
-    described: Mapping[str, Sequence[float]]
+    label_counts: Counts
+    domain_counts: Counts
+    described: Mapping[str, Sequence[int | float]]
 
 
 @dataclass(frozen=True)
@@ -173,15 +174,15 @@ class FederationSummary:
     dataset: str
     class_names: Sequence[str]
     domain_names: Sequence[str]
-    domain_label_counts: Sequence[Sequence[int]]
+    domain_label_counts: Sequence[Counts]
     partition_sha256: str
-    trained_parameters: int
+    trained_parameters: Count
     rounds: Sequence[RoundReport]
     clients: Sequence[ClientReport]
     val_accuracy: float
     test_accuracy: float
     zero_shot_accuracy: float
-    adversaries: Sequence[int]
+    adversaries: Counts
     honest_val_accuracy: float
     honest_test_accuracy: float
     noise_multiplier: float | None
@@ -190,8 +191,8 @@ class FederationSummary:
     best_round_test_accuracy: float
     state_sha256: str
     seconds: float
-    checkpoint_bytes: int | None
-    checkpoint_seconds: float | None
+    checkpoint_bytes: Count | None = field(default=None, kw_only=True)
+    checkpoint_seconds: float | None = field(default=None, kw_only=True)
 
     def to_json(self) -> str:
         """The summary, also that of a result, whose states are left out."""
@@ -215,12 +216,30 @@ class FederationResult(FederationSummary):
         return cls(**vars(summary), server=server, privates=privates)
 
 
-def summary_from_json(text: str) -> FederationSummary:
-    """Read what ``to_json`` wrote."""
-    values = {"checkpoint_bytes": None, "checkpoint_seconds": None, **json.loads(text)}
-    rounds = [round_report_from_dict(report) for report in values.pop("rounds")]
-    clients = [ClientReport(**report) for report in values.pop("clients")]
-    return FederationSummary(**values, rounds=rounds, clients=clients)
+def summary_from_json(text: str | bytes) -> FederationSummary:
+    """Read what ``to_json`` wrote. Raises ValueError, in one line: a value that is missing or cannot be."""
+    summary = parse_json(FederationSummary, text)
+    check_rounds(summary.rounds, clients=len(summary.clients))
+    if not 1 <= summary.best_round <= len(summary.rounds):
+        raise ValueError(f"best_round is {summary.best_round} of {len(summary.rounds)}")
+    classes, domains = len(summary.class_names), len(summary.domain_names)
+    for client in summary.clients:
+        if (len(client.label_counts), len(client.domain_counts)) != (classes, domains):
+            raise ValueError(f"client {client.id} has not one count for each class and domain")
+    if len(summary.domain_label_counts) != domains or any(len(row) != classes for row in summary.domain_label_counts):
+        raise ValueError("domain_label_counts has not one count for each domain and class")
+    return summary
+
+
+def check_rounds(reports: Sequence[RoundReport], *, clients: int) -> None:
+    """Raise ValueError unless the reports are of the rounds 1, 2, ... of a federation of that many clients."""
+    for number, report in enumerate(reports, start=1):
+        if report.round != number:
+            raise ValueError(f"round {report.round} is in the place of round {number}")
+        if {len(report.client_val_accuracy), len(report.client_test_accuracy)} != {clients}:
+            raise ValueError(f"round {number} has not one accuracy for each of {clients} clients")
+        if any(client >= clients for client in [*report.cohort, *report.rejected, *report.dropped]):
+            raise ValueError(f"round {number} has a client that is none of {clients}")
 
 
 def round_report_from_dict(values: Mapping[str, Any]) -> RoundReport:

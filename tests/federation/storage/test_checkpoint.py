@@ -16,7 +16,7 @@ from promptfleet.federation.local_fleet import LocalFleet
 from promptfleet.federation.reports import summary_from_json
 from promptfleet.federation.rounds import Federation
 from promptfleet.federation.state import state_sha256
-from promptfleet.federation.storage import stored
+from promptfleet.federation.storage import checkpoint, stored
 from promptfleet.federation.storage.checkpoint import FOLDER, load_snapshot, read_snapshot, save_snapshot
 from promptfleet.federation.storage.folder import begin_folder, resumed_config
 from promptfleet.federation.storage.stored import RESULT_FILE, FederationFolder, load_result, load_summary
@@ -120,11 +120,42 @@ def test_the_summary_needs_no_checkpoint(begin, tmp_path, small_config):
         load_summary(tmp_path, small_config(rounds=1, seed=9).fingerprint())
 
 
-@pytest.mark.parametrize("content", [b"", b"{", b"[]", b"{}", b'{"rounds": 3}', b"\xff"])
+@pytest.mark.parametrize("content", [b"", b"{", b"[]", b"{}", b'{"rounds": 3}', b"\xff", b"[" * 200_000, b"9" * 5000])
 def test_a_damaged_result_is_refused(tmp_path, content):
     (tmp_path / "result.json").write_bytes(content)
     with pytest.raises(DataError, match=r"result\.json: damaged"):
         load_summary(tmp_path, "x")
+
+
+@pytest.mark.parametrize("number", [0.5, "0", True, -1, 10**30])
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda result, number: result.update(best_round=number),
+        lambda result, number: result["rounds"][0].update(round=number),
+        lambda result, number: result["rounds"][0].update(uploaded_bytes=number),
+        lambda result, number: result["rounds"][0].update(rejected={f"{number}.5": "why"}),
+        lambda result, number: result["clients"][1].update(num_train=number),
+        lambda result, number: result["clients"][1].update(label_counts=[number] * 10),
+        lambda result, number: result["clients"][1].update(label_counts=[1]),
+        lambda result, number: result["clients"].pop(),
+        lambda result, number: result["rounds"].clear(),
+    ],
+)
+def test_crafted_numbers_in_a_result_are_refused(finished, tmp_path, number, change):
+    values = json.loads(finished)
+    change(values, number)
+    (tmp_path / RESULT_FILE).write_text(json.dumps(values))
+    with pytest.raises(DataError, match=r"result\.json: damaged \([^\n]*\)$"):
+        load_summary(tmp_path, "x")
+
+
+@pytest.fixture(scope="module")
+def finished(small_config, prepared, tmp_path_factory):
+    """A result as JSON."""
+    folder = str(tmp_path_factory.mktemp("faults"))
+    config = small_config(method="tests.faulty:Faulty", faults_folder=folder, rounds=1)
+    return finish(Federation(config, prepared, LocalFleet(prepared))).to_json()
 
 
 def test_the_last_ones_and_the_best_are_kept(begin, tmp_path):
@@ -168,6 +199,60 @@ def altered_file(small_config, prepared, tmp_path_factory):
     federation.run_round()
     path = save_snapshot(folder, federation.snapshot(), config.fingerprint())
     return path, config.fingerprint(), path.read_bytes()
+
+
+def _crafted(path, **texts):
+    """The checkpoint at ``path`` with other texts, whose checksums are right."""
+    with safe_open(path, "pt") as file:
+        metadata = file.metadata()
+    metadata |= texts
+    del metadata["sha256"]
+    save_file(load_file(path), path, {**metadata, "sha256": checkpoint._checksum(metadata)})
+
+
+def _changed(path, name, change):
+    with safe_open(path, "pt") as file:
+        value = json.loads(file.metadata()[name])
+    change(value)
+    return {name: json.dumps(value)}
+
+
+@pytest.mark.parametrize("index", [0.7, 1.0, "0", True, -1, 10**9, 10**30, None, [0]])
+@pytest.mark.parametrize(
+    ("name", "change"),
+    [
+        ("clients", lambda clients, index: clients[0].__setitem__(1, index)),
+        ("reports", lambda reports, index: reports[1].update(round=index)),
+        ("reports", lambda reports, index: reports[1].update(cohort=[index])),
+        ("reports", lambda reports, index: reports[1].update(client_val_accuracy=[index])),
+        ("evaluations", lambda evaluations, index: evaluations[2].update(client=index)),
+    ],
+)
+def test_crafted_numbers_with_right_checksums_are_not_used(saved, tmp_path, caplog, name, change, index):
+    fingerprint, files = saved
+    if (name, index) == ("clients", 1.0):
+        index = 1.5
+    _crafted(files[2], **_changed(files[2], name, lambda value: change(value, index)))
+    assert len(load_snapshot(tmp_path, fingerprint, clients=3).reports) == 2
+    assert f"{files[2]}: damaged" in caplog.text
+
+
+@pytest.mark.parametrize("name", ["clients", "reports", "evaluations"])
+@pytest.mark.parametrize("text", ["", "{}", "[]", "[" * 200_000 + "]" * 200_000, "9" * 5000, "null"])
+def test_crafted_texts_with_right_checksums_are_not_used(saved, tmp_path, caplog, name, text):
+    fingerprint, files = saved
+    _crafted(files[2], **{name: text})
+    assert len(load_snapshot(tmp_path, fingerprint, clients=3).reports) == 2
+    assert f"{files[2]}: damaged" in caplog.text
+    assert max(map(len, caplog.messages)) < 500
+
+
+def test_a_checkpoint_of_more_or_fewer_clients_or_rounds_is_not_used(saved, tmp_path, caplog):
+    fingerprint, files = saved
+    assert load_snapshot(tmp_path, fingerprint, clients=4) is None
+    files[0].rename(files[0].with_name("round-000009.safetensors"))
+    assert len(load_snapshot(tmp_path, fingerprint, clients=3).reports) == 3
+    assert "damaged (it has 1 rounds)" in caplog.text
 
 
 def test_with_nothing_but_damage_it_begins_anew(saved, tmp_path):

@@ -16,13 +16,15 @@ from typing import Any
 import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
+from torch import Tensor
 
 from promptfleet.atomic_files import replacing
-from promptfleet.errors import DataError
-from promptfleet.federation.reports import Evaluation, RoundReport, best_round, round_report_from_dict
+from promptfleet.errors import DataError, first_line
+from promptfleet.federation.reports import Evaluation, RoundReport, best_round, check_rounds
 from promptfleet.federation.rounds import Snapshot
 from promptfleet.federation.state import alike
 from promptfleet.methods.protocol import State
+from promptfleet.strict_json import Counts, parse_json
 
 FOLDER = "checkpoints"
 VERSION = "4"
@@ -64,8 +66,10 @@ def save_snapshot(folder: str | Path, snapshot: Snapshot, fingerprint: str, *, k
     return path
 
 
-def load_snapshot(folder: str | Path, fingerprint: str) -> Snapshot | None:
+def load_snapshot(folder: str | Path, fingerprint: str, clients: int | None = None) -> Snapshot | None:
     """The newest checkpoint in ``folder`` that can be used, with a warning about each that cannot; None without any.
+
+    ``clients`` is how many the federation has, where that is known.
 
     Raises:
         DataError: there are only checkpoints of another configuration, or of a newer promptfleet.
@@ -73,7 +77,10 @@ def load_snapshot(folder: str | Path, fingerprint: str) -> Snapshot | None:
     foreign = None
     for path in sorted(_checkpoints(Path(folder) / FOLDER), reverse=True):
         try:
-            return read_snapshot(path, fingerprint)
+            snapshot = read_snapshot(path, fingerprint)
+            if clients not in (None, len(snapshot.privates)):
+                raise DamagedCheckpoint(f"{path}: damaged ({len(snapshot.privates)} clients, should be {clients})")
+            return snapshot
         except DamagedCheckpoint as error:
             logger.warning("%s; taking the one before", error)
         except DataError as error:
@@ -108,21 +115,41 @@ def read_snapshot(path: Path, fingerprint: str) -> Snapshot:
         raise DamagedCheckpoint(f"{path}: damaged (its text is not what was written)")
     if metadata["fingerprint"] != fingerprint:
         raise DataError(f"{path}: a checkpoint of a federation with another configuration")
+    try:
+        snapshot = _snapshot(metadata, tensors)
+    except (KeyError, ValueError, IndexError) as error:
+        raise DamagedCheckpoint(f"{path}: damaged ({first_line(error)})") from None
+    if len(snapshot.reports) != int(_NAME.fullmatch(path.name)[1]):
+        raise DamagedCheckpoint(f"{path}: damaged (it has {len(snapshot.reports)} rounds)")
+    if snapshot.sha256 != metadata["states_sha256"]:
+        raise DamagedCheckpoint(f"{path}: damaged (its states are not what was written)")
+    return snapshot
+
+
+def _snapshot(metadata: Mapping[str, str], tensors: Mapping[str, Tensor]) -> Snapshot:
+    """Raises KeyError, ValueError or IndexError: something is missing, of another type, or does not fit the rest."""
     owners: dict[str, State] = {}
     for name, tensor in tensors.items():
         owner, _, key = name.partition("/")
         owners.setdefault(owner, {})[key] = tensor
+    groups = parse_json(list[Counts], metadata["clients"])
+    everybody = sorted(client for clients in groups for client in clients)
+    if everybody != list(range(len(everybody))):
+        raise ValueError("its clients are not numbered from 0")
     privates: dict[int, State] = {}
-    for number, clients in enumerate(json.loads(metadata["clients"])):
-        columns = {name: tensor.unbind() for name, tensor in owners.get(str(number), {}).items()}
+    for number, clients in enumerate(groups):
+        stacked = owners.get(str(number), {})
+        if any(tensor.shape[0] != len(clients) for tensor in stacked.values()):
+            raise ValueError("its states are not those of its clients")
+        columns = {name: tensor.unbind() for name, tensor in stacked.items()}
         for row, client in enumerate(clients):
             privates[client] = {name: column[row] for name, column in columns.items()}
-    reports: list[RoundReport] = [round_report_from_dict(report) for report in json.loads(metadata["reports"])]
-    evaluations = [Evaluation(**evaluation) for evaluation in json.loads(metadata["evaluations"])]
-    snapshot = Snapshot(owners.get(_SERVER, {}), privates, reports, evaluations)
-    if snapshot.sha256 != metadata["states_sha256"]:
-        raise DamagedCheckpoint(f"{path}: damaged (its states are not what was written)")
-    return snapshot
+    reports = parse_json(list[RoundReport], metadata["reports"])
+    check_rounds(reports, clients=len(everybody))
+    evaluations = parse_json(list[Evaluation], metadata["evaluations"])
+    if [evaluation.client for evaluation in evaluations] != everybody:
+        raise ValueError("its evaluations are not those of its clients")
+    return Snapshot(owners.get(_SERVER, {}), privates, reports, evaluations)
 
 
 def newest_round(folder: str | Path) -> int | None:

@@ -72,7 +72,8 @@ class FederationFolder:
     def newest(self) -> Snapshot | None:
         """The newest checkpoint, once the one that is being written is there. Raises as ``load_snapshot``."""
         self.wait()
-        return load_snapshot(self._folder, self._federation.config.fingerprint())
+        config = self._federation.config
+        return load_snapshot(self._folder, config.fingerprint(), config.clients)
 
     def save(self) -> None:
         """Write the rounds so far; returns as soon as the round before is written."""
@@ -167,7 +168,7 @@ def load_summary(folder: Path, fingerprint: str) -> FederationSummary | None:
     """
     path = folder / RESULT_FILE
     try:
-        summary = summary_from_json(path.read_text())
+        summary = summary_from_json(path.read_bytes())
         found = fingerprint_of(summary.config)
     except FileNotFoundError:
         return None

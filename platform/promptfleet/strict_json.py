@@ -1,0 +1,32 @@
+"""JSON from files that may be damaged or crafted: parsed as exactly the types that are asked for."""
+
+from functools import cache
+from typing import Annotated, Any, TypeVar
+
+from pydantic import Field, TypeAdapter, ValidationError
+
+T = TypeVar("T")
+Count = Annotated[int, Field(ge=0, lt=2**63)]  # also an index
+Counts = Annotated[list[Count], Field(fail_fast=True)]  # one error, not one per value
+
+
+def parse_json(kind: type[T], text: str | bytes) -> T:
+    """Parse ``text`` as ``kind``, such as a dataclass of plain values; keys that ``kind`` lacks are ignored.
+
+    Types are strict: neither ``true`` nor ``1.0`` nor ``"1"`` is an integer. Memory is bounded by the text's length.
+
+    Raises:
+        ValueError: one line with the place of the first value that does not fit. JSON nested more than 200 levels
+            deep is refused as well.
+    """
+    try:
+        return _adapter(kind).validate_json(text, strict=True)
+    except ValidationError as error:
+        first = error.errors(include_url=False, include_context=False, include_input=False)[0]
+        where = ".".join(map(str, first["loc"]))
+        raise ValueError(f"{where}: {first['msg']}" if where else first["msg"]) from None
+
+
+@cache
+def _adapter(kind: Any) -> TypeAdapter:
+    return TypeAdapter(kind)

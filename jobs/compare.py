@@ -2,7 +2,7 @@
 
 import sys
 from argparse import Namespace
-from contextlib import nullcontext
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 
 from promptfleet.atomic_files import replacing
@@ -44,8 +44,7 @@ def main() -> int:
     if arguments.resume:
         _check_nothing_new(arguments)
         storage = assigned_storage(arguments.set)
-        with at_home(storage):
-            folder = COMPARISONS.find(storage, arguments.resume)
+        with at_home(storage), COMPARISONS.resume(storage, arguments.resume, alone=not arguments.dry_run) as folder:
             return _run(load_comparison(folder / COMPARISONS.file, storage), folder, arguments)
     spec = _new_comparison(arguments)
     with nullcontext() if arguments.dry_run else at_home(next(spec.configs()).storage):
@@ -65,18 +64,22 @@ def _run(spec: ComparisonSpec, folder: Path | None, arguments: Namespace) -> int
     where = {"fork_server": config.runtime.fork_server, "storage": config.storage}
     with ray_with(lambda: prepare_comparison(spec), arguments.address, **where) as (prepared, nodes):
         plan_comparison(spec, nodes)
-        if folder is None:
-            name = {"name": arguments.name, "default_name": config.dataset}
-            folder = COMPARISONS.create(spec.to_dict(), config.storage, **name)
-        federations, shown = len(spec.methods) * len(spec.seeds), config.storage.shown(folder)
-        print(f"comparison {folder.name}: {federations} federations, in {shown}", file=sys.stderr)
-        hint = f"go on with: python jobs/compare.py --resume {folder.name}{config.storage.option}"
-        with leaving_when_ray_is_gone(hint):
-            outcome = run_comparison(spec, folder, prepared, nodes, reference=arguments.reference)
+        with nullcontext(folder) if folder else _new_folder(spec, arguments) as folder:
+            federations, shown = len(spec.methods) * len(spec.seeds), config.storage.shown(folder)
+            print(f"comparison {folder.name}: {federations} federations, in {shown}", file=sys.stderr)
+            hint = f"go on with: python jobs/compare.py --resume {folder.name}{config.storage.option}"
+            with leaving_when_ray_is_gone(hint):
+                outcome = run_comparison(spec, folder, prepared, nodes, reference=arguments.reference)
     if outcome.report is not None:
         _write(outcome.report, out or folder)
     print(describe_outcome(spec, folder, out or folder, outcome))
     return INTERRUPTED if outcome.interrupted else 0
+
+
+def _new_folder(spec: ComparisonSpec, arguments: Namespace) -> AbstractContextManager[Path]:
+    config = next(spec.configs())
+    name = {"name": arguments.name, "default_name": config.dataset}
+    return COMPARISONS.create(spec.to_dict(), config.storage, **name)
 
 
 def _new_comparison(arguments: Namespace) -> ComparisonSpec:

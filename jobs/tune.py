@@ -2,8 +2,8 @@
 
 import sys
 from argparse import Namespace
-from collections.abc import Sequence
-from contextlib import nullcontext
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 
 from promptfleet.command_line import INTERRUPTED, ArgumentParser, run
@@ -13,7 +13,7 @@ from promptfleet.federation.ray_session import local_nodes, ray_with
 from promptfleet.federation.ray_watch import leaving_when_ray_is_gone
 from promptfleet.federation.settings import assigned_storage
 from promptfleet.federation.storage.home import at_home
-from promptfleet.search.folders import SWEEPS, create_sweep, open_sweep
+from promptfleet.search.folders import SWEEPS, read_begun
 from promptfleet.search.spec import SweepSpec, read_sweep
 from promptfleet.search.summary import describe_outcome, describe_plan
 from promptfleet.search.sweep import plan_sweep, prepare_sweep, run_sweep
@@ -40,9 +40,8 @@ def main() -> int:
     if arguments.resume:
         _check_storage_only(arguments.set)
         storage = assigned_storage(arguments.set)
-        with at_home(storage):
-            folder, spec = open_sweep(storage, arguments.resume, trials=arguments.trials)
-            return _run(spec, folder, arguments)
+        with at_home(storage), SWEEPS.resume(storage, arguments.resume, alone=not arguments.dry_run) as folder:
+            return _run(read_begun(storage, folder, trials=arguments.trials), folder, arguments)
     spec = read_sweep(arguments.search, arguments.set, config=arguments.config, trials=arguments.trials)
     with nullcontext() if arguments.dry_run else at_home(spec.base_config().storage):
         return _run(spec, None, arguments)
@@ -62,15 +61,28 @@ def _run(spec: SweepSpec, folder: Path | None, arguments: Namespace) -> int:
     where = {"fork_server": base.runtime.fork_server, "storage": base.storage}
     with ray_with(lambda: prepare_sweep(spec), arguments.address, **where) as (prepared, nodes):
         plan_sweep(spec, nodes)
-        if folder is None:
-            default_name = Path(arguments.search).stem
-            folder = create_sweep(spec, base.storage, name=arguments.name, default_name=default_name)
-        shown = base.storage.shown(folder)
-        print(f"sweep {folder.name}: {spec.settings.trials} federations, in {shown}", file=sys.stderr)
-        with leaving_when_ray_is_gone(f"go on with: python jobs/tune.py --resume {folder.name}{base.storage.option}"):
-            outcome = run_sweep(spec, folder, prepared, nodes)
+        with _kept_in(folder, spec, arguments) as folder:
+            shown = base.storage.shown(folder)
+            print(f"sweep {folder.name}: {spec.settings.trials} federations, in {shown}", file=sys.stderr)
+            hint = f"go on with: python jobs/tune.py --resume {folder.name}{base.storage.option}"
+            with leaving_when_ray_is_gone(hint):
+                outcome = run_sweep(spec, folder, prepared, nodes)
     print(describe_outcome(spec, folder, outcome))
     return INTERRUPTED if outcome.interrupted else 0
+
+
+@contextmanager
+def _kept_in(folder: Path | None, spec: SweepSpec, arguments: Namespace) -> Iterator[Path]:
+    """Give the sweep's folder, with a new budget written into it; a new sweep gets one now."""
+    storage = spec.base_config().storage
+    if folder is None:
+        name = {"name": arguments.name, "default_name": Path(arguments.search).stem}
+        with SWEEPS.create(spec.to_dict(), storage, **name) as new:
+            yield new
+    else:
+        if arguments.trials is not None:
+            SWEEPS.write(storage, folder, spec.to_dict())
+        yield folder
 
 
 def _check_storage_only(assignments: Sequence[str]) -> None:

@@ -5,6 +5,10 @@ import sys
 
 import pytest
 
+from promptfleet.comparison.spec import read_comparison
+from promptfleet.config import StorageConfig
+from promptfleet.search.folders import COMPARISONS, SWEEPS
+from promptfleet.search.spec import parse_sweep
 from tests.samples import write_dtd
 
 SPACE = "space: {experts: {int: [1, 9]}}\n"
@@ -209,3 +213,33 @@ def test_a_dry_run_prints_the_plan_and_starts_nothing(job, space, tmp_path):
     assert "12 client actors" in out
     assert "7 trials" in out
     assert [path.name for path in tmp_path.iterdir()] == ["space.yaml"]
+
+
+def begun(shelf, tmp_path, spec):
+    storage = StorageConfig(path=str(tmp_path / "results"))
+    return shelf.create(spec.to_dict(), storage, name="mine", default_name="x")
+
+
+def everything(folder):
+    return {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+def test_a_second_driver_is_refused_before_anything_is_written(job, tmp_path):
+    sweep = parse_sweep({"space": {"experts": {"int": [1, 9]}}, "trials": 4}, source="test")
+    with begun(SWEEPS, tmp_path, sweep):
+        before = everything(tmp_path)
+        refused(job("tune.py", "--resume", "mine", "--trials", "1"), "sweeps/mine: another process is at work there")
+        assert everything(tmp_path) == before
+        status, out, _ = job("tune.py", "--resume", "mine", "--trials", "1", "--dry-run")
+        assert (status, "budget: 1 trials" in out) == (0, True)
+        assert everything(tmp_path) == before
+
+
+def test_a_second_driver_of_a_comparison_is_refused_before_anything_is_written(job, tmp_path):
+    comparison = read_comparison(None, [], methods=("promptfl", "coop"), seeds=(0,))
+    with begun(COMPARISONS, tmp_path, comparison):
+        before = everything(tmp_path)
+        outcome = job("compare.py", "--resume", "mine", "--out", "out")
+        refused(outcome, "comparisons/mine: another process is at work there")
+        assert everything(tmp_path) == before
+        assert not (tmp_path / "out").exists()

@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from itertools import count
 from pathlib import Path
@@ -13,6 +14,7 @@ from promptfleet.atomic_files import replacing
 from promptfleet.config import StorageConfig
 from promptfleet.errors import ConfigError, did_you_mean
 from promptfleet.federation.storage.remote import bring_file
+from promptfleet.federation.storage.stored import alone_in
 from promptfleet.search.spec import SweepSpec, kept_at, parse_sweep
 from promptfleet.yaml_files import read_yaml
 
@@ -32,10 +34,13 @@ class Shelf:
         if (self._root(storage) / name).exists():
             raise ConfigError(f"--name {name}: there is such a {self.kind}; use --resume {name} to go on with it")
 
-    def create(self, values: Mapping[str, Any], storage: StorageConfig, *, name: str | None, default_name: str) -> Path:
-        """A new folder that holds the values. Without a name, the default one with the first number that is free.
+    @contextmanager
+    def create(
+        self, values: Mapping[str, Any], storage: StorageConfig, *, name: str | None, default_name: str
+    ) -> Iterator[Path]:
+        """Give a new folder that holds the values, to this process alone.
 
-        Raises ConfigError as ``check_name`` does.
+        Without a name, it is the default one with the first number that is free. Raises ConfigError as ``check_name``.
         """
         root = self._root(storage)
         if name is not None:
@@ -46,8 +51,21 @@ class Shelf:
             except FileExistsError:
                 continue
             break
-        self.write(storage, root / candidate, values)
-        return root / candidate
+        with alone_in(root / candidate, timeout_s=0.0):
+            self.write(storage, root / candidate, values)
+            yield root / candidate
+
+    @contextmanager
+    def resume(self, storage: StorageConfig, name: str, *, alone: bool = True) -> Iterator[Path]:
+        """Give the folder of what was begun under this name, to this process ``alone`` unless it only reads.
+
+        Raises:
+            ConfigError: there is none, naming those there are.
+            DataError: another process is at work in it.
+        """
+        folder = self.find(storage, name)
+        with alone_in(folder, timeout_s=0.0) if alone else nullcontext():
+            yield folder
 
     def find(self, storage: StorageConfig, name: str) -> Path:
         """The folder of what was begun under this name. Raises ConfigError naming those there are."""
@@ -83,23 +101,13 @@ def trial_folder(folder: str | Path, number: int) -> Path:
     return Path(folder) / "trials" / f"{number:03d}"
 
 
-def create_sweep(spec: SweepSpec, storage: StorageConfig, *, name: str | None, default_name: str) -> Path:
-    """A new folder for the sweep, see ``Shelf.create``."""
-    return SWEEPS.create(spec.to_dict(), storage, name=name, default_name=default_name)
+def read_begun(storage: StorageConfig, folder: Path, *, trials: int | None = None) -> SweepSpec:
+    """Return what a sweep in ``folder`` was begun with, wherever; ``trials`` changes its budget.
 
-
-def open_sweep(storage: StorageConfig, name: str, *, trials: int | None) -> tuple[Path, SweepSpec]:
-    """The folder and spec of a sweep that was begun, wherever; ``trials`` changes its budget.
-
-    Raises:
-        ConfigError: there is no such sweep, naming those that are.
+    Raises ConfigError: the file cannot be used.
     """
-    folder = SWEEPS.find(storage, name)
     file = folder / SWEEPS.file
-    spec = parse_sweep(kept_at(storage, read_yaml(file)), trials=trials, source=str(file))
-    if trials is not None:
-        SWEEPS.write(storage, folder, spec.to_dict())
-    return folder, spec
+    return parse_sweep(kept_at(storage, read_yaml(file)), trials=trials, source=str(file))
 
 
 def _numbered(name: str) -> Iterator[str]:

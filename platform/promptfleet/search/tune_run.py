@@ -14,7 +14,6 @@ from promptfleet.federation.ray_watch import require_ray
 from promptfleet.federation.resources import Node, Shares, plan_shares
 from promptfleet.federation.settings import federation_config
 from promptfleet.federation.storage.ray_storage import is_shared, where_trials_run
-from promptfleet.federation.storage.stored import alone_in
 from promptfleet.search.progress import SweepProgress
 from promptfleet.search.stage import FEDERATION, FOLDER, Stage
 from promptfleet.search.tracking_callback import TrackTrials
@@ -37,27 +36,26 @@ def run_trials(
 ) -> None:
     """Run what the stages' studies propose until their budgets are spent or Ctrl-C; all of it goes to MLflow.
 
-    folder is where Tune keeps its own notes; concurrent trials run side by side.
+    folder is where Tune keeps its own notes, and this process's alone; concurrent trials run side by side.
 
     Raises:
-        DataError: another process is running them; a study could not be written.
+        DataError: a study could not be written.
         RayGone: the Ray that all of it runs on does not answer any more.
     """
-    with alone_in(folder, timeout_s=0.0):
+    for stage in stages:
+        stage.keep_study()
+    tracking = TrackTrials(stages, writer)
+    persistently(lambda: tracking.catch_up(store))
+    if all(stage.study.is_over() for stage in stages):
+        return
+    tuner = _tuner(stages, folder, prepared, nodes, tracking, concurrent)
+    try:
+        tuner.fit()
+    except Exception:
+        require_ray()
         for stage in stages:
-            stage.keep_study()
-        tracking = TrackTrials(stages, writer)
-        persistently(lambda: tracking.catch_up(store))
-        if all(stage.study.is_over() for stage in stages):
-            return
-        tuner = _tuner(stages, folder, prepared, nodes, tracking, concurrent)
-        try:
-            tuner.fit()
-        except Exception:
-            require_ray()
-            for stage in stages:
-                stage.study.require_written()
-            raise
+            stage.study.require_written()
+        raise
 
 
 def _tuner(

@@ -7,12 +7,10 @@ and values. In the last layer only the EOT token is still needed. ``plain_encode
 is what this is tested against.
 """
 
-from dataclasses import dataclass
-
 import torch
 from torch import Tensor
 
-from promptfleet.clip.prompt_layout import ClassTokens, Position, lay_out
+from promptfleet.clip.prompt_layout import ClassTokens, Packing, Position, lay_out
 from promptfleet.clip.text_tower import TextTower
 
 
@@ -23,7 +21,7 @@ def encode_prompts(tower: TextTower, classes: ClassTokens, contexts: Tensor, pos
     Gradients flow to ``contexts`` alone. Raises ValueError where a prompt exceeds the tower.
     """
     prompts = lay_out(tower, classes, contexts, position)
-    packing = _Packing.of(prompts.shared.shape[1], prompts.own.shape[2], prompts.lengths)
+    packing = prompts.packing
     x = torch.cat([prompts.shared, packing.pack(prompts.own)], dim=1)
     for layer in range(tower.layers - 1):
         x = tower.after_attention(layer, x, _attention(tower, tower.queries_keys_values(layer, x), packing))
@@ -31,52 +29,18 @@ def encode_prompts(tower: TextTower, classes: ClassTokens, contexts: Tensor, pos
     return tower.project(tower.after_attention(tower.layers - 1, x.index_select(1, packing.ends), mixed))
 
 
-@dataclass(frozen=True)
-class _Packing:
-    """Where each token lies in ``[shared tokens][class 0's own][class 1's own]...``, which has no padding.
-
-    ``real`` finds the own tokens in the flattened padded grid ``[classes * tokens]``; ``grid`` finds the grid's places
-    in the packed row (padding finds its class's EOT, and nothing real looks at it); ``ends [classes]`` finds EOT there
-    and ``last`` among its class's own tokens. ``causal [tokens, tokens]`` is 0 where an own token may look at another
-    of its class and -inf elsewhere.
-    """
-
-    shared: int
-    classes: int
-    real: Tensor
-    grid: Tensor
-    ends: Tensor
-    last: Tensor
-    causal: Tensor
-
-    @classmethod
-    def of(cls, shared: int, tokens: int, lengths: Tensor) -> "_Packing":
-        starts = shared + torch.cumsum(lengths, 0) - lengths
-        place = torch.arange(tokens, device=lengths.device)
-        real = (place < lengths.unsqueeze(1)).flatten().nonzero().squeeze(1)
-        last = lengths - 1
-        grid = starts.unsqueeze(1) + torch.minimum(place, last.unsqueeze(1))
-        causal = torch.full((tokens, tokens), float("-inf"), device=lengths.device).triu(1)
-        return cls(shared, len(lengths), real, grid.flatten(), starts + last, last, causal)
-
-    def pack(self, own: Tensor) -> Tensor:
-        """``[prompts, classes, tokens, width] -> [prompts, real tokens, width]``."""
-        return own.flatten(1, 2).index_select(1, self.real)
-
-
-def _attention(tower: TextTower, projected: Tensor, packing: _Packing) -> Tensor:
+def _attention(tower: TextTower, projected: Tensor, packing: Packing) -> Tensor:
     """What every token of ``projected [prompts, packed tokens, 3 * width]`` takes from those that it may look at."""
     queries, keys, values = _split(tower, projected[:, : packing.shared])
     own_queries, own_keys, own_values = _split(tower, projected.index_select(1, packing.grid))
-    scores = queries @ keys.transpose(-1, -2)
-    scores = scores + torch.full_like(scores[0, 0], float("-inf")).triu(1)
+    scores = queries @ keys.transpose(-1, -2) + packing.shared_causal
     shared = torch.softmax(scores, dim=-1) @ values
     own = _attend(own_queries, keys, values, own_keys, own_values, packing.causal, packing.classes)
     own = tower.join_heads(own).index_select(1, packing.real)
     return torch.cat([tower.join_heads(shared), own], dim=1)
 
 
-def _attention_of_ends(tower: TextTower, projected: Tensor, packing: _Packing) -> Tensor:
+def _attention_of_ends(tower: TextTower, projected: Tensor, packing: Packing) -> Tensor:
     """``_attention`` of the EOT tokens alone: ``[prompts, classes, width]``."""
     queries, _, _ = _split(tower, projected.index_select(1, packing.ends))
     _, keys, values = _split(tower, projected[:, : packing.shared])

@@ -1,6 +1,6 @@
 """What stands where in a prompt: learnable context, class name, full stop and end of text."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from typing import Literal
 
 import torch
@@ -11,7 +11,7 @@ from promptfleet.clip.text_tower import TextTower
 Position = Literal["end", "middle", "front"]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class ClassTokens:
     """Embedded tokens of the classes' texts ``"name."``.
 
@@ -22,6 +22,7 @@ class ClassTokens:
     start: Tensor
     suffix: Tensor
     lengths: Tensor
+    _layouts: dict[tuple, "Layout"] = field(default_factory=dict, init=False, repr=False)
 
     def __len__(self) -> int:
         return self.suffix.shape[0]
@@ -29,18 +30,95 @@ class ClassTokens:
     def to(self, device: torch.device | str) -> "ClassTokens":
         return ClassTokens(self.start.to(device), self.suffix.to(device), self.lengths.to(device))
 
+    @torch.inference_mode(False)  # of what is made for a prediction, training must be able to make use
+    def layout(self, tokens: int, position: Position, *, by_class: bool) -> "Layout":
+        """Return the layout of contexts of so many tokens. It is made once: that reads ``lengths`` from the device."""
+        key = tokens, position, by_class
+        if key not in self._layouts:
+            layout = Layout.of(self.lengths.cpu(), self.suffix.shape[1], *key)
+            self._layouts[key] = layout.to(self.suffix.device)
+        return self._layouts[key]
+
+
+@dataclass(frozen=True)
+class Packing:
+    """Place of each token in ``[shared tokens][class 0's own][class 1's own]...``, which has no padding.
+
+    ``real`` finds the own tokens in the flattened padded grid ``[classes * tokens]``; ``grid`` finds the grid's places
+    in the packed row (padding finds its class's EOT, and nothing real looks at it); ``ends [classes]`` finds EOT there
+    and ``last`` among its class's own tokens. ``causal [tokens, tokens]`` is 0 where an own token may look at another
+    of its class and -inf elsewhere; ``shared_causal`` is the same for shared tokens.
+    """
+
+    shared: int
+    classes: int
+    real: Tensor
+    grid: Tensor
+    ends: Tensor
+    last: Tensor
+    causal: Tensor
+    shared_causal: Tensor
+
+    @classmethod
+    def of(cls, shared: int, tokens: int, lengths: Tensor) -> "Packing":
+        """Pack ``shared`` tokens and, of each class's ``tokens``, the first ``lengths [classes]``."""
+        starts = shared + torch.cumsum(lengths, 0) - lengths
+        place = torch.arange(tokens)
+        real = (place < lengths.unsqueeze(1)).flatten().nonzero().squeeze(1)
+        last = lengths - 1
+        grid = starts.unsqueeze(1) + torch.minimum(place, last.unsqueeze(1))
+        masks = (torch.full((size, size), float("-inf")).triu(1) for size in (tokens, shared))
+        return cls(shared, len(lengths), real, grid.flatten(), starts + last, last, *masks)
+
+    def to(self, device: torch.device | str) -> "Packing":
+        tensors = {name: value.to(device) for name, value in vars(self).items() if isinstance(value, Tensor)}
+        return replace(self, **tensors)
+
+    def pack(self, own: Tensor) -> Tensor:
+        """``[prompts, classes, tokens, width] -> [prompts, real tokens, width]``."""
+        return own.flatten(1, 2).index_select(1, self.real)
+
+
+@dataclass(frozen=True)
+class Layout:
+    """Places of all tokens, the same for every context of one size.
+
+    ``before`` of the context's tokens stand before the class name. ``source [classes, tokens]`` finds the own tokens in
+    ``[name][.][EOT][padding][rest of the context]``; it is None where nothing of the context comes after the name.
+    """
+
+    before: int
+    source: Tensor | None
+    packing: Packing
+
+    @classmethod
+    def of(cls, lengths: Tensor, own: int, tokens: int, position: Position, by_class: bool) -> "Layout":
+        """Lay out contexts of ``tokens`` and class texts of ``own`` tokens, ``lengths [classes]`` of them real."""
+        before = {"end": tokens, "middle": tokens // 2, "front": 0}[position]
+        inserted, source = tokens - before, None
+        if inserted:
+            source = _with_context_after_name(lengths, own, inserted)
+            own, lengths = own + inserted, lengths + inserted
+        if by_class:
+            return cls(before, source, Packing.of(1, own + before, lengths + before))
+        return cls(before, source, Packing.of(1 + before, own, lengths))
+
+    def to(self, device: torch.device | str) -> "Layout":
+        source = None if self.source is None else self.source.to(device)
+        return Layout(self.before, source, self.packing.to(device))
+
 
 @dataclass(frozen=True)
 class Prompts:
     """Embedded prompts, cut where the classes begin to differ.
 
-    ``shared [prompts, tokens, width]`` starts every class's row; ``own [prompts, classes, tokens, width]`` goes on with
-    what is a class's own, padded; ``lengths [classes]`` counts the own tokens up to and including EOT.
+    ``shared [prompts, tokens, width]`` starts every class's row; ``own [prompts, classes, tokens, width]`` continues
+    with a class's own tokens, padded.
     """
 
     shared: Tensor
     own: Tensor
-    lengths: Tensor
+    packing: Packing
 
 
 def lay_out(tower: TextTower, classes: ClassTokens, contexts: Tensor, position: Position) -> Prompts:
@@ -50,39 +128,29 @@ def lay_out(tower: TextTower, classes: ClassTokens, contexts: Tensor, position: 
     stands at the ``end`` of the context, in its ``middle`` (after ``tokens // 2`` of them) or in ``front`` of it; full
     stop and EOT come last. Source: CoOp (arXiv:2109.01134). Raises ValueError where a prompt exceeds the tower.
     """
-    tokens = contexts.shape[-2]
+    tokens, by_class = contexts.shape[-2], contexts.dim() == 4
     room = tower.positions - 1 - classes.suffix.shape[1]
     if tokens > room:
         raise ValueError(f"a context of {tokens} tokens is too long: the tower leaves room for {room}")
-    before = {"end": tokens, "middle": tokens // 2, "front": 0}[position]
-    head, tail = contexts.split([before, tokens - before], dim=-2)
+    layout = classes.layout(tokens, position, by_class=by_class)
+    head, tail = contexts.split([layout.before, tokens - layout.before], dim=-2)
     prompts = contexts.shape[0]
     shared = classes.start.expand(prompts, 1, -1)
     own = classes.suffix.expand(prompts, -1, -1, -1)
-    lengths = classes.lengths
-    if tail.shape[-2]:
-        own = _insert_after_name(own, lengths, _by_class(tail, len(classes)))
-        lengths = lengths + tail.shape[-2]
-    if contexts.dim() == 4:
+    if layout.source is not None:
+        rest = tail if by_class else tail.unsqueeze(1).expand(-1, len(classes), -1, -1)
+        index = layout.source[None, :, :, None].expand(prompts, -1, -1, own.shape[-1])
+        own = torch.cat([own, rest], dim=2).gather(2, index)
+    if by_class:
         own = torch.cat([head, own], dim=2)
-        lengths = lengths + before
     else:
         shared = torch.cat([shared, head], dim=1)
     at, cut = tower.weights["positional_embedding"], shared.shape[1]
-    return Prompts(shared + at[:cut], own + at[cut : cut + own.shape[2]], lengths)
+    return Prompts(shared + at[:cut], own + at[cut : cut + own.shape[2]], layout.packing)
 
 
-def _by_class(context: Tensor, classes: int) -> Tensor:
-    return context if context.dim() == 4 else context.unsqueeze(1).expand(-1, classes, -1, -1)
-
-
-def _insert_after_name(suffix: Tensor, lengths: Tensor, context: Tensor) -> Tensor:
-    """``[name][.][EOT][padding]`` and ``[context]``, class by class, to ``[name][context][.][EOT][padding]``."""
-    own, inserted = suffix.shape[2], context.shape[2]
-    place = torch.arange(own + inserted, device=suffix.device)
+def _with_context_after_name(lengths: Tensor, own: int, inserted: int) -> Tensor:
+    """Find ``[name][context][.][EOT][padding]`` in ``[name][.][EOT][padding][context]``: ``[classes, tokens]``."""
+    place = torch.arange(own + inserted)
     name = (lengths - 2).unsqueeze(1)  # the full stop and EOT come after it
-    source = torch.where(
-        place < name, place, torch.where(place < name + inserted, own + place - name, place - inserted)
-    )
-    index = source[None, :, :, None].expand(suffix.shape[0], -1, -1, suffix.shape[-1])
-    return torch.cat([suffix, context], dim=2).gather(2, index)
+    return torch.where(place < name, place, torch.where(place < name + inserted, own + place - name, place - inserted))

@@ -1,3 +1,7 @@
+import io
+import logging
+import sys
+
 import pytest
 
 from promptfleet.command_line import ArgumentParser, run
@@ -47,3 +51,37 @@ def test_a_wrong_option_is_one_line_without_usage(capsys):
         parser.parse_args(["--sett=1", "x"])
     assert caught.value.code == 2
     assert capsys.readouterr().err == "train.py: unrecognized arguments: --sett=1 x (see train.py --help)\n"
+
+
+def test_names_in_output_errors_and_the_log_draw_nothing(capsys, monkeypatch):
+    """A log of ours has one line per message; of libraries, as many as they write."""
+    monkeypatch.setattr(logging.getLogger(), "handlers", [])
+
+    def main():
+        print("class \x1b[31mred\nclass caf\udce9")
+        logging.getLogger("promptfleet.data").warning("left out %s", "a\nb\x1b[2J")
+        logging.getLogger("library").warning("two\nlines\x07")
+        raise DataError("no image in \x1b]0;title\x07")
+
+    stdout = sys.stdout
+    assert outcome(main) == 2
+    out, err = capsys.readouterr()
+    assert out == "class \\x1b[31mred\nclass caf\\xe9\n"
+    assert err.splitlines() == [
+        r"promptfleet.data: left out a\nb\x1b[2J",
+        "library: two",
+        r"lines\x07",
+        r"error: no image in \x1b]0;title\x07",
+    ]
+    assert sys.stdout is stdout
+    with pytest.raises(SystemExit):
+        ArgumentParser(prog="train.py").parse_args(["\x1b[31m"])
+    assert "\x1b" not in capsys.readouterr().err
+
+
+def test_a_terminal_that_lacks_a_character_gets_it_escaped(monkeypatch):
+    stream = io.TextIOWrapper(io.BytesIO(), encoding="latin-1")
+    monkeypatch.setattr(sys, "stdout", stream)
+    assert outcome(lambda: print("0.9 ± 0.1 │ 猫")) == 0
+    stream.flush()
+    assert stream.buffer.getvalue() == b"0.9 \xb1 0.1 \\u2502 \\u732b\n"

@@ -20,6 +20,7 @@ FOUNDATION = {
     "escaping",
     "seeding",
     "strict_json",
+    "text_tables",
     "yaml_files",
 }
 SCIENCE = {"methods", "data", "clip"}

@@ -1,7 +1,13 @@
 """Figures of one federation: what is drawn is what was given."""
 
+import io
+import warnings
+
 import numpy as np
 import pytest
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
+from matplotlib.cbook import is_math_text
 from matplotlib.colors import to_rgba
 
 from promptfleet.data.partition_counts import PartitionCounts
@@ -225,3 +231,36 @@ def test_gate_weights_of_many_clients_are_not_written_out():
 )
 def test_ticks_are_round_numbers(count, expected):
     assert style.spaced_ticks(count, most=10) == expected
+
+
+@settings(max_examples=40)
+@given(st.text(max_size=30) | st.text("$\\\\_{}^ab", max_size=30))
+@example("$x$ ray")
+@example("between $5 and $10")
+@example(r"\$a$")
+def test_a_label_shows_the_name_as_it_is(name):
+    label = style.as_label(name, 40)
+    assert not is_math_text(label)
+    assert not label.startswith("_")
+    shown = label.replace(r"\$", "$").removeprefix(" " if name.startswith("_") else "")
+    assert len(shown) <= 40
+    if name.isascii() and name.isprintable():
+        assert shown == name
+
+
+def test_names_with_formulas_controls_or_missing_letters_are_drawn_without_a_warning():
+    names = ["$x$ ray", r"$\frac", "_hidden", "\x1b[31mred", "\u732b", "caf\udce9", "a\nb"]
+    counts = PartitionCounts(
+        class_names=names,
+        domain_names=["_first", "$\\a$"],
+        part_sizes=[[1, 2, 4]],
+        label_counts=[[1] * 7],
+        domain_counts=[[3, 4]],
+        domain_label_counts=[[1] * 7] * 2,
+    )
+    figure = partition_figure(counts)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        figure.savefig(io.BytesIO())
+    shown = [text.get_text() for text in figure.axes[0].get_legend().get_texts()]
+    assert shown == [r"\$x\$ ray", r"\$\frac", " _hidden", r"\x1b[31mred", r"\u732b", r"caf\xe9", r"a\nb"]

@@ -9,7 +9,8 @@ from promptfleet.comparison.reference import HEADERS as REFERENCE_HEADERS
 from promptfleet.comparison.reference import Reference, reference_rows, references_for
 from promptfleet.comparison.scores import MethodScore, client_accuracy, score_methods
 from promptfleet.comparison.significance import Difference, differences_to_best
-from promptfleet.comparison.tables import HEADERS, LEGEND, latex, markdown, table_rows
+from promptfleet.comparison.tables import HEADERS, LEGEND, latex_table, markdown_table, table_rows
+from promptfleet.escaping import markdown
 from promptfleet.federation.reports import FederationSummary
 
 if TYPE_CHECKING:
@@ -60,8 +61,8 @@ class ComparisonReport:
 
     def to_markdown(self) -> str:
         """The table, what its columns are, and the published figures beside it."""
-        parts = [markdown(self.rows), f"{LEGEND}\n"]
-        parts += [f"Failed: {text}\n" for text in self.failed]
+        parts = [markdown_table(self.rows), f"{LEGEND}\n"]
+        parts += [f"Failed: {markdown(text)}\n" for text in self.failed]
         for reference in self.references or ():
             if not reference.differs:
                 parts += [f"{reference.name} of the paper:\n", self._reference_table(reference)]
@@ -69,14 +70,14 @@ class ComparisonReport:
 
     def _reference_table(self, reference: Reference) -> str:
         note = f"\n({reference.note})\n" if reference.note else ""
-        return markdown(reference_rows(reference, self.scores), REFERENCE_HEADERS) + note
+        return markdown_table(reference_rows(reference, self.scores), REFERENCE_HEADERS) + note
 
     def files(self) -> dict[str, str]:
         """The text files of a comparison by name."""
         return {
             JSON_FILE: self.to_json(),
             "comparison.md": self.to_markdown(),
-            "comparison.tex": latex(self.rows, HEADERS),
+            "comparison.tex": latex_table(self.rows, HEADERS),
         }
 
     def figures(self) -> "list[tuple[str, Callable[[], Figure]]]":

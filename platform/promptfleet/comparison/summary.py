@@ -15,9 +15,10 @@ from promptfleet.comparison.run import ComparisonOutcome, plan_comparison
 from promptfleet.comparison.spec import ComparisonSpec, method_values, shared_values
 from promptfleet.comparison.tables import HEADERS, LEGEND
 from promptfleet.config import WHERE_AND_HOW, flatten
+from promptfleet.escaping import printable
 from promptfleet.federation.ray_session import local_nodes
 from promptfleet.search.progress import format_params
-from promptfleet.search.summary import render
+from promptfleet.text_tables import render
 
 
 def describe_comparison(spec: ComparisonSpec) -> str:
@@ -26,7 +27,7 @@ def describe_comparison(spec: ComparisonSpec) -> str:
     shared = _table("shared by all methods", ("key", "value"))
     for key, value in shared_values(next(spec.configs())).items():
         if key != "seed":
-            shared.add_row(key, str(value))
+            shared.add_row(key, printable(str(value)))
     methods = _table("methods", ("method", "own values", "tuned over"))
     for method in spec.methods:
         space = spec.tuning[method].space if method in spec.tuning else {}

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from promptfleet.comparison.over_seeds import OverSeeds
 from promptfleet.comparison.scores import MethodScore
 from promptfleet.comparison.significance import Difference
+from promptfleet.escaping import latex, markdown
 
 HEADERS = (
     "method",
@@ -36,25 +37,25 @@ def table_rows(scores: Sequence[MethodScore], differences: Sequence[Difference])
     return [_row(score, by_method.get(score.method)) for score in ranked]
 
 
-def markdown(rows: Sequence[Sequence[str]], headers: Sequence[str] = HEADERS) -> str:
+def markdown_table(rows: Sequence[Sequence[str]], headers: Sequence[str] = HEADERS) -> str:
     """A table with the legend's columns; the first row, which is the best, in bold."""
-    best, *others = rows
+    best, *others = ([markdown(cell) for cell in row] for row in rows)
     bold = [[f"**{cell}**" if cell and index < 2 else cell for index, cell in enumerate(best)], *others]
     lines = [headers, ["---"] + ["---:"] * (len(headers) - 1), *bold]
     return "\n".join(f"| {' | '.join(line)} |" for line in lines) + "\n"
 
 
-def latex(rows: Sequence[Sequence[str]], headers: Sequence[str] = HEADERS) -> str:
+def latex_table(rows: Sequence[Sequence[str]], headers: Sequence[str] = HEADERS) -> str:
     """A ``tabular`` with booktabs' rules; the best method in bold."""
     best, *others = rows
-    bold = [[rf"\textbf{{{_tex(cell)}}}" if index < 2 else _tex(cell) for index, cell in enumerate(best)]]
-    body = [*bold, *([_tex(cell) for cell in row] for row in others)]
+    bold = [[rf"\textbf{{{latex(cell)}}}" if index < 2 else latex(cell) for index, cell in enumerate(best)]]
+    body = [*bold, *([latex(cell) for cell in row] for row in others)]
     return "\n".join(
         [
             r"% needs \usepackage{booktabs}",
             rf"\begin{{tabular}}{{l{'r' * (len(headers) - 1)}}}",
             r"\toprule",
-            f"{' & '.join(_tex(header) for header in headers)} \\\\",
+            f"{' & '.join(latex(header) for header in headers)} \\\\",
             r"\midrule",
             *(f"{' & '.join(row)} \\\\" for row in body),
             r"\bottomrule",
@@ -92,10 +93,3 @@ def _kilobytes(size: float) -> str:
 
 def _p_value(p: float) -> str:
     return "< 0.001" if p < 0.001 else f"{p:.3f}"
-
-
-_TEX = {"±": r"$\pm$", "<": "$<$", "%": r"\%", "_": r"\_", "&": r"\&", "#": r"\#"}
-
-
-def _tex(text: str) -> str:
-    return "".join(_TEX.get(letter, letter) for letter in text)

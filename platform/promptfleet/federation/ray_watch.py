@@ -13,6 +13,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from promptfleet.errors import FederationError
+from promptfleet.escaping import printable
 from promptfleet.federation.ray_session import ray_runs
 
 CHECK_EVERY_S = 1.0
@@ -68,7 +69,7 @@ def _watch(over: threading.Event, hint: str) -> None:
             continue
         gone = unreachable(_addresses())
         if gone is not None and not over.wait(CHECK_EVERY_S) and ray_runs():  # and not just being shut down
-            print(f"error: the Ray session is gone ({gone}); {hint}", file=sys.stderr, flush=True)
+            print(printable(f"error: the Ray session is gone ({gone}); {hint}"), file=sys.stderr, flush=True)
             os._exit(GONE)
 
 

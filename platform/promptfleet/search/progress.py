@@ -9,6 +9,7 @@ from optuna.trial import TrialState
 from ray import tune
 from ray.tune.experiment import Trial
 
+from promptfleet.escaping import printable
 from promptfleet.search.stage import NUMBER, PARAMS, STAGE, Stage
 from promptfleet.search.trial import OBJECTIVE
 from promptfleet.search.tune_adapters import NotSaved
@@ -96,10 +97,10 @@ class SweepProgress(NotSaved, tune.Callback):
     def _line(self, text: str) -> None:
         self._last_line = time.monotonic()
         clear = "\r\x1b[K" if self._live else ""
-        print(f"{clear}{text}", file=self._stream, flush=True)
+        print(f"{clear}{printable(text)}", file=self._stream, flush=True)
 
     def _rewrite(self, text: str) -> None:
-        print(f"\r\x1b[K{text}", end="", file=self._stream, flush=True)
+        print(f"\r\x1b[K{printable(text)}", end="", file=self._stream, flush=True)
 
 
 def _key(trial: Trial) -> tuple[str, int]:

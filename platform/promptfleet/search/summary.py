@@ -4,14 +4,15 @@ from collections.abc import Sequence
 from pathlib import Path
 from statistics import fmean, stdev
 
-from rich.console import Console
 from rich.table import Table
 
 from promptfleet.config import flatten
+from promptfleet.escaping import printable
 from promptfleet.federation.ray_session import local_nodes
 from promptfleet.search.progress import format_params
 from promptfleet.search.spec import SweepSpec
 from promptfleet.search.sweep import SweepOutcome, plan_sweep
+from promptfleet.text_tables import render
 from promptfleet.tracking.sweep_run import TrialRecord, count_states, format_value, ranked_trials
 
 BEST_SHOWN = 5
@@ -31,7 +32,7 @@ def describe_plan(spec: SweepSpec) -> str:
     federation.add_column("value")
     for key, value in flatten(spec.base_config().to_dict()).items():
         if key not in spec.space:
-            federation.add_row(key, str(value))
+            federation.add_row(key, printable(str(value)))
     resources = [
         f"resources of one federation: 1 server and {shares.client_actors} client actors",
         f"  each client: {shares.client_cpu:g} CPU, {shares.client_gpu:g} GPU; server: {shares.server_cpu:g} CPU",
@@ -107,11 +108,3 @@ def _mean_and_spread(values: Sequence[float]) -> str:
     if not values:
         return "-"
     return f"{fmean(values):.3f} ± {stdev(values):.3f}" if len(values) > 1 else f"{values[0]:.3f}"
-
-
-def render(table: Table) -> str:
-    """The table as text of at most 120 columns."""
-    console = Console(width=120, no_color=True)
-    with console.capture() as capture:
-        console.print(table)
-    return capture.get().rstrip()

@@ -3,6 +3,7 @@
 from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
+from promptfleet.escaping import markdown, markdown_code
 from promptfleet.federation.reports import FederationResult
 
 NOTE_TAG = "mlflow.note.content"
@@ -52,7 +53,7 @@ def stopped_note(done: int, rounds: int, val_accuracy: float | None, figures: Co
 
 def failed_note(done: int, rounds: int, reason: str | None, figures: Collection[str]) -> str:
     """Of a federation that raised ``reason``."""
-    why = f": {_code(reason)}" if reason else ""
+    why = f": {markdown_code(reason)}" if reason else ""
     return "\n".join([f"**Failed** after {done} of {rounds} rounds{why}", *_figure_lines(figures)])
 
 
@@ -72,7 +73,7 @@ def sweep_note(
     entry per hyperparameter, as in a search file; counts are numbers of trials by state.
     """
     so_far = " so far" if counts.get("running") else ""
-    lines = [f"Best{so_far}: **{best}**" if best else "No trial has run all its rounds yet."]
+    lines = [f"Best{so_far}: **{markdown(best)}**" if best else "No trial has run all its rounds yet."]
     told = []
     if val_accuracy is not None:
         told.append(f"validation accuracy {val_accuracy:.3f}, chosen by it")
@@ -108,12 +109,8 @@ def _figure_lines(figures: Collection[str]) -> Sequence[str]:
 def _values(entry: Mapping[str, Any]) -> str:
     """``{"float": [0.02, 1.0], "log": True}`` becomes ``0.02 to 1, logarithmic``."""
     if "choice" in entry:
-        values = [str(value) for value in entry["choice"]]
+        values = [markdown(str(value)) for value in entry["choice"]]
         more = f" and {len(values) - _MOST_VALUES} more" if len(values) > _MOST_VALUES else ""
         return ", ".join(values[:_MOST_VALUES]) + more
     low, high = entry["int"] if "int" in entry else entry["float"]
     return f"{low:g} to {high:g}" + (", logarithmic" if entry.get("log") else "")
-
-
-def _code(text: str) -> str:
-    return f"`{text.replace('`', chr(39))}`"

@@ -2,10 +2,11 @@
 
 from statistics import median
 
-from rich.console import Console
 from rich.table import Table
 
 from promptfleet.data.partition_counts import PartitionCounts
+from promptfleet.escaping import printable
+from promptfleet.text_tables import render
 
 _MOST_NAMED = 3  # classes of a client that are named, and domains
 
@@ -25,10 +26,7 @@ def partition_table(counts: PartitionCounts) -> str:
         if counts.domain_names:
             cells.append(_largest(counts.domain_counts[client], counts.domain_names))
         table.add_row(*cells)
-    console = Console(width=120, no_color=True)
-    with console.capture() as capture:
-        console.print(table)
-    return "\n".join(line.rstrip() for line in capture.get().splitlines())
+    return render(table)
 
 
 def partition_summary(counts: PartitionCounts) -> str:
@@ -41,5 +39,5 @@ def partition_summary(counts: PartitionCounts) -> str:
 
 def _largest(counts: list[int], names: list[str]) -> str:
     order = sorted((index for index, count in enumerate(counts) if count), key=lambda index: -counts[index])
-    named = [f"{names[index]} {counts[index]}" for index in order[:_MOST_NAMED]]
+    named = [f"{printable(names[index])} {counts[index]}" for index in order[:_MOST_NAMED]]
     return ", ".join([*named, *(["..."] if len(order) > _MOST_NAMED else [])])

@@ -9,6 +9,7 @@ from typing import Any, Literal
 import yaml
 
 from promptfleet.config import FederationConfig, flatten
+from promptfleet.escaping import printable
 from promptfleet.tracking.descriptions import sweep_note
 from promptfleet.tracking.federation_run import FederationRun, end_run, log_origin
 from promptfleet.tracking.provenance import provenance
@@ -183,7 +184,7 @@ def count_states(trials: Sequence[TrialRecord]) -> dict[str, int]:
 
 def format_value(value: ParamValue) -> str:
     """A hyperparameter's value as people read it: real numbers with three significant digits."""
-    return f"{value:.3g}" if isinstance(value, float) else str(value)
+    return f"{value:.3g}" if isinstance(value, float) else printable(str(value))
 
 
 def trial_name(number: int, params: Mapping[str, ParamValue], *, leave_out: Sequence[str] = ("_lr",)) -> str:

@@ -12,10 +12,10 @@ from promptfleet.tracking.figures.style import (
     INK,
     VERMILLION,
     annotate,
+    as_label,
     dress,
     line_styles,
     new_figure,
-    shorten,
     whole_numbers,
 )
 
@@ -65,7 +65,7 @@ def client_boxes_figure(accuracy: Mapping[str, Sequence[float]], *, seeds: int) 
         annotate(axes, 1.015, row, f"{np.mean(values):.3f}", ha="left", transform=axes.get_yaxis_transform())
     of = f"{len(next(iter(accuracy.values()))) // seeds} clients x {seeds} seed{'s' if seeds > 1 else ''}"
     dress(axes, title=f"Test accuracy of every client ({of}); diamond: mean", x="test accuracy after the last round")
-    axes.set_yticks(rows, [shorten(method, 28) for method in accuracy])
+    axes.set_yticks(rows, [as_label(method, 28) for method in accuracy])
     axes.set_ylim(len(accuracy) - 0.4, -0.6)
     axes.grid(axis="y", visible=False)
     return figure
@@ -75,7 +75,7 @@ def _together(mean: Mapping[str, Sequence[float]], std: Mapping[str, Sequence[fl
     figure = new_figure(8.5, 4.6)
     axes = figure.subplots()
     for method, style in zip(mean, line_styles(len(mean)), strict=True):
-        _line(axes, mean[method], std[method], label=f"{shorten(method)}  {mean[method][-1]:.3f}", **style)
+        _line(axes, mean[method], std[method], label=f"{as_label(method)}  {mean[method][-1]:.3f}", **style)
     dress(axes, x="communication round", y=_ACCURACY)
     whole_numbers(axes.xaxis)
     axes.legend(loc="center left", bbox_to_anchor=(1.01, 0.5), fontsize=9.5, frameon=False)
@@ -91,7 +91,7 @@ def _panels(mean: Mapping[str, Sequence[float]], std: Mapping[str, Sequence[floa
         for values in mean.values():
             axes.plot(range(1, len(values) + 1), values, color=_BEHIND, linewidth=0.9, zorder=1)
         _line(axes, mean[method], std[method], color=BLUE)
-        dress(axes, title=f"{shorten(method)}  {mean[method][-1]:.3f}")
+        dress(axes, title=f"{as_label(method)}  {mean[method][-1]:.3f}")
         whole_numbers(axes.xaxis)
     for axes in grid.flat[len(mean) :]:
         axes.set_axis_off()

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 from matplotlib.figure import Figure
 
-from promptfleet.tracking.figures.style import dress, legend, line_styles, new_figure, shorten, spaced_ticks
+from promptfleet.tracking.figures.style import as_label, dress, legend, line_styles, new_figure, spaced_ticks
 from promptfleet.tracking.figures.sweep import Trial
 
 SEED, METHOD = "seed", "method"
@@ -43,17 +43,17 @@ def grid_figure(trials: Sequence[Trial], space: Mapping[str, Mapping[str, Any]])
         spread = np.array([_sample_std(points[values[position]]) for position in at])
         if ordered:
             axes.fill_between(at, mean - spread, mean + spread, color=style["color"], alpha=0.15, linewidth=0)
-            axes.plot(at, mean, marker="o", ms=5, linewidth=2, label=setting or None, **style)
+            axes.plot(at, mean, marker="o", ms=5, linewidth=2, label=as_label(setting, 60) or None, **style)
         else:
             beside = np.array(at) + 0.12 * (line - (len(lines) - 1) / 2)
             look = {"fmt": "o", "ms": 7, "capsize": 4, "linewidth": 1.6, "color": style["color"]}
-            axes.errorbar(beside, mean, spread, label=setting or None, **look)
+            axes.errorbar(beside, mean, spread, label=as_label(setting, 60) or None, **look)
     seeds = len({trial.params[SEED] for trial in complete if SEED in trial.params})
     band = f", mean and standard deviation of {seeds} seeds" if seeds > 1 else ""
     few = f", best {len(lines)} of {settings} settings" if len(lines) < settings else ""
     dress(axes, title=f"Test accuracy by {key}{band}{few}", x=key, y="mean test accuracy over clients")
     ticks = spaced_ticks(len(values), most=_MOST_TICKS)
-    axes.set_xticks(ticks, [shorten(_text(values[tick]), 14) for tick in ticks])
+    axes.set_xticks(ticks, [as_label(_text(values[tick]), 14) for tick in ticks])
     axes.set_xlim(-0.3, len(values) - 0.7)
     axes.margins(y=0.12)
     if others:

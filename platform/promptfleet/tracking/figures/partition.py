@@ -17,12 +17,12 @@ from promptfleet.tracking.figures.style import (
     ORANGE,
     VERMILLION,
     annotate,
+    as_label,
     class_colors,
     domain_colors,
     dress,
     legend,
     new_figure,
-    shorten,
     spaced_ticks,
 )
 
@@ -92,7 +92,7 @@ def _draw_bars(axes: Axes, counts: np.ndarray, names: Sequence[str], colors: Seq
             edgecolor="white",
             linewidth=edge,
             hatch="////" if again else None,
-            label=shorten(name),
+            label=as_label(name),
         )
         start += counts[:, index]
 
@@ -115,7 +115,7 @@ def _draw_heat_map(axes: Axes, counts: np.ndarray, class_names: Sequence[str], *
     image = axes.imshow(counts, cmap="Blues", aspect="auto", interpolation="nearest", **colours)
     ticks = spaced_ticks(len(class_names), most=_MOST_WRITTEN)
     crowded = len(class_names) > _MOST_WRITTEN
-    names = [f"{tick}  {shorten(class_names[tick], 14)}" if crowded else class_names[tick] for tick in ticks]
+    names = [f"{tick}  {as_label(class_names[tick], 14)}" if crowded else as_label(class_names[tick]) for tick in ticks]
     slanted = {"rotation": 30, "ha": "right", "rotation_mode": "anchor"} if crowded else {}
     axes.set_xticks(ticks, names, **slanted)
     axes.set_xlabel("class")
@@ -127,7 +127,7 @@ def _draw_domains(figure: SubFigure, counts: np.ndarray, names: PartitionCounts)
     axes = figure.subplots()
     dress(axes, title="Samples of each domain by class, all clients together", grid=None)
     image = _draw_heat_map(axes, counts, names.class_names, vmin=0)
-    axes.set_yticks(range(len(counts)), [shorten(name) for name in names.domain_names])
+    axes.set_yticks(range(len(counts)), [as_label(name) for name in names.domain_names])
     figure.colorbar(image, ax=axes, pad=0.01).outline.set_edgecolor(FAINT)
     if counts.shape[1] <= _MOST_WRITTEN:
         for (domain, label), count in np.ndenumerate(counts):

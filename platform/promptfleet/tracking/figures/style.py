@@ -2,13 +2,18 @@
 
 import math
 from collections.abc import Sequence
+from contextlib import suppress
+from functools import cache
 from typing import Any
 
 from matplotlib import colormaps
 from matplotlib.axes import Axes
 from matplotlib.axis import Axis
 from matplotlib.figure import Figure
+from matplotlib.font_manager import FontProperties, findfont, get_font
 from matplotlib.ticker import MaxNLocator
+
+from promptfleet.escaping import printable
 
 # Okabe and Ito's colours, for classes Paul Tol's "muted" scheme, for domains his "light" one: safe for colour-blind
 # readers.
@@ -124,5 +129,27 @@ def line_styles(count: int) -> list[dict[str, Any]]:
     ]
 
 
-def shorten(text: str, length: int = 24) -> str:
-    return text if len(text) <= length else text[: length - 1] + "…"
+def as_label(text: str, length: int = 24) -> str:
+    """Return ``text`` as a label that shows it as it is, of at most ``length`` characters.
+
+    Nothing in it is a formula, and none is left out of legends, as matplotlib has it for dollars and for underscores at
+    the beginning. Characters that the fonts lack are escaped.
+    """
+    text = printable(text)
+    if not text.isascii():
+        drawable = _drawable(tuple(FontProperties().get_family()))
+        text = "".join(char if ord(char) in drawable else ascii(char)[1:-1] for char in text)
+    text = text if len(text) <= length else f"{text[: length - 1]}…"
+    return f"{' ' if text.startswith('_') else ''}{text}".replace("$", r"\$")
+
+
+@cache
+def _drawable(families: tuple[str, ...]) -> frozenset[int]:
+    """Code points of the characters that there are in any of the fonts."""
+    drawable: set[int] = set()
+    for family in families:
+        with suppress(ValueError):  # it is not installed
+            drawable |= (
+                get_font(findfont(FontProperties(family=[family]), fallback_to_default=False)).get_charmap().keys()
+            )
+    return frozenset(drawable)

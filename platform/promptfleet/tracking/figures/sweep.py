@@ -16,10 +16,10 @@ from promptfleet.tracking.figures.style import (
     ORANGE,
     VERMILLION,
     annotate,
+    as_label,
     dress,
     log_ticks,
     new_figure,
-    shorten,
     spaced_ticks,
     whole_numbers,
 )
@@ -117,7 +117,7 @@ def importances_figure(importances: Mapping[str, float]) -> Figure | None:
         annotate(axes, value, row, f" {value:.2f}", ha="left")
     title = f"Hyperparameter importance{_shown(len(ordered), len(importances))}"
     dress(axes, title=title, x="share of the objective's variance explained", grid="x")
-    axes.set_yticks(rows, [shorten(name, 36) for name, _ in ordered])
+    axes.set_yticks(rows, [as_label(name, 36) for name, _ in ordered])
     axes.set_ylim(len(ordered) - 0.4, -0.6)
     axes.set_xlim(0, max(1e-3, 1.12 * max(values)))
     return figure
@@ -173,7 +173,7 @@ def slices_figure(
 def _draw_slice(axes: Axes, trials: Sequence[Trial], name: str, log: bool, entry: Mapping[str, Any]) -> None:
     values = [trial.params[name] for trial in trials]
     numeric = all(isinstance(value, int | float) and not isinstance(value, bool) for value in values)
-    dress(axes, x=shorten(name, 30))
+    dress(axes, x=as_label(name, 30))
     if numeric and "choice" not in entry:
         searched = entry.get("int") or entry.get("float") or ()
         _dress_numbers(axes, [*values, *searched], log)
@@ -185,7 +185,7 @@ def _draw_slice(axes: Axes, trials: Sequence[Trial], name: str, log: bool, entry
         places = {category: place for place, category in enumerate(categories)}
         positions = [places[str(value)] for value in values]
         ticks = spaced_ticks(len(categories), most=_MOST_TICKS)
-        axes.set_xticks(ticks, [shorten(categories[tick], 12) for tick in ticks])
+        axes.set_xticks(ticks, [as_label(categories[tick], 12) for tick in ticks])
         axes.set_xlim(-0.5, len(categories) - 0.5)
     for state, face in (("complete", BLUE), ("pruned", "white")):
         dots = [(at, trial.value) for trial, at in zip(trials, positions, strict=True) if trial.state == state]

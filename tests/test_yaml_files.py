@@ -122,3 +122,43 @@ def test_a_missing_file_and_a_folder(tmp_path):
     with pytest.raises(ConfigError) as caught:
         read_yaml(tmp_path)
     assert str(caught.value).startswith(f"{tmp_path}: cannot be read as text (")
+
+
+@pytest.mark.parametrize(
+    ("text", "value"),
+    [
+        ("a: &a {x: 1, y: 2}\nb: {<<: *a, y: 3}", {"a": {"x": 1, "y": 2}, "b": {"x": 1, "y": 3}}),
+        ("a: {z: 1, <<: {x: 1, z: 2}}", {"a": {"z": 1, "x": 1}}),
+        ("a: &a {x: 1}\nb: &b {x: 2, y: 2}\nc: {<<: [*a, *b]}", {"x": 1, "y": 2}),
+        ("a: &a {x: 1}\nb: &b {<<: *a, x: 2}\nc: {<<: *b}", {"x": 2}),
+    ],
+)
+def test_merge_keys(text, value):
+    parsed = parse_yaml(text, source="here")
+    assert parsed == value or parsed["c"] == value
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        (
+            "a: &a {x: 1}\nb:\n  <<: *a\n  <<: *a",
+            "f.yaml:4: malformed YAML: key '<<' stands twice; write <<: [*one, *other]",
+        ),
+        (
+            "a: {<<: 3}",
+            "f.yaml:1: malformed YAML: expected a mapping or list of mappings for merging, but found scalar",
+        ),
+        ("a: @b", "f.yaml:1: malformed YAML: found character '@' that cannot start any token; put such text in quotes"),
+        ("a: b: c", "f.yaml:1: malformed YAML: mapping values are not allowed here; put such text in quotes"),
+    ],
+)
+def test_what_cannot_be_merged_or_read(text, message):
+    with pytest.raises(ConfigError) as caught:
+        parse_yaml(text, source="f.yaml")
+    assert str(caught.value) == message
+
+
+def test_merges_of_merges_do_not_pile_up():
+    lines = ["a0: &a0 {x: 1}", *(f"a{n}: &a{n} {{<<: [*a{n - 1}, *a{n - 1}]}}" for n in range(1, 60))]
+    assert parse_yaml("\n".join(lines), source="here")["a59"] == {"x": 1}

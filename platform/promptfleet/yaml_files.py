@@ -10,6 +10,8 @@ from promptfleet.errors import ConfigError, first_line
 
 DEEPEST = 40  # sections within sections
 LARGEST = 100_000  # values in a file, those behind an alias counted each time
+_WORD, _MERGE = "tag:yaml.org,2002:str", "tag:yaml.org,2002:merge"
+_NEEDS_QUOTES = re.compile(r"character '[^\\]' that cannot start any token|mapping values are not allowed here")
 _YAML_1_1 = ("bool", "int", "float", "timestamp")  # "on", "010" (8), "1:30" (90), "2026-01-01"
 
 
@@ -31,16 +33,23 @@ class _Loader(yaml.SafeLoader):
         self.depth -= 1
         return node
 
-    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict:
+    def compose_mapping_node(self, anchor: str | None) -> yaml.MappingNode:
+        node = super().compose_mapping_node(anchor)
         seen = set()
         for key_node, _ in node.value:
-            key = self.construct_object(key_node, deep=True)
-            if not isinstance(key, str):
+            if key_node.tag not in (_WORD, _MERGE):
                 raise yaml.constructor.ConstructorError(None, None, "a key must be a word", key_node.start_mark)
-            if key in seen:
-                raise yaml.constructor.ConstructorError(None, None, f"key {key!r} stands twice", key_node.start_mark)
-            seen.add(key)
-        return super().construct_mapping(node, deep)
+            if key_node.value in seen:
+                hint = "; write <<: [*one, *other]" if key_node.tag == _MERGE else ""
+                problem = f"key {key_node.value!r} stands twice{hint}"
+                raise yaml.constructor.ConstructorError(None, None, problem, key_node.start_mark)
+            seen.add(key_node.value)
+        return node
+
+    def flatten_mapping(self, node: yaml.MappingNode) -> None:
+        super().flatten_mapping(node)
+        last = {key_node.value: (key_node, value_node) for key_node, value_node in node.value}
+        node.value = list(last.values())  # keys that were merged and overridden would pile up
 
 
 _Loader.add_implicit_resolver("tag:yaml.org,2002:bool", re.compile(r"^(?:true|True|false|False)$"), list("tTfF"))
@@ -76,7 +85,8 @@ def parse_yaml(text: str, *, source: str) -> Any:
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark or error.context_mark
         where = f"{source}:{mark.line + 1}" if mark else source
-        raise ConfigError(f"{where}: malformed YAML: {error.problem or error.context}") from None
+        hint = "; put such text in quotes" if _NEEDS_QUOTES.search(error.problem or "") else ""
+        raise ConfigError(f"{where}: malformed YAML: {error.problem or error.context}{hint}") from None
     except yaml.YAMLError as error:
         raise ConfigError(f"{source}: malformed YAML: {first_line(error)}") from None
     except (ValueError, AttributeError, TypeError, OverflowError) as error:  # "!!int one", thousands of digits, ...

@@ -6,7 +6,7 @@ from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 
 from promptfleet.atomic_files import replacing
-from promptfleet.command_line import INTERRUPTED, ArgumentParser, run
+from promptfleet.command_line import INTERRUPTED, ArgumentParser, path_argument, run
 from promptfleet.comparison.reference import REFERENCES
 from promptfleet.comparison.report import ComparisonReport
 from promptfleet.comparison.run import plan_comparison, prepare_comparison, run_comparison
@@ -15,7 +15,7 @@ from promptfleet.comparison.summary import describe_comparison, describe_outcome
 from promptfleet.errors import ConfigError
 from promptfleet.federation.ray_session import local_nodes, ray_with
 from promptfleet.federation.ray_watch import leaving_when_ray_is_gone
-from promptfleet.federation.settings import assigned_storage
+from promptfleet.federation.settings import all_keys, assigned_storage
 from promptfleet.federation.storage.home import at_home
 from promptfleet.search.folders import COMPARISONS
 
@@ -23,17 +23,23 @@ NEW_ONLY = ("config", "tune", "trials", "name", "concurrent")
 
 
 def main() -> int:
-    parser = ArgumentParser(prog="compare.py", description="Compare methods on the same clients, seed by seed.")
+    parser = ArgumentParser(
+        prog="compare.py", description="Compare methods on the same clients, seed by seed.", keys=all_keys
+    )
     parser.add_argument("--methods", metavar="A,B,...", help="what is compared, or all")
     parser.add_argument("--seeds", metavar="0,1,...", help="one federation per method and seed")
-    parser.add_argument("--config", metavar="FILE", help="a YAML file with keys of the federation, and 'methods'")
     parser.add_argument(
-        "--set", action="append", default=[], metavar="KEY=VALUE", help="a key, methods.NAME.KEY for one"
+        "--config", type=path_argument, metavar="FILE", help="a YAML file with keys of the federation, and 'methods'"
     )
-    parser.add_argument("--tune", metavar="FILE", help="tune each method first, see search_spaces/methods.yaml")
+    parser.add_set("set a key, methods.NAME.KEY for one method, or several")
+    parser.add_argument(
+        "--tune", type=path_argument, metavar="FILE", help="tune each method first, see search_spaces/methods.yaml"
+    )
     parser.add_argument("--trials", type=int, metavar="N", help="of the tuning, per method")
     parser.add_argument("--reference", choices=sorted(REFERENCES), help="published figures beside ours")
-    parser.add_argument("--out", metavar="DIR", help="folder for the results (default: the comparison's own)")
+    parser.add_argument(
+        "--out", type=path_argument, metavar="DIR", help="folder for the results (default: the comparison's own)"
+    )
     parser.add_argument("--name", help="of the new comparison")
     parser.add_argument("--resume", metavar="NAME", help="go on with a comparison that was begun")
     parser.add_argument("--concurrent", type=int, metavar="N", help="federations side by side (default: 1)")

@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from promptfleet.command_line import ArgumentParser, run
+from promptfleet.command_line import ArgumentParser, path_argument, run
 from promptfleet.config import FederationConfig
 from promptfleet.data.download import download_dataset
 from promptfleet.data.feature_store import open_features
@@ -11,15 +11,17 @@ from promptfleet.devices import choose_device
 from promptfleet.federation.encoding import Wanted, encode_missing, features_folder, wanted_files
 from promptfleet.federation.image_encoder import load_inputs
 from promptfleet.federation.ray_session import ray_session
-from promptfleet.federation.settings import read_federation_config
+from promptfleet.federation.settings import all_keys, read_federation_config
 from promptfleet.federation.storage.home import at_home
 from promptfleet.methods import load_method
 
 
 def main() -> None:
-    parser = ArgumentParser(prog="encode.py", description="Encode a dataset's images for the federations that follow.")
-    parser.add_argument("--config", metavar="FILE", help="a YAML file with keys of the federation")
-    parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="set a key of the federation")
+    parser = ArgumentParser(
+        prog="encode.py", description="Encode a dataset's images for the federations that follow.", keys=all_keys
+    )
+    parser.add_argument("--config", type=path_argument, metavar="FILE", help="a YAML file with keys of the federation")
+    parser.add_set()
     parser.add_argument("--address", help="a running Ray cluster, or 'auto' (default: start Ray on this machine)")
     parser.add_argument("--download", action="store_true", help="fetch the dataset first, if its folder is not there")
     arguments = parser.parse_args()

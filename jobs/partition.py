@@ -4,7 +4,7 @@ from argparse import Namespace
 from pathlib import Path
 
 from promptfleet.atomic_files import replacing
-from promptfleet.command_line import ArgumentParser, run
+from promptfleet.command_line import ArgumentParser, path_argument, run
 from promptfleet.config import FederationConfig
 from promptfleet.data.datasets import load_dataset
 from promptfleet.data.download import download_dataset
@@ -13,18 +13,23 @@ from promptfleet.data.partition_file import save_partition
 from promptfleet.data.samples import Samples
 from promptfleet.errors import ConfigError
 from promptfleet.federation.partitioning import partition_for
-from promptfleet.federation.settings import read_federation_config
+from promptfleet.federation.settings import all_keys, read_federation_config
 from promptfleet.federation.storage.home import at_home
 from promptfleet.tracking.figures.partition import partition_figure
 from promptfleet.tracking.partition_table import partition_summary, partition_table
 
 
 def main() -> None:
-    parser = ArgumentParser(prog="partition.py", description="Print, draw and save who gets which samples.")
-    parser.add_argument("--config", metavar="FILE", help="a YAML file with keys of the federation")
-    parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="set a key of the federation")
+    parser = ArgumentParser(
+        prog="partition.py", description="Print, draw and save who gets which samples.", keys=all_keys
+    )
+    parser.add_argument("--config", type=path_argument, metavar="FILE", help="a YAML file with keys of the federation")
+    parser.add_set()
     parser.add_argument(
-        "--out", metavar="DIR", help="folder for partition.json and partition.png (default: under storage.path)"
+        "--out",
+        type=path_argument,
+        metavar="DIR",
+        help="folder for partition.json and partition.png (default: under storage.path)",
     )
     parser.add_argument("--download", action="store_true", help="fetch the dataset first, if its folder is not there")
     arguments = parser.parse_args()

@@ -14,7 +14,7 @@ import math
 import sys
 from pathlib import Path
 
-from promptfleet.command_line import ArgumentParser, run
+from promptfleet.command_line import ArgumentParser, path_argument, run
 from promptfleet.errors import ConfigError
 
 
@@ -23,7 +23,9 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     length = parser.add_mutually_exclusive_group()
     length.add_argument("--steps", type=int, help="training steps (default 1800, about 20 minutes on one free core)")
     length.add_argument("--minutes", type=float, help="train for this long instead; not reproducible to the bit")
-    parser.add_argument("--out", default="results/pretrain", help="folder for checkpoint, progress and weights")
+    parser.add_argument(
+        "--out", type=path_argument, default="results/pretrain", help="folder for checkpoint, progress and weights"
+    )
     parser.add_argument("--resume", action="store_true", help="continue from the checkpoint in --out")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--batch", type=int, default=256, help="images per step and worker")

@@ -4,13 +4,13 @@ import sys
 from argparse import Namespace
 from pathlib import Path
 
-from promptfleet.command_line import ArgumentParser, run, seconds_since_start
+from promptfleet.command_line import ArgumentParser, path_argument, run, seconds_since_start
 from promptfleet.config import FederationConfig
 from promptfleet.data.download import download_dataset
 from promptfleet.federation.ray_watch import leaving_when_ray_is_gone
 from promptfleet.federation.reports import FederationResult, RoundReport
 from promptfleet.federation.run import run_federation
-from promptfleet.federation.settings import assigned_storage, read_federation_config
+from promptfleet.federation.settings import all_keys, assigned_storage, read_federation_config
 from promptfleet.federation.storage.folder import FEDERATIONS, begin_folder, named_folder, resumed_as, resumed_config
 from promptfleet.federation.storage.home import at_home
 from promptfleet.federation.storage.stored import RESULT_FILE
@@ -18,11 +18,16 @@ from promptfleet.tracking.background import track_federation
 
 
 def main() -> None:
-    parser = ArgumentParser(prog="train.py", description="Run one federation.")
-    parser.add_argument("--config", metavar="FILE", help="a YAML file with keys of the federation")
-    parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="set a key of the federation")
-    parser.add_argument("--out", metavar="DIR", help="folder for result and checkpoints (default: under storage.path)")
-    parser.add_argument("--resume", metavar="DIR", help="go on with the federation in that folder")
+    parser = ArgumentParser(prog="train.py", description="Run one federation.", keys=all_keys)
+    parser.add_argument("--config", type=path_argument, metavar="FILE", help="a YAML file with keys of the federation")
+    parser.add_set()
+    parser.add_argument(
+        "--out",
+        type=path_argument,
+        metavar="DIR",
+        help="folder for result and checkpoints (default: under storage.path)",
+    )
+    parser.add_argument("--resume", type=path_argument, metavar="DIR", help="go on with the federation in that folder")
     parser.add_argument("--overwrite", action="store_true", help="begin anew where a federation was not finished")
     parser.add_argument("--address", help="a running Ray cluster, or 'auto' (default: start Ray on this machine)")
     parser.add_argument("--download", action="store_true", help="fetch the dataset first, if its folder is not there")

@@ -6,12 +6,12 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
 
-from promptfleet.command_line import INTERRUPTED, ArgumentParser, run
+from promptfleet.command_line import INTERRUPTED, ArgumentParser, path_argument, run
 from promptfleet.data.download import download_dataset
 from promptfleet.errors import ConfigError
 from promptfleet.federation.ray_session import local_nodes, ray_with
 from promptfleet.federation.ray_watch import leaving_when_ray_is_gone
-from promptfleet.federation.settings import assigned_storage
+from promptfleet.federation.settings import all_keys, assigned_storage
 from promptfleet.federation.storage.home import at_home
 from promptfleet.search.folders import SWEEPS, read_begun
 from promptfleet.search.spec import SweepSpec, read_sweep
@@ -20,13 +20,15 @@ from promptfleet.search.sweep import plan_sweep, prepare_sweep, run_sweep
 
 
 def main() -> int:
-    parser = ArgumentParser(prog="tune.py", description="Search hyperparameters of whole federations.")
+    parser = ArgumentParser(prog="tune.py", description="Search hyperparameters of whole federations.", keys=all_keys)
     what = parser.add_mutually_exclusive_group(required=True)
-    what.add_argument("--search", metavar="FILE", help="a search space, see search_spaces/")
+    what.add_argument("--search", type=path_argument, metavar="FILE", help="a search space, see search_spaces/")
     what.add_argument("--resume", metavar="NAME", help="go on with a sweep that was begun")
-    parser.add_argument("--config", metavar="FILE", help="a federation to search around, see configs/")
+    parser.add_argument(
+        "--config", type=path_argument, metavar="FILE", help="a federation to search around, see configs/"
+    )
     parser.add_argument("--trials", type=int, metavar="N", help="how many federations to run in all")
-    parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="fix a key of the federation")
+    parser.add_set("fix a key of the federation, or several")
     parser.add_argument("--name", help="of the new sweep (default: the search file's)")
     parser.add_argument("--address", help="a running Ray cluster, or 'auto' (default: start Ray on this machine)")
     parser.add_argument("--download", action="store_true", help="fetch the dataset first, if its folder is not there")

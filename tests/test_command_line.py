@@ -4,7 +4,7 @@ import sys
 
 import pytest
 
-from promptfleet.command_line import ArgumentParser, run
+from promptfleet.command_line import ArgumentParser, path_argument, run
 from promptfleet.errors import BackboneError, ConfigError, DataError, PromptfleetError, ResourceError
 
 
@@ -44,13 +44,46 @@ def test_status_is_what_main_returns(returned, status):
     assert outcome(lambda: returned) == status
 
 
-def test_a_wrong_option_is_one_line_without_usage(capsys):
-    parser = ArgumentParser(prog="train.py")
-    parser.add_argument("--set")
+@pytest.fixture
+def parser():
+    parser = ArgumentParser(prog="train.py", keys=lambda: ["clients", "rounds", "prompt_lr", "partition.alpha"])
+    parser.add_argument("--config", type=path_argument)
+    parser.add_set()
+    return parser
+
+
+@pytest.mark.parametrize(
+    ("arguments", "complaint"),
+    [
+        (["--clients", "5"], "unrecognized arguments: --clients 5; write --set clients=5"),
+        (
+            ["--clients=5", "--rounds", "3"],
+            "unrecognized arguments: --clients=5 --rounds 3; write --set clients=5 rounds=3",
+        ),
+        (["clients=5"], "unrecognized arguments: clients=5; write --set clients=5"),
+        (["--prompt-lr", "0.1"], "unrecognized arguments: --prompt-lr 0.1; write --set prompt_lr=0.1"),
+        (["--partition.alpha", "1"], "unrecognized arguments: --partition.alpha 1; write --set partition.alpha=1"),
+        (["--client", "5"], "unrecognized arguments: --client 5; did you mean --set clients=5?"),
+        (["--sett=1", "x"], "unrecognized arguments: --sett=1 x; did you mean '--set'?"),
+        (["--zzz"], "unrecognized arguments: --zzz"),
+        (["--zzz=s3://me:secret@b"], "unrecognized arguments: --zzz=s3://***@b"),
+        (["--config="], "argument --config: got '', should be a path"),
+    ],
+)
+def test_a_wrong_option_is_one_line_that_points_to_the_right_one(capsys, parser, arguments, complaint):
     with pytest.raises(SystemExit) as caught:
-        parser.parse_args(["--sett=1", "x"])
+        parser.parse_args(arguments)
     assert caught.value.code == 2
-    assert capsys.readouterr().err == "train.py: unrecognized arguments: --sett=1 x (see train.py --help)\n"
+    assert capsys.readouterr().err == f"train.py: {complaint} (see train.py --help)\n"
+
+
+def test_set_takes_several_again_and_again(parser):
+    assert parser.parse_args(["--set", "a=1", "b=2", "--config", "x", "--set", "c=3"]).set == ["a=1", "b=2", "c=3"]
+
+
+def test_a_path_starts_at_home(parser, monkeypatch):
+    monkeypatch.setenv("HOME", "/home/me")
+    assert parser.parse_args(["--config=~/x"]).config == "/home/me/x"
 
 
 def test_names_in_output_errors_and_the_log_draw_nothing(capsys, monkeypatch):

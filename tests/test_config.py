@@ -1,26 +1,32 @@
 import json
 from pathlib import Path
-from typing import Literal
+from typing import Literal, get_args
 
+import numpy as np
 import pytest
+import torch
 import yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from pydantic import Field, ValidationError
+from pydantic import AfterValidator, Field, ValidationError
 
+from promptfleet.assignments import parse_assignments
 from promptfleet.config import (
+    FederationConfig,
     Section,
     StorageConfig,
     build,
+    dotted_fields,
     dotted_keys,
     fingerprint_of,
     flatten,
     merge,
     nest,
-    parse_assignments,
     unknown_name,
 )
+from promptfleet.config_types import Name, expand_home, is_text
 from promptfleet.errors import ConfigError
+from promptfleet.methods import METHODS, config_class
 from promptfleet.methods.pfedmoap import PFedMoAPConfig
 from promptfleet.yaml_files import parse_yaml
 
@@ -78,7 +84,7 @@ def test_a_key_like_no_other_gets_the_list():
         ("weight_decay", float("inf"), "got inf, should be a finite number"),
         ("shuffle", "on", "got 'on', should be a valid boolean"),
         ("shuffle", 1, "got 1, should be a valid boolean"),
-        ("dataset", 3, "got 3, should be a valid string"),
+        ("dataset", 3, "got 3, should be text, which a file has in quotes"),
         ("lambda", -0.5, "got -0.5, should be greater than or equal to 0"),
         ("partition", 3, "got 3, should be a section of keys"),
         ("partition", None, "got None, should be a section of keys"),
@@ -179,28 +185,80 @@ def test_keys_with_an_alias_are_named_by_it():
     assert message({"inner": {"from": "a"}}, Outer) == "f.yaml: inner.from: got 'a', should be a valid integer"
 
 
+# Types
+
+
+def text_types():
+    for method in METHODS:
+        for key, field in dotted_fields(config_class(method)):
+            if is_text(field.annotation):
+                yield f"{method}: {key}", field
+
+
+def test_every_text_is_declared_as_a_path_or_as_a_name():
+    """A key that is a path is then expanded, and no new one is forgotten."""
+    paths, names = AfterValidator(expand_home), get_args(Name)[1].metadata[0]
+    for key, field in text_types():
+        marks = [*field.metadata, *(mark for branch in get_args(field.annotation) for mark in get_args(branch)[1:])]
+        marks = [inner for mark in marks for inner in (getattr(mark, "metadata", None) or [mark])]
+        assert (paths in marks) != (names in marks), f"{key}: should be FilePath or Name"
+
+
+@pytest.mark.parametrize("key", ["backbone.checkpoint", "data.root", "data.folder", "storage.path"])
+def test_a_path_starts_at_home(key, monkeypatch):
+    monkeypatch.setenv("HOME", "/home/me")
+    written = {"~": "/home/me", "~/runs": "/home/me/runs", "a/~": "a/~", "./~": "./~", "~unknown": "~unknown"}
+    for text, path in written.items():
+        assert flatten(make(**nest(key, text)).to_dict())[key] == path
+    assert flatten(make(**nest(key, Path("~/runs"))).to_dict())[key] == "/home/me/runs"
+    assert message(nest(key, "")) == f"f.yaml: {key}: got '', should be a path"
+    assert message(nest(key, "a\0b")).endswith("should be a path")
+    assert "there is no such home folder; write ./~unknown/runs" in message(nest(key, "~unknown/runs"))
+
+
+@pytest.mark.parametrize("number", [np.int64(3), np.uint8(3), np.array(3), torch.tensor(3)])
+def test_numbers_of_numpy_and_torch_are_numbers(number):
+    assert FederationConfig(clients=number) == FederationConfig(clients=3)
+    assert make(prompt_lr=np.float32(0.5), shuffle=np.bool_(False)) == make(prompt_lr=0.5, shuffle=False)
+    assert message({"clients": np.float64(3.5)}) == "f.yaml: clients: got 3.5, should be a valid integer"
+
+
+@pytest.mark.parametrize(
+    "key", ["prompt_lr", "weight_decay", "gate_lr", "lambda", "adversary.scale", "privacy.clip_norm"]
+)
+def test_a_number_that_float32_cannot_hold_is_refused(key):
+    assert message(nest(key, 1e300)).startswith(f"f.yaml: {key}: got 1e+300, should be at most 3.4e+38")
+
+
+@pytest.mark.parametrize("key", ["batch_size", "local_epochs", "runtime.retries", "checkpoints.keep", "seed"])
+def test_a_number_of_more_than_64_bits_is_refused(key):
+    assert f"f.yaml: {key}: got a number of 68 bits" in message(nest(key, 2**64))
+
+
 # Assignments
 
 
 def test_assignments_are_read_as_yaml_and_merged():
-    values = parse_assignments(["clients=5", "partition.alpha=1e-3", "partition={kind: iid}", "shuffle=false", "a= x "])
+    values = parse_assignments(
+        ["clients=5", "partition.alpha=1e-3", "partition={kind: iid}", "shuffle=false", "a= x "], {}
+    )
     assert values == {"clients": 5, "partition": {"alpha": 0.001, "kind": "iid"}, "shuffle": False, "a": "x"}
 
 
 def test_the_last_assignment_wins_and_values_may_hold_equals_signs():
-    assert parse_assignments(["a=1", "a=2", "b=x=y"]) == {"a": 2, "b": "x=y"}
+    assert parse_assignments(["a=1", "a=2", "b=x=y"], {}) == {"a": 2, "b": "x=y"}
 
 
 @pytest.mark.parametrize("text", ["clients", "=5", " =5", ""])
 def test_an_assignment_without_key_or_value_gets_the_form(text):
     with pytest.raises(ConfigError) as caught:
-        parse_assignments([text])
+        parse_assignments([text], {})
     assert str(caught.value) == f"--set {text}: write key=value, for example --set clients=5"
 
 
 def test_malformed_values_are_named_by_their_key():
     with pytest.raises(ConfigError, match=r"^--set partition\.alpha:1: malformed YAML: "):
-        parse_assignments(["partition.alpha=[1"])
+        parse_assignments(["partition.alpha=[1"], {})
 
 
 nested = st.recursive(

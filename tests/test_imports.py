@@ -12,13 +12,16 @@ import pytest
 from promptfleet.federation.fork_server.session import CLIENT_MODULES
 
 FOUNDATION = {
+    "assignments",
     "atomic_files",
     "command_line",
     "config",
+    "config_types",
     "devices",
     "errors",
     "escaping",
     "seeding",
+    "storage_address",
     "strict_json",
     "text_tables",
     "yaml_files",

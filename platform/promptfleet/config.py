@@ -12,12 +12,13 @@ import shlex
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
-from urllib.parse import urlsplit
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic.fields import FieldInfo
 
+from promptfleet.config_types import FilePath, Name, Seconds, check_size, is_text, may_be_none, plain
 from promptfleet.errors import ConfigError, did_you_mean
-from promptfleet.yaml_files import parse_yaml
+from promptfleet.storage_address import tidy_path
 
 Fraction = Annotated[float, Field(gt=0, le=1)]
 Share = Literal["auto"] | Annotated[float, Field(ge=0, allow_inf_nan=False)]
@@ -37,13 +38,23 @@ class Section(BaseModel):
         allow_inf_nan=False,
     )
 
+    @model_validator(mode="before")
+    @classmethod
+    def _plain_values(cls, values: Any) -> Any:
+        return {key: plain(value) for key, value in values.items()} if isinstance(values, Mapping) else values
+
+    @field_validator("*")
+    @classmethod
+    def _check_size(cls, value: Any) -> Any:
+        return check_size(value)
+
 
 class BackboneConfig(Section):
     """The frozen CLIP: glyph-clip, or an architecture of open_clip's and where its weights come from."""
 
-    name: str = Field("glyph-clip", description="glyph-clip, an open_clip architecture, or hf-hub:OWNER/MODEL")
-    pretrained: str | None = Field(None, description="open_clip's tag of the weights, or random")
-    checkpoint: str | None = Field(None, description="a local file of weights instead")
+    name: Name = Field("glyph-clip", description="glyph-clip, an open_clip architecture, or hf-hub:OWNER/MODEL")
+    pretrained: Name | None = Field(None, description="open_clip's tag of the weights, or random")
+    checkpoint: FilePath | None = Field(None, description="a local file of weights instead")
 
     @property
     def label(self) -> str:
@@ -89,8 +100,8 @@ class PartitionConfig(Section):
     val_fraction: float = Field(0.15, gt=0, lt=1, description="share of a client's samples kept for validation")
     test_fraction: float = Field(0.25, gt=0, lt=1, description="share of a client's samples kept for test")
     min_samples: int = Field(12, ge=3, description="fewest samples dealt to a client (dirichlet and quantity)")
-    file: str | None = Field(None, description="a partition that was saved; nothing else in this section has an effect")
-    fingerprint: str | None = Field(None, description="of the partition in the file; filled in when it is first read")
+    file: FilePath | None = Field(None, description="a saved partition; nothing else in this section has an effect")
+    fingerprint: Name | None = Field(None, description="of the partition in the file; filled in when it is first read")
 
     @model_validator(mode="after")
     def _check_file(self) -> "PartitionConfig":
@@ -102,8 +113,8 @@ class PartitionConfig(Section):
 class DataConfig(Section):
     """Where datasets lie."""
 
-    root: str = Field("data", description="folder with one subfolder per dataset; digits needs none")
-    folder: str | None = Field(
+    root: FilePath = Field("data", description="folder with one subfolder per dataset; digits needs none")
+    folder: FilePath | None = Field(
         None, description="the dataset's subfolder of root, where it has another name than usual"
     )
 
@@ -129,9 +140,9 @@ class RuntimeConfig(Section):
         "auto", description="fork workers from one process instead of importing everything anew; auto: where possible"
     )
     threads_per_client: int = Field(1, ge=1, description="CPU threads of one client's arithmetic")
-    start_timeout_s: float = Field(300, gt=0, description="how long actors may take to start")
-    client_timeout_s: float = Field(3600, gt=0, description="how long one client's update or evaluation may take")
-    server_timeout_s: float = Field(600, gt=0, description="how long the server may take to select or to aggregate")
+    start_timeout_s: Seconds = Field(300, description="how long actors may take to start")
+    client_timeout_s: Seconds = Field(3600, description="how long one client's update or evaluation may take")
+    server_timeout_s: Seconds = Field(600, description="how long the server may take to select or to aggregate")
     on_client_failure: Literal["retry", "drop", "fail"] = Field(
         "retry",
         description="of a client that raised, hung or died: do it again; leave its update out of the round; stop",
@@ -195,16 +206,14 @@ class CheckpointsConfig(Section):
 class StorageConfig(Section):
     """Where results, features, studies and the MLflow store lie."""
 
-    path: str = Field("results", description="a folder, or an address such as s3://bucket/prefix, see docs/cluster.md")
+    path: FilePath = Field(
+        "results", description="a folder, or an address like s3://bucket/prefix, see docs/cluster.md"
+    )
 
     @field_validator("path")
     @classmethod
-    def _tidy_address(cls, path: str) -> str:
-        if "://" not in path:
-            return path
-        if "@" in urlsplit(path).netloc:
-            raise ValueError("got credentials in an address, should be without, since the environment has them")
-        return path.rstrip("/")
+    def _tidy(cls, path: str) -> str:
+        return tidy_path(path)
 
     @property
     def address(self) -> str | None:
@@ -241,8 +250,8 @@ class FederationConfig(Section):
     """
 
     seed: int = Field(0, ge=0)
-    method: str = Field("pfedmoap", description="a name from promptfleet.methods")
-    dataset: str = Field("digits", description="a name from promptfleet.data.datasets")
+    method: Name = Field("pfedmoap", description="a name from promptfleet.methods")
+    dataset: Name = Field("digits", description="a name from promptfleet.data.datasets")
     clients: int = Field(10, ge=1)
     rounds: int = Field(10, ge=1)
     participation: Fraction = Field(1.0, description="share of the clients that train in a round")
@@ -331,11 +340,15 @@ def build(model: type[ModelT], values: Mapping[str, Any], *, source: str) -> Mod
 
 def check_keys(model: type[Section], values: Mapping[str, Any], *, source: str) -> None:
     """Raise ConfigError at the first key that ``model`` does not have, naming the nearest one it has."""
-    known = list(dotted_keys(model))
+    for key in unknown_keys(model, values):
+        raise unknown_key(key, dotted_keys(model), source=source)
+
+
+def unknown_keys(model: type[Section], values: Mapping[str, Any]) -> Iterator[str]:
+    """Yield the dotted keys in ``values`` that ``model`` does not have."""
+    known = set(dotted_keys(model))
     sections = {key.rsplit(".", 1)[0] for key in known if "." in key}
-    for key in _given_keys(values, sections):
-        if key not in known and key not in sections:
-            raise unknown_key(key, known, source=source)
+    yield from (key for key in _given_keys(values, sections) if key not in known and key not in sections)
 
 
 def unknown_key(key: str, known: Iterable[str], *, source: str) -> ConfigError:
@@ -353,25 +366,24 @@ def unknown_name(what: str, name: str, known: Iterable[str]) -> ConfigError:
     return ConfigError(f"unknown {what} {name!r}; {hint}")
 
 
-def dotted_keys(model: type[Section], prefix: str = "") -> Iterator[str]:
-    """Every key a file may set, as ``section.key``."""
+def dotted_fields(model: type[Section], prefix: str = "") -> Iterator[tuple[str, FieldInfo]]:
+    """Every key a file may set, as ``section.key``, and what there is to know of it."""
     for name, field in model.model_fields.items():
         key = prefix + (field.alias or name)
         if isinstance(field.annotation, type) and issubclass(field.annotation, Section):
-            yield from dotted_keys(field.annotation, key + ".")
+            yield from dotted_fields(field.annotation, key + ".")
         else:
-            yield key
+            yield key, field
 
 
-def parse_assignments(assignments: Iterable[str]) -> dict[str, Any]:
-    """Turn ``["clients=5", "partition.alpha=0.1"]`` into nested values; the right side is read as YAML."""
-    values: dict[str, Any] = {}
-    for assignment in assignments:
-        key, equals, text = assignment.partition("=")
-        if not equals or not key.strip():
-            raise ConfigError(f"--set {assignment}: write key=value, for example --set clients=5")
-        values = merge(values, nest(key.strip(), parse_yaml(text, source=f"--set {key.strip()}")))
-    return values
+def dotted_keys(model: type[Section]) -> Iterator[str]:
+    """Every key a file may set, as ``section.key``."""
+    return (key for key, _ in dotted_fields(model))
+
+
+def text_keys(model: type[Section]) -> dict[str, bool]:
+    """The dotted keys whose values are text, and whether null is one of them."""
+    return {key: may_be_none(field.annotation) for key, field in dotted_fields(model) if is_text(field.annotation)}
 
 
 def nest(key: str, value: Any) -> dict[str, Any]:
@@ -418,6 +430,8 @@ def _explain(problems: list[Mapping[str, Any]]) -> str:
     """One sentence for the problems of one key; a union gives one problem per branch."""
     if problems[0]["type"] == "value_error":
         return str(problems[0]["ctx"]["error"])
+    if problems[0]["type"] == "string_type" and isinstance(problems[0]["input"], int | float):
+        return f"got {problems[0]['input']!r}, should be text, which a file has in quotes"
     wanted = [
         "a section of keys" if problem["type"] == "model_type" else problem["msg"].removeprefix("Input should be ")
         for problem in problems

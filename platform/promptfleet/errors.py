@@ -1,18 +1,25 @@
 """The mistakes a user can make. Each ends in one line on stderr and exit status 2."""
 
 import difflib
+import re
 from collections.abc import Iterable
 
 from promptfleet.escaping import printable
 
 LONGEST = 2000  # characters of a message
+SECRET_OPTION = re.compile(
+    r"secret|passw|pwd|token|signature|^sig$|(access|account|api|private|shared)[_-]?key|^key$|^sas|credential(?!_kind)",
+    re.IGNORECASE,
+)
+_IN_ADDRESS = re.compile(r"(\w[\w+.-]*://)[^\s'\"@]*:[^\s'\"@]*@")
+_OPTION = re.compile(r"([?&]([^=&\s]+)=)[^&\s'\"]+")
 
 
 class PromptfleetError(Exception):
     """Root of everything promptfleet raises on purpose; its text, one line, is meant for the user as it is."""
 
     def __str__(self) -> str:
-        text = printable(super().__str__())
+        text = mask_secrets(printable(super().__str__()))
         half = LONGEST // 2
         return text if len(text) <= LONGEST else f"{text[:half]} ... {text[-half:]}"
 
@@ -35,6 +42,12 @@ class ResourceError(PromptfleetError):
 
 class FederationError(PromptfleetError):
     """A federation that cannot go on: too many of its processes died, or its clients failed too often."""
+
+
+def mask_secrets(text: str) -> str:
+    """Return ``text`` with ``***`` for the passwords and keys of the addresses in it."""
+    text = _IN_ADDRESS.sub(r"\1***@", text)
+    return _OPTION.sub(lambda found: f"{found[1]}***" if SECRET_OPTION.search(found[2]) else found[0], text)
 
 
 def first_line(error: BaseException) -> str:

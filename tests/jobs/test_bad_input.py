@@ -113,7 +113,7 @@ def test_an_option_that_cannot_be_meant(job, space, arguments, parts):
         (["--set", "storage.path=file:///tmp/x", "--out", "/y"], ["--out /y: should be a folder at file:///tmp/x"]),
         (["--set", "storage.path=s3://a:b@x/y"], ["storage.path: got credentials in an address"]),
         (["--set", "a\nb"], ["--set a\\nb: write key=value"]),
-        (["--set", "method=[" + "[" * 99], ["malformed YAML: nested too deeply"]),
+        (["--set", "clients=[" + "[" * 99], ["malformed YAML: nested too deeply"]),
         (["--set", "clients=" + "9" * 5000], ["malformed YAML: Exceeds the limit"]),
         (["--set", "method=os:getcwd"], ["method 'os:getcwd' is not a subclass of"]),
         (["--set", "clints=3"], ["--set: unknown key 'clints'; did you mean 'clients'?"]),

@@ -6,6 +6,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+from promptfleet.assignments import parse_assignments, unfold
 from promptfleet.config import (
     WHERE_AND_HOW,
     FederationConfig,
@@ -14,11 +15,11 @@ from promptfleet.config import (
     flatten,
     merge,
     nest,
-    parse_assignments,
+    text_keys,
 )
 from promptfleet.errors import ConfigError
 from promptfleet.federation.partitioning import with_partition_fingerprint
-from promptfleet.federation.settings import check_known, federation_config, values_for
+from promptfleet.federation.settings import check_known, federation_config, text_keys_of, values_for
 from promptfleet.methods import METHODS, config_class
 from promptfleet.search.spec import SweepSpec, kept_at, parse_sweep
 from promptfleet.yaml_files import read_yaml
@@ -121,7 +122,8 @@ def read_comparison(
     """
     if concurrent < 1:
         raise ConfigError(f"--concurrent: got {concurrent}, should be at least 1")
-    from_file, overrides = read_yaml(path) if path is not None else {}, parse_assignments(assignments)
+    from_file = unfold(read_yaml(path), source=str(path)) if path is not None else {}
+    overrides = parse_assignments(assignments, _text_keys(methods))
     from_file.pop("method", None)  # of a preset for a single federation
     for values, source in ((from_file, str(path)), (overrides, "--set")):
         _check_values(values, methods, source)
@@ -173,6 +175,15 @@ def _common_keys() -> frozenset[str]:
     return frozenset(dotted_keys(FederationConfig))
 
 
+def _text_keys(methods: Sequence[str]) -> dict[str, bool]:
+    own = {
+        f"methods.{method}.{key}": optional
+        for method in methods
+        for key, optional in text_keys(config_class(method)).items()
+    }
+    return {**text_keys_of(methods), **own}
+
+
 def _shared_part(values: Mapping[str, Any]) -> dict[str, Any]:
     return {key: value for key, value in values.items() if key != "methods"}
 
@@ -220,7 +231,8 @@ def _read_tuning(
 
     What ``--set`` gives is not searched. A method with an empty space is left as it is.
     """
-    values, source = read_yaml(path), str(path)
+    source = str(path)
+    values = unfold(read_yaml(path), source=source, closed=("methods",))
     spaces = values.get("methods")
     if not isinstance(spaces, Mapping) or not all(isinstance(space, Mapping | None) for space in spaces.values()):
         raise ConfigError(f"{source}: methods: should be {{NAME: {{key: {{float: [low, high]}}, ...}}}}")

@@ -1,10 +1,12 @@
 """The partition that a configuration asks for."""
 
 from collections.abc import Mapping
+from os import PathLike, fspath
 from pathlib import Path
 from typing import Any
 
 from promptfleet.config import FederationConfig, merge
+from promptfleet.config_types import expand_home
 from promptfleet.data.partition import Partition, make_partition
 from promptfleet.data.partition_file import check_fits, load_partition
 from promptfleet.data.samples import Samples
@@ -38,7 +40,11 @@ def with_partition_fingerprint(values: Mapping[str, Any]) -> Mapping[str, Any]:
     """
     section = values.get("partition")
     path = section.get("file") if isinstance(section, Mapping) else None
-    if not isinstance(path, str) or section.get("fingerprint") is not None:
+    if not isinstance(path, str | PathLike) or section.get("fingerprint") is not None:
         return values
-    found = {"file": str(Path(path).absolute()), "fingerprint": load_partition(path).partition.fingerprint()}
+    try:
+        path = Path(expand_home(fspath(path))).absolute()
+    except ValueError:  # which the configuration's own check says
+        return values
+    found = {"file": str(path), "fingerprint": load_partition(path).partition.fingerprint()}
     return merge(values, {"partition": found})

@@ -1,9 +1,10 @@
 """From files, ``--set`` and plain values to the configuration of one federation."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from promptfleet.assignments import parse_assignments, split_assignment, unfold
 from promptfleet.config import (
     FederationConfig,
     StorageConfig,
@@ -12,22 +13,49 @@ from promptfleet.config import (
     flatten,
     merge,
     nest,
-    parse_assignments,
+    text_keys,
     unknown_key,
+    unknown_keys,
 )
+from promptfleet.errors import ConfigError, did_you_mean
 from promptfleet.federation.partitioning import with_partition_fingerprint
-from promptfleet.methods import config_class
+from promptfleet.methods import METHODS, config_class
 from promptfleet.yaml_files import read_yaml
+
+DEFAULT_METHOD = FederationConfig.model_fields["method"].default
 
 
 def config_model(values: Mapping[str, Any]) -> type[FederationConfig]:
     """The configuration class of the method that ``values`` name, or of the default one. Raises ConfigError."""
-    return config_class(values.get("method", FederationConfig.model_fields["method"].default))
+    return config_class(values.get("method", DEFAULT_METHOD))
 
 
 def federation_config(values: Mapping[str, Any], *, source: str = "configuration") -> FederationConfig:
     """Validate nested values; ``method`` decides which further keys there are. Raises ConfigError."""
-    return build(config_model(values), with_partition_fingerprint(values), source=source)
+    model = config_model(values)
+    for key in unknown_keys(model, values):
+        raise unknown_federation_key(key, [values.get("method", DEFAULT_METHOD)], source=source)
+    return build(model, with_partition_fingerprint(values), source=source)
+
+
+def all_keys() -> list[str]:
+    """Every dotted key of any method's federation."""
+    return list(dict.fromkeys(key for method in METHODS for key in dotted_keys(config_class(method))))
+
+
+def unknown_federation_key(key: str, methods: Sequence[str], *, source: str) -> ConfigError:
+    """The error for a key that none of the methods has: whose key it is, or the nearest one that exists."""
+    owners = [name for name in METHODS if key in dotted_keys(config_class(name))]
+    if owners:
+        return ConfigError(
+            f"{source}: unknown key {key!r} with method {' or '.join(methods)}: it is a key of {', '.join(owners)}; "
+            f"leave it out, or set method={owners[0]}"
+        )
+    known = list(dict.fromkeys(key for method in methods for key in dotted_keys(config_class(method))))
+    others = [other for other in all_keys() if other not in known]
+    if not did_you_mean(key, known, cutoff=0.75) and (hint := did_you_mean(key, others, cutoff=0.75)):
+        return ConfigError(f"{source}: unknown key {key!r}; {hint} (a key that {' or '.join(methods)} does not have)")
+    return unknown_key(key, known, source=source)
 
 
 def values_for(method: str, values: Mapping[str, Any]) -> dict[str, Any]:
@@ -45,7 +73,7 @@ def check_known(methods: Sequence[str], values: Mapping[str, Any], *, source: st
     known = list(dict.fromkeys(key for method in methods for key in dotted_keys(config_class(method))))
     for key in flatten(values):
         if not _is_known(key, known):
-            raise unknown_key(key, known, source=source)
+            raise unknown_federation_key(key, methods, source=source)
 
 
 def _is_known(key: str, known: Sequence[str]) -> bool:
@@ -55,14 +83,27 @@ def _is_known(key: str, known: Sequence[str]) -> bool:
 
 def read_federation_config(path: str | Path | None, assignments: Sequence[str] = ()) -> FederationConfig:
     """Defaults, then a YAML file if one is given, then ``key=value`` assignments: later ones win."""
-    values = read_yaml(path) if path is not None else {}
+    values = unfold(read_yaml(path), source=str(path)) if path is not None else {}
     if values:
         federation_config(values, source=str(path))
-    overrides = parse_assignments(assignments)
+    overrides = read_assignments(assignments, [values.get("method", DEFAULT_METHOD)])
     source = "--set" if overrides else str(path or "defaults")
     return federation_config(merge(values, overrides), source=source)
 
 
+def read_assignments(assignments: Sequence[str], methods: Iterable[str]) -> dict[str, Any]:
+    """Nested values of ``key=value`` assignments for federations of these methods, or of the one that they name."""
+    named = [text for key, text in map(split_assignment, assignments) if key == "method"][-1:]
+    return parse_assignments(assignments, text_keys_of(named or methods))
+
+
+def text_keys_of(methods: Iterable[str]) -> dict[str, bool]:
+    """``text_keys`` of all these methods' configurations."""
+    return {key: optional for method in methods for key, optional in text_keys(config_class(method)).items()}
+
+
 def assigned_storage(assignments: Sequence[str]) -> StorageConfig:
     """Where to look for what is resumed: what ``key=value`` assignments say of it, and its default."""
-    return build(StorageConfig, parse_assignments(assignments).get("storage", {}), source="--set storage")
+    entries = [entry for entry in assignments if split_assignment(entry)[0].split(".")[0] == "storage"]
+    values = parse_assignments(entries, text_keys(FederationConfig))
+    return build(StorageConfig, values.get("storage", {}), source="--set storage")

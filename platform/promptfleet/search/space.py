@@ -6,7 +6,7 @@ from typing import Any
 
 from promptfleet.errors import ConfigError
 
-Value = int | float | str | bool
+Value = int | float | str | bool | None
 LARGEST_INT = 2**53  # above, not every integer is a float, which a study keeps it as
 MOST_CHOICES = 1000
 
@@ -98,7 +98,7 @@ def parse_parameter(key: str, entry: Any, *, source: str) -> Parameter:
 def _choice(values: Any, where: str) -> Choice:
     if not isinstance(values, list) or not values or not all(isinstance(value, Value) for value in values):
         raise ConfigError(
-            f"{where}.choice: got {values!r}, should be a list of at least one number, word or truth value"
+            f"{where}.choice: got {values!r}, should be a list of at least one number, word, truth value or null"
         )
     if any(_is_number(value, int) and abs(value) > LARGEST_INT for value in values):
         raise ConfigError(f"{where}.choice: got {values!r}, should be within -2**53 and 2**53")

@@ -9,6 +9,7 @@ from typing import Any, Literal
 
 from pydantic import Field
 
+from promptfleet.assignments import unfold
 from promptfleet.config import (
     WHERE_AND_HOW,
     FederationConfig,
@@ -19,12 +20,20 @@ from promptfleet.config import (
     flatten,
     merge,
     nest,
-    parse_assignments,
     unknown_key,
 )
 from promptfleet.errors import ConfigError
 from promptfleet.federation.partitioning import with_partition_fingerprint
-from promptfleet.federation.settings import check_known, config_model, federation_config, values_for
+from promptfleet.federation.settings import (
+    DEFAULT_METHOD,
+    all_keys,
+    check_known,
+    config_model,
+    federation_config,
+    read_assignments,
+    unknown_federation_key,
+    values_for,
+)
 from promptfleet.search.space import Choice, Parameter, parse_parameter
 from promptfleet.yaml_files import read_yaml
 
@@ -125,9 +134,9 @@ def read_sweep(
     Raises:
         ConfigError: what is wrong, in which file or option, and what would be right.
     """
-    values = read_yaml(path)
+    values = unfold(read_yaml(path), source=str(path), closed=("space",))
     if config is not None:
-        keys = read_yaml(config)
+        keys = unfold(read_yaml(config), source=str(config))
         federation_config(keys, source=str(config))
         values = {**values, "federation": merge(_mapping(values, "federation", str(path)), keys)}
     return parse_sweep(values, assignments, trials=trials, source=str(path))
@@ -147,11 +156,12 @@ def parse_sweep(
     known = [*dotted_keys(SweepSettings), "federation", "space"]
     for key in settings_values:
         if key not in known:
-            raise unknown_key(str(key), known, source=source)
+            raise _unknown_setting(key, known, source)
     settings = build(SweepSettings, settings_values, source=source)
     if trials is not None:
         settings = build(SweepSettings, {**settings_values, "trials": trials}, source="--trials")
-    federation, overrides = _mapping(values, "federation", source), parse_assignments(assignments)
+    federation = _mapping(values, "federation", source)
+    overrides = read_assignments(assignments, _methods(_mapping(values, "space", source), federation))
     base = with_partition_fingerprint(merge(federation, overrides))
     space = _parameters(_mapping(values, "space", source), overrides, settings.sampler, source)
     if "method" in space:
@@ -166,6 +176,19 @@ def parse_sweep(
     for _ in spec.extreme_configs(f"{source} with --set" if overrides else f"{source}: space"):
         pass
     return spec
+
+
+def _unknown_setting(key: str, known: Sequence[str], source: str) -> ConfigError:
+    if key.split(".")[0] in {known.split(".")[0] for known in all_keys()} - set(known):
+        return ConfigError(f"{source}: unknown key {key!r}; it is a key of the federation: put it under 'federation'")
+    return unknown_key(key, known, source=source)
+
+
+def _methods(space: Mapping[str, Any], federation: Mapping[str, Any]) -> list[Any]:
+    """The methods whose federations ``--set`` may be for, as a search file has them."""
+    searched = space.get("method")
+    choice = searched.get("choice") if isinstance(searched, Mapping) else None
+    return choice if isinstance(choice, list) else [federation.get("method", DEFAULT_METHOD)]
 
 
 def _parameters(
@@ -195,7 +218,8 @@ def _check_searched(
     known = [key for key in first if all(key in keys for keys in others)]
     for key in entries:
         if key not in known:
-            raise unknown_key(str(key), known, source=f"{source}: space")
+            names = [values.get("method", DEFAULT_METHOD) for values in methods]
+            raise unknown_federation_key(str(key), names, source=f"{source}: space")
     if not space:
         raise ConfigError(f"{source}: nothing to search: 'space' needs at least one key that --set does not fix")
 

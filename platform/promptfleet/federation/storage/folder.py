@@ -6,9 +6,9 @@ from pathlib import Path
 import yaml
 
 from promptfleet.atomic_files import replacing
-from promptfleet.config import WHERE_AND_HOW, FederationConfig, StorageConfig, merge, parse_assignments
+from promptfleet.config import WHERE_AND_HOW, FederationConfig, StorageConfig, merge
 from promptfleet.errors import ConfigError
-from promptfleet.federation.settings import assigned_storage, federation_config
+from promptfleet.federation.settings import assigned_storage, federation_config, read_assignments
 from promptfleet.federation.storage.checkpoint import clear_checkpoints, newest_round
 from promptfleet.federation.storage.kept_rows import clear_rows
 from promptfleet.federation.storage.remote import RemoteFolder, remote_folder, until_it_answers
@@ -74,7 +74,7 @@ def resumed_config(folder: Path, assignments: Sequence[str]) -> FederationConfig
         raise ConfigError(f"--resume {folder}: no federation was begun there (it has no {CONFIG_FILE})")
     values = read_yaml(folder / CONFIG_FILE)
     begun = federation_config(values, source=str(folder / CONFIG_FILE))
-    config = federation_config(merge(values, parse_assignments(assignments)), source="--set")
+    config = federation_config(merge(values, read_assignments(assignments, [begun.method])), source="--set")
     if config.storage.address != storage.address:
         raise ConfigError(
             f"--resume {folder}: its storage.path is {config.storage.path}; go on with what is there by "

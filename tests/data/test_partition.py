@@ -5,7 +5,6 @@ from hypothesis import strategies as st
 
 from promptfleet.data.client_split import keep_shots, split_client
 from promptfleet.data.dataset import Part
-from promptfleet.data.partition import Partition
 from promptfleet.errors import ConfigError, DataError
 from tests.data.partitions import label_counts, made_up_labels, made_up_samples, owned, partition
 
@@ -107,20 +106,6 @@ def test_fractions_that_leave_nothing_to_train_on():
         "partition.val_fraction=0.5 and partition.test_fraction=0.5 leave nothing to train on; "
         "make their sum less than 1"
     )
-
-
-def test_json_round_trip():
-    made = partition(made_up_labels(4, 20), 3)
-    back = Partition.from_json(made.to_json())
-    assert back.fingerprint() == made.fingerprint()
-    assert back.clients[1].train.dtype == np.int64
-    np.testing.assert_array_equal(back.clients[1].train, made.clients[1].train)
-
-
-@pytest.mark.parametrize("text", ["", "5", "{}", '{"clients": [[]]}', '{"clients": [{"train": [0]}]}'])
-def test_json_of_something_else(text):
-    with pytest.raises(DataError, match="not a partition written by to_json"):
-        Partition.from_json(text)
 
 
 # One client's split

@@ -40,10 +40,11 @@ def test_what_is_saved_is_loaded(path):
 @pytest.mark.parametrize(
     ("text", "complaint"),
     [
-        ("", "damaged (Expecting value: line 1 column 1 (char 0))"),
-        ("[]", "no partition, its 'format' should be 'promptfleet-partition'"),
+        ("", "damaged, or no partition (Invalid JSON: EOF while parsing a value at line 1 column 0)"),
+        ("{}", "no partition, its 'format' should be 'promptfleet-partition'"),
+        ("[" * 200_000, "damaged, or no partition (Invalid JSON: recursion limit exceeded at line 1 column 202)"),
         ('{"format": "promptfleet-partition", "version": 2}', "format version 2, this promptfleet reads 1"),
-        ('{"format": "promptfleet-partition", "version": 1}', "damaged, 'dataset' is missing"),
+        ('{"format": "promptfleet-partition", "version": 1}', "damaged, or no partition (dataset: Field required)"),
     ],
 )
 def test_another_file_is_refused(path, text, complaint):
@@ -61,16 +62,41 @@ def test_a_missing_file_and_a_folder(path):
     [
         ({"train": [1, 2], "val": [3], "test": []}, "client 1 has no samples in 'test'"),
         ({"train": [1, 30], "val": [3], "test": [4]}, "client 1 has sample 30 in 'train', there are 30"),
-        ({"train": [1, 2], "val": [0], "test": [4]}, "sample 0 stands twice, the second time with client 1"),
-        ({"train": [1, 2], "val": [1], "test": [4]}, "sample 1 stands twice, the second time with client 1"),
-        ({"train": [1, 1], "val": [2], "test": [4]}, "sample 1 stands twice, the second time with client 1"),
-        ({"train": [[1]], "val": [2], "test": [4]}, "client 1: 'train' is no list of samples"),
-        ({"train": [1]}, "not a partition"),
+        ({"train": [1, 2], "val": [0], "test": [4]}, "sample 0 is assigned twice, the second time to client 1"),
+        ({"train": [1, 2], "val": [1], "test": [4]}, "sample 1 is assigned twice, the second time to client 1"),
+        ({"train": [1, 1], "val": [2], "test": [4]}, "sample 1 is assigned twice, the second time to client 1"),
+        (
+            {"train": [[1]], "val": [2], "test": [4]},
+            "damaged, or no partition (clients.1.train.0: Input should be a valid integer)",
+        ),
+        ({"train": [1]}, "damaged, or no partition (clients.1.val: Field required)"),
+        ({"train": [1], "val": [2], "test": [3], "more": [4]}, "(clients.1.more: Unexpected keyword argument)"),
     ],
 )
 def test_what_no_partition_may_be(path, second, complaint):
     rewrite(path, clients=[{"train": [0], "val": [10], "test": [20]}, second])
     assert complaint in refusal(path)
+
+
+@pytest.mark.parametrize("number", [0.7, 1.0, "0", True, None, -1, 10**30, [0], {}])
+@pytest.mark.parametrize("key", ["samples", "classes", "clients"])
+def test_only_integers_from_0_on_are_numbers(path, key, number):
+    value = [{"train": [0], "val": [10], "test": [number]}] if key == "clients" else number
+    assert refusal(rewrite(path, **{key: value})).startswith(f"{path}: damaged, or no partition ({key}")
+
+
+def test_claimed_numbers_take_no_memory(path):
+    """``samples`` of 1e18 would be eight exabytes."""
+    clients = [{"train": [0], "val": [10**17], "test": [10**18 - 1]}]
+    assert load_partition(rewrite(path, samples=10**18, clients=clients)).samples == 10**18
+    with pytest.raises(DataError, match="made for made-up with 1000000000000000000 samples"):
+        check_fits(load_partition(path), path, SAMPLES, dataset="made-up", clients=1)
+    clients[0]["val"] = clients[0]["test"]
+    assert "sample 999999999999999999 is assigned twice" in refusal(rewrite(path, clients=clients))
+
+
+def test_a_partition_has_clients(path):
+    assert "(clients: List should have at least 1 item" in refusal(rewrite(path, clients=[]))
 
 
 def test_a_changed_file_is_noticed_and_a_handmade_one_taken(path):

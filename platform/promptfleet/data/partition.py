@@ -20,7 +20,7 @@ MAX_DRAWS = 100  # of a scheme, until everybody has something of the published t
 
 @dataclass(frozen=True, eq=False)
 class Partition:
-    """The splits of all clients; ``clients[i]`` is client ``i``'s. No sample stands twice."""
+    """The splits of all clients; ``clients[i]`` is client ``i``'s. No sample is assigned twice."""
 
     clients: tuple[ClientSplit, ...]
 
@@ -32,18 +32,6 @@ class Partition:
         """One object per client with the sample indices of its parts."""
         parts = [{name: part.tolist() for name, part in vars(split).items()} for split in self.clients]
         return json.dumps({"clients": parts}, separators=(",", ":"))
-
-    @classmethod
-    def from_json(cls, text: str) -> "Partition":
-        """Read what ``to_json`` wrote. Raises DataError if ``text`` is anything else."""
-        try:
-            splits = [
-                ClientSplit(**{name: np.array(part, dtype=np.int64) for name, part in client.items()})
-                for client in json.loads(text)["clients"]
-            ]
-        except (ValueError, TypeError, KeyError, AttributeError, OverflowError) as error:
-            raise DataError(f"not a partition written by to_json ({type(error).__name__}: {error})") from None
-        return cls(tuple(splits))
 
 
 @dataclass(frozen=True, eq=False)

@@ -4,15 +4,17 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
+from pydantic import ConfigDict, Field
 
 from promptfleet.atomic_files import replacing
+from promptfleet.data.client_split import ClientSplit
 from promptfleet.data.partition import Partition
-from promptfleet.data.regular_files import open_regular
 from promptfleet.data.samples import Samples
 from promptfleet.errors import DataError, first_line
+from promptfleet.strict_json import Count, Counts, parse_json
 
 FORMAT, VERSION = "promptfleet-partition", 1
 _PARTS = ("train", "val", "test")
@@ -56,31 +58,59 @@ def save_partition(
 def load_partition(path: str | Path) -> StoredPartition:
     """Read what ``save_partition`` wrote, or what somebody else wrote in its format.
 
+    Memory is bounded by the file's size, whatever numbers are in it.
+
     Raises:
-        DataError: if the file is missing, no such file, or no partition: a client without samples in a part, a sample
-            that stands twice or that the dataset does not have.
+        DataError: if the file is missing or no partition: a client without samples in a part, a sample that is
+            assigned twice or that the dataset does not have.
     """
     try:
-        with open_regular(path) as file:
-            values = json.loads(file.read().decode("utf-8"))
-        if not isinstance(values, dict) or values.get("format") != FORMAT:
+        text = Path(path).read_bytes()
+        head = parse_json(_Head, text)
+        if head.format != FORMAT:
             raise DataError(f"{path}: no partition, its 'format' should be {FORMAT!r}")
-        if values.get("version") != VERSION:
-            raise DataError(f"{path}: format version {values.get('version')!r}, this promptfleet reads {VERSION}")
-        dataset, samples, classes = values["dataset"], int(values["samples"]), int(values["classes"])
-        partition = Partition.from_json(json.dumps({"clients": values["clients"]}))
+        if head.version != VERSION:
+            raise DataError(f"{path}: format version {head.version!r}, this promptfleet reads {VERSION}")
+        found = parse_json(_Content, text)
     except FileNotFoundError:
         raise DataError(f"{path}: there is no such file") from None
     except OSError as error:
         raise DataError(f"{path}: cannot be read ({error.strerror})") from None
-    except KeyError as error:
-        raise DataError(f"{path}: damaged, {error.args[0]!r} is missing") from None
-    except (ValueError, TypeError) as error:
-        raise DataError(f"{path}: damaged ({first_line(error)})") from None
-    _check_samples(path, partition, samples)
-    if values.get("fingerprint") not in (None, partition.fingerprint()):
+    except ValueError as error:
+        raise DataError(f"{path}: damaged, or no partition ({first_line(error)})") from None
+    partition = Partition(tuple(ClientSplit(*_arrays(client)) for client in found.clients))
+    _check_samples(path, partition, found.samples)
+    if found.fingerprint not in (None, partition.fingerprint()):
         raise DataError(f"{path}: changed since it was written; remove its 'fingerprint' if that was meant")
-    return StoredPartition(partition, dataset, samples, classes)
+    return StoredPartition(partition, found.dataset, found.samples, found.classes)
+
+
+@dataclass(frozen=True)
+class _Head:
+    format: Any = None
+    version: Any = None
+
+
+@dataclass(frozen=True)
+class _Client:
+    __pydantic_config__ = ConfigDict(extra="forbid")
+
+    train: Counts
+    val: Counts
+    test: Counts
+
+
+@dataclass(frozen=True)
+class _Content:
+    dataset: str
+    samples: Count
+    classes: Count
+    clients: Annotated[list[_Client], Field(min_length=1, fail_fast=True)]
+    fingerprint: str | None = None
+
+
+def _arrays(client: _Client) -> list[np.ndarray]:
+    return [np.array(getattr(client, name), dtype=np.int64) for name in _PARTS]
 
 
 def check_fits(stored: StoredPartition, path: str | Path, samples: Samples, *, dataset: str, clients: int) -> None:
@@ -101,17 +131,17 @@ def _dataset_text(dataset: str, samples: int, classes: int) -> str:
 
 
 def _check_samples(path: str | Path, partition: Partition, samples: int) -> None:
-    owner = np.full(samples, -1)
     for client, split in enumerate(partition.clients):
         for name in _PARTS:
             part = getattr(split, name)
-            if part.ndim != 1:
-                raise DataError(f"{path}: client {client}: {name!r} is no list of samples")
             if not len(part):
                 raise DataError(f"{path}: client {client} has no samples in {name!r}")
-            if not 0 <= part.min() <= part.max() < samples:
+            if part.max() >= samples:
                 raise DataError(f"{path}: client {client} has sample {part.max()} in {name!r}, there are {samples}")
-            twice = part[owner[part] >= 0] if len(np.unique(part)) == len(part) else part[np.bincount(part)[part] > 1]
-            if len(twice):
-                raise DataError(f"{path}: sample {twice[0]} stands twice, the second time with client {client}")
-            owner[part] = client
+    owned = [split.samples() for split in partition.clients]
+    everything, owner = np.concatenate(owned), np.repeat(np.arange(len(owned)), list(map(len, owned)))
+    order = everything.argsort(kind="stable")  # so that of equal samples the first client's comes first
+    again = order[1:][np.diff(everything[order]) == 0]
+    if len(again):
+        sample, client = everything[again.min()], owner[again.min()]
+        raise DataError(f"{path}: sample {sample} is assigned twice, the second time to client {client}")

@@ -20,6 +20,7 @@ FOUNDATION = {
     "devices",
     "errors",
     "escaping",
+    "pickle_outline",
     "seeding",
     "storage_address",
     "strict_json",

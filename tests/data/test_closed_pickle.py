@@ -130,6 +130,11 @@ def test_other_kinds_of_arrays_are_refused(pickled, array, dtype):
         (b"K\x01K\x02\x86", b"K\x01K\x03\x86", "more or fewer bytes than its shape says"),
         (b"K\x01K\x02\x86", b"J\xff\xff\xff\xffJ\xfe\xff\xff\xff\x86", "an impossible shape"),  # -1 x -2
         (b"K\x01K\x02\x86", b"K\x00\x8a\x05\x00\x00\x00\x00\x7f\x86", "an impossible shape"),  # 0 x 2**39
+        (b"K\x01K\x02\x86", b"J\x00\x00\x00\x7fK\x00\x86", "an impossible shape"),  # two billion empty rows
+        (b"U\x02u1", b"U\x02S0", "it names an array of dtype 'S0'"),  # of which any number takes no bytes
+        (b"U\x02u1", b"U\x02U0", "it names an array of dtype 'U0'"),
+        (b"K\x01K\x02\x86", b"K\x01\x88\x86", "an impossible shape"),  # 1 x True
+        (b"]q\x02", b"]r\xff\xff\xff\x1f", "an entry 536870911 of its memory"),  # which would be half a gigabyte
         (b"U\x02\x00\xc8", b"J\xff\xff\xff\x7f", "an array without its bytes"),  # bytes(2**31 - 1) in Python
     ],
 )
@@ -137,6 +142,14 @@ def test_an_array_s_shape_and_bytes_have_to_fit(pickled, old, new, message):
     assert old in PYTHON_2
     with pytest.raises(DataError, match=message):
         load_pickle(pickled(PYTHON_2.replace(old, new)))
+
+
+@pytest.mark.parametrize(("shape", "dtype"), [((2**31 - 1, 0), "u1"), ((0, 2**31 - 1), "f4"), ((2**40,), "u1")])
+def test_an_array_of_protocol_5_has_to_fit_too(pickled, shape, dtype):
+    """An empty array of two billion rows would be two billion lists."""
+    content = pickle.dumps(Call(np._core.numeric._frombuffer, b"", np.dtype(dtype), shape, "C"), protocol=5)
+    with pytest.raises(DataError, match="an array of an impossible shape"):
+        load_pickle(pickled(content))
 
 
 @given(st.integers(0, len(PYTHON_2) - 1))

@@ -298,6 +298,12 @@ def test_domainnet_under_the_name_that_fedbn_gives_it(tmp_path):
     assert len(load_dataset("domainnet", tmp_path)) == 72
 
 
+def cyclic() -> list:
+    rows = []
+    rows.append(rows)
+    return rows
+
+
 @pytest.mark.parametrize(
     ("value", "message"),
     [
@@ -307,6 +313,18 @@ def test_domainnet_under_the_name_that_fedbn_gives_it(tmp_path):
         ((np.array([["a.jpg"]]), np.array([["bird"]])), "should be a pair of equally long arrays of text"),
         (np.array(["bird"]), "should be a pair of equally long arrays of text"),
         ("bird", "should be a pair of equally long arrays of text"),
+        (
+            (["a.jpg", ["b.jpg", "c.jpg"]], ["bird", "bird"]),
+            "should be a pair of equally long arrays of text",
+        ),  # ragged
+        ((cyclic(), ["bird"]), "no readable pickle, cut short or damaged (a value that holds itself)"),
+        ((["é".encode("latin1")], ["bird"]), "should be a pair of equally long arrays of text"),
+        (("a", "b"), "should be a pair of equally long arrays of text"),
+        (np.array("bird"), "should be a pair of equally long arrays of text"),
+        (
+            (["x" * 10**5] + ["y"] * 10**5, ["bird"]),
+            "should be a pair of equally long arrays of text",
+        ),  # 40 GB as one array
         ((np.array(["domainnet/real/bird/9.jpg"]), np.array(["bird"])), "real/bird/9.jpg: there is no such image"),
         (os.system, "refused, for it names posix.system"),
     ],
@@ -356,8 +374,15 @@ def test_cifar_that_was_written_again_by_python_3(tmp_path, protocol, keys):
         ({"fine_labels": [0, 1, 2]}, "fine_labels[2] is 2, but meta names 2 classes"),
         ({"fine_labels": [0, 1, -1]}, "fine_labels[2] is -1"),
         ({"fine_labels": [0, 1, "1"]}, "fine_labels[2] is '1'"),
+        ({"fine_labels": [0, 1, True]}, "fine_labels[2] is True"),
+        ({"fine_labels": [0, 1, 0.7]}, "fine_labels[2] is 0.7"),
+        ({"fine_labels": [0, 1, [0, 1]]}, "fine_labels[2] is [0, 1]"),
+        ({"fine_labels": [0, 1, 10**30]}, "fine_labels[2] is 1000"),
+        ({"fine_labels": np.array(3)}, "has no list or array 'fine_labels'"),
         ({"fine_labels": [0, 1]}, "3 images but 2 fine_labels"),
         ({"fine_labels": None}, "has no list or array 'fine_labels'; there are: data, fine_labels"),
+        ({"data": [[0, 1], [2]]}, "data is a list, should be an array of uint8 [images, 3072]"),
+        ({"data": cyclic()}, "no readable pickle, cut short or damaged (a value that holds itself)"),
         ({"data": np.zeros((3, 3072))}, "data is float64 (3, 3072), should be uint8 [images, 3072]"),
         ({"data": np.zeros((3, 1024), np.uint8)}, "data is uint8 (3, 1024), should be uint8 [images, 3072]"),
     ],

@@ -17,9 +17,11 @@ import numpy as np
 
 from promptfleet.data.regular_files import open_regular
 from promptfleet.errors import DataError
+from promptfleet.pickle_outline import check_pickle
 
 NDARRAY = "numpy.ndarray"  # stands for the class wherever a pickle hands it to _reconstruct
-PLAIN_DTYPE = re.compile(r"[|<>=]?(b1|[iu][1248]|f[248]|[SU]\d+|O8?)")
+PLAIN_DTYPE = re.compile(r"[|<>=]?(b1|[iu][1248]|f[248]|[SU][1-9]\d*|O8?)")
+LARGEST_EMPTY = 2**16  # elements of an array without any, were its empty dimensions of length 1
 
 
 def load_pickle(path: str | Path) -> Any:
@@ -37,6 +39,7 @@ def load_pickle(path: str | Path) -> Any:
     except OSError as error:
         raise DataError(f"{path}: cannot be read ({error.strerror})") from None
     try:
+        check_pickle(io.BytesIO(content), len(content))
         return _ClosedUnpickler(io.BytesIO(content), encoding="latin1").load()
     except _RefusedNameError as error:
         raise DataError(
@@ -72,9 +75,7 @@ class _Array(np.ndarray):
     def __setstate__(self, state: tuple) -> None:
         _, shape, dtype, fortran_order, content = state
         plain = dtype.plain
-        if not all(type(length) is int and 0 <= length < 2**31 for length in shape):
-            raise ValueError("an array of an impossible shape")
-        size = math.prod(shape)
+        size = _size(shape)
         if plain.hasobject:
             if not isinstance(content, list) or len(content) != size:
                 raise ValueError("an array of objects without its list")
@@ -111,6 +112,7 @@ def _frombuffer(content: bytes, dtype: _Dtype, shape: tuple, order: str, axes: t
     """An array as protocol 5 writes it."""
     if axes is not None:
         raise _RefusedNameError("an array with permuted axes")
+    _size(shape)
     return np.frombuffer(_raw(content), dtype.plain).reshape(shape, order=order)
 
 
@@ -118,6 +120,14 @@ def _scalar(dtype: _Dtype, content: bytes) -> np.generic:
     """One number or text of numpy's, as a list made from an array holds them."""
     (value,) = np.frombuffer(_raw(content), dtype.plain)
     return value
+
+
+def _size(shape: tuple) -> int:
+    """How many elements an array has. Raises ValueError where its rows would take memory that its bytes do not."""
+    possible = all(type(length) is int and 0 <= length < 2**31 for length in shape)
+    if not possible or (0 in shape and math.prod(filter(None, shape)) > LARGEST_EMPTY):
+        raise ValueError("an array of an impossible shape")
+    return math.prod(shape)
 
 
 def _raw(content: bytes | bytearray | str) -> bytes:

@@ -58,7 +58,8 @@ def _load(name: str, files: Mapping[Path, Part], labels_key: str, meta: Path, na
 
 def _class_names(meta: Path, key: str) -> tuple[str, ...]:
     names = _entry(meta, _dict(meta), key)
-    names = [name.decode("latin1") if isinstance(name, bytes) else name for name in names if name]
+    names = [name.decode("latin1") if isinstance(name, bytes) else name for name in names]
+    names = [name for name in names if not isinstance(name, str) or name]
     if not names or not all(isinstance(name, str) for name in names):
         raise DataError(f"{meta}: {key} should be a list of class names")
     return tuple(map(spaced, names))
@@ -67,16 +68,18 @@ def _class_names(meta: Path, key: str) -> tuple[str, ...]:
 def _batch(file: Path, labels_key: str, classes: int, meta: Path) -> tuple[np.ndarray, np.ndarray]:
     """Pixels uint8 ``[n, 3072]`` and labels int64 ``[n]`` of one file."""
     batch = _dict(file)
-    pixels = np.asarray(_entry(file, batch, "data"))
+    pixels = _entry(file, batch, "data")
+    if not isinstance(pixels, np.ndarray):
+        raise DataError(f"{file}: data is a {type(pixels).__name__}, should be an array of uint8 [images, 3072]")
     if pixels.dtype != np.uint8 or pixels.ndim != 2 or pixels.shape[1] != CHANNELS * SIDE * SIDE:
         raise DataError(f"{file}: data is {pixels.dtype} {pixels.shape}, should be uint8 [images, 3072]")
     labels = list(_entry(file, batch, labels_key))
     if len(labels) != len(pixels):
         raise DataError(f"{file}: {len(pixels)} images but {len(labels)} {labels_key}")
     for index, label in enumerate(labels):
-        if not isinstance(label, (int, np.integer)) or not 0 <= label < classes:
+        if type(label) is bool or not isinstance(label, (int, np.integer)) or not 0 <= label < classes:
             raise DataError(f"{file}: {labels_key}[{index}] is {label!r}, but {meta.name} names {classes} classes")
-    return pixels, np.array(labels, dtype=np.int64)
+    return np.asarray(pixels), np.array(labels, dtype=np.int64)
 
 
 def _dict(file: Path) -> dict[str, Any]:
@@ -89,7 +92,7 @@ def _dict(file: Path) -> dict[str, Any]:
 
 def _entry(file: Path, content: Mapping[str, Any], key: str) -> Any:
     value = content.get(key)
-    if not isinstance(value, (list, tuple, np.ndarray)):
+    if not isinstance(value, (list, tuple, np.ndarray)) or (isinstance(value, np.ndarray) and not value.ndim):
         raise DataError(f"{file}: has no list or array {key!r}; there are: {', '.join(map(str, content))}")
     return value
 

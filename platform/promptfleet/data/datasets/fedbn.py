@@ -74,7 +74,8 @@ def _load(name: str, folder: Path, domains: tuple[str, ...], class_names: tuple[
 def _read_pair(file: Path) -> tuple[list[str], list[str]]:
     """Paths and class names, equally many."""
     value = load_pickle(file)
-    pair = [_texts(column) for column in value] if isinstance(value, (tuple, list, np.ndarray)) else []
+    value = list(value) if isinstance(value, np.ndarray) and value.ndim else value
+    pair = [_texts(column) for column in value] if isinstance(value, (tuple, list)) else []
     if len(pair) != 2 or None in pair or len(pair[0]) != len(pair[1]):
         raise DataError(f"{file}: should be a pair of equally long arrays of text, image paths and class names")
     return pair[0], pair[1]
@@ -82,9 +83,12 @@ def _read_pair(file: Path) -> tuple[list[str], list[str]]:
 
 def _texts(column: Any) -> list[str] | None:
     """The column as strings; None if it is not one."""
+    values = column.tolist() if isinstance(column, np.ndarray) else column
+    if not isinstance(values, (list, tuple)):
+        return None
     try:
-        values = [value.decode() if isinstance(value, bytes) else value for value in np.asarray(column).tolist()]
-    except (ValueError, TypeError):
+        values = [value.decode() if isinstance(value, bytes) else value for value in values]
+    except ValueError:
         return None
     return values if all(isinstance(value, str) for value in values) else None
 

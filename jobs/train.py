@@ -11,7 +11,13 @@ from promptfleet.federation.ray_watch import leaving_when_ray_is_gone
 from promptfleet.federation.reports import FederationResult, RoundReport
 from promptfleet.federation.run import run_federation
 from promptfleet.federation.settings import all_keys, assigned_storage, read_federation_config
-from promptfleet.federation.storage.folder import FEDERATIONS, begin_folder, named_folder, resumed_as, resumed_config
+from promptfleet.federation.storage.folder import (
+    check_new,
+    default_folder,
+    named_folder,
+    resumed_as,
+    resumed_config,
+)
 from promptfleet.federation.storage.home import at_home
 from promptfleet.federation.storage.stored import RESULT_FILE
 from promptfleet.tracking.background import track_federation
@@ -28,7 +34,7 @@ def main() -> None:
         help="folder for result and checkpoints (default: under storage.path)",
     )
     parser.add_argument("--resume", type=path_argument, metavar="DIR", help="go on with the federation in that folder")
-    parser.add_argument("--overwrite", action="store_true", help="begin anew where a federation was not finished")
+    parser.add_argument("--overwrite", action="store_true", help="start again where a federation is, or another one")
     parser.add_argument("--address", help="a running Ray cluster, or 'auto' (default: start Ray on this machine)")
     parser.add_argument("--download", action="store_true", help="fetch the dataset first, if its folder is not there")
     arguments = parser.parse_args()
@@ -48,10 +54,10 @@ def main() -> None:
 
 
 def _train(config: FederationConfig, out: Path, arguments: Namespace) -> None:
+    if not arguments.resume:
+        check_new(out, config, overwrite=arguments.overwrite)
     if arguments.download:
         download_dataset(config.dataset, config.data.root, config.data.folder)
-    if not arguments.resume:
-        begin_folder(out, config, overwrite=arguments.overwrite)
     storage = config.storage
     option = storage.option if storage.address else ""
     hint = f"go on with: python jobs/train.py --resume {resumed_as(storage, out)}{option}"
@@ -63,7 +69,8 @@ def _train(config: FederationConfig, out: Path, arguments: Namespace) -> None:
                 print(f"first result after {seconds_since_start():.1f} s", file=sys.stderr, flush=True)
             tracked.log_round(report)
 
-        result = run_federation(config, on_round=on_round, address=arguments.address, folder=out)
+        where = {"address": arguments.address, "folder": out, "overwrite": arguments.overwrite}
+        result = run_federation(config, on_round=on_round, **where)
         tracked.finish(result)
     print(_summary(result, config.backbone.caveat, storage.shown(out / RESULT_FILE), tracked.ui_hint))
 
@@ -71,7 +78,7 @@ def _train(config: FederationConfig, out: Path, arguments: Namespace) -> None:
 def _output_folder(config: FederationConfig, name: str | None) -> Path:
     if name is not None:
         return named_folder(config.storage, "--out", name)
-    return config.storage.folder / FEDERATIONS / f"{config.method}-{config.dataset}-seed{config.seed}"
+    return default_folder(config)
 
 
 def _round_line(report: RoundReport, rounds: int) -> str:

@@ -18,6 +18,7 @@ FOUNDATION = {
     "config",
     "config_types",
     "devices",
+    "disks",
     "errors",
     "escaping",
     "pickle_outline",

@@ -3,10 +3,11 @@
 import fcntl
 import math
 import os
+import stat
 import time
 import uuid
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 
@@ -16,6 +17,7 @@ def replacing(path: str | Path) -> Iterator[Path]:
 
     The folder is made where it is missing. The content is on disk before the name changes, so a power cut leaves the
     old file or the new one. No two writers share a temporary name, be they threads or machines: the last one wins.
+    Its permissions are those that the umask gives a new file, whatever the library that writes it makes of them.
     After an exception ``path`` is as it was and the temporary file is gone; a killed process leaves a ``.partial``
     file, which is in nobody's way.
 
@@ -26,8 +28,11 @@ def replacing(path: str | Path) -> Iterator[Path]:
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(f"{path.name}.{uuid.uuid4().hex}.partial")
     try:
+        permissions = _permissions_of_new(partial)
         yield partial
         with open(partial, "rb") as file:
+            if stat.S_IMODE(os.fstat(file.fileno()).st_mode) != permissions:
+                os.fchmod(file.fileno(), permissions)
             os.fsync(file.fileno())
         os.replace(partial, path)
     finally:
@@ -57,8 +62,17 @@ def locked(
             try:
                 yield
             finally:
-                path.unlink()
+                with suppress(OSError):  # the disk is gone or read-only: a lock that is left there is nobody's
+                    path.unlink()
             return
+
+
+def _permissions_of_new(path: Path) -> int:
+    """Return what a file called ``path`` gets here. The umask itself cannot be read without setting it."""
+    with open(path, "xb") as file:
+        permissions = stat.S_IMODE(os.fstat(file.fileno()).st_mode)
+    path.unlink()
+    return permissions
 
 
 def _wait_for_lock(descriptor: int, timeout_s: float) -> None:

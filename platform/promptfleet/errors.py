@@ -32,6 +32,10 @@ class DataError(PromptfleetError):
     """A dataset, partition or feature store that is missing, damaged or impossible."""
 
 
+class StorageError(DataError):
+    """A disk that refuses: it is full, read-only, gone, or has something else there. What it holds stays as it is."""
+
+
 class BackboneError(PromptfleetError):
     """A CLIP that cannot be loaded, or that the prompt encoder does not support."""
 

@@ -11,8 +11,7 @@ import hashlib
 import json
 import math
 import zlib
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -20,6 +19,7 @@ import numpy as np
 import pyarrow as pa
 
 from promptfleet.atomic_files import replacing
+from promptfleet.disks import disk_errors
 from promptfleet.errors import DataError, first_line
 
 FORMAT = "promptfleet-features"
@@ -217,12 +217,3 @@ def _damaged(path: Path, reason: str) -> DataError:
 def _difference(found: Mapping[str, str], wanted: Mapping[str, str]) -> str:
     names = sorted(name for name in {*found, *wanted} if found.get(name) != wanted.get(name))
     return ", ".join(f"{name} is {found.get(name)!r}, wanted {wanted.get(name)!r}" for name in names)
-
-
-@contextmanager
-def disk_errors(path: Path) -> Iterator[None]:
-    """Turn a full disk, missing rights and the like into a line for the user."""
-    try:
-        yield
-    except OSError as error:
-        raise DataError(f"{path}: cannot be written ({error.strerror or error})") from error

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
-from promptfleet.data.feature_store import disk_errors
+from promptfleet.disks import disk_errors
 from promptfleet.errors import DataError
 
 

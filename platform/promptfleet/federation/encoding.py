@@ -13,9 +13,10 @@ from promptfleet.atomic_files import locked
 from promptfleet.clip.backbone import Backbone
 from promptfleet.config import FeaturesConfig, FederationConfig
 from promptfleet.data.dataset import Dataset
-from promptfleet.data.feature_store import NONE, disk_errors, feature_key, feature_path, open_features, write_features
+from promptfleet.data.feature_store import NONE, feature_key, feature_path, open_features, write_features
 from promptfleet.data.partial_rows import PartialRows
 from promptfleet.devices import choose_device
+from promptfleet.disks import disk_errors
 from promptfleet.errors import ConfigError, DataError
 from promptfleet.federation.image_encoder import Arrays, Encoder, Kind, encode_in_threads
 from promptfleet.federation.ray_session import ray_runs

@@ -12,10 +12,9 @@ from pathlib import Path
 
 import torch
 import torch.nn.functional as F
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from torch import Tensor
 
-from promptfleet.atomic_files import replacing
 from promptfleet.clip.backbone import Backbone
 from promptfleet.clip.frozen import FrozenClip
 from promptfleet.clip.image_tower import ImageTower
@@ -27,11 +26,13 @@ from promptfleet.config import FederationConfig, StorageConfig
 from promptfleet.data.dataset import Dataset
 from promptfleet.data.feature_store import FeatureStore, open_store
 from promptfleet.data.samples import Samples
+from promptfleet.disks import disk_errors
 from promptfleet.errors import ConfigError
 from promptfleet.federation.encoding import encode_missing, features_folder, wanted_files
 from promptfleet.federation.image_encoder import load_inputs
 from promptfleet.federation.partitioning import partition_for
 from promptfleet.federation.storage.remote import fetch_missing
+from promptfleet.federation.storage.tensor_file import write_tensors
 from promptfleet.methods import load_method
 from promptfleet.methods.protocol import Needs, World
 
@@ -72,6 +73,7 @@ class Prepared:
         return World(config, self.clip, self.class_names, self.image_tower)
 
 
+@disk_errors(doing="used")
 def prepare(*configs: FederationConfig) -> Prepared:
     """Load backbone and dataset, check that every federation is possible with them, encode what is not encoded yet.
 
@@ -80,6 +82,7 @@ def prepare(*configs: FederationConfig) -> Prepared:
     Raises:
         ConfigError, DataError: a setting that does not fit the data or the backbone, and what would.
         BackboneError: a CLIP that cannot be had.
+        StorageError: a disk that refuses.
     """
     config = configs[0]
     _check_one_backbone(configs)
@@ -153,8 +156,8 @@ def _text_tensors(backbone: Backbone, dataset: Dataset, storage: StorageConfig, 
         "lengths": classes.lengths,
         "zero_shot_text": _zero_shot_text(backbone, dataset),
     }
-    with replacing(path) as partial:
-        save_file(tensors, partial)
+    with disk_errors(path):
+        write_tensors(path, tensors)
     return tensors
 
 

@@ -8,6 +8,8 @@ from typing import Any
 
 from promptfleet.config import FederationConfig
 from promptfleet.devices import choose_device
+from promptfleet.disks import check_writable
+from promptfleet.errors import DataError
 from promptfleet.federation.fleet import Fleet
 from promptfleet.federation.local_fleet import LocalFleet
 from promptfleet.federation.prepare import Prepared, prepare
@@ -17,6 +19,8 @@ from promptfleet.federation.reports import FederationResult, RoundReport
 from promptfleet.federation.resources import announce_gpus, plan_shares
 from promptfleet.federation.rounds import Federation
 from promptfleet.federation.settings import federation_config
+from promptfleet.federation.storage.checkpoint import DamagedCheckpoint
+from promptfleet.federation.storage.folder import CONFIG_FILE, begin_folder, check_same
 from promptfleet.federation.storage.kept_rows import rows_folder
 from promptfleet.federation.storage.stored import FederationFolder
 
@@ -29,29 +33,37 @@ def run_federation(
     on_round: Callable[[RoundReport], None] | None = None,
     address: str | None = None,
     folder: str | Path | None = None,
+    overwrite: bool = False,
 ) -> FederationResult:
     """Run all rounds of one federation and return its result.
 
     config: a validated configuration, or nested values such as ``{"clients": 5, "runtime": {"backend": "local"}}``;
     on_round is called after each round; address joins a running Ray cluster instead of starting Ray here; folder keeps
-    checkpoints and ``result.json``, and a federation that has checkpoints there goes on from the newest.
+    the configuration, checkpoints and ``result.json``, and a federation that has checkpoints there goes on from the
+    newest; overwrite: it starts again instead, whatever the folder holds. Nothing there is touched before everything
+    is ready for the first round.
 
     Raises:
         ConfigError: a value that cannot be run as written.
         DataError, BackboneError: a dataset or CLIP that is missing, damaged or impossible; a folder of another one.
+        StorageError: a disk that refuses; it is a DataError.
         ResourceError: a federation that does not fit.
         FederationError: one that cannot go on, see ``runtime.on_client_failure``.
     """
     if not isinstance(config, FederationConfig):
         config = federation_config(config or {})
     rows_folder(config, folder)
+    if folder is not None:
+        check_writable(folder)
+        if not overwrite:
+            check_same(Path(folder), config)
     if config.runtime.backend == "local":
         choose_device(config.runtime.device)
     elif address is None:
         plan_shares(config, local_nodes())
     with _fleet(config, address) as (prepared, fleet):
         federation = Federation(config, prepared, fleet, folder)
-        with _kept_in(folder, federation) as stored:
+        with _kept_in(folder, federation, overwrite=overwrite) as stored:
             while federation.rounds_done < config.rounds:
                 report = run_next_round(federation, stored.newest if stored else lambda: None)
                 if stored:
@@ -63,20 +75,35 @@ def run_federation(
 
 
 @contextmanager
-def _kept_in(folder: str | Path | None, federation: Federation) -> Iterator[FederationFolder | None]:
-    """Take up what is in ``folder``, and on leaving wait until everything is written there; None without one."""
+def _kept_in(
+    folder: str | Path | None, federation: Federation, *, overwrite: bool
+) -> Iterator[FederationFolder | None]:
+    """Resume what is in ``folder``, or begin there; on leaving wait until everything is written. None without one."""
     if folder is None:
         yield None
         return
     with closing(FederationFolder(folder, federation)) as stored:
-        done = stored.restore()
+        done = 0 if overwrite else _restored(stored, Path(folder), federation.config)
         if done:
-            logger.info("going on after round %d", done)
-            stored.save()  # the result may be a round behind
+            logger.info("resuming after round %d", done)
+            stored.save()  # the result may be a round behind, or gone
+        else:
+            begin_folder(Path(folder), federation.config)
+            stored.bring()
         yield stored
         stored.flush()
         if stored.last is not None:
             logger.info("last checkpoint: %.1f MB in %.2f s", stored.last.bytes / 1e6, stored.last.seconds)
+
+
+def _restored(stored: FederationFolder, folder: Path, config: FederationConfig) -> int:
+    """Return the rounds done. Raises DataError as ``check_same`` and ``load_snapshot`` do."""
+    check_same(folder, config)  # once more: what another process wrote meanwhile, and what an address has
+    try:
+        return stored.restore()
+    except DamagedCheckpoint as error:
+        again = f"--config {folder / CONFIG_FILE} --out {folder} --overwrite"
+        raise DataError(f"{error}; start again at round 1 by {again}, in Python by overwrite=True") from None
 
 
 @contextmanager

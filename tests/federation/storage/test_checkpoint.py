@@ -1,8 +1,12 @@
 """A federation that was saved goes on as if it had not been interrupted; a file that cannot be trusted is not used."""
 
+import builtins
+import errno
 import json
+import os
 import resource
 import signal
+import stat
 from dataclasses import replace
 
 import pytest
@@ -11,14 +15,19 @@ from hypothesis import strategies as st
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
-from promptfleet.errors import ConfigError, DataError
+from promptfleet.errors import DataError, StorageError
 from promptfleet.federation.local_fleet import LocalFleet
 from promptfleet.federation.reports import summary_from_json
 from promptfleet.federation.rounds import Federation
 from promptfleet.federation.state import state_sha256
 from promptfleet.federation.storage import checkpoint, stored
-from promptfleet.federation.storage.checkpoint import FOLDER, load_snapshot, read_snapshot, save_snapshot
-from promptfleet.federation.storage.folder import begin_folder, resumed_config
+from promptfleet.federation.storage.checkpoint import (
+    FOLDER,
+    DamagedCheckpoint,
+    load_snapshot,
+    read_snapshot,
+    save_snapshot,
+)
 from promptfleet.federation.storage.stored import RESULT_FILE, FederationFolder, load_result, load_summary
 from tests.tiny_federation import equal
 
@@ -249,17 +258,86 @@ def test_crafted_texts_with_right_checksums_are_not_used(saved, tmp_path, caplog
 
 def test_a_checkpoint_of_more_or_fewer_clients_or_rounds_is_not_used(saved, tmp_path, caplog):
     fingerprint, files = saved
-    assert load_snapshot(tmp_path, fingerprint, clients=4) is None
+    with pytest.raises(DamagedCheckpoint, match=r"none of the 3 checkpoints"):
+        load_snapshot(tmp_path, fingerprint, clients=4)
     files[0].rename(files[0].with_name("round-000009.safetensors"))
     assert len(load_snapshot(tmp_path, fingerprint, clients=3).reports) == 3
     assert "damaged (it has 1 rounds)" in caplog.text
 
 
-def test_with_nothing_but_damage_it_begins_anew(saved, tmp_path):
+def test_with_nothing_but_damage_there_is_an_error(saved, tmp_path):
     fingerprint, files = saved
     for path in files:
         path.write_bytes(b"")
-    assert load_snapshot(tmp_path, fingerprint) is None
+    with pytest.raises(DamagedCheckpoint, match=r"checkpoints: none of the 3 checkpoints there can be used$"):
+        load_snapshot(tmp_path, fingerprint)
+    assert load_snapshot(tmp_path / "elsewhere", fingerprint) is None
+
+
+class Refusing:
+    """``open`` and ``os.listdir`` where the system refuses one path."""
+
+    def __init__(self, monkeypatch, path, number):
+        self._path, self._number = str(path), number
+        for module, name in ((builtins, "open"), (os, "listdir"), (os, "scandir")):
+            monkeypatch.setattr(module, name, self._instead_of(getattr(module, name)))
+
+    def _instead_of(self, real):
+        def call(path=".", *arguments, **options):
+            if str(path) == self._path:
+                raise OSError(self._number, os.strerror(self._number), self._path)
+            return real(path, *arguments, **options)
+
+        return call
+
+
+@pytest.mark.parametrize("number", [errno.EACCES, errno.EIO, errno.ESTALE, errno.EMFILE])
+@pytest.mark.parametrize("of", ["the newest", "the folder"])
+def test_what_cannot_be_read_is_no_damage_and_nothing_older_is_taken(saved, tmp_path, monkeypatch, number, of, begin):
+    fingerprint, files = saved
+    path = files[2] if of == "the newest" else tmp_path / FOLDER
+    Refusing(monkeypatch, path, number)
+    with pytest.raises(StorageError, match=rf"^{path}: cannot be read \({os.strerror(number)}\); [a-z]"):
+        load_snapshot(tmp_path, fingerprint)
+    federation = begin(rounds=3)
+    with pytest.raises(StorageError):
+        FederationFolder(tmp_path, federation).restore()
+    assert all(path.exists() for path in files)
+
+
+def test_a_folder_in_place_of_a_checkpoint_is_told(saved, tmp_path):
+    fingerprint, files = saved
+    files[2].unlink()
+    files[2].mkdir()
+    with pytest.raises(StorageError, match=r"round-000003\.safetensors: cannot be read \(Is a directory\)"):
+        load_snapshot(tmp_path, fingerprint)
+
+
+def test_no_checkpoint_of_a_later_round_is_removed(saved, tmp_path):
+    fingerprint, files = saved
+    files[1].write_bytes(b"damaged")
+    files[2].write_bytes(b"damaged")
+    save_snapshot(tmp_path, load_snapshot(tmp_path, fingerprint), fingerprint, keep=1)
+    assert [path.name for path in files] == sorted(path.name for path in (tmp_path / FOLDER).iterdir())
+
+
+def test_checkpoint_and_result_get_the_permissions_of_the_umask(begin, tmp_path):
+    federation = begin(rounds=1)
+    before = os.umask(0o002)
+    try:
+        finish(federation, FederationFolder(tmp_path, federation))
+    finally:
+        os.umask(before)
+    files = [tmp_path / FOLDER / "round-000001.safetensors", tmp_path / RESULT_FILE]
+    assert [stat.S_IMODE(path.stat().st_mode) for path in files] == [0o664, 0o664]
+
+
+def test_what_a_killed_writer_has_left_is_removed(saved, tmp_path, begin):
+    _, files = saved
+    for name in ("round-000003.safetensors.0a.partial", ".tmp9OR9cH"):
+        (tmp_path / FOLDER / name).write_bytes(b"half")
+    FederationFolder(tmp_path, begin(rounds=3)).close()
+    assert sorted((tmp_path / FOLDER).iterdir()) == files
 
 
 def test_another_configuration_is_refused(saved, tmp_path):
@@ -300,7 +378,7 @@ def test_a_full_disk_costs_no_round(begin, tmp_path, full_disk):
     full_disk(True)
     federation.run_round()
     folder.save()
-    with pytest.raises(DataError, match=r"round 2 could not be written \(.*File too large"):
+    with pytest.raises(StorageError, match=r": round 2: cannot be written \(File too large\); free some space"):
         folder.flush()
     full_disk(False)
     assert len(load_snapshot(tmp_path, federation.config.fingerprint()).reports) == 1
@@ -310,28 +388,6 @@ def test_a_full_disk_costs_no_round(begin, tmp_path, full_disk):
     (event,) = result.rounds[2].events
     assert (event.stage, event.action) == ("checkpoint", "kept the one before")
     assert load_result(tmp_path, federation.config.fingerprint()).to_json() == result.to_json()
-
-
-def test_a_folder_is_begun_once_and_gone_on_with(begin, tmp_path):
-    federation = begin(rounds=2)
-    config = federation.config
-    begin_folder(tmp_path, config, overwrite=False)
-    assert resumed_config(tmp_path, []) == config
-    assert resumed_config(tmp_path, ["runtime.retries=7"]).runtime.retries == 7
-    with pytest.raises(ConfigError, match=r"--set seed=4: a resumed federation keeps its configuration"):
-        resumed_config(tmp_path, ["seed=4"])
-    with pytest.raises(ConfigError, match="no federation was begun there"):
-        resumed_config(tmp_path / "elsewhere", [])
-
-    folder = FederationFolder(tmp_path, federation)
-    federation.run_round()
-    folder.save()
-    folder.flush()
-    with pytest.raises(ConfigError, match=r"stopped after round 1; go on with it by --resume"):
-        begin_folder(tmp_path, config, overwrite=False)
-    finish(federation, folder)
-    begin_folder(tmp_path, config, overwrite=False)  # a finished one may make room
-    assert load_snapshot(tmp_path, config.fingerprint()) is None
 
 
 def test_nobody_else_writes_there_meanwhile(begin, tmp_path, monkeypatch):

@@ -4,17 +4,21 @@ import json
 import os
 import threading
 import time
+from contextlib import closing
 from pathlib import Path
 
 import pytest
 
 from promptfleet.config import StorageConfig
 from promptfleet.errors import ConfigError, DataError
+from promptfleet.federation.local_fleet import LocalFleet
+from promptfleet.federation.rounds import Federation
 from promptfleet.federation.settings import federation_config
 from promptfleet.federation.storage import home, lease
-from promptfleet.federation.storage.folder import begin_folder, named_folder, resumed_config
+from promptfleet.federation.storage.folder import begin_folder, check_new, named_folder, resumed_config
 from promptfleet.federation.storage.home import at_home
 from promptfleet.federation.storage.remote import RemoteFolder
+from promptfleet.federation.storage.stored import FederationFolder
 
 
 @pytest.fixture
@@ -156,16 +160,23 @@ def test_an_address_that_cannot_be_used_is_one_line_before_anything_starts(machi
     assert "\n" not in str(caught.value)
 
 
-def test_a_federation_at_an_address_is_begun_anew_there_only_if_told_to(machine, tmp_path):
-    config = federation_config({"rounds": 3, "storage": {"path": machine("a").path}})
+def test_a_federation_at_an_address_starts_again_there_only_if_that_is_asked_for(
+    machine, tmp_path, small_config, prepared
+):
+    faulty = {"method": "tests.faulty:Faulty", "faults_folder": str(tmp_path)}
+    config = small_config(rounds=3, storage={"path": machine("a").path}, **faulty)
     checkpoint = tmp_path / "there/federations/mine/checkpoints/round-000002.safetensors"
     write(checkpoint, "")
     folder = named_folder(config.storage, "--out", "federations/mine")
     with pytest.raises(
         ConfigError, match=r"^--out federations/mine: .* stopped after round 2; go on with it by --resume"
     ):
-        begin_folder(folder, config, overwrite=False)
-    begin_folder(folder, config, overwrite=True)
+        check_new(folder, config, overwrite=False)
+    check_new(folder, config, overwrite=True)
+    with closing(FederationFolder(folder, Federation(config, prepared, LocalFleet(prepared)))) as stored:
+        assert checkpoint.exists()
+        begin_folder(folder, config)
+        stored.bring()
     assert not checkpoint.exists()
     assert resumed_config(folder, [f"storage.path={config.storage.path}"]) == config
 

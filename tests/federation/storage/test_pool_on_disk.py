@@ -180,7 +180,7 @@ def test_a_file_that_was_cut_off_is_told_when_it_is_gone_on_with(cut_off, prepar
 
 
 def test_a_new_federation_in_the_folder_begins_without_rows(cut_off, tmp_path):
-    begin_folder(tmp_path, cut_off, overwrite=True)
+    begin_folder(tmp_path, cut_off)
     assert list((tmp_path / ROWS).iterdir()) == list((tmp_path / CHECKPOINTS).iterdir()) == []
 
 

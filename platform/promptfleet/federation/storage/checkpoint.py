@@ -1,7 +1,8 @@
 """A federation on disk between two rounds: one safetensors file with all states and what the rounds reported.
 
-A file is there whole or not at all, and holds checksums of everything in it. What cannot be trusted is never used: the
-checkpoint of the round before is.
+A file is there whole or not at all, and holds checksums of everything in it. Content that cannot be trusted is never
+used: the checkpoint of the round before is. A file that the disk does not give is another matter: its content may be
+good, so nothing else is taken in its place.
 """
 
 import hashlib
@@ -15,14 +16,14 @@ from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 from torch import Tensor
 
-from promptfleet.atomic_files import replacing
-from promptfleet.errors import DataError, first_line
+from promptfleet.disks import disk_errors
+from promptfleet.errors import DataError, StorageError, first_line
 from promptfleet.federation.reports import Evaluation, RoundReport, best_round, check_rounds
 from promptfleet.federation.rounds import Snapshot
 from promptfleet.federation.state import alike
+from promptfleet.federation.storage.tensor_file import require_readable, write_tensors
 from promptfleet.methods.protocol import State
 from promptfleet.strict_json import Counts, parse_json
 
@@ -35,9 +36,10 @@ logger = logging.getLogger(__name__)
 
 
 def save_snapshot(folder: str | Path, snapshot: Snapshot, fingerprint: str, *, keep: int = 1) -> Path:
-    """Write the checkpoint of the last round of ``snapshot``, then remove all but the last ``keep`` and the best one.
+    """Write the checkpoint of the last round of ``snapshot``, then remove those before it that are not kept.
 
-    The best is that of the highest validation accuracy. ``fingerprint`` is the configuration's.
+    The last ``keep`` are kept, and the best one, which is that of the highest validation accuracy. None of a later
+    round is removed. ``fingerprint`` is the configuration's.
 
     Raises:
         OSError: the disk refuses; what was there before stays.
@@ -57,11 +59,7 @@ def save_snapshot(folder: str | Path, snapshot: Snapshot, fingerprint: str, *, k
         "evaluations": json.dumps([asdict(evaluation) for evaluation in snapshot.evaluations]),
         "states_sha256": snapshot.sha256,
     }
-    with replacing(path) as partial:
-        try:
-            save_file(tensors, partial, {**metadata, "sha256": _checksum(metadata)})
-        except SafetensorError as error:
-            raise OSError(str(error)) from None
+    write_tensors(path, tensors, {**metadata, "sha256": _checksum(metadata)})
     _remove_others(path, snapshot, keep)
     return path
 
@@ -72,15 +70,19 @@ def load_snapshot(folder: str | Path, fingerprint: str, clients: int | None = No
     ``clients`` is how many the federation has, where that is known.
 
     Raises:
-        DataError: there are only checkpoints of another configuration, or of a newer promptfleet.
+        StorageError: one cannot be read; no older one is taken in its place.
+        DamagedCheckpoint: there are only ones that are not what was written.
+        DataError: there are only ones of another configuration, or of a newer promptfleet.
     """
-    foreign = None
-    for path in sorted(_checkpoints(Path(folder) / FOLDER), reverse=True):
+    paths, foreign = sorted(_checkpoints(folder), reverse=True), None
+    for path in paths:
         try:
             snapshot = read_snapshot(path, fingerprint)
             if clients not in (None, len(snapshot.privates)):
                 raise DamagedCheckpoint(f"{path}: damaged ({len(snapshot.privates)} clients, should be {clients})")
             return snapshot
+        except StorageError:
+            raise
         except DamagedCheckpoint as error:
             logger.warning("%s; taking the one before", error)
         except DataError as error:
@@ -88,6 +90,8 @@ def load_snapshot(folder: str | Path, fingerprint: str, clients: int | None = No
             foreign = foreign or error
     if foreign is not None:
         raise foreign
+    if paths:
+        raise DamagedCheckpoint(f"{Path(folder) / FOLDER}: none of the {len(paths)} checkpoints there can be used")
     return None
 
 
@@ -99,14 +103,17 @@ def read_snapshot(path: Path, fingerprint: str) -> Snapshot:
     """One checkpoint.
 
     Raises:
+        StorageError: the disk does not give it.
         DamagedCheckpoint: it was cut off or altered.
         DataError: it is of another format version, or of a federation with another configuration.
     """
     try:
-        with safe_open(path, "pt") as file:
-            metadata = file.metadata() or {}
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  not a dict
-    except (SafetensorError, OSError, ValueError) as error:
+        with disk_errors(path, doing="read"):
+            require_readable(path)
+            with safe_open(path, "pt") as file:
+                metadata = file.metadata() or {}
+                tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  not a dict
+    except (SafetensorError, ValueError) as error:
         raise DamagedCheckpoint(f"{path}: damaged ({error})") from None
     version, checksum = metadata.get("version"), metadata.pop("sha256", None)
     if version != VERSION:
@@ -153,32 +160,42 @@ def _snapshot(metadata: Mapping[str, str], tensors: Mapping[str, Tensor]) -> Sna
 
 
 def newest_round(folder: str | Path) -> int | None:
-    """The round of the newest checkpoint in ``folder``, whatever it holds; None without any."""
-    return max((int(_NAME.fullmatch(path.name)[1]) for path in _checkpoints(Path(folder) / FOLDER)), default=None)
+    """The round of the newest checkpoint in ``folder``, whatever it holds; None without any. Raises StorageError."""
+    return max((int(_NAME.fullmatch(path.name)[1]) for path in _checkpoints(folder)), default=None)
 
 
 def clear_checkpoints(folder: str | Path) -> None:
-    """Remove all checkpoints in ``folder``."""
-    for path in _checkpoints(Path(folder) / FOLDER):
+    """Remove all checkpoints in ``folder``. Raises StorageError, and OSError if one cannot be removed."""
+    for path in _checkpoints(folder):
         path.unlink()
 
 
 def remove_unfinished(folder: str | Path) -> None:
-    """Remove what a process that was killed while it wrote has left."""
-    for path in (Path(folder) / FOLDER).glob("*.partial"):
-        path.unlink(missing_ok=True)
+    """Remove what a process that was killed while it wrote has left, and what safetensors did."""
+    for path in _files(folder):
+        if path.name.endswith(".partial") or path.name.startswith(".tmp"):
+            path.unlink(missing_ok=True)
 
 
-def _checkpoints(folder: Path) -> list[Path]:
-    return [path for path in folder.glob("round-*.safetensors") if _NAME.fullmatch(path.name)]
+def _checkpoints(folder: str | Path) -> list[Path]:
+    return [path for path in _files(folder) if _NAME.fullmatch(path.name)]
+
+
+def _files(folder: str | Path) -> list[Path]:
+    """Return what lies among the checkpoints of ``folder``; ``Path.glob`` would hide that it cannot be listed."""
+    path = Path(folder) / FOLDER
+    with disk_errors(path, doing="read"):
+        try:
+            return list(path.iterdir())
+        except FileNotFoundError:
+            return []
 
 
 def _remove_others(newest: Path, snapshot: Snapshot, keep: int) -> None:
     best = best_round(snapshot.reports).round if snapshot.reports else None
-    numbered = sorted((int(_NAME.fullmatch(path.name)[1]), path) for path in _checkpoints(newest.parent))
-    kept = [path for _, path in numbered if path <= newest][-keep:]
-    for number, path in numbered:
-        if path not in kept and number != best:
+    before = sorted(path for path in _checkpoints(newest.parent.parent) if path <= newest)
+    for path in before[:-keep]:
+        if int(_NAME.fullmatch(path.name)[1]) != best:
             path.unlink(missing_ok=True)
 
 

@@ -1,21 +1,43 @@
-"""The folder of one federation as a user names it: beginning one there, and going on with the one that is there."""
+"""The folder of one federation as a user names it: what it holds, beginning one there, and resuming what is there."""
 
-from collections.abc import Sequence
+import hashlib
+import json
+import logging
+import os
+import re
+import stat
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import yaml
 
 from promptfleet.atomic_files import replacing
-from promptfleet.config import WHERE_AND_HOW, FederationConfig, StorageConfig, merge
-from promptfleet.errors import ConfigError
+from promptfleet.config import (
+    WHERE_AND_HOW,
+    FederationConfig,
+    StorageConfig,
+    fingerprint_of,
+    flatten,
+    merge,
+    what_counts,
+)
+from promptfleet.disks import check_writable, disk_errors
+from promptfleet.errors import ConfigError, DataError, PromptfleetError
 from promptfleet.federation.settings import assigned_storage, federation_config, read_assignments
 from promptfleet.federation.storage.checkpoint import clear_checkpoints, newest_round
 from promptfleet.federation.storage.kept_rows import clear_rows
-from promptfleet.federation.storage.remote import RemoteFolder, remote_folder, until_it_answers
+from promptfleet.federation.storage.remote import remote_folder, until_it_answers
+from promptfleet.federation.storage.stored import RESULT_FILE
 from promptfleet.yaml_files import read_yaml
 
 CONFIG_FILE = "config.yaml"
 FEDERATIONS = "federations"  # under storage.path, where nothing else was said
+ELSEWHERE = "choose another folder, or overwrite it (--overwrite, in Python overwrite=True)"
+_WITHOUT_CHECKPOINTS = "holds a result whose checkpoints are gone"
+
+logger = logging.getLogger(__name__)
 
 
 def named_folder(storage: StorageConfig, option: str, name: str) -> Path:
@@ -33,33 +55,62 @@ def resumed_as(storage: StorageConfig, folder: Path) -> str:
     return str(folder) if storage.address is None else storage.name_of(folder)
 
 
-def begin_folder(folder: Path, config: FederationConfig, *, overwrite: bool) -> None:
-    """Make ``folder`` ready for a new federation: its configuration in it, and nothing of another one.
+def default_folder(config: FederationConfig) -> Path:
+    """Return the folder of a federation where none was named: the same for the same configuration, for no other."""
+    readable = re.sub(r"[^\w.-]+", "-", f"{config.method}-{config.dataset}")[:80]
+    identity = json.dumps(_identity(config.to_dict()), sort_keys=True)
+    name = f"{readable}-seed{config.seed}-{hashlib.sha256(identity.encode()).hexdigest()[:8]}"
+    return config.storage.folder / FEDERATIONS / name
+
+
+def check_new(folder: Path, config: FederationConfig, *, overwrite: bool) -> None:
+    """Raise unless a new federation may begin in ``folder``, or the same one was finished there. Changes nothing.
 
     Raises:
-        ConfigError: it cannot be made, or holds a federation that is not finished, unless ``overwrite``.
+        ConfigError: there is a federation that is not finished, or another one, unless ``overwrite``.
+        StorageError: the folder cannot be made, read or written.
     """
-    remote = _pulled(config.storage, folder)
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise ConfigError(f"--out {folder}: cannot be made ({error.strerror})") from None
-    done = newest_round(folder)
-    if done is not None and not overwrite:
-        rounds = read_yaml(folder / CONFIG_FILE).get("rounds") if (folder / CONFIG_FILE).exists() else None
-        if done != rounds:
-            name = resumed_as(config.storage, folder)
-            raise ConfigError(
-                f"--out {name}: holds a federation that was stopped after round {done}; go on with it by "
-                f"--resume {name}, or give --overwrite to begin anew"
-            )
-    clear_checkpoints(folder)
-    clear_rows(folder)
-    with replacing(folder / CONFIG_FILE) as partial:
-        partial.write_text(yaml.safe_dump(config.to_dict(), sort_keys=False))
-    if remote:
-        until_it_answers(remote.push, remote.address)
-        until_it_answers(remote.drop, remote.address)
+    name = resumed_as(config.storage, folder)
+    _pull(config.storage, folder)
+    check_writable(folder, named=f"--out {name}")
+    kept = _kept(folder)
+    if kept is None or overwrite:
+        return
+    there = fingerprint_of(kept.values) if kept.values is not None else None
+    if there is not None and (there != config.fingerprint() or kept.values.get("data") != config.to_dict()["data"]):
+        raise ConfigError(f"--out {name}: {_other(kept, config)}; {ELSEWHERE}")
+    if kept.checkpoint is None:
+        raise ConfigError(f"--out {name}: {_WITHOUT_CHECKPOINTS}; {ELSEWHERE}")
+    if kept.checkpoint != config.rounds or there is None:
+        raise ConfigError(
+            f"--out {name}: holds a federation that was stopped after round {kept.checkpoint}; go on with it by "
+            f"--resume {name}, or give --overwrite to start again"
+        )
+    logger.info("%s: this federation was finished before; --overwrite runs it again", name)
+
+
+def check_same(folder: Path, config: FederationConfig) -> None:
+    """Raise DataError where ``folder`` holds another federation, or results without checkpoints to resume from."""
+    kept = _kept(folder)
+    if kept is None:
+        return
+    if kept.values is not None and fingerprint_of(kept.values) != config.fingerprint():
+        raise DataError(f"{folder}: {_other(kept, config)}; {ELSEWHERE}")
+    if kept.checkpoint is None:
+        raise DataError(f"{folder}: {_WITHOUT_CHECKPOINTS}; {ELSEWHERE}")
+
+
+def begin_folder(folder: Path, config: FederationConfig) -> None:
+    """Make ``folder`` ready for a new federation: its configuration in it, and nothing of another one.
+
+    Raises StorageError: the disk refuses.
+    """
+    with disk_errors():
+        clear_checkpoints(folder)
+        clear_rows(folder)
+        (folder / RESULT_FILE).unlink(missing_ok=True)
+        with replacing(folder / CONFIG_FILE) as partial:
+            partial.write_text(yaml.safe_dump(config.to_dict(), sort_keys=False))
 
 
 def resumed_config(folder: Path, assignments: Sequence[str]) -> FederationConfig:
@@ -69,7 +120,7 @@ def resumed_config(folder: Path, assignments: Sequence[str]) -> FederationConfig
         ConfigError: there is none, or an assignment would make it another federation.
     """
     storage = assigned_storage(assignments)
-    _pulled(storage, folder)
+    _pull(storage, folder)
     if not (folder / CONFIG_FILE).is_file():
         raise ConfigError(f"--resume {folder}: no federation was begun there (it has no {CONFIG_FILE})")
     values = read_yaml(folder / CONFIG_FILE)
@@ -88,9 +139,57 @@ def resumed_config(folder: Path, assignments: Sequence[str]) -> FederationConfig
     return config
 
 
-def _pulled(storage: StorageConfig, folder: Path) -> RemoteFolder | None:
-    """The folder's home, if it has one, from where all of it was brought."""
+def _pull(storage: StorageConfig, folder: Path) -> None:
+    """Have the folder as it is at its address, if it has one."""
     remote = remote_folder(storage, folder)
     if remote:
         until_it_answers(remote.pull, remote.address)
-    return remote
+
+
+@dataclass(frozen=True)
+class _Kept:
+    """A federation that a folder holds: its configuration, None if it is not known, and its newest checkpoint."""
+
+    values: Mapping[str, Any] | None
+    checkpoint: int | None
+
+
+def _kept(folder: Path) -> _Kept | None:
+    """Return what ``folder`` holds, None where nothing would be lost. Raises StorageError."""
+    checkpoint = newest_round(folder)
+    with disk_errors(doing="read"):
+        has_result = _is_file(folder / RESULT_FILE)
+        values = _values(folder) if checkpoint is not None or has_result else None
+    return _Kept(values, checkpoint) if checkpoint is not None or has_result else None
+
+
+def _values(folder: Path) -> Mapping[str, Any] | None:
+    """Return the configuration's values as the folder has them, None where they are missing or damaged."""
+    try:
+        if _is_file(folder / CONFIG_FILE):
+            return read_yaml(folder / CONFIG_FILE)
+        return dict(json.loads((folder / RESULT_FILE).read_text())["config"])
+    except (FileNotFoundError, PromptfleetError, ValueError, TypeError, KeyError, RecursionError):
+        return None
+
+
+def _is_file(path: Path) -> bool:
+    """Return whether it is there. ``Path.is_file`` also says no where the disk does not answer. Raises OSError."""
+    try:
+        return stat.S_ISREG(os.stat(path).st_mode)
+    except FileNotFoundError:
+        return False
+
+
+def _other(kept: _Kept, config: FederationConfig) -> str:
+    """Say which keys differ."""
+    there, here = flatten(_identity(kept.values)), flatten(_identity(config.to_dict()))
+    differing = [key for key in {**here, **there} if there.get(key) != here.get(key)]
+    shown = ", ".join(f"{key}={there.get(key)} instead of {here.get(key)}" for key in differing[:3])
+    more = f" and {len(differing) - 3} more" if len(differing) > 3 else ""
+    return f"holds a federation with another configuration ({shown}{more})"
+
+
+def _identity(values: Mapping[str, Any]) -> dict[str, Any]:
+    """Return those of a configuration's values that the folder's name stands for: also where its images lie."""
+    return {**what_counts(values), "data": values.get("data")}

@@ -17,7 +17,7 @@ FOLDER = "rows"
 
 
 class KeptRows:
-    """The ``Rows`` of a federation, in a folder that is there. A kind's file is opened when it is first needed."""
+    """The ``Rows`` of a federation. Its folder is there; a kind's file is opened when it is first needed."""
 
     def __init__(self, folder: Path):
         self._folder = folder
@@ -80,9 +80,9 @@ class KeptRows:
 
 
 def rows_folder(config: FederationConfig, folder: str | Path | None) -> Path | None:
-    """Where the rows of the federation in ``folder`` lie, made if it is missing; None where its method keeps none.
+    """Return where the rows of the federation in ``folder`` lie; None where its method keeps none.
 
-    Raises ConfigError: there is no ``folder``, or it cannot be made.
+    Raises ConfigError: there is no ``folder``.
     """
     if not load_method(config.method).keeps_rows(config):
         return None
@@ -91,12 +91,7 @@ def rows_folder(config: FederationConfig, folder: str | Path | None) -> Path | N
             f"method={config.method}: is to keep its pool on disk, which takes a folder of the federation: "
             "run_federation(..., folder=...)"
         )
-    path = Path(folder).absolute() / FOLDER
-    try:
-        path.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise ConfigError(f"{path}: cannot be made ({error.strerror})") from None
-    return path
+    return Path(folder).absolute() / FOLDER
 
 
 def clear_rows(folder: Path) -> None:

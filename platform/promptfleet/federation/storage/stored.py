@@ -1,21 +1,29 @@
 """A federation's folder on disk: its result beside its checkpoints, written while the next round computes."""
 
 import logging
+import os
 import threading
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 from promptfleet.atomic_files import locked, replacing
 from promptfleet.config import StorageConfig, fingerprint_of
-from promptfleet.errors import DataError
+from promptfleet.disks import disk_errors, storage_error
+from promptfleet.errors import DataError, StorageError
 from promptfleet.federation.failures import StatesLost
 from promptfleet.federation.reports import Event, FederationResult, FederationSummary, summary_from_json
 from promptfleet.federation.rounds import Federation, Snapshot
-from promptfleet.federation.storage.checkpoint import load_snapshot, newest_round, remove_unfinished, save_snapshot
+from promptfleet.federation.storage.checkpoint import (
+    DamagedCheckpoint,
+    load_snapshot,
+    newest_round,
+    remove_unfinished,
+    save_snapshot,
+)
 from promptfleet.federation.storage.remote import remote_folder, until_it_answers
 
 RESULT_FILE = "result.json"
@@ -46,11 +54,14 @@ class FederationFolder:
     Where ``storage.path`` is an address and has the folder, what is there is taken, and a round is written once it is
     there too.
 
-    Raises DataError on construction: another process is at work in the folder, and goes on.
+    Raises on construction:
+        DataError: another process is at work in the folder.
+        StorageError: the folder cannot be made or read.
     """
 
     def __init__(self, folder: str | Path, federation: Federation):
         self._folder, self._federation = Path(folder), federation
+        self._made = [path for path in (self._folder, *self._folder.parents) if not os.path.lexists(path)]
         self._lock = ExitStack()
         self._lock.enter_context(alone_in(self._folder, timeout_s=LET_GO_S, on_wait=self._tell_of_other))
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="promptfleet-checkpoint")
@@ -60,7 +71,8 @@ class FederationFolder:
         self._closing = threading.Event()
         if self._remote:
             self._on_remote(self._remote.pull)
-        remove_unfinished(folder)
+        with disk_errors():
+            remove_unfinished(folder)
 
     def restore(self) -> int:
         """Go on from the newest checkpoint, if there is any; returns the rounds done. Raises as ``load_snapshot``."""
@@ -88,7 +100,7 @@ class FederationFolder:
             return None
         try:
             self.last = writing.result()
-        except (OSError, StatesLost) as error:
+        except (OSError, StorageError, StatesLost) as error:
             event = Event("checkpoint", [], f"could not be written ({error})", "kept the one before")
             logger.warning("%s", event)
             self._federation.record(event)
@@ -98,14 +110,27 @@ class FederationFolder:
     def flush(self) -> None:
         """The same where there is no next round. Raises DataError: the last one could not be written."""
         error = self.wait()
-        if error is not None:
-            raise DataError(f"{self._folder}: round {self._federation.rounds_done} could not be written ({error})")
+        if error is None:
+            return
+        where = f"{self._folder}: round {self._federation.rounds_done}"
+        if isinstance(error, OSError):
+            raise storage_error(error, where, doing="written") from error
+        raise DataError(f"{where}: cannot be written ({error})")
+
+    def bring(self) -> None:
+        """Have the folder's address, if it has one, as the folder is."""
+        if self._remote:
+            self._on_remote(self._remote.push)
+            self._on_remote(self._remote.drop)
 
     def close(self) -> None:
-        """Wait for what is being written, but not for an address that does not answer."""
+        """Wait for what is being written, but not for an address that does not answer; leave no empty folder."""
         self._closing.set()
         self._thread.shutdown()
         self._lock.close()
+        for path in self._made:
+            with suppress(OSError):
+                path.rmdir()
 
     def result(self) -> FederationResult:
         """That of the rounds so far, with the figures of their checkpoint."""
@@ -120,9 +145,7 @@ class FederationFolder:
         with replacing(self._folder / RESULT_FILE) as partial:
             partial.write_text(written.told_by(self._federation.result(snapshot)).to_json())
         logger.debug("%s: %d bytes in %.3f s", path, written.bytes, written.seconds)
-        if self._remote:
-            self._on_remote(self._remote.push)
-            self._on_remote(self._remote.drop)
+        self.bring()
         return written
 
     def _on_remote(self, job: Callable[[], None]) -> None:
@@ -136,11 +159,14 @@ class FederationFolder:
 def alone_in(folder: Path, *, timeout_s: float, on_wait: Callable[[], None] = lambda: None) -> Iterator[None]:
     """Be the only process at work in ``folder``; ``on_wait`` is called before waiting for another one to end.
 
-    Raises DataError: it has not after ``timeout_s``.
+    Raises:
+        DataError: it has not after ``timeout_s``.
+        StorageError: the folder cannot be made, or written.
     """
     with ExitStack() as alone:
         try:
-            alone.enter_context(locked(folder / LOCK_FILE, on_wait, timeout_s=timeout_s))
+            with disk_errors():
+                alone.enter_context(locked(folder / LOCK_FILE, on_wait, timeout_s=timeout_s))
         except TimeoutError:
             raise DataError(f"{folder}: another process is at work there; wait for it, or end it") from None
         yield
@@ -164,15 +190,19 @@ def load_summary(folder: Path, fingerprint: str) -> FederationSummary | None:
     """What the rounds so far gave, None if no round was finished; reads no states, hence cheap.
 
     Raises:
+        StorageError: if the disk does not give the file.
         DataError: if the file is damaged, or of a federation with another configuration.
     """
     path = folder / RESULT_FILE
     try:
-        summary = summary_from_json(path.read_bytes())
+        with disk_errors(path, doing="read"):
+            try:
+                text = path.read_bytes()
+            except FileNotFoundError:
+                return None
+        summary = summary_from_json(text)
         found = fingerprint_of(summary.config)
-    except FileNotFoundError:
-        return None
-    except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
+    except (ValueError, TypeError, KeyError, AttributeError) as error:
         raise DataError(f"{path}: damaged ({type(error).__name__}: {error})") from None
     if found != fingerprint:
         raise DataError(f"{path}: the result of a federation with another configuration")
@@ -180,11 +210,16 @@ def load_summary(folder: Path, fingerprint: str) -> FederationSummary | None:
 
 
 def load_result(folder: Path, fingerprint: str) -> FederationResult | None:
-    """The same with the states, from the checkpoint of the same round; None if there is none.
+    """The same with the states, from the checkpoint of the same round; None if there is none that can be used.
 
-    Raises DataError if the result is damaged or of another federation.
+    Raises as ``load_summary`` and ``load_snapshot`` do, but for damaged checkpoints.
     """
-    summary, snapshot = load_summary(folder, fingerprint), load_snapshot(folder, fingerprint)
+    summary = load_summary(folder, fingerprint)
+    try:
+        snapshot = load_snapshot(folder, fingerprint)
+    except DamagedCheckpoint as error:
+        logger.warning("%s", error)
+        return None
     if summary is None or snapshot is None or len(snapshot.reports) != len(summary.rounds):
         return None
     return FederationResult.of(summary, snapshot.server, snapshot.privates)

@@ -1,0 +1,37 @@
+"""Safetensors files, written in one step, and read so that a disk that fails is no damaged file."""
+
+import os
+import re
+from collections.abc import Mapping
+from pathlib import Path
+
+from safetensors import SafetensorError
+from safetensors.torch import save_file
+from torch import Tensor
+
+from promptfleet.atomic_files import replacing
+
+_CHUNK = 2**24
+_NUMBER = re.compile(r"\(os error (\d+)\)")
+
+
+def write_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str] | None = None) -> None:
+    """Replace the file at ``path``. Raises OSError: the disk refuses; what was there before stays."""
+    with replacing(path) as partial:
+        try:
+            save_file(dict(tensors), partial, metadata and dict(metadata))
+        except SafetensorError as error:
+            number = _NUMBER.search(str(error))
+            if number is None:
+                raise OSError(f"{path}: {error}") from None
+            raise OSError(int(number[1]), os.strerror(int(number[1])), str(path)) from None
+
+
+def require_readable(path: Path) -> None:
+    """Read the file to its end, so that its content alone can be wrong afterwards. Raises OSError.
+
+    safetensors maps files: where a disk fails it says that there is no such file, or the process dies of SIGBUS.
+    """
+    with open(path, "rb", buffering=0) as file:
+        while file.read(_CHUNK):
+            pass

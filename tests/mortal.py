@@ -11,6 +11,7 @@ from pathlib import Path
 
 from ray import tune
 
+from promptfleet.errors import StorageError
 from promptfleet.federation.failures import ClientFails
 
 ROUNDS = 3
@@ -68,6 +69,8 @@ class Mortal(tune.Trainable):
                 raise ValueError("a fault was ordered")
             if fault == "client fails":
                 raise ClientFails("train: client 1: raised ValueError, 4 times in a row")
+            if fault == "disk refuses":
+                raise StorageError("round-000001.safetensors: cannot be read (Input/output error)")
             if fault == "kill soon":
                 threading.Timer(0.5, os.kill, (os.getpid(), signal.SIGKILL)).start()
             if fault == "late":

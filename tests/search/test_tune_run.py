@@ -8,6 +8,7 @@ import ray
 from optuna.trial import TrialState
 
 from promptfleet.config import FederationConfig
+from promptfleet.errors import StorageError
 from promptfleet.search import tune_adapters, tune_run
 from promptfleet.search.progress import SweepProgress
 from promptfleet.search.space import IntRange
@@ -85,3 +86,12 @@ def test_with_a_client_that_always_raises_it_is_given_up_at_once(run, tmp_path, 
     assert "begun again" not in said.getvalue()
     study = SweepStudy(tmp_path / "trial", {"experts": IntRange(0, 9)}, SweepSettings(trials=2), rounds=1)
     assert study.trials()[0].user_attrs["error"] == "train: client 1: raised ValueError, 4 times in a row"
+
+
+@pytest.mark.parametrize("moment", ["begin", 2])
+def test_a_disk_that_refuses_ends_the_sweep_and_no_trial(run, tmp_path, moment):
+    order(tmp_path, "trial", 1, moment, "disk refuses")
+    with pytest.raises(StorageError, match=r"^round-000001\.safetensors: cannot be read \(Input/output error\)$"):
+        run(trial=2)
+    study = SweepStudy(tmp_path / "trial", {"experts": IntRange(0, 9)}, SweepSettings(trials=2), rounds=1)
+    assert [trial.state for trial in study.trials()] == [TrialState.COMPLETE, TrialState.RUNNING]

@@ -1,5 +1,6 @@
 """One trial: a whole federation, of which Ray Tune runs one communication round per step."""
 
+import logging
 from collections.abc import Callable, Mapping
 from dataclasses import asdict
 from typing import Any
@@ -14,8 +15,11 @@ from promptfleet.federation.reports import RoundReport
 from promptfleet.federation.resources import Shares
 from promptfleet.federation.rounds import Federation
 from promptfleet.federation.settings import federation_config
+from promptfleet.federation.storage.checkpoint import DamagedCheckpoint
 from promptfleet.federation.storage.stored import FederationFolder
 from promptfleet.search.stage import FEDERATION, FOLDER, SETTLED
+
+logger = logging.getLogger(__name__)
 
 OBJECTIVE = "val_accuracy"  # of the clients that do not attack, where some do
 
@@ -73,7 +77,11 @@ class FederationTrial(tune.Trainable):
         if self._stored is not None:
             self._stored.close()
         self._stored = FederationFolder(folder, self._federation)
-        done = self._stored.restore()
+        try:
+            done = self._stored.restore()
+        except DamagedCheckpoint as error:
+            logger.warning("%s; the trial starts again", error)
+            done = 0
         if done:
             self._stored.save()  # the result may be a round behind
         self._told = min(values[SETTLED], done)

@@ -9,6 +9,7 @@ from ray.tune.experiment import Trial
 from ray.tune.schedulers import FIFOScheduler, TrialScheduler
 from ray.tune.search import Searcher
 
+from promptfleet.errors import StorageError
 from promptfleet.federation.failures import ClientFails
 from promptfleet.federation.ray_watch import require_ray
 from promptfleet.search.stage import NUMBER, STAGE, Stage
@@ -86,10 +87,14 @@ class StageSearcher(NotSaved, Searcher):
 
 
 class RungScheduler(NotSaved, FIFOScheduler):
-    """Stops a trial after a round where its study says so, and for good where one of its clients fails for good."""
+    """Stops a trial after a round where its study says so, and for good where one of its clients fails for good.
+
+    Where a disk refuses, ``refused`` is why: no trial is to blame for that, so all of them stay open.
+    """
 
     def __init__(self, stages: Sequence[Stage]):
         super().__init__()
+        self.refused: StorageError | None = None
         self._studies = {stage.name: stage.study for stage in stages}
 
     def on_trial_result(self, tune_controller: Any, trial: Trial, result: dict[str, Any]) -> str:
@@ -99,8 +104,11 @@ class RungScheduler(NotSaved, FIFOScheduler):
         return TrialScheduler.STOP if stop else TrialScheduler.CONTINUE
 
     def on_trial_error(self, tune_controller: Any, trial: Trial) -> None:
-        """Called before the searcher, which is not shown the error."""
+        """Called before the searcher, which is not shown the error. Raises StorageError, which ends the run."""
         error = _last_error(trial)
+        if isinstance(error, StorageError):
+            self.refused = error
+            raise error
         if isinstance(error, ClientFails):
             self._studies[trial.config[STAGE]].fail(trial.config[NUMBER], str(error))
 

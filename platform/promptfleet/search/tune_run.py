@@ -39,7 +39,7 @@ def run_trials(
     folder is where Tune keeps its own notes, and this process's alone; concurrent trials run side by side.
 
     Raises:
-        DataError: a study could not be written.
+        DataError: a study could not be written, or a trial's disk refuses.
         RayGone: the Ray that all of it runs on does not answer any more.
     """
     for stage in stages:
@@ -48,11 +48,14 @@ def run_trials(
     persistently(lambda: tracking.catch_up(store))
     if all(stage.study.is_over() for stage in stages):
         return
-    tuner = _tuner(stages, folder, prepared, nodes, tracking, concurrent)
+    scheduler = RungScheduler(stages)
+    tuner = _tuner(stages, folder, prepared, nodes, scheduler, tracking, concurrent)
     try:
         tuner.fit()
     except Exception:
         require_ray()
+        if scheduler.refused is not None:
+            raise scheduler.refused from None
         for stage in stages:
             stage.study.require_written()
         raise
@@ -63,6 +66,7 @@ def _tuner(
     folder: Path,
     prepared: Prepared,
     nodes: Sequence[Node],
+    scheduler: RungScheduler,
     tracking: TrackTrials,
     concurrent: int,
 ) -> tune.Tuner:
@@ -84,7 +88,7 @@ def _tuner(
             metric=OBJECTIVE,
             mode="max",
             search_alg=StageSearcher(stages),
-            scheduler=RungScheduler(stages),
+            scheduler=scheduler,
             num_samples=-1,  # until the searcher has none
             max_concurrent_trials=concurrent,
             reuse_actors=True,

@@ -5,6 +5,7 @@ import os
 import re
 import resource
 import signal
+import threading
 import time
 from dataclasses import replace
 from pathlib import Path
@@ -22,7 +23,7 @@ from promptfleet.data.dataset import Dataset
 from promptfleet.data.datasets import load_dataset
 from promptfleet.data.feature_store import open_features, open_store, write_features
 from promptfleet.errors import ConfigError, DataError
-from promptfleet.federation import encoding
+from promptfleet.federation import encoding, image_encoder
 from promptfleet.federation.encoding import PART, encode_missing, wanted_files
 from promptfleet.federation.image_encoder import Encoder, encode_in_threads, load_inputs
 from promptfleet.federation.settings import federation_config
@@ -204,12 +205,42 @@ def test_threads_lose_no_part_and_bound_what_they_hold(threads):
 
     parts = [range(start, start + 2) for start in range(0, 40, 2)]
     before, seen = torch.get_num_threads(), []
-    for part, arrays in encode_in_threads(encode_one, parts, threads):
-        seen.append(part)
-        assert arrays == {"features": part}
+    for part in encode_in_threads(encode_one, parts, threads):
+        seen.append(part.images)
+        assert part.arrays == {"features": part.images}
         assert len(begun) - len(seen) <= 2 * (threads + 1)
     assert sorted(seen, key=lambda part: part.start) == parts
     assert torch.get_num_threads() == before
+
+
+def by_images(parts):
+    return {part.images: part.arrays for part in parts}
+
+
+def test_the_time_left_is_right_from_the_start_whatever_came_before_and_is_done_side_by_side(monkeypatch, caplog):
+    caplog.set_level("INFO")
+    now = [0.0]
+    monkeypatch.setattr(encoding.time, "monotonic", lambda: now[0])
+    progress = encoding.Progress("photos", "ViT", samples=10_000, missing=6400)
+    now[0] = 120.0  # processes have started, and the first part of sixteen is done after six seconds
+    progress.add(64, 6.0 / 16)
+    assert caplog.messages[-1] == "encoding photos: 3664/10000 images, 171 images/s, 0m37s left"
+    now[0] = 121.0
+    progress.add(64, 6.0 / 16)
+    assert len(caplog.messages) == 2, "a line every few seconds"
+
+
+@pytest.mark.parametrize(("parts", "threads", "seconds"), [(4, 1, 6.0), (4, 2, 3.0), (1, 16, 6.0)])
+def test_a_part_costs_its_time_divided_by_those_at_work_side_by_side(monkeypatch, parts, threads, seconds):
+    clocks = threading.local()
+
+    def six_seconds_later():
+        clocks.now = getattr(clocks, "now", 0.0) + 6.0
+        return clocks.now
+
+    monkeypatch.setattr(image_encoder.time, "perf_counter", six_seconds_later)
+    parts = [range(start, start + 2) for start in range(0, 2 * parts, 2)]
+    assert {part.seconds for part in encode_in_threads(lambda part: {}, parts, threads)} == {seconds}
 
 
 # Several processes
@@ -316,13 +347,12 @@ def test_processes_of_a_cluster_give_the_same_bits_and_errors(ray_session, tmp_p
     content = {"backbone": backbone.fingerprint, "dataset": dataset.fingerprint}
     parts = [range(start, start + 3) for start in range(0, 12, 3)]
     encoders = Encoders(processes=2, threads=1, cpus=1.0, gpus=0.0)
-    found = dict(encode_on_ray(config, ["features", "patches"], content, parts, encoders))
+    found = by_images(encode_on_ray(config, ["features", "patches"], content, parts, encoders))
     assert sorted(found, key=lambda part: part.start) == parts
-    for part, arrays in encode_in_threads(
-        Encoder(backbone, dataset, ["features", "patches"], 0, torch.device("cpu")), parts, 1
-    ):
-        for kind, array in arrays.items():
-            np.testing.assert_array_equal(found[part][kind], array)
+    encoder = Encoder(backbone, dataset, ["features", "patches"], 0, torch.device("cpu"))
+    for part in encode_in_threads(encoder, parts, 1):
+        for kind, array in part.arrays.items():
+            np.testing.assert_array_equal(found[part.images][kind], array)
     encoders = replace(encoders, processes=1)
     with pytest.raises(DataError, match=r"z\.png"):
         list(encode_on_ray(config, ["features"], content, [range(3), range(12, 13)], encoders))
@@ -342,11 +372,11 @@ def test_images_are_encoded_in_this_process_where_no_node_can(tmp_path, monkeypa
     config = federation_config({"dataset": "imagefolder", "data": {"root": str(tmp_path), "folder": "photos"}})
     dataset, backbone = load_inputs(config)
     parts = [range(2), range(2, 4)]
-    expected = dict(encoding._encoded(config, backbone, dataset, ["features"], parts))
+    expected = by_images(encoding._encoded(config, backbone, dataset, ["features"], parts))
     monkeypatch.setattr(encoding, "ray_runs", lambda: True)
     monkeypatch.setattr(ray_encoding, "plan_encoders", lambda parts, device: ray_encoding.Encoders(2, 1, 1.0, 0.0))
     monkeypatch.setattr(ray_encoding, "encode_on_ray", encode_on_ray)
-    found = dict(encoding._encoded(config, backbone, dataset, ["features"], parts))
+    found = by_images(encoding._encoded(config, backbone, dataset, ["features"], parts))
     assert found.keys() == expected.keys() == set(parts)
     for part in parts:
         np.testing.assert_array_equal(found[part]["features"], expected[part]["features"])

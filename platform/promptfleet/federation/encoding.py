@@ -18,7 +18,7 @@ from promptfleet.data.partial_rows import PartialRows
 from promptfleet.devices import choose_device
 from promptfleet.disks import disk_errors
 from promptfleet.errors import ConfigError, DataError
-from promptfleet.federation.image_encoder import Arrays, Encoder, Kind, encode_in_threads
+from promptfleet.federation.image_encoder import EncodedPart, Encoder, Kind, encode_in_threads
 from promptfleet.federation.ray_session import ray_runs
 from promptfleet.federation.storage.remote import FEATURES, fetch_missing
 from promptfleet.methods.protocol import Needs
@@ -103,10 +103,10 @@ def _encode(config: FederationConfig, backbone: Backbone, dataset: Dataset, file
     parts = [range(start, min(start + PART, len(dataset))) for start in range(0, len(dataset), PART)]
     missing = [part for part in parts if not all(one.has(part) for one in rows.values())]
     progress = Progress(dataset.name, backbone.name, len(dataset), sum(map(len, missing)))
-    for part, arrays in _encoded(config, backbone, dataset, list(rows), missing):
-        for kind, array in arrays.items():
-            rows[kind].put(part, array)
-        progress.add(len(part))
+    for part in _encoded(config, backbone, dataset, list(rows), missing):
+        for kind, array in part.arrays.items():
+            rows[kind].put(part.images, array)
+        progress.add(len(part.images), part.seconds)
     for file in files:
         labels = dataset.labels, dataset.domains, dataset.official
         write_features(file.path.parent, file.key_parts, rows[file.kind].array(), *labels)
@@ -116,7 +116,7 @@ def _encode(config: FederationConfig, backbone: Backbone, dataset: Dataset, file
 
 def _encoded(
     config: FederationConfig, backbone: Backbone, dataset: Dataset, kinds: Sequence[Kind], parts: Sequence[range]
-) -> Iterator[tuple[range, Arrays]]:
+) -> Iterator[EncodedPart]:
     """Features of each part, in the order in which they get done: from Ray where it offers more than this process."""
     if ray_runs():
         from promptfleet.federation.ray_encoding import NoEncoder, encode_on_ray, plan_encoders
@@ -158,26 +158,33 @@ class Progress:
 
     def __init__(self, dataset: str, backbone: str, samples: int, missing: int):
         self._dataset, self._samples, self._missing, self._done = dataset, samples, missing, 0
+        self._seconds = 0.0  # of encoding alone, without the start of processes
         self._started = self._last = time.monotonic()
         kept = f", {samples - missing} are done" if missing < samples else ""
         logger.info("encoding %d images of %s with %s%s", samples, dataset, backbone, kept)
 
-    def add(self, images: int) -> None:
+    def add(self, images: int, seconds: float) -> None:
+        """Note some images and their share of the time, see ``EncodedPart``."""
         self._done += images
+        self._seconds += seconds
         now = time.monotonic()
         if now - self._last >= QUIET_SECONDS and self._done < self._missing:
             self._last = now
-            left_s = round((self._missing - self._done) * (now - self._started) / self._done)
+            each_s = self._seconds / self._done
+            left_s = round((self._missing - self._done) * each_s)
             done = self._samples - self._missing + self._done
             left = f"{left_s // 60}m{left_s % 60:02d}s left"
-            logger.info("encoding %s: %d/%d images, %s, %s", self._dataset, done, self._samples, self._speed(), left)
+            logger.info("encoding %s: %d/%d images, %s, %s", self._dataset, done, self._samples, _speed(each_s), left)
 
     def finish(self) -> float:
-        """The images encoded per second."""
+        """Return the images encoded per second, the start of processes included."""
         seconds = time.monotonic() - self._started
-        logger.info("encoded %d images of %s in %.1f s, %s", self._missing, self._dataset, seconds, self._speed())
+        speed = _speed(seconds / max(self._done, 1))
+        logger.info("encoded %d images of %s in %.1f s, %s", self._missing, self._dataset, seconds, speed)
         return self._done / seconds
 
-    def _speed(self) -> str:
-        speed = self._done / max(time.monotonic() - self._started, 1e-9)
-        return f"{speed:.1f} images/s" if speed < 100 else f"{speed:.0f} images/s"
+
+def _speed(seconds: float) -> str:
+    """Return how many images of so many seconds each that is."""
+    speed = 1 / max(seconds, 1e-9)
+    return f"{speed:.1f} images/s" if speed < 100 else f"{speed:.0f} images/s"

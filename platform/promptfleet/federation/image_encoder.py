@@ -1,7 +1,9 @@
 """From images to features: decoding, preprocessing and the image tower, side by side in threads or processes."""
 
+import time
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, ThreadPoolExecutor, wait
+from dataclasses import dataclass
 from functools import partial
 from itertools import islice
 from typing import Literal
@@ -85,25 +87,37 @@ class Encoder:
         return torch.stack(list(images)).to(self._device)
 
 
-def encode_in_threads(
-    encode: Callable[[range], Arrays], parts: Sequence[range], threads: int
-) -> Iterator[tuple[range, Arrays]]:
+@dataclass(frozen=True)
+class EncodedPart:
+    """Features of some images. ``seconds`` is its share of the time: its own, divided by the parts side by side."""
+
+    images: range
+    arrays: Arrays
+    seconds: float
+
+
+def encode_in_threads(encode: Callable[[range], Arrays], parts: Sequence[range], threads: int) -> Iterator[EncodedPart]:
     """Encode parts side by side and yield each when it is done; memory holds one per thread, and one more.
 
     After an error no further part is begun; those under way are still yielded, then the error is raised.
     """
     todo, failure = iter(parts), None
+    side_by_side = min(threads, len(parts))
+
+    def encode_one(part: range) -> EncodedPart:
+        started = time.perf_counter()
+        return EncodedPart(part, encode(part), (time.perf_counter() - started) / side_by_side)
+
     threads_before = torch.get_num_threads()
     try:
         with ThreadPoolExecutor(threads, initializer=partial(torch.set_num_threads, 1)) as pool:
-            running = {pool.submit(encode, part): part for part in islice(todo, threads + 1)}
+            running = {pool.submit(encode_one, part) for part in islice(todo, threads + 1)}
             while running:
-                done, _ = wait(running, return_when=FIRST_COMPLETED)
-                finished = [(running.pop(future), future) for future in done]
-                failure = failure or next((future.exception() for _, future in finished if future.exception()), None)
+                done, running = wait(running, return_when=FIRST_COMPLETED)
+                failure = failure or next((future.exception() for future in done if future.exception()), None)
                 if failure is None:
-                    running |= {pool.submit(encode, part): part for part in islice(todo, len(finished))}
-                yield from ((part, future.result()) for part, future in finished if not future.exception())
+                    running |= {pool.submit(encode_one, part) for part in islice(todo, len(done))}
+                yield from (future.result() for future in done if not future.exception())
         if failure is not None:
             raise failure
     finally:

@@ -2,6 +2,7 @@
 
 import logging
 import math
+import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import islice
@@ -14,7 +15,7 @@ from ray.exceptions import RayActorError
 from promptfleet.config import FederationConfig
 from promptfleet.devices import Wanted, choose_device
 from promptfleet.errors import DataError, PromptfleetError, ResourceError
-from promptfleet.federation.image_encoder import Arrays, Encoder, Kind, load_inputs
+from promptfleet.federation.image_encoder import Arrays, EncodedPart, Encoder, Kind, load_inputs
 
 logger = logging.getLogger(__name__)
 
@@ -57,10 +58,12 @@ class EncoderActor:
             raise DataError(f"node {ray.util.get_node_ip_address()} has another {config.dataset} or {backbone.name}")
         self._encode = Encoder(backbone, dataset, kinds, config.features.views, choose_device(config.runtime.device))
 
-    def encode(self, part: range) -> Arrays | PromptfleetError:
+    def encode(self, part: range) -> tuple[Arrays, float] | PromptfleetError:
+        """Return the features of ``part`` and the seconds that they took, or why there are none."""
         torch.set_num_threads(1)  # of the thread that runs this call
+        started = time.perf_counter()
         try:
-            return self._encode(part)
+            return self._encode(part), time.perf_counter() - started
         except PromptfleetError as error:
             return error
 
@@ -71,7 +74,7 @@ def encode_on_ray(
     content: Mapping[str, str],
     parts: Sequence[range],
     encoders: Encoders,
-) -> Iterator[tuple[range, Arrays]]:
+) -> Iterator[EncodedPart]:
     """As ``encode_in_threads`` does, in processes. A process that finds no room yet is not waited for.
 
     A process that cannot begin, such as one on a node without the dataset, is done without.
@@ -86,7 +89,7 @@ def encode_on_ray(
     actors = [actor_class.remote(config, kinds, content) for _ in range(encoders.processes)]
     starting = {actor.__ray_ready__.remote(): actor for actor in actors}
     running: dict[ObjectRef, tuple[range, ray.actor.ActorHandle]] = {}
-    todo, left, failure = iter(parts), len(parts), None
+    todo, left, failure, working = iter(parts), len(parts), None, 0
 
     def begin(actor: ray.actor.ActorHandle, count: int) -> None:
         for part in islice(todo, count):
@@ -106,21 +109,23 @@ def encode_on_ray(
                     actor = starting.pop(ref)
                     reason = _why_not(ref)
                     if reason is None:
+                        working += 1
                         begin(actor, encoders.threads + 1)
                     elif running or starting:
                         logger.warning("encoding without one process: %s", reason)
                     else:
                         raise NoEncoder(reason)
                     continue
-                arrays = ray.get(ref)
+                encoded = ray.get(ref)
                 part, actor = running.pop(ref)
-                if isinstance(arrays, PromptfleetError):
-                    failure = arrays
+                if isinstance(encoded, PromptfleetError):
+                    failure = encoded
                     todo = iter(())
                     continue
                 begin(actor, 1)
                 left -= 1
-                yield part, arrays
+                arrays, seconds = encoded
+                yield EncodedPart(part, arrays, seconds / (working * encoders.threads))
         if failure:
             raise failure
     except RayActorError as error:

@@ -50,3 +50,13 @@ def ray_session():
         )
     yield ray
     ray.shutdown()
+
+
+@pytest.fixture
+def terminal():
+    """A terminal of 80 columns; ``terminal.resize(60)``."""
+    from tests.terminals import Terminal
+
+    opened = Terminal()
+    yield opened
+    opened.close()

@@ -25,6 +25,7 @@ FOUNDATION = {
     "seeding",
     "storage_address",
     "strict_json",
+    "terminal",
     "text_tables",
     "yaml_files",
 }

@@ -5,8 +5,10 @@ from types import SimpleNamespace
 
 import pytest
 from optuna.trial import TrialState, create_trial
+from rich.cells import cell_len
 
 from promptfleet.search.progress import SweepProgress, format_params, format_seconds
+from promptfleet.terminal import START_OF_LINE, LiveLine
 
 ROUNDS = 3
 
@@ -19,11 +21,6 @@ def stage(name, trials_left, *ended, failed=()):
 def trial(number, stage="trial", **last):
     values = {"stage": stage, "trial_number": number, "params": {"experts": 3, "tau": 0.04213}}
     return SimpleNamespace(config=values, last_result={"rounds": ROUNDS, **last}, error_file="error.txt")
-
-
-class Terminal(io.StringIO):
-    def isatty(self):
-        return True
 
 
 def tell(progress, number, rounds, value, stage="trial"):
@@ -43,10 +40,12 @@ def test_counts_best_and_early_stops():
     progress.on_trial_error(0, [], trial(2))
     lines = stream.getvalue().splitlines()
     assert lines[0] == "trial   0 starts   experts=3  tau=0.0421"
-    assert "trial   0 complete  val 0.800  best 0.800 (trial 0)   1/4 done, 0 running, 0 stopped early" in lines[1]
-    assert "trial   1 stopped early after round 1  val 0.900  best 0.800 (trial 0)   2/4 done" in lines[3]
-    assert "trial   2 FAILED, see error.txt" in lines[5]
-    assert "3/4 done, 0 running, 1 stopped early, 1 failed" in lines[5]
+    assert lines[1].startswith("trial   0 complete  val 0.800   1/4 done, ")
+    assert lines[1].endswith(" left   best 0.800 (trial 0)   0 running, 0 stopped early")
+    assert lines[3].startswith("trial   1 stopped early after round 1  val 0.900   2/4 done, ")
+    assert "best 0.800 (trial 0)" in lines[3]
+    assert lines[5].startswith("trial   2 FAILED, see error.txt   3/4 done, ")
+    assert lines[5].endswith("0 running, 1 stopped early, 1 failed")
 
 
 def test_a_trial_that_is_begun_again_has_not_failed():
@@ -57,15 +56,21 @@ def test_a_trial_that_is_begun_again_has_not_failed():
     tell(progress, 2, 3, 0.8)
     lines = stream.getvalue().splitlines()
     assert lines[1] == "trial   2 failed, see error.txt; it is begun again after its last round"
-    assert "1/4 done, 0 running, 0 stopped early   " in lines[3]
+    assert "1/4 done, " in lines[3]
+    assert lines[3].endswith("0 running, 0 stopped early")
 
 
 def test_a_resumed_sweep_starts_from_what_is_done():
     stream = io.StringIO()
-    ended = create_trial(state=TrialState.COMPLETE, value=0.7), create_trial(state=TrialState.FAIL)
+    values = {TrialState.COMPLETE: 0.7, TrialState.PRUNED: 0.9, TrialState.FAIL: None}
+    states = [TrialState.COMPLETE] + [TrialState.PRUNED] * 3 + [TrialState.FAIL] * 2
+    ended = [create_trial(state=state, value=values[state]) for state in states]
     progress = SweepProgress([stage("trial", 2, *ended)], stream)
     tell(progress, 2, 3, 0.6)
-    assert "best 0.700 (trial -1)   3/4 done" in stream.getvalue()  # outside a study, a trial's number is -1
+    last = stream.getvalue().splitlines()[-1]
+    assert "7/8 done, " in last
+    assert "best 0.700 (trial -1)" in last  # outside a study, a trial's number is -1
+    assert last.endswith("0 running, 3 stopped early, 2 failed")
 
 
 def test_every_stage_has_a_best_of_its_own_and_all_are_counted_together():
@@ -74,17 +79,49 @@ def test_every_stage_has_a_best_of_its_own_and_all_are_counted_together():
     tell(progress, 0, 3, 0.9, "tune coop")
     tell(progress, 0, 3, 0.8, "compare")
     lines = stream.getvalue().splitlines()
-    assert "tune coop   0 complete  val 0.900  best 0.900 (tune coop 0)   1/2 done" in lines[1]
-    assert "compare   0 complete  val 0.800  best 0.800 (compare 0)   2/2 done" in lines[3]
+    assert lines[1].startswith("tune coop   0 complete  val 0.900   1/2 done, ")
+    assert "best 0.900 (tune coop 0)" in lines[1]
+    assert lines[3].startswith("compare   0 complete  val 0.800   2/2 done, ")
+    assert "best 0.800 (compare 0)" in lines[3]
 
 
-def test_a_terminal_gets_one_line_rewritten_and_a_file_does_not():
-    terminal, file = Terminal(), io.StringIO()
-    for stream in (terminal, file):
-        tell(SweepProgress([stage("trial", 1)], stream), 0, 3, 0.5)
-    assert terminal.getvalue().count("\r\x1b[Ktrial   0 round") == 3
+def test_elsewhere_than_on_a_terminal_nothing_is_rewritten():
+    file = io.StringIO()
+    tell(SweepProgress([stage("trial", 1)], file), 0, 3, 0.5)
     assert "\r" not in file.getvalue()
     assert file.getvalue().count("\n") == 2  # rounds come at most every few seconds
+
+
+@pytest.mark.parametrize("columns", [60, 80, 120])
+def test_on_a_terminal_the_last_line_is_rewritten_and_nothing_is_wider(terminal, columns):
+    terminal.resize(columns)
+    progress = SweepProgress([stage("trial", 12)], terminal.stream)
+    for number in range(6):
+        tell(progress, number, 3, 0.5)
+    terminal.resize(columns // 2)
+    for number in range(6, 12):
+        tell(progress, number, 3, 0.5)
+    progress.on_experiment_end([])
+    wide, narrow = terminal.shown().split("trial   6 starts")
+    assert max(map(cell_len, wide.splitlines())) <= columns
+    assert max(map(cell_len, narrow.splitlines())) <= columns // 2
+    lines = terminal.shown().splitlines()
+    assert [line for line in lines if "starts" in line] == [line for line in lines if line.startswith("trial")][::2]
+    assert sum("complete" in line for line in lines) == 12
+    assert "round" not in terminal.shown(), "those are in the line that is rewritten"
+    assert "left" not in terminal.shown()
+    assert terminal.written().count(START_OF_LINE) == 12 * (1 + 1 + 3 + 1 + 1) + 1
+
+
+def test_wide_characters_count_as_what_they_take(terminal):
+    terminal.resize(30)
+    line = LiveLine(terminal.stream)
+    line.rewrite("漢字" * 20)
+    last = terminal.written().rpartition(START_OF_LINE)[2]
+    assert (last, cell_len(last)) == ("漢字" * 7 + "…", 29)
+    line.say("漢字 " * 20)
+    assert {cell_len(text) for text in terminal.shown().splitlines()} <= set(range(31))
+    assert terminal.shown().replace(" ", "").replace("\n", "") == "漢字" * 20
 
 
 @pytest.mark.parametrize(("seconds", "text"), [(4.4, "4s"), (65, "1m05s"), (3600, "1h00m"), (7384, "2h03m")])

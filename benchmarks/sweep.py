@@ -17,6 +17,7 @@ from pathlib import Path
 import optuna
 
 from measuring import report
+from promptfleet.databases import sqlite_address
 from promptfleet.search.folders import trial_folder
 
 TUNE = Path(__file__).resolve().parents[1] / "jobs" / "tune.py"
@@ -49,7 +50,7 @@ def run(storage: Path, options: argparse.Namespace) -> list[dict[str, float]]:
         raise SystemExit(done.stderr)
     folder = storage / "sweeps" / path.stem
     (database,) = folder.glob("*.db")
-    trials = optuna.load_study(study_name=None, storage=f"sqlite:///{database}").trials
+    trials = optuna.load_study(study_name=None, storage=sqlite_address(database)).trials
     rows = []
     for before, trial in pairwise(trials):
         took = (trial.datetime_complete - before.datetime_complete).total_seconds()

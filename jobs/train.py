@@ -60,8 +60,8 @@ def _train(config: FederationConfig, out: Path, arguments: Namespace) -> None:
         download_dataset(config.dataset, config.data.root, config.data.folder)
     storage = config.storage
     option = storage.option if storage.address else ""
-    hint = f"go on with: python jobs/train.py --resume {resumed_as(storage, out)}{option}"
-    with leaving_when_ray_is_gone(hint), track_federation(config) as tracked:
+    resume = f"python jobs/train.py --resume {resumed_as(storage, out)}{option}"
+    with leaving_when_ray_is_gone(f"go on with: {resume}"), track_federation(config) as tracked:
 
         def on_round(report: RoundReport) -> None:
             print(_round_line(report, config.rounds), file=sys.stderr, flush=True)
@@ -72,7 +72,12 @@ def _train(config: FederationConfig, out: Path, arguments: Namespace) -> None:
         where = {"address": arguments.address, "folder": out, "overwrite": arguments.overwrite}
         result = run_federation(config, on_round=on_round, **where)
         tracked.finish(result)
-    print(_summary(result, config.backbone.caveat, storage.shown(out / RESULT_FILE), tracked.ui_hint))
+    print(_summary(result, config.backbone.caveat, storage.shown(out / RESULT_FILE)))
+    if tracked.ui_hint:
+        print(f"look at it: {tracked.ui_hint}")
+    if tracked.untracked:
+        what = "a part of it" if tracked.ui_hint else "it"
+        print(f"MLflow lacks {what} ({tracked.untracked}); what is missing is written by: {resume}")
 
 
 def _output_folder(config: FederationConfig, name: str | None) -> Path:
@@ -93,7 +98,7 @@ def _round_line(report: RoundReport, rounds: int) -> str:
     )
 
 
-def _summary(result: FederationResult, caveat: str, path: str, ui_hint: str) -> str:
+def _summary(result: FederationResult, caveat: str, path: str) -> str:
     return "\n".join(
         [
             f"{result.method} on {result.dataset}: {len(result.clients)} clients, {len(result.rounds)} rounds",
@@ -103,7 +108,6 @@ def _summary(result: FederationResult, caveat: str, path: str, ui_hint: str) -> 
             f"  zero-shot CLIP       {result.zero_shot_accuracy:.3f} on the same test parts",
             *_simulated(result),
             f"result: {path}",
-            f"look at it: {ui_hint}",
         ]
     )
 

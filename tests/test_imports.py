@@ -17,6 +17,7 @@ FOUNDATION = {
     "command_line",
     "config",
     "config_types",
+    "databases",
     "devices",
     "disks",
     "errors",

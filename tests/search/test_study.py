@@ -2,6 +2,7 @@
 
 import re
 import shutil
+import sqlite3
 
 import pytest
 from optuna.trial import TrialState
@@ -250,3 +251,22 @@ def test_a_disk_that_stays_full_is_one_line(study, monkeypatch):
     with pytest.raises(DataError, match=re.escape("database or disk is full")):
         study.require_written()  # Ray Tune has made something else of it
     assert not study.has_ended(number)
+
+
+@pytest.mark.parametrize("damage", ["no database", "another version"])
+def test_a_study_that_cannot_be_opened_is_one_line(tmp_path, study, damage):
+    if damage == "no database":
+        (tmp_path / FILE).write_text("this is no database " * 100)
+    else:
+        with sqlite3.connect(tmp_path / FILE) as database:
+            database.execute("update alembic_version set version_num = 'v99.0.0.a'")
+            database.execute("update version_info set schema_version = 99")
+    with pytest.raises(DataError, match=rf"^the study {tmp_path}/{FILE} cannot be used: .*(not a database|version)"):
+        SweepStudy(tmp_path, SPACE, SweepSettings(trials=20), ROUNDS)
+
+
+def test_a_folder_may_have_any_name(tmp_path):
+    folder = tmp_path_of(tmp_path, "a%41 b?c=d #x {y} ü")
+    assert SweepStudy(folder, SPACE, SweepSettings(trials=1), ROUNDS).next_proposal().number == 0
+    assert [path.name for path in tmp_path.iterdir()] == [folder.name]
+    assert [path.name for path in folder.iterdir()] == [FILE]

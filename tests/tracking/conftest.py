@@ -1,6 +1,7 @@
 """One store for all tests of tracking (making its schema takes seconds), and a way to look into it from outside."""
 
 import itertools
+import shutil
 from pathlib import Path
 
 import pytest
@@ -11,6 +12,14 @@ from promptfleet.tracking.store import TrackingStore
 @pytest.fixture(scope="session")
 def store(tmp_path_factory):
     return TrackingStore.open(tmp_path_factory.mktemp("tracking") / "results")
+
+
+@pytest.fixture
+def own_store(store, tmp_path):
+    """A store of this test alone, for what others would notice."""
+    shutil.copy(store.path / "mlflow.db", tmp_path)
+    (tmp_path / "mlartifacts").mkdir()  # as if it had been moved there with its artifacts
+    return TrackingStore.open(tmp_path)
 
 
 @pytest.fixture(scope="session")

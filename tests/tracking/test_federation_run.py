@@ -1,8 +1,10 @@
 """One federation in MLflow, read back through MLflow's own client."""
 
+import contextlib
 import json
 import logging
 import shlex
+import sqlite3
 import sys
 from dataclasses import replace
 
@@ -310,3 +312,43 @@ def test_rounds_that_were_never_written_are_filled_in_at_the_end(start, client):
     run.finish(make_result())
     history = client.get_metric_history(run.id, "val/accuracy_mean")
     assert [entry.step for entry in sorted(history, key=lambda entry: entry.step)] == [1, 2, 3]
+
+
+def test_a_run_deleted_meanwhile_is_begun_again_with_all_its_rounds(start, client, steps, caplog):
+    run = start()
+    for index in (1, 2):
+        run.log_round(make_report(index))
+    before = run.id
+    client.delete_run(before)
+    run.log_round(make_report(3))
+    assert run.id != before
+    assert steps(run.id, "val/accuracy_mean") == [1, 2, 3]
+    assert client.get_run(run.id).data.params["clients"] == "3"
+    client.delete_run(run.id)
+    run.finish(make_result())
+    assert steps(run.id, "val/accuracy_mean") == [1, 2, 3]
+    assert client.get_run(run.id).info.status == "FINISHED"
+    assert [record.getMessage() for record in caplog.records] == 2 * [
+        "tracking: run 'a federation' was deleted in MLflow; it is written again from its start"
+    ]
+
+
+def test_a_run_that_is_gone_for_good_is_begun_again(own_store, key):
+    run = FederationRun.start(own_store, make_config(), key=key, name="a federation")
+    run.log_round(make_report(1))
+    with contextlib.closing(sqlite3.connect(own_store.path / "mlflow.db")) as database, database:
+        database.execute("pragma foreign_keys = off")
+        for table in ("metrics", "latest_metrics", "params", "tags", "runs"):
+            database.execute(f"delete from {table} where run_uuid = ?", [run.id])  # as 'mlflow gc' does
+    run.log_round(make_report(2))
+    assert own_store.find_run(key).steps("val/accuracy_mean") == {1, 2}
+
+
+def test_a_round_that_could_not_be_written_is_written_with_the_next(start, steps, monkeypatch):
+    run = start()
+    with monkeypatch.context() as patch:
+        patch.setattr(type(run.run), "log_metrics", lambda *_, **__: (_ for _ in ()).throw(OSError("disk full")))
+        with pytest.raises(OSError, match="disk full"):
+            run.log_round(make_report(1))
+    run.log_round(make_report(2))
+    assert steps(run.id, "val/accuracy_mean") == [1, 2]

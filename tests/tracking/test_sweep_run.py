@@ -231,3 +231,20 @@ def test_a_long_name_is_cut():
     name = trial_name(0, {f"hyperparameter_{number}": number for number in range(20)})
     assert len(name) == 120
     assert name.endswith("…")
+
+
+def test_a_sweep_deleted_meanwhile_is_begun_again_and_keeps_its_trials(start, client):
+    sweep = start()
+    first, second = (sweep.child(number, {"experts": 1}, make_config(experts=1)) for number in range(2))
+    before = sweep.id
+    client.delete_run(before)
+    client.delete_run(second.id)
+    second.log_round(make_report(1))
+    assert sweep.id != before
+    for run in (first, second):
+        assert client.get_run(run.id).data.tags["mlflow.parentRunId"] == sweep.id
+    client.delete_run(sweep.id)
+    sweep.finish([record(0), record(1)])
+    again = client.get_run(sweep.id)
+    assert (again.info.status, again.info.lifecycle_stage, again.data.params["trials"]) == ("FINISHED", "active", "3")
+    assert client.get_run(first.id).data.tags["mlflow.parentRunId"] == sweep.id

@@ -1,16 +1,22 @@
 """The embedded store: opening it, finding runs in it, and what a run holds."""
 
+import contextlib
 import shlex
 import shutil
+import sqlite3
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 from mlflow import MlflowClient
+from sqlalchemy.engine import make_url
 
 import promptfleet.tracking.store as store_module
+from promptfleet.atomic_files import locked
+from promptfleet.databases import sqlite_address
 from promptfleet.tracking.errors import TrackingError
+from promptfleet.tracking.outages import is_outage
 from promptfleet.tracking.store import TrackingStore
 
 
@@ -26,7 +32,7 @@ def test_everything_lies_under_the_storage_path(store, key, monkeypatch, tmp_pat
 
 
 def test_the_store_is_sqlite_at_an_absolute_path(store):
-    assert store.uri == f"sqlite:////{str(store.path).lstrip('/')}/mlflow.db"
+    assert make_url(store.uri).database == f"{store.path}/mlflow.db"
     assert (store.path / "mlflow.db").read_bytes().startswith(b"SQLite format 3")
 
 
@@ -157,9 +163,43 @@ def test_a_storage_path_that_is_a_file_says_so(tmp_path):
         TrackingStore.open(tmp_path / "results")
 
 
-def test_a_question_mark_in_the_path_is_refused(tmp_path):
-    with pytest.raises(TrackingError, match="a question mark cannot be part"):
-        TrackingStore.open(tmp_path / "why?")
+def test_a_store_of_another_mlflow_says_so_and_what_to_do(store, tmp_path):
+    shutil.copy(store.path / "mlflow.db", tmp_path)
+    with contextlib.closing(sqlite3.connect(tmp_path / "mlflow.db")) as database, database:
+        database.execute("update alembic_version set version_num = 'of tomorrow'")
+    with pytest.raises(TrackingError, match=r"mlflow\.db was written by another version of MLflow than") as caught:
+        TrackingStore.open(tmp_path)
+    assert f"db upgrade {sqlite_address(tmp_path / 'mlflow.db')}, or" in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_lock_that_another_keeps_is_logged_once_and_waited_for(store, monkeypatch, caplog):
+    monkeypatch.setattr(store_module, "SLOW_S", 0.01)
+    monkeypatch.setattr(store_module, "PATIENCE_S", 0.02)
+    with (
+        locked(store.path / "mlflow.lock"),
+        pytest.raises(TrackingError, match=r"another process holds .*mlflow\.lock") as caught,
+    ):
+        TrackingStore.open(store.path)
+    assert is_outage(caught.value), "it may be given back, so what is to be written is kept"
+    assert [record.getMessage().split(" holds ")[0] for record in caplog.records] == ["tracking: another process"]
+
+
+def test_an_experiment_deleted_meanwhile_is_restored_with_its_runs(key, client, own_store, caplog):
+    run = own_store.find_or_create_run(key, "a run")
+    mine = MlflowClient(own_store.uri)
+    mine.delete_experiment(mine.get_experiment_by_name("promptfleet").experiment_id)
+    assert run.is_deleted
+    assert own_store.find_or_create_run(key, "a run").id == run.id
+    assert not run.is_deleted
+    assert "the experiment promptfleet was deleted in MLflow; it is restored" in caplog.text
+
+
+def test_children_move_to_another_parent(store, key, client):
+    before, after = (store.find_or_create_run(f"{key}/{name}", name) for name in ("before", "after"))
+    child = store.find_or_create_run(f"{key}/child", "child", parent=before.id)
+    store.adopt_children(before.id, after.id)
+    assert client.get_run(child.id).data.tags["mlflow.parentRunId"] == after.id
 
 
 def test_ui_command_can_be_pasted_anywhere(store, monkeypatch, tmp_path):
@@ -195,7 +235,7 @@ def test_make_ui_prints_the_address(store, root, tmp_path):
     make = ["make", "-C", str(root), "-o", str(ready), "ui", f"VENV={tmp_path}", f"RESULTS={store.path}", "PORT=5077"]
     done = subprocess.run(make, capture_output=True, text=True, timeout=60, check=True)
     assert f"runs: {store.ui_address}".replace(":5000/", ":5077/") in done.stdout
-    assert f"mlflow ui --backend-store-uri {store.uri}" in done.stdout
+    assert f"mlflow ui --backend-store-uri sqlite:///{store.path}/mlflow.db" in done.stdout
 
 
 def test_the_repository_is_the_checkout(root):
@@ -206,12 +246,13 @@ def test_the_repository_is_the_checkout(root):
 @pytest.mark.slow
 def test_two_processes_may_create_the_store_at_once(tmp_path):
     """One of them also finds what a process left that was killed while creating it."""
-    folder = tmp_path / "a b 100% #x"
+    folder = tmp_path / "a%41 b?mode=ro 100% #x {y} ü;&@:"
     folder.mkdir()
     (folder / "mlflow.db.unfinished").write_text("half a database")
     code = (
         "import sys; from promptfleet.tracking.store import TrackingStore; "
-        "print(TrackingStore.open(sys.argv[1]).find_or_create_run('same key', 'a run').id)"
+        "run = TrackingStore.open(sys.argv[1]).find_or_create_run('same key', 'a run'); "
+        "run.log_text('hello', 'hello.txt'); print(run.id)"
     )
     arguments = [sys.executable, "-c", code, str(folder)]
     both = [
@@ -222,7 +263,9 @@ def test_two_processes_may_create_the_store_at_once(tmp_path):
     assert [process.returncode for process in both] == [0, 0], outputs
     assert outputs[0] == outputs[1], "both see one run, and nothing is written to stderr"
     assert outputs[0][1] == ""
-    assert sorted(path.name for path in folder.iterdir()) == ["mlflow.db"]
+    assert sorted(path.name for path in folder.iterdir()) == ["mlartifacts", "mlflow.db"]
+    assert [path.read_text() for path in folder.rglob("hello.txt")] == ["hello"]
+    assert list(tmp_path.iterdir()) == [folder], "nothing begins in a folder of another name"
 
 
 def test_importing_tracking_loads_neither_mlflow_nor_matplotlib():

@@ -9,6 +9,7 @@ import time
 import pytest
 
 from promptfleet.tracking import outages
+from promptfleet.tracking.errors import TrackingError
 from promptfleet.tracking.writer import BackgroundWriter
 
 
@@ -34,20 +35,21 @@ def test_submit_does_not_wait_and_close_does():
     assert done == [1, 1, 1]
 
 
-def test_a_failing_job_is_told_and_the_next_one_runs(caplog):
-    def write_round():
-        raise OSError("disk full")
+def test_a_failing_job_is_one_line_once_and_the_next_one_runs(caplog):
+    def write_round(number):
+        raise OSError("disk full" if number < 3 else "disk gone")
 
     seen = []
-    with caplog.at_level(logging.WARNING), BackgroundWriter() as writer:
-        writer.submit(write_round)
+    with caplog.at_level(logging.INFO), BackgroundWriter() as writer:
+        for number in range(4):
+            writer.submit(write_round, number)
         writer.submit(seen.append, "next")
     assert seen == ["next"]
-    (record,) = caplog.records
-    assert record.levelname == "WARNING"
-    assert "write_round failed: disk full" in record.getMessage()
-    assert record.exc_info[0] is OSError
-    assert writer.failures == 1
+    assert [(record.levelname, record.getMessage(), record.exc_info) for record in caplog.records] == [
+        ("WARNING", "tracking: MLflow lacks a part of this run: disk full (OSError)", None),
+        ("WARNING", "tracking: MLflow lacks a part of this run: disk gone (OSError)", None),
+    ]
+    assert (writer.failures, writer.last_reason) == (4, "disk gone (OSError)")
 
 
 def test_closing_twice_is_fine_and_submitting_afterwards_is_not():
@@ -110,7 +112,8 @@ def test_what_could_not_be_written_is_written_later_in_order_and_once(tmp_path, 
     connection.rollback() if outage == "locked" else away.replace(path)
     writer.close()
     assert sqlite3.connect(path).execute("select number from rounds").fetchall() == [(1,), (2,), (3,), (4,)]
-    assert writer.failures == 0
+    assert (writer.failures, writer.last_reason) == (0, None)
+    assert caplog.text.count("kept for later") == 1
 
 
 def test_a_store_that_never_comes_back_ends_the_waiting_and_is_told_once(tmp_path, impatient, caplog):
@@ -118,7 +121,8 @@ def test_a_store_that_never_comes_back_ends_the_waiting_and_is_told_once(tmp_pat
         for number in range(3):
             writer.submit(write, tmp_path / "store.db", number)
     assert "the store did not come back; 3 writes are not in it" in caplog.text
-    assert writer.failures == 3
+    assert caplog.text.count("kept for later") == 1
+    assert (writer.failures, writer.last_reason) == (3, "no such table: rounds")
 
 
 def test_an_outage_is_found_below_what_wraps_it():
@@ -135,5 +139,16 @@ def test_an_outage_is_found_below_what_wraps_it():
 
     assert outages.is_outage(wrapped(sqlite3.OperationalError("database is locked")))
     assert outages.is_outage(ConnectionRefusedError())
+    assert outages.reason(wrapped(sqlite3.OperationalError("database is locked"))) == "database is locked"
+    assert outages.reason(wrapped(ValueError("a mistake"))) == "as MLflow raises it (MlflowException)"
     assert not outages.is_outage(wrapped(ValueError("a mistake")))
     assert not outages.is_outage(OSError("disk full"))
+
+
+def test_a_store_that_stays_away_is_waited_for_and_logged_once(impatient, caplog):
+    def write():
+        raise sqlite3.OperationalError("unable to open database file")
+
+    with pytest.raises(TrackingError, match=r"the store cannot be used \(unable to open database file\)"):
+        outages.persistently(write, patience_s=0.2)
+    assert len(caplog.records) == 1

@@ -20,6 +20,7 @@ from promptfleet.search.stage import Stage
 from promptfleet.search.study import SweepStudy
 from promptfleet.search.sweep import finish_sweep, trial_records, trial_summary
 from promptfleet.tracking.comparison_run import ComparisonRun
+from promptfleet.tracking.outages import persistently
 from promptfleet.tracking.store import TrackingStore
 from promptfleet.tracking.sweep_run import SweepRun, best_trial
 from promptfleet.tracking.writer import BackgroundWriter
@@ -34,6 +35,7 @@ class ComparisonOutcome:
     report: ComparisonReport | None
     interrupted: bool
     ui_hint: str
+    untracked: str | None  # why MLflow lacks a part of it
 
 
 @dataclass(frozen=True)
@@ -74,36 +76,52 @@ def run_comparison(
         TrackingError: there can be no MLflow store.
         ComparisonError: no federation came to its end, or the methods did not have the same clients and settings.
     """
-    from promptfleet.search.tune_run import run_trials  # imports ray, which reads its settings on import
-
     announce_gpus(plan_comparison(spec, nodes), prepared.weights_bytes(), local_gpu_bytes())
     store = TrackingStore.open(next(spec.configs()).storage.folder)
-    key = f"comparison/{folder.name}"
     with BackgroundWriter() as writer:
-        run = ComparisonRun.start(store, next(spec.configs()), key=key, name=folder.name, values=spec.to_dict())
-        tunings = {method: _tuning(method, sweep, folder, store, run) for method, sweep in spec.tuning.items()}
-        stage = _comparison(spec, folder, run, tunings)
-        stages = [*(tuning.stage for tuning in tunings.values()), stage]
-        run_trials(stages, folder, prepared, nodes, store, writer, concurrent=spec.concurrent_trials)
+        report = _run_tracked(spec, folder, prepared, nodes, store, writer, reference=reference)
+    return ComparisonOutcome(report, report is None, store.ui_hint, writer.last_reason)
+
+
+def _run_tracked(
+    spec: ComparisonSpec,
+    folder: Path,
+    prepared: Prepared,
+    nodes: Sequence[Node],
+    store: TrackingStore,
+    writer: BackgroundWriter,
+    *,
+    reference: str | None,
+) -> ComparisonReport | None:
+    """Return the report, None where it was interrupted."""
+    from promptfleet.search.tune_run import run_trials  # imports ray, which reads its settings on import
+
+    key, config = f"comparison/{folder.name}", next(spec.configs())
+    run = persistently(lambda: ComparisonRun.start(store, config, key=key, name=folder.name, values=spec.to_dict()))
+    tunings = {method: _tuning(method, sweep, folder, store, run) for method, sweep in spec.tuning.items()}
+    stage = _comparison(spec, folder, run, tunings)
+    stages = [*(tuning.stage for tuning in tunings.values()), stage]
+    run_trials(stages, folder, prepared, nodes, store, writer, concurrent=spec.concurrent_trials)
     for tuning in tunings.values():
-        finish_sweep(tuning.sweep, tuning.stage.folder, tuning.stage.study, tuning.stage.parent)
+        finish_sweep(tuning.sweep, tuning.stage.folder, tuning.stage.study, tuning.stage.parent, writer)
     if not all(stage.study.is_over() for stage in stages):
-        run.interrupt()
-        return ComparisonOutcome(None, True, store.ui_hint)
+        writer.submit(run.interrupt)
+        return None
 
     results, failed = _results(stage)
     if not results:
-        run.fail("no federation came to its end")
+        writer.submit(run.fail, "no federation came to its end")
         raise ComparisonError(f"no federation came to its end; the first: {failed[0]}")
     try:
         check_same_conditions(results)
     except ComparisonError as error:
-        run.fail(str(error))
+        writer.submit(run.fail, str(error))
         raise
     tuned = {method: tuning.best() for method, tuning in tunings.items()}
     report = make_report(results, failed=failed, tuned=tuned, reference=reference)
-    run.finish(report.files(), report.figures(), report.metrics(), note=report.to_markdown())
-    return ComparisonOutcome(report, False, store.ui_hint)
+    note = report.to_markdown()
+    writer.submit(lambda: run.finish(report.files(), report.figures(), report.metrics(), note=note))
+    return report
 
 
 def _tuning(method: str, sweep: SweepSpec, folder: Path, store: TrackingStore, run: ComparisonRun) -> Tuning:
@@ -112,7 +130,12 @@ def _tuning(method: str, sweep: SweepSpec, folder: Path, store: TrackingStore, r
     config = sweep.base_config()
     study = SweepStudy(mine, sweep.space, sweep.settings, config.rounds, sweep.first_params())
     parent = SweepRun.start(
-        store, config, key=f"{run.key}/tune/{method}", name=f"tune {method}", search=sweep.to_dict(), parent=run.id
+        store,
+        config,
+        key=f"{run.key}/tune/{method}",
+        name=f"tune {method}",
+        search=sweep.to_dict(),
+        parent=run.living_id,
     )
     return Tuning(sweep, Stage(f"tune {method}", mine, study, sweep.config, parent, config.storage))
 

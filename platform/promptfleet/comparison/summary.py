@@ -52,8 +52,11 @@ def describe_outcome(spec: ComparisonSpec, folder: Path, out: Path, outcome: Com
         lines += _report(outcome.report)
         lines.append(f"results: {storage.shown(out) if out == folder else out}")
     lines.append(f"look at it: {outcome.ui_hint}")
+    resume = f"python jobs/compare.py --resume {folder.name}{storage.option}"
+    if outcome.untracked:
+        lines.append(f"MLflow lacks a part of it ({outcome.untracked}); what is missing is written by: {resume}")
     if outcome.interrupted:
-        lines.append(f"not finished; go on with: python jobs/compare.py --resume {folder.name}{storage.option}")
+        lines.append(f"not finished; go on with: {resume}")
     return "\n".join(lines)
 
 

@@ -20,7 +20,9 @@ from optuna.distributions import (
     IntDistribution,
 )
 from optuna.trial import FrozenTrial, TrialState, create_trial
+from sqlalchemy.exc import SQLAlchemyError
 
+from promptfleet.databases import sqlite_address
 from promptfleet.errors import DataError
 from promptfleet.search.importances import hyperparameter_importances
 from promptfleet.search.space import Choice, IntRange, Parameter
@@ -69,6 +71,9 @@ class SweepStudy:
     Every write is safe to repeat: a round reported twice and a trial told twice change nothing. One that the database
     does not take, on a full disk for example, is tried again for ten minutes; then DataError is raised. first_params
     are values that the first trial has instead of drawing them.
+
+    Raises:
+        DataError: the database cannot be opened.
     """
 
     def __init__(
@@ -88,14 +93,7 @@ class SweepStudy:
         optuna.logging.set_verbosity(optuna.logging.WARNING)
         self._path = Path(folder).absolute() / FILE
         self._unwritten: DataError | None = None
-        storage = optuna.storages.RDBStorage(f"sqlite:///{self._path}")
-        self._study = optuna.create_study(
-            study_name=STUDY,
-            storage=storage,
-            direction="maximize",
-            load_if_exists=True,
-            pruner=optuna.pruners.NopPruner(),
-        )
+        self._study = _open(self._path)
         self._handed_out: set[int] = set()
 
     @patient
@@ -210,6 +208,20 @@ class SweepStudy:
 
     def _live(self, trial: FrozenTrial) -> optuna.Trial:
         return optuna.Trial(self._study, trial._trial_id)
+
+
+def _open(path: Path) -> optuna.Study:
+    """Open the study in a file, new or continued. Raises DataError if it cannot be used."""
+    try:
+        return optuna.create_study(
+            study_name=STUDY,
+            storage=optuna.storages.RDBStorage(sqlite_address(path)),
+            direction="maximize",
+            load_if_exists=True,
+            pruner=optuna.pruners.NopPruner(),
+        )
+    except (SQLAlchemyError, optuna.exceptions.OptunaError, RuntimeError) as error:  # RuntimeError: another Optuna's
+        raise DataError(f"the study {path} cannot be used: {cause(error)}") from error
 
 
 def _milestones(settings: SweepSettings, rounds: int) -> set[int]:

@@ -64,8 +64,11 @@ def describe_outcome(spec: SweepSpec, folder: Path, outcome: SweepOutcome) -> st
         f"results: {storage.shown(folder)}",
         f"look at it: {outcome.ui_hint}",
     ]
+    resume = f"python jobs/tune.py --resume {folder.name}{storage.option}"
+    if outcome.untracked:
+        lines.append(f"MLflow lacks a part of it ({outcome.untracked}); what is missing is written by: {resume}")
     if outcome.interrupted:
-        lines.append(f"not finished; go on with: python jobs/tune.py --resume {folder.name}{storage.option}")
+        lines.append(f"not finished; go on with: {resume}")
     return "\n".join(lines)
 
 

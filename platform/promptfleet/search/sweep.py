@@ -8,7 +8,7 @@ from pathlib import Path
 from optuna.trial import FrozenTrial
 
 from promptfleet.config import FederationConfig
-from promptfleet.errors import DataError, first_line
+from promptfleet.errors import DataError
 from promptfleet.federation.prepare import Prepared, prepare
 from promptfleet.federation.ray_session import local_gpu_bytes
 from promptfleet.federation.reports import FederationSummary
@@ -18,7 +18,7 @@ from promptfleet.search.folders import trial_folder
 from promptfleet.search.spec import SweepSpec
 from promptfleet.search.stage import Stage
 from promptfleet.search.study import SweepStudy
-from promptfleet.tracking.outages import is_outage, persistently
+from promptfleet.tracking.outages import persistently
 from promptfleet.tracking.store import TrackingStore
 from promptfleet.tracking.sweep_run import SweepRun, TrialRecord, best_trial
 from promptfleet.tracking.writer import BackgroundWriter
@@ -35,6 +35,7 @@ class SweepOutcome:
     best_result: FederationSummary | None
     interrupted: bool
     ui_hint: str
+    untracked: str | None  # why MLflow lacks a part of it
 
 
 def plan_sweep(spec: SweepSpec, nodes: Sequence[Node]) -> Shares:
@@ -70,23 +71,20 @@ def run_sweep(spec: SweepSpec, folder: Path, prepared: Prepared, nodes: Sequence
         stage = Stage("trial", folder, study, spec.config, sweep, config.storage)
         concurrent = spec.settings.concurrent_trials
         run_trials([stage], folder, prepared, nodes, store, writer, concurrent=concurrent)
-    records = finish_sweep(spec, folder, study, sweep)
+        records = finish_sweep(spec, folder, study, sweep, writer)
     best = best_trial(records)
     result = trial_summary(folder, spec.config(best.params), study.trials()[best.number]) if best else None
-    return SweepOutcome(records, best, result, not study.is_over(), store.ui_hint)
+    return SweepOutcome(records, best, result, not study.is_over(), store.ui_hint, writer.last_reason)
 
 
-def finish_sweep(spec: SweepSpec, folder: Path, study: SweepStudy, sweep: SweepRun) -> list[TrialRecord]:
-    """Write the sweep's table, figures and best trial to MLflow and end its run; returns its trials."""
+def finish_sweep(
+    spec: SweepSpec, folder: Path, study: SweepStudy, sweep: SweepRun, writer: BackgroundWriter
+) -> list[TrialRecord]:
+    """Have the sweep's table, figures and best trial written to MLflow and its run ended; returns its trials."""
     records = trial_records(spec, folder, study)
     log_scale = [key for key, parameter in spec.space.items() if getattr(parameter, "log", False)]
     status = "FINISHED" if study.is_over() else "KILLED"
-    try:
-        persistently(lambda: sweep.finish(records, study.importances, log_scale=log_scale, status=status))
-    except Exception as error:
-        if not is_outage(error):
-            raise
-        logger.warning("tracking: the sweep's own run could not be ended (%s); --resume does it", first_line(error))
+    writer.submit(lambda: sweep.finish(records, study.importances, log_scale=log_scale, status=status))
     return records
 
 

@@ -20,20 +20,30 @@ class BackgroundFederationRun:
         self._config, self._writer = config, writer
         self._store: TrackingStore | None = None
         self._run: FederationRun | None = None
+        self._is_complete = False
 
     @property
-    def ui_hint(self) -> str:
-        """How to look at the run, once everything was written."""
-        return self._store.ui_hint if self._store else "(not tracked, see the warning)"
+    def ui_hint(self) -> str | None:
+        """How to look at the run, once everything was written; None if MLflow does not have it."""
+        return self._store.ui_hint if self._store and self._run else None
+
+    @property
+    def untracked(self) -> str | None:
+        """Why MLflow lacks the run or a part of it; None if it has everything, rounds that failed before included."""
+        return None if self._is_complete else self._writer.last_reason
 
     def log_round(self, report: RoundReport) -> None:
         self._writer.submit(lambda: self._opened().log_round(report))
 
     def finish(self, result: FederationResult) -> None:
-        self._writer.submit(lambda: self._opened().finish(result))
+        self._writer.submit(self._finish, result)
 
     def interrupt(self) -> None:
         self._writer.submit(lambda: self._run and self._run.interrupt())
+
+    def _finish(self, result: FederationResult) -> None:
+        self._opened().finish(result)
+        self._is_complete = True
 
     def _opened(self) -> FederationRun:
         if self._run is None:

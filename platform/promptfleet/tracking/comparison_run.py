@@ -7,6 +7,7 @@ import yaml
 
 from promptfleet.config import FederationConfig, flatten
 from promptfleet.tracking.federation_run import REASON_TAG, FederationRun, end_run, log_origin
+from promptfleet.tracking.lasting_run import LastingParent
 from promptfleet.tracking.provenance import provenance
 from promptfleet.tracking.store import TrackingStore
 from promptfleet.tracking.tracked_run import TrackedRun
@@ -18,9 +19,21 @@ if TYPE_CHECKING:
 class ComparisonRun:
     """The parent run of a comparison, new or continued. Made by ``start``."""
 
-    def __init__(self, store: TrackingStore, run: TrackedRun, key: str):
-        self.run, self.id, self.key = run, run.id, key
+    def __init__(self, store: TrackingStore, begin: Callable[[], TrackedRun], key: str):
+        self._lasting, self.key = LastingParent(store, begin), key
         self._store = store
+
+    @property
+    def run(self) -> TrackedRun:
+        return self._lasting.now
+
+    @property
+    def id(self) -> str:
+        return self.run.id
+
+    def living_id(self) -> str:
+        """Return the id of the run, which is begun again if it was deleted in MLflow."""
+        return self._lasting.living_id()
 
     @classmethod
     def start(
@@ -30,14 +43,18 @@ class ComparisonRun:
 
         config is one of its federations; values are those that it is read back from: seeds, methods, ...
         """
-        run = store.find_or_create_run(key, f"comparison {name}")
-        log_origin(run, config, provenance())
-        run.log_text(yaml.safe_dump(dict(values), sort_keys=False), "comparison.yaml")
-        run.set_tags({"method": "", "seed": ""})  # which it has several of
-        run.log_params({"methods": ",".join(values["methods"]), "seeds": ",".join(map(str, values["seeds"]))})
-        shared = flatten(values["federation"])
-        run.log_params({key: value for key, value in shared.items() if key != "storage.path"})  # which may move
-        return cls(store, run, key)
+
+        def begin() -> TrackedRun:
+            run = store.find_or_create_run(key, f"comparison {name}")
+            log_origin(run, config, provenance())
+            run.log_text(yaml.safe_dump(dict(values), sort_keys=False), "comparison.yaml")
+            run.set_tags({"method": "", "seed": ""})  # which it has several of
+            run.log_params({"methods": ",".join(values["methods"]), "seeds": ",".join(map(str, values["seeds"]))})
+            shared = flatten(values["federation"])
+            run.log_params({key: value for key, value in shared.items() if key != "storage.path"})  # which may move
+            return run
+
+        return cls(store, begin, key)
 
     def child(self, trial_number: int, params: Mapping[str, Any], config: FederationConfig) -> FederationRun:
         """Begin or continue the nested run of one method and seed."""
@@ -46,7 +63,7 @@ class ComparisonRun:
             config,
             key=f"{self.key}/trial/{trial_number}",
             name=f"{params['method']} seed {params['seed']}",
-            parent=self.id,
+            parent=self.living_id,
             tags={"trial": str(trial_number)},
         )
 
@@ -59,6 +76,7 @@ class ComparisonRun:
         note: str,
     ) -> None:
         """Write files by name, figures and metrics, describe the run in Markdown, and end it."""
+        self._lasting.renew()
         for name, text in files.items():
             self.run.log_text(text, name)
         self.run.log_figures(figures)
@@ -68,12 +86,14 @@ class ComparisonRun:
         end_run(self.run, "FINISHED", "complete")
 
     def fail(self, reason: str) -> None:
+        self._lasting.renew()
         self.run.set_tags({REASON_TAG: reason})
         self._end_children()
         end_run(self.run, "FAILED", "failed")
 
     def interrupt(self) -> None:
         """Leave the run for a later ``start`` with the same key to continue."""
+        self._lasting.renew()
         self._end_children()
         end_run(self.run, "KILLED", "interrupted")
 

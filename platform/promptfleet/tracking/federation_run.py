@@ -13,6 +13,7 @@ from promptfleet.data.partition_counts import PartitionCounts
 from promptfleet.federation.reports import ClientReport, Event, FederationResult, FederationSummary, RoundReport
 from promptfleet.methods.protocol import State
 from promptfleet.tracking.descriptions import failed_note, federation_note, stopped_note
+from promptfleet.tracking.lasting_run import LastingRun
 from promptfleet.tracking.provenance import provenance, provenance_tags
 from promptfleet.tracking.store import TrackingStore
 from promptfleet.tracking.tracked_run import Status, TrackedRun
@@ -29,13 +30,24 @@ _STATES: dict[str, str] = {"FINISHED": "complete", "KILLED": "pruned", "FAILED":
 
 
 class FederationRun:
-    """The run of one federation, new or continued. Made by ``start``."""
+    """The run of one federation, new or continued. Made by ``start``.
 
-    def __init__(self, run: TrackedRun, config: FederationConfig):
-        self.run, self.id = run, run.id
+    A run that is deleted in MLflow meanwhile is written again, with all rounds that this process has seen.
+    """
+
+    def __init__(self, begin: Callable[[], TrackedRun], config: FederationConfig):
+        self._lasting = LastingRun(begin)
         self._config = config
-        self._logged = run.steps(_EVERY_ROUND)
+        self._logged = self.run.steps(_EVERY_ROUND)
         self._reports: dict[int, RoundReport] = {}
+
+    @property
+    def run(self) -> TrackedRun:
+        return self._lasting.now
+
+    @property
+    def id(self) -> str:
+        return self.run.id
 
     @classmethod
     def start(
@@ -45,30 +57,34 @@ class FederationRun:
         *,
         key: str,
         name: str,
-        parent: str | None = None,
+        parent: Callable[[], str] | None = None,
         tags: Mapping[str, str] | None = None,
     ) -> "FederationRun":
         """Begin the run with this key, or continue it where there is one.
 
         key tells runs apart and survives a restart (``config.fingerprint()`` does for a federation of its own); parent
-        is the id of the run this one is nested in.
+        gives the id of the run this one is nested in.
 
         Raises:
             TrackingError: the key belongs to a federation with other parameters.
         """
-        run = store.find_or_create_run(key, name, parent=parent, tags=tags)
-        run.log_params(flatten(what_counts(config.to_dict())))
-        log_origin(run, config, {**provenance(), "fingerprint": config.fingerprint()})
-        return cls(run, config)
+
+        def begin() -> TrackedRun:
+            run = store.find_or_create_run(key, name, parent=parent and parent(), tags=tags)
+            run.log_params(flatten(what_counts(config.to_dict())))
+            log_origin(run, config, {**provenance(), "fingerprint": config.fingerprint()})
+            return run
+
+        return cls(begin, config)
 
     def log_round(self, report: RoundReport) -> None:
-        """Write one round's metrics at step ``report.round``; a round that is there already is not written again."""
+        """Write one round's metrics at step ``report.round``; a round that is there already is not written again.
+
+        Earlier rounds that could not be written are written with it.
+        """
         self._reports[report.round] = report
-        if report.round in self._logged:
-            return
-        attacked = honest_metrics(report) if self._config.adversary.fraction > 0 else {}
-        self.run.log_metrics(round_metrics(report) | attacked, step=report.round)
-        self._logged.add(report.round)
+        self._renew()
+        self._log_rounds()
 
     def finish(
         self,
@@ -81,10 +97,12 @@ class FederationRun:
 
         With a result its metrics, tables, states and figures are written first; without one, the rounds seen so far.
         """
+        self._renew()
         figures: list[str] = []
         if result is not None:
             figures = self._log_result(result)
         elif self._reports:
+            self._log_rounds()
             figures = self.run.log_figures([("accuracy", lambda: _accuracy_figure(list(self._reports.values())))])
         self.run.describe(self._note(result, status, reason, figures))
         if reason:
@@ -93,7 +111,20 @@ class FederationRun:
 
     def interrupt(self) -> None:
         """Leave the run for a later ``start`` with the same key to continue."""
+        self._renew()
+        self._log_rounds()
         end_run(self.run, "KILLED", "interrupted")
+
+    def _renew(self) -> None:
+        if self._lasting.renew():
+            self._logged = self.run.steps(_EVERY_ROUND)
+
+    def _log_rounds(self) -> None:
+        for index in sorted(self._reports.keys() - self._logged):
+            report = self._reports[index]
+            attacked = honest_metrics(report) if self._config.adversary.fraction > 0 else {}
+            self.run.log_metrics(round_metrics(report) | attacked, step=index)
+            self._logged.add(index)
 
     def _note(self, result: FederationResult | None, status: str, reason: str | None, figures: list[str]) -> str:
         if status == "FINISHED" and result is not None:
@@ -105,8 +136,8 @@ class FederationRun:
 
     def _log_result(self, result: FederationResult) -> list[str]:
         run = self.run
-        for report in result.rounds:  # what a process ran that was killed before it had written it here
-            self.log_round(report)
+        self._reports |= {report.round: report for report in result.rounds}  # those of earlier processes, too
+        self._log_rounds()
         run.log_final_metrics(final_metrics(result), step=len(result.rounds))
         run.set_tags({PARTITION_TAG: result.partition_sha256})
         run.log_text(result.to_json(), "result.json")

@@ -6,7 +6,8 @@ import time
 from collections.abc import Callable, Iterator
 from typing import TypeVar
 
-from promptfleet.errors import first_line
+from promptfleet.errors import PromptfleetError, first_line
+from promptfleet.tracking.errors import TrackingError
 
 T = TypeVar("T")
 PATIENCE_S = 60.0
@@ -19,13 +20,21 @@ def is_outage(error: BaseException) -> bool:
     """Whether the error is the database's or the network's, at whatever depth MLflow or Optuna has wrapped it."""
     from sqlalchemy.exc import OperationalError
 
-    return any(isinstance(one, (sqlite3.OperationalError, OperationalError, ConnectionError)) for one in _chain(error))
+    outages = (sqlite3.OperationalError, OperationalError, ConnectionError, TimeoutError)
+    return any(isinstance(one, outages) for one in _chain(error))
 
 
 def cause(error: BaseException) -> str:
     """The first line of what lies at the bottom of the error."""
     *_, last = _chain(error)
     return first_line(last)
+
+
+def reason(error: BaseException) -> str:
+    """Return one line that says why a write failed."""
+    if isinstance(error, PromptfleetError):
+        return str(error)
+    return cause(error) if is_outage(error) else f"{first_line(error)} ({type(error).__name__})"
 
 
 def _chain(error: BaseException | None) -> Iterator[BaseException]:
@@ -43,14 +52,21 @@ def waits() -> Iterator[float]:
 
 
 def persistently(job: Callable[[], T], *, store: str = "tracking: the store", patience_s: float = PATIENCE_S) -> T:
-    """What ``job`` gives once the store is there, waiting up to a minute for it; then raises what ``job`` raised."""
+    """Return what ``job`` gives, retrying it for ``patience_s`` while the store is away, which is logged once.
+
+    Raises:
+        TrackingError: the store did not come back.
+    """
     deadline = time.monotonic() + patience_s
-    for wait in waits():
+    for attempt, wait in enumerate(waits()):
         try:
             return job()
         except Exception as error:
-            if not is_outage(error) or time.monotonic() + wait > deadline:
+            if not is_outage(error):
                 raise
-            logger.warning("%s cannot be used (%s); trying again", store, cause(error))
+            if time.monotonic() + wait > deadline:
+                raise TrackingError(f"{store} cannot be used ({cause(error)})") from error
+            if attempt == 0:
+                logger.warning("%s cannot be used (%s); retrying for up to %.0f s", store, cause(error), patience_s)
             time.sleep(wait)
     raise AssertionError

@@ -7,25 +7,32 @@ import shutil
 import sqlite3
 import sys
 from collections.abc import Iterator, Mapping
-from contextlib import closing
+from contextlib import ExitStack, closing, contextmanager
+from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING
+from urllib.request import url2pathname
 
 from promptfleet.atomic_files import locked
+from promptfleet.databases import sqlite_address
 from promptfleet.errors import first_line
 from promptfleet.tracking.descriptions import EXPERIMENT_NOTE, NOTE_TAG
 from promptfleet.tracking.errors import TrackingError
+from promptfleet.tracking.outages import PATIENCE_S
 from promptfleet.tracking.tracked_run import TrackedRun
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
     from mlflow.entities import Run
 
+logger = logging.getLogger(__name__)
+
 EXPERIMENT = "promptfleet"
 LOCK_FILE = "mlflow.lock"
 _EXPERIMENT_TAGS = {"mlflow.experimentKind": "custom_model_development", NOTE_TAG: EXPERIMENT_NOTE}
 KEY_TAG = "promptfleet.key"
 _PARENT_TAG = "mlflow.parentRunId"
+SLOW_S = 5.0  # a lock that is held for longer than this is logged
 _REPOSITORY = Path(__file__).resolve().parents[3]
 
 
@@ -47,36 +54,37 @@ class TrackingStore:
             TrackingError: the folder or database cannot be used, or has been moved away from its artifacts.
         """
         path = Path(storage_path).resolve()
-        if "?" in str(path):
-            raise TrackingError(f"storage.path={path}: a question mark cannot be part of an SQLite address")
+        file = path / "mlflow.db"
+        address = sqlite_address(file)
         _quiet_mlflow()
+        from alembic.util import CommandError
         from mlflow import MlflowClient
         from mlflow.exceptions import MlflowException
         from sqlalchemy.exc import SQLAlchemyError
 
         try:
             path.mkdir(parents=True, exist_ok=True)
-            with locked(path / LOCK_FILE):
-                _create_database(path / "mlflow.db")
+            with _alone(path):
+                _create_database(file)
                 _follow(path)
-                client = MlflowClient(tracking_uri=_sqlite_uri(path / "mlflow.db"))
+                client = MlflowClient(tracking_uri=address)
                 return cls(path, client, _experiment(client, path))
-        except (OSError, sqlite3.Error, MlflowException, SQLAlchemyError) as error:
-            raise TrackingError(f"{path / 'mlflow.db'} cannot be used for tracking: {first_line(error)}") from error
+        except (OSError, sqlite3.Error, MlflowException, SQLAlchemyError, CommandError) as error:
+            if isinstance(error, CommandError) or "database schema" in str(error):
+                raise TrackingError(_other_version(file)) from error
+            raise TrackingError(f"{file} cannot be used for tracking: {first_line(error)}") from error
 
     @property
     def uri(self) -> str:
         """What MLflow calls the tracking URI."""
-        return _sqlite_uri(self.path / "mlflow.db")
+        return sqlite_address(self.path / "mlflow.db")
 
     @property
     def ui_command(self) -> str:
         """The command that shows this store in a browser, to be copied by the user."""
         if Path.cwd() == _REPOSITORY and self.path == _REPOSITORY / "results":
             return "make ui"
-        beside = Path(sys.executable).with_name("mlflow")
-        mlflow = str(beside) if beside.exists() and shutil.which("mlflow") != str(beside) else "mlflow"
-        return shlex.join([mlflow, "ui", "--backend-store-uri", self.uri])
+        return shlex.join([_mlflow(), "ui", "--backend-store-uri", self.uri])
 
     @property
     def ui_address(self) -> str:
@@ -93,9 +101,10 @@ class TrackingStore:
     ) -> TrackedRun:
         """The run with this key, set to RUNNING, or a new one named ``name``; ``tags`` are set on either.
 
-        parent is the id of the run that this one is nested in.
+        parent is the id of the run that this one is nested in. An experiment that was deleted in MLflow is restored.
         """
-        with locked(self.path / LOCK_FILE):
+        with _alone(self.path):
+            self._experiment_id = _experiment(self._client, self.path)
             found = self.find_run(key)
             if found is not None:
                 found.set_tags(tags or {})
@@ -122,6 +131,11 @@ class TrackingStore:
         wanted = f"{_nested_in(parent)} and attributes.status != 'RUNNING'"
         return {run.data.tags[tag] for run in self._search(wanted) if tag in run.data.tags}
 
+    def adopt_children(self, before: str, parent: str) -> None:
+        """Nest the runs of one parent in another, both given by their ids."""
+        for run in self._search(_nested_in(before)):
+            self._client.set_tag(run.info.run_id, _PARENT_TAG, parent)
+
     def _tracked(self, run: "Run") -> TrackedRun:
         return TrackedRun(self._client, run.info.run_id, is_new=False)
 
@@ -140,8 +154,43 @@ def _quiet_mlflow() -> None:
     os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
     os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
     os.environ.setdefault("MLFLOW_LOGGING_LEVEL", "WARNING")
+    import mlflow.store.db.utils
+
+    mlflow.store.db.utils.MAX_RETRY_COUNT = 1  # or it waits for two minutes, and says nothing
     logging.getLogger("alembic").setLevel(logging.WARNING)
     logging.getLogger("mlflow.store.db.utils").setLevel(logging.CRITICAL)  # an outage is told by ``outages``
+
+
+@contextmanager
+def _alone(path: Path) -> Iterator[None]:
+    """Hold the store's lock, and log it where another process keeps it for long.
+
+    Raises TimeoutError if that process does not give it back.
+    """
+    with ExitStack() as stack:
+        try:
+            stack.enter_context(locked(path / LOCK_FILE, timeout_s=SLOW_S))
+        except TimeoutError:
+            logger.warning("tracking: another process holds %s; waiting for it", path / LOCK_FILE)
+            try:
+                stack.enter_context(locked(path / LOCK_FILE, timeout_s=PATIENCE_S))
+            except TimeoutError:
+                raise TimeoutError(f"another process holds {path / LOCK_FILE}") from None
+        yield
+
+
+def _other_version(file: Path) -> str:
+    return (
+        f"{file} was written by another version of MLflow than {version('mlflow')}: copy it, then run "
+        f"{shlex.join([_mlflow(), 'db', 'upgrade', sqlite_address(file)])}, or install that version, or set "
+        "storage.path to a new folder"
+    )
+
+
+def _mlflow() -> str:
+    """Return the program of the MLflow that this process imports."""
+    beside = Path(sys.executable).with_name("mlflow")
+    return str(beside) if beside.exists() and shutil.which("mlflow") != str(beside) else "mlflow"
 
 
 def _create_database(file: Path) -> None:
@@ -166,7 +215,7 @@ def _create_database(file: Path) -> None:
 
     event.listen(Engine, "connect", hurry)
     try:
-        store = SqlAlchemyStore(_sqlite_uri(unfinished), _artifacts(file.parent))
+        store = SqlAlchemyStore(sqlite_address(unfinished), _artifacts(file.parent))
     finally:
         event.remove(Engine, "connect", hurry)
     store.engine.dispose()
@@ -181,7 +230,7 @@ def _follow(path: Path) -> None:
     with closing(sqlite3.connect(path / "mlflow.db")) as database, database:
         query = "SELECT artifact_location FROM experiments WHERE name = ?"
         (before,) = database.execute(query, [EXPERIMENT]).fetchone() or (here,)
-        if before == here or (Path(before.removeprefix("file://")).exists() and not (path / "mlartifacts").exists()):
+        if before == here or (_folder(before).exists() and not (path / "mlartifacts").exists()):
             return
         for table, column in (("experiments", "artifact_location"), ("runs", "artifact_uri")):
             database.execute(
@@ -195,6 +244,7 @@ def _experiment(client: "MlflowClient", path: Path) -> str:
     if experiment is None:
         return client.create_experiment(EXPERIMENT, artifact_location=_artifacts(path), tags=_EXPERIMENT_TAGS)
     if experiment.lifecycle_stage != "active":
+        logger.warning("tracking: the experiment %s was deleted in MLflow; it is restored", EXPERIMENT)
         client.restore_experiment(experiment.experiment_id)
     if experiment.artifact_location != _artifacts(path):
         raise TrackingError(
@@ -207,12 +257,13 @@ def _experiment(client: "MlflowClient", path: Path) -> str:
     return experiment.experiment_id
 
 
-def _sqlite_uri(file: Path) -> str:
-    return f"sqlite:///{file}"
-
-
 def _artifacts(path: Path) -> str:
     return (path / "mlartifacts").as_uri()
+
+
+def _folder(artifacts: str) -> Path:
+    """Return the folder of an address that ``_artifacts`` made."""
+    return Path(url2pathname(artifacts.removeprefix("file://")))
 
 
 def _nested_in(parent: str) -> str:

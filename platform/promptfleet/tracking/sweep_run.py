@@ -12,6 +12,7 @@ from promptfleet.config import FederationConfig, flatten
 from promptfleet.escaping import printable
 from promptfleet.tracking.descriptions import sweep_note
 from promptfleet.tracking.federation_run import FederationRun, end_run, log_origin
+from promptfleet.tracking.lasting_run import LastingParent
 from promptfleet.tracking.provenance import provenance
 from promptfleet.tracking.store import TrackingStore
 from promptfleet.tracking.tracked_run import TrackedRun
@@ -44,12 +45,20 @@ class TrialRecord:
 class SweepRun:
     """The parent run of a sweep, new or continued. Made by ``start``."""
 
-    def __init__(self, store: TrackingStore, run: TrackedRun, key: str, search: Mapping[str, Any]):
-        self.run, self.id = run, run.id
+    def __init__(self, store: TrackingStore, begin: Callable[[], TrackedRun], key: str, search: Mapping[str, Any]):
+        self._lasting = LastingParent(store, begin)
         self._store = store
         self._key = key
         self._space: Mapping[str, Mapping[str, Any]] = search.get("space", {})
         self._is_grid = search.get("sampler") == "grid"
+
+    @property
+    def run(self) -> TrackedRun:
+        return self._lasting.now
+
+    @property
+    def id(self) -> str:
+        return self.run.id
 
     @classmethod
     def start(
@@ -60,20 +69,24 @@ class SweepRun:
         key: str,
         name: str,
         search: Mapping[str, Any] | None = None,
-        parent: str | None = None,
+        parent: Callable[[], str] | None = None,
     ) -> "SweepRun":
         """Begin the sweep with this key, or continue it where there is one.
 
         config is what the trials share; search is the resolved search file (plain values): sampler, space, ...;
-        parent is the id of the run this one is nested in.
+        parent gives the id of the run this one is nested in.
         """
-        run = store.find_or_create_run(key, f"sweep {name}", parent=parent)
-        log_origin(run, config, provenance())
-        if search is not None:
-            run.log_text(yaml.safe_dump(dict(search), sort_keys=False), "search.yaml")
-            if run.is_new:  # a resumed sweep may ask for more trials; search.yaml then has the newest
-                run.log_params(flatten(search))
-        return cls(store, run, key, search or {})
+
+        def begin() -> TrackedRun:
+            run = store.find_or_create_run(key, f"sweep {name}", parent=parent and parent())
+            log_origin(run, config, provenance())
+            if search is not None:
+                run.log_text(yaml.safe_dump(dict(search), sort_keys=False), "search.yaml")
+                if run.is_new:  # a resumed sweep may ask for more trials; search.yaml then has the newest
+                    run.log_params(flatten(search))
+            return run
+
+        return cls(store, begin, key, search or {})
 
     def child(self, trial_number: int, params: Mapping[str, ParamValue], config: FederationConfig) -> FederationRun:
         """Begin or continue the nested run of one trial; config is the trial's own, with ``params`` set."""
@@ -82,7 +95,7 @@ class SweepRun:
             config,
             key=self._child_key(trial_number),
             name=trial_name(trial_number, params),
-            parent=self.id,
+            parent=self._lasting.living_id,
             tags={"trial": str(trial_number)},
         )
 
@@ -101,6 +114,7 @@ class SweepRun:
         axis. Trials that are still RUNNING in MLflow, because the process that ran them died, are set to KILLED.
         Figures come last, when the run has ended.
         """
+        self._lasting.renew()
         self.run.log_table([trial_row(trial) for trial in trials], "trials.json")
         accuracies = self._log_best(trials)
         self.run.describe(self._note(trials, accuracies, figures=()))

@@ -38,6 +38,18 @@ class TrackedRun:
         return self._client.get_run(self.id).info.status
 
     @property
+    def is_deleted(self) -> bool:
+        """Whether somebody deleted the run in MLflow, for good or into its trash."""
+        from mlflow.exceptions import MlflowException
+
+        try:
+            return self._client.get_run(self.id).info.lifecycle_stage != "active"
+        except MlflowException as error:
+            if error.error_code != "RESOURCE_DOES_NOT_EXIST":
+                raise
+            return True
+
+    @property
     def name(self) -> str:
         return self._client.get_run(self.id).info.run_name
 

@@ -6,18 +6,19 @@ import threading
 import time
 from collections.abc import Callable
 
-from promptfleet.errors import first_line
-from promptfleet.tracking.outages import PATIENCE_S, is_outage, waits
+from promptfleet.tracking.outages import PATIENCE_S, is_outage, reason, waits
 
 logger = logging.getLogger(__name__)
+SLOW_S = 5.0  # waiting for longer than this is logged
 
 
 class BackgroundWriter:
     """Runs jobs one after the other in the order they were submitted. As a context manager it closes itself.
 
     While the store is locked or gone, everything is kept in order and written when it is back; once the writer is
-    closed it waits for that no longer than a minute. Any other failure of a job is logged as a warning with its
-    traceback, and the next one runs: tracking never ends a sweep. A job may run again after an outage in the middle.
+    closed it waits for that no longer than a minute. Any other failure of a job is a warning, and the next job runs:
+    tracking never ends a sweep. An outage, and each reason of a failure, is logged once, when it begins. A job may run
+    again after an outage in the middle.
     """
 
     def __init__(self, *, patience_s: float = PATIENCE_S) -> None:
@@ -26,6 +27,7 @@ class BackgroundWriter:
         self._closed = threading.Event()
         self._closed_at = float("inf")
         self._failures = 0
+        self._reasons: list[str] = []
         # daemon: a driver that dies without close() must not hang on it
         self._thread = threading.Thread(target=self._run, name="promptfleet-tracking", daemon=True)
         self._thread.start()
@@ -41,6 +43,11 @@ class BackgroundWriter:
         """How many jobs have failed so far."""
         return self._failures
 
+    @property
+    def last_reason(self) -> str | None:
+        """Why a job failed that did; of several reasons the last new one."""
+        return self._reasons[-1] if self._reasons else None
+
     def submit(self, job: Callable[..., object], *arguments: object) -> None:
         """Run ``job(*arguments)`` later; returns at once. Raises RuntimeError after ``close``."""
         if self._closed.is_set():
@@ -53,7 +60,10 @@ class BackgroundWriter:
             self._closed_at = time.monotonic()
             self._closed.set()
             self._jobs.put(None)
-        self._thread.join()
+        self._thread.join(SLOW_S)
+        if self._thread.is_alive():
+            logger.info("tracking: waiting until everything is written to MLflow")
+            self._thread.join()
 
     def _run(self) -> None:
         lost = 0
@@ -65,21 +75,29 @@ class BackgroundWriter:
 
     def _finished(self, job: Callable[..., object], arguments: tuple) -> bool:
         """Run a job, again and again through an outage; False if that did not end in time."""
-        for wait in waits():
+        for attempt, wait in enumerate(waits()):
             try:
                 job(*arguments)
-                return True
             except Exception as error:
                 if not is_outage(error):
-                    self._failures += 1
-                    logger.warning("tracking: %s failed: %s", _name_of(job), error, exc_info=True)
+                    self._fail(error)
                     return True
+                if attempt == 0:
+                    logger.warning("tracking: the store does not answer (%s); kept for later", reason(error))
                 if time.monotonic() - self._closed_at > self._patience_s:
+                    self._reasons.append(reason(error))
                     return False
-                logger.warning("tracking: the store does not answer (%s); kept for later", first_line(error))
+            else:
+                if attempt:
+                    logger.info("tracking: the store answers again")
+                return True
             self._closed.wait(wait) if not self._closed.is_set() else time.sleep(wait)
         raise AssertionError
 
-
-def _name_of(job: Callable[..., object]) -> str:
-    return getattr(job, "__qualname__", repr(job))
+    def _fail(self, error: Exception) -> None:
+        self._failures += 1
+        why = reason(error)
+        if why not in self._reasons:
+            self._reasons.append(why)
+            logger.warning("tracking: MLflow lacks a part of this run: %s", why)
+        logger.debug("the write that failed", exc_info=error)

@@ -1,0 +1,49 @@
+"""A run that is started again where somebody deletes it in MLflow while it is written."""
+
+import logging
+from collections.abc import Callable
+
+from promptfleet.tracking.store import TrackingStore
+from promptfleet.tracking.tracked_run import TrackedRun
+
+logger = logging.getLogger(__name__)
+
+
+class LastingRun:
+    """The run that ``begin`` finds or creates. ``now`` is the run as it was seen last."""
+
+    def __init__(self, begin: Callable[[], TrackedRun]):
+        self._begin = begin
+        self.now = begin()
+
+    def renew(self) -> str | None:
+        """Begin the run again if it was deleted; returns the deleted run's id then, and None for a run that is there.
+
+        A run that comes back with a restored experiment is the same run.
+        """
+        if not self.now.is_deleted:
+            return None
+        before = self.now.id
+        self.now = self._begin()
+        if self.now.id != before:
+            logger.warning("tracking: run %r was deleted in MLflow; it is written again from its start", self.now.name)
+        return before
+
+
+class LastingParent(LastingRun):
+    """A run that others are nested in; they move to the run that takes its place."""
+
+    def __init__(self, store: TrackingStore, begin: Callable[[], TrackedRun]):
+        super().__init__(begin)
+        self._store = store
+
+    def renew(self) -> str | None:
+        before = super().renew()
+        if before not in (None, self.now.id):
+            self._store.adopt_children(before, self.now.id)
+        return before
+
+    def living_id(self) -> str:
+        """Return the id of the run, which is begun again if it was deleted."""
+        self.renew()
+        return self.now.id

@@ -17,29 +17,31 @@ import torch
 from PIL import Image
 
 from measuring import report
-from promptfleet.clip.backbone import Backbone, load_backbone
-from promptfleet.config import BackboneConfig, FeaturesConfig, FederationConfig
+from promptfleet.clip.backbone import GLYPH_CLIP, Backbone, load_backbone
+from promptfleet.config import BackboneConfig, FeaturesConfig
 from promptfleet.data.dataset import Dataset
 from promptfleet.data.datasets import load_dataset
 from promptfleet.federation.encoding import PART, encode_missing, wanted_files
 from promptfleet.federation.image_encoder import BATCH, encode_in_threads
+from promptfleet.federation.settings import federation_config
 from promptfleet.methods.protocol import Needs
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--backbone", nargs="+", default=["ViT-B-32"], help="open_clip's names")
+    parser.add_argument("--backbone", nargs="+", default=["ViT-B-32"], help="open_clip's names, or glyph-clip")
     parser.add_argument("--dataset", help="instead of scikit-learn's photographs")
     parser.add_argument("--root", default="data")
     parser.add_argument("--images", type=int, default=512)
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
+    parser.add_argument("--device", default="cpu", help="cpu or cuda")
     parser.add_argument("--json", action="store_true")
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
     dataset = photographs() if options.dataset is None else load_dataset(options.dataset, options.root)
     dataset = spread_out(dataset, options.images)
-    rows = [compare(name, dataset, options.repeats, options.threads) for name in options.backbone]
+    rows = [compare(name, dataset, options.repeats, options.threads, options.device) for name in options.backbone]
     report("encoding images", rows, as_json=options.json, ratio=min(row["ratio"] for row in rows))
 
 
@@ -62,15 +64,18 @@ def spread_out(dataset: Dataset, images: int) -> Dataset:
     )
 
 
-def compare(name: str, dataset: Dataset, repeats: int, threads: int) -> dict[str, str | float]:
+def compare(name: str, dataset: Dataset, repeats: int, threads: int, device: str) -> dict[str, str | float]:
     """Images per second, the fastest of ``repeats`` runs that take turns."""
-    backbone = load_backbone(BackboneConfig(name=name, pretrained="random"))
-    pixels = torch.stack([backbone.transform(dataset.read_image(index)) for index in range(min(PART, len(dataset)))])
+    weights = {} if name == GLYPH_CLIP else {"pretrained": "random"}
+    backbone = load_backbone(BackboneConfig(name=name, **weights))
+    backbone.model.to(device)
+    pixels = [backbone.transform(dataset.read_image(index)) for index in range(min(PART, len(dataset)))]
+    pixels = torch.stack(pixels).to(device)
     parts = [range(start, min(start + PART, len(dataset))) for start in range(0, len(dataset), PART)]
     runs = {
         "shared_pass": partial(forward, backbone, pixels, parts),
         "passes_side_by_side": lambda: list(encode_in_threads(partial(forward_part, backbone, pixels), parts, threads)),
-        "pipeline": partial(encode, backbone, dataset),
+        "pipeline": partial(encode, backbone, dataset, device),
     }
     for run in runs.values():
         run()
@@ -79,6 +84,8 @@ def compare(name: str, dataset: Dataset, repeats: int, threads: int) -> dict[str
         for kind, run in runs.items():
             started = time.perf_counter()
             run()
+            if device != "cpu":
+                torch.cuda.synchronize()
             seconds[kind].append(time.perf_counter() - started)
     speed = {kind: len(dataset) / min(times) for kind, times in seconds.items()}
     ratio = speed["pipeline"] / max(speed["shared_pass"], speed["passes_side_by_side"])
@@ -100,11 +107,12 @@ def forward(backbone: Backbone, pixels: torch.Tensor, parts: list[range]) -> Non
         forward_part(backbone, pixels, part)
 
 
-def encode(backbone: Backbone, dataset: Dataset) -> None:
+def encode(backbone: Backbone, dataset: Dataset, device: str) -> None:
     """From image files to a finished store."""
+    config = federation_config({"runtime": {"device": device}})
     with tempfile.TemporaryDirectory() as folder:
         wanted = wanted_files(backbone, dataset, FeaturesConfig(), {Needs.GLOBAL}, Path(folder))
-        encode_missing(FederationConfig(), backbone, dataset, wanted)
+        encode_missing(config, backbone, dataset, wanted)
 
 
 if __name__ == "__main__":

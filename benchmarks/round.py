@@ -8,7 +8,8 @@ expert's texts from its owner. Both must arrive at the same prompt.
 
 import argparse
 import time
-from typing import Any
+from collections.abc import Callable, Sequence
+from typing import Any, TypeVar
 
 import numpy as np
 import open_clip
@@ -17,20 +18,26 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from measuring import report
+from promptfleet.clip.backbone import GLYPH_CLIP, load_backbone
 from promptfleet.clip.frozen import FrozenClip
 from promptfleet.clip.plain_encoder import encode_prompts_plainly
 from promptfleet.clip.text_tower import text_tower_of
 from promptfleet.clip.tokens import class_texts, embed_classes
+from promptfleet.config import BackboneConfig
+from promptfleet.federation.state import to_device
 from promptfleet.methods.gate import gate_scores, init_gate, reduce_width
 from promptfleet.methods.lockstep import run_updates
 from promptfleet.methods.pfedmoap import PFedMoAP, PFedMoAPConfig
 from promptfleet.methods.prompts import encode_frozen, init_context
 from promptfleet.methods.protocol import Examples, Images, Message, World
 
+ResultT = TypeVar("ResultT")
 
-def main() -> None:
+
+def options_of(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--backbone", default="ViT-B-16", help="open_clip's name; the weights are random")
+    parser.add_argument("--backbone", default="ViT-B-16", help="open_clip's name, with random weights; or glyph-clip")
+    parser.add_argument("--device", default="cpu", help="cpu or cuda")
     parser.add_argument("--classes", type=int, nargs="+", default=(10, 100))
     parser.add_argument("--context", type=int, default=16, help="learnable tokens")
     parser.add_argument("--experts", type=int, default=9, help="K, non-local ones")
@@ -38,10 +45,23 @@ def main() -> None:
     parser.add_argument("--epochs", type=int, default=5, help="local ones")
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--json", action="store_true")
-    options = parser.parse_args()
-    torch.set_num_threads(options.threads)
+    return parser.parse_args(arguments)
+
+
+def model_of(options: argparse.Namespace) -> nn.Module:
+    """The frozen open_clip model of the options, on their device."""
     torch.manual_seed(0)
-    model = open_clip.create_model(options.backbone, pretrained=None).eval().requires_grad_(False)
+    if options.backbone == GLYPH_CLIP:
+        model = load_backbone(BackboneConfig()).model
+    else:
+        model = open_clip.create_model(options.backbone, pretrained=None).eval().requires_grad_(False)
+    return model.to(options.device)
+
+
+def main() -> None:
+    options = options_of()
+    torch.set_num_threads(options.threads)
+    model = model_of(options)
     rows = [compare(model, classes, options) for classes in options.classes]
     report(
         f"one local round, {options.backbone}",
@@ -53,27 +73,26 @@ def main() -> None:
 
 
 def compare(model: nn.Module, classes: int, options: argparse.Namespace) -> dict[str, Any]:
+    device = options.device
     world = world_of(model, classes, options)
     rng = np.random.default_rng(0)
     size = model.visual.image_size
-    images = torch.randn(options.images, 3, *(size if isinstance(size, tuple) else (size, size)))
-    labels = torch.arange(options.images) % classes
-    start, *experts = (init_context(world, rng) for _ in range(1 + options.experts))
-    gate = init_gate(world.config.gate_width, rng)
-
-    began = time.perf_counter()
-    published = published_round(model, world, images, labels, start, torch.stack(experts), gate)
-    published_s = time.perf_counter() - began
-
-    began = time.perf_counter()
-    with torch.no_grad():
-        features = model.encode_image(images, normalize=True)
-    store_s = time.perf_counter() - began
+    images = torch.randn(options.images, 3, *(size if isinstance(size, tuple) else (size, size))).to(device)
+    labels = (torch.arange(options.images) % classes).to(device)
+    start, *experts = (init_context(world, rng).to(device) for _ in range(1 + options.experts))
+    experts = torch.stack(experts)
+    gate = {name: tensor.to(device) for name, tensor in init_gate(world.config.gate_width, rng).items()}
     expert_text = torch.stack([encode_frozen(world, expert) for expert in experts])  # by their owners, in their rounds
 
-    began = time.perf_counter()
-    ours = our_round(world, Examples(Images(features), labels), start, torch.stack(experts), expert_text, gate)
-    ours_s = time.perf_counter() - began
+    def published() -> Tensor:
+        return published_round(model, world, images, labels, start, experts, gate)
+
+    def ours(features: Tensor) -> Tensor:
+        return our_round(world, Examples(Images(features), labels), start, experts, expert_text, gate)
+
+    published_context, published_s = timed(published, device)
+    features, store_s = timed(lambda: model.encode_image(images, normalize=True), device)
+    our_context, ours_s = timed(lambda: ours(features), device)
     return {
         "classes": classes,
         "published_s": published_s,
@@ -81,9 +100,21 @@ def compare(model: nn.Module, classes: int, options: argparse.Namespace) -> dict
         "ratio": published_s / ours_s,
         "encoding_the_images_once_s": store_s,
         "rounds_that_pay_it_back": store_s / (published_s - ours_s),
-        "prompt_difference": float((ours - published).abs().max()),
-        "prompt_change": float((ours - start).abs().max()),
+        "prompt_difference": float((our_context - published_context).abs().max()),
+        "prompt_change": float((our_context - start).abs().max()),
     }
+
+
+def timed(work: Callable[[], ResultT], device: str) -> tuple[ResultT, float]:
+    """What ``work`` returns, and its seconds; on a card those of a second run, since the first loads libraries."""
+    if device != "cpu":
+        work()
+        torch.cuda.synchronize()
+    started = time.perf_counter()
+    result = work()
+    if device != "cpu":
+        torch.cuda.synchronize()
+    return result, time.perf_counter() - started
 
 
 def world_of(model: nn.Module, classes: int, options: argparse.Namespace) -> World:
@@ -101,7 +132,7 @@ def world_of(model: nn.Module, classes: int, options: argparse.Namespace) -> Wor
         gate_lr=0.01,
         shuffle=False,
     )
-    return World(config, clip, tuple(names))
+    return World(config, clip.to(options.device), tuple(names))
 
 
 def our_round(
@@ -109,7 +140,8 @@ def our_round(
 ) -> Tensor:
     """The prompt after one local round, by the library."""
     method, rng = PFedMoAP(), np.random.default_rng(0)
-    private = method.init_client(world, 0, rng) | {f"gate.{name}": tensor for name, tensor in gate.items()}
+    private = to_device(method.init_client(world, 0, rng), start.device)
+    private |= {f"gate.{name}": tensor for name, tensor in gate.items()}
     download = Message({"context": start, "experts": experts}, {"expert_text": expert_text})
     (update,) = run_updates(world, [method.local_update(world, private, download, examples, rng)])
     return update.upload.tensors["context"]

@@ -30,10 +30,10 @@ class Golden:
     meta: dict[str, str]
     model: torch.nn.Module
 
-    def gate(self, prefix: str) -> dict[str, Tensor]:
+    def gate(self, prefix: str, device: torch.device | str = "cpu") -> dict[str, Tensor]:
         """A gate by our names, such as ``query.weight``."""
         return {
-            f"{ours}.{kind}": self.tensors[f"{prefix}.{theirs}.{kind}"]
+            f"{ours}.{kind}": self.tensors[f"{prefix}.{theirs}.{kind}"].to(device)
             for ours, theirs in GATE_NAMES.items()
             for kind in ("weight", "bias")
         }

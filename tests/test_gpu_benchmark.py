@@ -21,10 +21,10 @@ def gpu(root):
 
 
 @pytest.mark.ray
-@pytest.mark.timeout(600)
+@pytest.mark.timeout(900)
 def test_every_part_runs_on_the_cpu(root, tmp_path):
     command = [sys.executable, str(root / "benchmarks" / "gpu.py"), "--device", "cpu", "--small", "--out", "out"]
-    done = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, timeout=590)
+    done = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, timeout=850)
     assert done.returncode == 0, done.stderr
     found = {name: json.loads((tmp_path / "out" / f"{name}.json").read_text()) for name in PARTS}
     assert all(part["complete"] and part["rows"] for part in found.values())
@@ -73,7 +73,7 @@ def test_a_part_that_takes_too_long_keeps_its_rows(gpu, tmp_path, monkeypatch):
     monkeypatch.setattr(gpu, "LIMITS_S", {"slow": 0.5})
     monkeypatch.setattr(gpu, "MODULE", "slow_part")
     monkeypatch.setenv("PYTHONPATH", str(tmp_path))
-    found = gpu.run_part("slow", Namespace(device="cpu", small=True, out=tmp_path))
+    found = gpu.run_part("slow", Namespace(device="cpu", small=False, out=tmp_path))
     assert found["rows"] == [{"seconds": 1}]
     assert found["stopped"] == "its 0.5 s were up"
 

@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from importlib.resources import files
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from PIL import Image
@@ -16,6 +16,9 @@ from promptfleet.clip.image_tower import ImageTower, image_transform
 from promptfleet.clip.text_tower import TextTower, text_tower_of, tower_keys
 from promptfleet.config import BackboneConfig
 from promptfleet.errors import BackboneError
+
+if TYPE_CHECKING:
+    from open_clip.tokenizer import SimpleTokenizer
 
 GLYPH_CLIP = "glyph-clip"
 
@@ -50,10 +53,18 @@ class Backbone:
         return ImageTower.of_model(self.model, self.architecture)
 
     def tokenize(self, texts: Sequence[str]) -> Tensor:
-        """Token ids ``[texts, positions]``: SOS, byte pairs, EOT, zeros."""
+        """Token ids ``[texts, positions]``: SOS, byte pairs, EOT, zeros; what is too long is cut."""
+        return self._tokenizer(list(texts))
+
+    def count_tokens(self, text: str) -> int:
+        """Return how many tokens a text has, SOS and EOT included and nothing cut."""
+        return len(self._tokenizer.encode(text)) + 2
+
+    @cached_property
+    def _tokenizer(self) -> "SimpleTokenizer":
         from open_clip.tokenizer import SimpleTokenizer
 
-        return SimpleTokenizer(context_length=self.tower.positions)(list(texts))
+        return SimpleTokenizer(context_length=self.tower.positions)
 
 
 def load_backbone(settings: BackboneConfig, seed: int = 0) -> Backbone:

@@ -1,7 +1,9 @@
 """From class names to the embedded tokens that follow a learnable context."""
 
+import hashlib
 from collections.abc import Sequence
 
+import torch
 from torch import Tensor
 
 from promptfleet.clip.prompt_layout import ClassTokens
@@ -25,3 +27,12 @@ def embed_classes(tower: TextTower, token_ids: Tensor) -> ClassTokens:
         suffix=table[token_ids[:, 1 : int(end.max()) + 1]],
         lengths=end,
     )
+
+
+def equal_classes(classes: ClassTokens) -> list[list[int]]:
+    """Return the groups of two or more classes whose embedded tokens are equal, each in ascending order."""
+    groups: dict[bytes, list[int]] = {}
+    for label, length in enumerate(classes.lengths.tolist()):
+        tokens = classes.suffix[label, :length].contiguous().view(torch.uint8).numpy()
+        groups.setdefault(hashlib.sha256(tokens.data).digest(), []).append(label)
+    return [labels for labels in groups.values() if len(labels) > 1]

@@ -21,13 +21,14 @@ from promptfleet.clip.image_tower import ImageTower
 from promptfleet.clip.plain_encoder import encode_texts
 from promptfleet.clip.prompt_layout import ClassTokens
 from promptfleet.clip.text_tower import TextTower
-from promptfleet.clip.tokens import class_texts, embed_classes
+from promptfleet.clip.tokens import embed_classes
 from promptfleet.config import FederationConfig, StorageConfig
 from promptfleet.data.dataset import Dataset
 from promptfleet.data.feature_store import FeatureStore, open_store
 from promptfleet.data.samples import Samples
 from promptfleet.disks import disk_errors
 from promptfleet.errors import ConfigError
+from promptfleet.federation.class_prompts import check_prompt_fits, tokenize_classes, warn_of_equal_prompts
 from promptfleet.federation.encoding import encode_missing, features_folder, wanted_files
 from promptfleet.federation.image_encoder import load_inputs
 from promptfleet.federation.partitioning import partition_for
@@ -89,10 +90,11 @@ def prepare(*configs: FederationConfig) -> Prepared:
     dataset, backbone = load_inputs(config)
     folder = features_folder(config)
     clip = _frozen_clip(backbone, dataset, config.storage, folder)
+    warn_of_equal_prompts(backbone, dataset, clip.classes)
     needs = {load_method(candidate.method).needs for candidate in configs}
     image_tower = backbone.image_tower if Needs.PIXELS in needs else None
     for candidate in configs:
-        _check_prompt_fits(candidate, clip)
+        check_prompt_fits(candidate, clip, dataset.class_names)
         load_method(candidate.method).check(World(candidate, clip, dataset.class_names, image_tower))
     samples = Samples.of_dataset(dataset)
     for candidate in {_partition_key(candidate): candidate for candidate in configs}.values():
@@ -118,15 +120,6 @@ def _check_one_backbone(configs: Sequence[FederationConfig]) -> None:
         raise ConfigError("backbone.pretrained=random draws other weights for each seed: give all federations one seed")
 
 
-def _check_prompt_fits(config: FederationConfig, clip: FrozenClip) -> None:
-    longest = clip.tower.positions - 1 - clip.classes.suffix.shape[1]
-    if config.prompt_length > longest:
-        raise ConfigError(
-            f"prompt_length={config.prompt_length} does not fit: with the class names of {config.dataset} the text "
-            f"tower of {config.backbone.label} leaves room for {longest} tokens"
-        )
-
-
 def _frozen_clip(backbone: Backbone, dataset: Dataset, storage: StorageConfig, folder: Path) -> FrozenClip:
     text = _text_tensors(backbone, dataset, storage, folder)
     tower = backbone.tower
@@ -149,7 +142,7 @@ def _text_tensors(backbone: Backbone, dataset: Dataset, storage: StorageConfig, 
             return load_file(path)
         except Exception as error:
             logger.warning("%s: damaged (%s); computing it again", path, error)
-    classes = embed_classes(backbone.tower, backbone.tokenize(class_texts(dataset.class_names)))
+    classes = embed_classes(backbone.tower, tokenize_classes(backbone, dataset))
     tensors = {
         "start": classes.start,
         "suffix": classes.suffix.contiguous(),
@@ -165,7 +158,6 @@ def _text_tensors(backbone: Backbone, dataset: Dataset, storage: StorageConfig, 
 def _zero_shot_text(backbone: Backbone, dataset: Dataset) -> Tensor:
     """Mean over templates of the unit-norm text features, normalized again: ``[classes, dim]``."""
     per_template = [
-        encode_texts(backbone.tower, backbone.tokenize(class_texts(dataset.class_names, template)))
-        for template in dataset.templates
+        encode_texts(backbone.tower, tokenize_classes(backbone, dataset, template)) for template in dataset.templates
     ]
     return F.normalize(torch.stack(per_template).mean(dim=0), dim=-1)

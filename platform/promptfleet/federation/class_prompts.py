@@ -1,0 +1,91 @@
+"""What class names become in a prompt: they have to fit the text tower, and should differ from each other."""
+
+import logging
+import unicodedata
+from collections.abc import Sequence
+
+from torch import Tensor
+
+from promptfleet.clip.backbone import Backbone
+from promptfleet.clip.frozen import FrozenClip
+from promptfleet.clip.prompt_layout import ClassTokens
+from promptfleet.clip.tokens import class_texts, equal_classes
+from promptfleet.config import FederationConfig
+from promptfleet.data.dataset import Dataset
+from promptfleet.errors import ConfigError, DataError
+from promptfleet.escaping import printable
+
+logger = logging.getLogger(__name__)
+
+_MOST_TOLD = 5  # groups of equal classes, and classes of a group
+
+
+def tokenize_classes(backbone: Backbone, dataset: Dataset, template: str = "{}.") -> Tensor:
+    """Return the token ids of the template filled with each class name, ``[classes, positions]``.
+
+    Raises:
+        DataError: if one has more tokens than the text tower has positions, of which CLIP would cut off the rest.
+    """
+    texts = class_texts(dataset.class_names, template)
+    counts = [backbone.count_tokens(text) for text in texts]
+    longest = counts.index(max(counts))
+    if counts[longest] > backbone.tower.positions:
+        name = dataset.class_names[longest]
+        own = backbone.count_tokens(*class_texts([name], "{}")) - backbone.count_tokens("")
+        room = backbone.tower.positions - (counts[longest] - own)
+        raise DataError(
+            f"{dataset.name}: class {name!r} is too long: its name has {own} tokens, and in a text such as "
+            f"{template!r} the text tower of {backbone.name} has room for {room}; shorten it"
+        )
+    return backbone.tokenize(texts)
+
+
+def check_prompt_fits(config: FederationConfig, clip: FrozenClip, class_names: Sequence[str]) -> None:
+    """Raise ConfigError if the text tower has no room for the context and the longest class name."""
+    positions, lengths = clip.tower.positions, clip.classes.lengths
+    room = positions - 1 - int(lengths.max())
+    if config.prompt_length > room:
+        name = class_names[int(lengths.argmax())]
+        raise ConfigError(
+            f"prompt_length={config.prompt_length} does not fit: the text tower of {config.backbone.label} has "
+            f"{positions} positions, and class {name!r}, the longest of {config.dataset}, leaves room for {room} tokens"
+        )
+
+
+def warn_of_equal_prompts(backbone: Backbone, dataset: Dataset, classes: ClassTokens) -> None:
+    """Write on the log which classes no prompt can tell apart, since what follows the context is the same.
+
+    One line names those with the same tokens, such as ``Dog`` and ``dog``, and one those whose tokens differ, but not
+    to this backbone: glyph-clip has one embedding for all words that it does not know.
+    """
+    groups = equal_classes(classes)
+    if not groups:
+        return
+    names = dataset.class_names
+    same_tokens, same_embeddings = [], []
+    for group in groups:
+        ids = backbone.tokenize(class_texts([names[label] for label in group])).tolist()
+        by_tokens: dict[tuple[int, ...], list[str]] = {}
+        for label, row in zip(group, ids, strict=True):
+            by_tokens.setdefault(tuple(row), []).append(names[label])
+        same_tokens += [equal for equal in by_tokens.values() if len(equal) > 1]
+        same_embeddings += [[first for first, *_ in by_tokens.values()]] if len(by_tokens) > 1 else []
+    for why, groups_of_names in (
+        ("CLIP cannot tell classes apart whose names are the same tokens", same_tokens),
+        (f"{backbone.name} does not know the words that would tell classes apart", same_embeddings),
+    ):
+        if groups_of_names:
+            told = [_some(_told_apart(group), " and ") for group in groups_of_names]
+            logger.warning("%s: %s: %s", dataset.name, why, _some(told, "; "))
+
+
+def _told_apart(names: Sequence[str]) -> list[str]:
+    """The names in quotes; if some look the same, such as composed and decomposed letters, in ASCII."""
+    shown = [f"'{printable(name)}'" for name in names]
+    same = len({unicodedata.normalize("NFC", name) for name in shown}) < len(shown)
+    return [ascii(name) for name in names] if same else shown
+
+
+def _some(texts: Sequence[str], joint: str) -> str:
+    more = [f"{len(texts) - _MOST_TOLD} more"] if len(texts) > _MOST_TOLD else []
+    return joint.join([*texts[:_MOST_TOLD], *more])

@@ -16,6 +16,7 @@ from pathlib import Path
 
 from promptfleet.command_line import ArgumentParser, path_argument, run
 from promptfleet.errors import ConfigError
+from promptfleet.terminal import LiveLine
 
 
 def parse(arguments: list[str] | None = None) -> argparse.Namespace:
@@ -69,7 +70,7 @@ def main() -> None:
     state = trainer.fit(
         config,
         resume=options.resume,
-        on_progress=lambda record: print(progress_line(record), file=sys.stderr, flush=True),
+        on_progress=lambda record: LiveLine(sys.stderr).say(progress_line(record)),
     )
     path = Path(options.out) / model.WEIGHTS.name
     size = model.export_weights(state, model.Vocabulary(captions.vocabulary()), path)

@@ -4,7 +4,7 @@ import sys
 from argparse import Namespace
 from pathlib import Path
 
-from promptfleet.command_line import ArgumentParser, path_argument, run, seconds_since_start
+from promptfleet.command_line import ArgumentParser, path_argument, run
 from promptfleet.config import FederationConfig
 from promptfleet.data.download import download_dataset
 from promptfleet.federation.ray_watch import leaving_when_ray_is_gone
@@ -20,6 +20,7 @@ from promptfleet.federation.storage.folder import (
 )
 from promptfleet.federation.storage.home import at_home
 from promptfleet.federation.storage.stored import RESULT_FILE
+from promptfleet.terminal import LiveLine
 from promptfleet.tracking.background import track_federation
 
 
@@ -64,9 +65,7 @@ def _train(config: FederationConfig, out: Path, arguments: Namespace) -> None:
     with leaving_when_ray_is_gone(f"go on with: {resume}"), track_federation(config) as tracked:
 
         def on_round(report: RoundReport) -> None:
-            print(_round_line(report, config.rounds), file=sys.stderr, flush=True)
-            if report.round == 1:
-                print(f"first result after {seconds_since_start():.1f} s", file=sys.stderr, flush=True)
+            LiveLine(sys.stderr).say(_round_line(report, config.rounds))
             tracked.log_round(report)
 
         where = {"address": arguments.address, "folder": out, "overwrite": arguments.overwrite}

@@ -1,11 +1,16 @@
 import io
 import logging
+import os
+import signal
+import subprocess
 import sys
+import warnings
 
 import pytest
 
 from promptfleet.command_line import ArgumentParser, path_argument, run
 from promptfleet.errors import BackboneError, ConfigError, DataError, PromptfleetError, ResourceError
+from promptfleet.terminal import LiveLine
 
 
 def outcome(main):
@@ -87,13 +92,17 @@ def test_a_path_starts_at_home(parser, monkeypatch):
 
 
 def test_names_in_output_errors_and_the_log_draw_nothing(capsys, monkeypatch):
-    """A log of ours has one line per message; of libraries, as many as they write."""
+    """A log of ours has one line per message; of libraries there are errors alone, in as many lines as they write."""
     monkeypatch.setattr(logging.getLogger(), "handlers", [])
+    monkeypatch.setattr(sys, "warnoptions", [])
 
     def main():
         print("class \x1b[31mred\nclass caf\udce9")
         logging.getLogger("promptfleet.data").warning("left out %s", "a\nb\x1b[2J")
-        logging.getLogger("library").warning("two\nlines\x07")
+        logging.getLogger("promptfleet.data").info("12 left out")
+        logging.getLogger("library").warning("not for users")
+        warnings.warn("nor this", FutureWarning, stacklevel=1)
+        logging.getLogger("library").error("two\nlines\x07")
         raise DataError("no image in \x1b]0;title\x07")
 
     stdout = sys.stdout
@@ -101,8 +110,9 @@ def test_names_in_output_errors_and_the_log_draw_nothing(capsys, monkeypatch):
     out, err = capsys.readouterr()
     assert out == "class \\x1b[31mred\nclass caf\\xe9\n"
     assert err.splitlines() == [
-        r"promptfleet.data: left out a\nb\x1b[2J",
-        "library: two",
+        r"warning: left out a\nb\x1b[2J",
+        "12 left out",
+        "error: two",
         r"lines\x07",
         r"error: no image in \x1b]0;title\x07",
     ]
@@ -118,3 +128,43 @@ def test_a_terminal_that_lacks_a_character_gets_it_escaped(monkeypatch):
     assert outcome(lambda: print("0.9 ± 0.1 │ 猫")) == 0
     stream.flush()
     assert stream.buffer.getvalue() == b"0.9 \xb1 0.1 \\u2502 \\u732b\n"
+
+
+@pytest.mark.parametrize(
+    ("stream", "main"),
+    [
+        ("stdout", "lambda: print('x' * 1_000_000)"),
+        ("stdout", "lambda: print('few words, which are written when the job ends')"),
+        ("stdout", "ArgumentParser().print_help"),
+        ("stderr", "lambda: print('x', file=sys.stderr)"),
+    ],
+)
+def test_who_stops_reading_ends_a_job_as_it_ends_other_tools(stream, main):
+    code = f"import sys; from promptfleet.command_line import ArgumentParser, run; run({main})"
+    buffered = {name: value for name, value in os.environ.items() if name != "PYTHONUNBUFFERED"}
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
+    job = subprocess.Popen([sys.executable, "-c", code], env=buffered, **pipes)
+    getattr(job, stream).close()
+    other = job.stderr if stream == "stdout" else job.stdout
+    with other:
+        assert other.read() == b""
+    assert job.wait() == 128 + signal.SIGPIPE
+
+
+def test_a_broken_connection_elsewhere_is_no_end_of_output():
+    with pytest.raises(BrokenPipeError):
+        run(raiser(BrokenPipeError("a bucket")))
+
+
+def test_an_error_replaces_the_line_that_a_terminal_was_to_rewrite(terminal, monkeypatch):
+    monkeypatch.setattr(sys, "stderr", terminal.stream)
+    monkeypatch.setattr(logging.getLogger(), "handlers", [])
+
+    def main():
+        LiveLine(sys.stderr).rewrite("trial 0 round 1/3")
+        logging.getLogger("promptfleet.data").info("a line that stays")
+        LiveLine(sys.stderr).rewrite("trial 0 round 2/3")
+        raise DataError("why")
+
+    assert outcome(main) == 2
+    assert terminal.shown() == "a line that stays\nerror: why\n"

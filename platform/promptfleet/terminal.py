@@ -25,6 +25,11 @@ def columns_of(stream: TextIO | None) -> int | None:
         return None
 
 
+def line_start(stream: TextIO | None) -> str:
+    """Return what a line begins with, so that it replaces a line that was to be rewritten; nothing elsewhere."""
+    return START_OF_LINE if columns_of(stream) is not None else ""
+
+
 def cut(text: str, columns: int) -> str:
     """Return the part of ``text`` that fits into so many columns, which ends in "…" where something is left out."""
     if cell_len(text) <= columns:
@@ -57,9 +62,8 @@ class LiveLine:
 
     def say(self, text: str) -> None:
         """Write a line that stays."""
-        columns = columns_of(self._stream)
-        lines = "\n".join(fold(printable(text), columns))
-        print(f"{START_OF_LINE if columns else ''}{lines}", file=self._stream, flush=True)
+        lines = "\n".join(fold(printable(text), columns_of(self._stream)))
+        print(f"{line_start(self._stream)}{lines}", file=self._stream, flush=True)
 
     def rewrite(self, text: str) -> None:
         """Replace what the last line shows, on a terminal alone."""

@@ -26,7 +26,7 @@ def test_both_backends_write_the_same_result(root, tmp_path):
         done = train(root, tmp_path, "--set", f"runtime.backend={backend}", "--out", f"out/{backend}")
         assert done.returncode == 0, done.stderr
         assert done.stderr.count("round ") == 2
-        assert re.search(r"^first result after \d+\.\d s$", done.stderr, re.M)
+        assert all(line.startswith("round ") for line in done.stderr.splitlines()), "nothing for developers"
         assert "Traceback" not in done.stderr
         assert "test accuracy" in done.stdout
         assert re.search(r"look at it: .*mlflow ui .*  ->  http://127\.0\.0\.1:5000/#/experiments/1/runs", done.stdout)

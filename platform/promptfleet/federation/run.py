@@ -93,7 +93,7 @@ def _kept_in(
         yield stored
         stored.flush()
         if stored.last is not None:
-            logger.info("last checkpoint: %.1f MB in %.2f s", stored.last.bytes / 1e6, stored.last.seconds)
+            logger.debug("last checkpoint: %.1f MB in %.2f s", stored.last.bytes / 1e6, stored.last.seconds)
 
 
 def _restored(stored: FederationFolder, folder: Path, config: FederationConfig) -> int:

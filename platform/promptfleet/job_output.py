@@ -1,0 +1,85 @@
+"""Output of a job for people: plain text, without what libraries have to say, for as long as somebody reads it."""
+
+import logging
+import os
+import select
+import signal
+import sys
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager, redirect_stdout
+from typing import Any, TextIO
+
+from promptfleet.escaping import printable, printable_lines
+from promptfleet.terminal import line_start
+
+UNREAD = 128 + signal.SIGPIPE  # the shell's status of other tools that end so
+
+
+def log_to_stderr() -> None:
+    """Log on standard error: what the package says at INFO and above, of libraries nothing below an error."""
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(_Lines())
+    logging.basicConfig(level=logging.ERROR, handlers=[handler])
+    logging.getLogger("promptfleet").setLevel(logging.INFO)
+    if not sys.warnoptions:  # python -W and PYTHONWARNINGS show them
+        warnings.simplefilter("ignore")
+
+
+@contextmanager
+def printable_output() -> Iterator[None]:
+    """Have standard output draw nothing but text, whatever names of classes and files are in it."""
+    with redirect_stdout(_PrintableOutput(sys.stdout)) if sys.stdout else redirect_stdout(None):
+        yield
+
+
+def flush_output() -> None:
+    """Write what is still buffered. Raises OSError where that cannot be written, BrokenPipeError among them."""
+    for stream in _streams():
+        stream.flush()
+
+
+def is_unread() -> bool:
+    """Return whether nobody reads standard output or error any more; such a stream is given up, so nothing fails."""
+    unread = [stream for stream in _streams() if _has_no_reader(stream)]
+    for stream in unread:
+        nowhere = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(nowhere, stream.fileno())
+        os.close(nowhere)
+    return bool(unread)
+
+
+def _streams() -> list[TextIO]:
+    """Return those that are open."""
+    return [stream for stream in (sys.stdout, sys.stderr) if stream is not None]
+
+
+def _has_no_reader(stream: TextIO) -> bool:
+    poll = select.poll()
+    poll.register(stream.fileno(), 0)
+    return any(event & (select.POLLERR | select.POLLHUP) for _, event in poll.poll(0))
+
+
+class _PrintableOutput:
+    def __init__(self, stream: TextIO):
+        self._stream = stream
+
+    def write(self, text: str) -> int:
+        encoding = self._stream.encoding or "utf-8"
+        self._stream.write(printable_lines(text).encode(encoding, "backslashreplace").decode(encoding))
+        return len(text)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._stream, name)
+
+
+class _Lines(logging.Formatter):
+    """Messages without the names of loggers; what is worse than information says so."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        level = "" if record.levelno < logging.WARNING else f"{record.levelname.lower()}: "
+        return f"{line_start(sys.stderr)}{level}{super().format(record)}"
+
+    def formatMessage(self, record: logging.LogRecord) -> str:
+        ours = record.name.partition(".")[0] == "promptfleet"
+        return (printable if ours else printable_lines)(super().formatMessage(record))

@@ -3,13 +3,15 @@
 import logging
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import closing, contextmanager
+from os import fspath
 from pathlib import Path
 from typing import Any
 
 from promptfleet.config import FederationConfig
+from promptfleet.config_types import expand_home
 from promptfleet.devices import choose_device
 from promptfleet.disks import check_writable
-from promptfleet.errors import DataError
+from promptfleet.errors import ConfigError, DataError
 from promptfleet.federation.fleet import Fleet
 from promptfleet.federation.local_fleet import LocalFleet
 from promptfleet.federation.prepare import Prepared, prepare
@@ -18,7 +20,7 @@ from promptfleet.federation.recovery import run_next_round
 from promptfleet.federation.reports import FederationResult, RoundReport
 from promptfleet.federation.resources import announce_gpus, plan_shares
 from promptfleet.federation.rounds import Federation
-from promptfleet.federation.settings import federation_config
+from promptfleet.federation.settings import configuration_of
 from promptfleet.federation.storage.checkpoint import DamagedCheckpoint
 from promptfleet.federation.storage.folder import CONFIG_FILE, begin_folder, check_same
 from promptfleet.federation.storage.kept_rows import rows_folder
@@ -28,7 +30,7 @@ logger = logging.getLogger(__name__)
 
 
 def run_federation(
-    config: FederationConfig | Mapping[str, Any] | None = None,
+    config: FederationConfig | Mapping[str, Any] | str | Path | None = None,
     *,
     on_round: Callable[[RoundReport], None] | None = None,
     address: str | None = None,
@@ -37,11 +39,12 @@ def run_federation(
 ) -> FederationResult:
     """Run all rounds of one federation and return its result.
 
-    config: a validated configuration, or nested values such as ``{"clients": 5, "runtime": {"backend": "local"}}``;
-    on_round is called after each round; address joins a running Ray cluster instead of starting Ray here; folder keeps
-    the configuration, checkpoints and ``result.json``, and a federation that has checkpoints there goes on from the
-    newest; overwrite: it starts again instead, whatever the folder holds. Nothing there is touched before everything
-    is ready for the first round.
+    config: values such as ``{"clients": 5, "runtime.backend": "local"}``, nested or with dotted keys; a YAML file's
+    path; or a configuration object, also a ``FederationConfig`` without the method's own keys. on_round is called after
+    each round; address joins a running Ray cluster instead of starting Ray here; folder keeps the configuration,
+    checkpoints and ``result.json``, and a federation that has checkpoints there goes on from the newest; overwrite: it
+    starts again instead, whatever the folder holds. Nothing there is touched before everything is ready for the first
+    round.
 
     Raises:
         ConfigError: a value that cannot be run as written.
@@ -50,13 +53,13 @@ def run_federation(
         ResourceError: a federation that does not fit.
         FederationError: one that cannot go on, see ``runtime.on_client_failure``.
     """
-    if not isinstance(config, FederationConfig):
-        config = federation_config(config or {})
+    config = configuration_of({} if config is None else config)
+    folder = None if folder is None else _home_path(folder)
     rows_folder(config, folder)
     if folder is not None:
         check_writable(folder)
         if not overwrite:
-            check_same(Path(folder), config)
+            check_same(folder, config)
     if config.runtime.backend == "local":
         choose_device(config.runtime.device)
     elif address is None:
@@ -72,6 +75,13 @@ def run_federation(
                 if on_round is not None:
                     on_round(report)
         return stored.result() if stored else federation.result()
+
+
+def _home_path(folder: str | Path) -> Path:
+    try:
+        return Path(expand_home(fspath(folder)))
+    except ValueError as error:
+        raise ConfigError(f"folder: {error}") from None
 
 
 @contextmanager

@@ -1,6 +1,7 @@
 """From files, ``--set`` and plain values to the configuration of one federation."""
 
 from collections.abc import Iterable, Mapping, Sequence
+from os import PathLike, fspath
 from pathlib import Path
 from typing import Any
 
@@ -36,6 +37,22 @@ def federation_config(values: Mapping[str, Any], *, source: str = "configuration
     for key in unknown_keys(model, values):
         raise unknown_federation_key(key, [values.get("method", DEFAULT_METHOD)], source=source)
     return build(model, with_partition_fingerprint(values), source=source)
+
+
+def configuration_of(given: FederationConfig | Mapping[str, Any] | str | PathLike[str]) -> FederationConfig:
+    """The configuration that Python code means by an object, by values with nested or dotted keys, or by a file's path.
+
+    Raises ConfigError.
+    """
+    if isinstance(given, str | PathLike):
+        return read_federation_config(fspath(given))
+    if isinstance(given, FederationConfig):
+        if type(given) is config_class(given.method):
+            return given
+        given = given.model_dump(exclude_unset=True, by_alias=True)  # without the method's own keys, or with another's
+    if not isinstance(given, Mapping):
+        raise ConfigError(f"configuration: got {given!r}, should be a mapping of keys, a FederationConfig or a path")
+    return federation_config(unfold(given, source="configuration"))
 
 
 def all_keys() -> list[str]:

@@ -1,0 +1,78 @@
+"""Configurations as Python code gives them, and keys of other methods."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from promptfleet.config import FederationConfig
+from promptfleet.errors import ConfigError
+from promptfleet.federation.settings import configuration_of, federation_config, read_federation_config
+from promptfleet.methods import config_class
+
+
+@pytest.fixture
+def file(tmp_path):
+    path = tmp_path / "mine.yaml"
+    path.write_text("clients: 3\nruntime.backend: local\npartition: {alpha: 1}\n")
+    return path
+
+
+def test_all_that_python_code_may_give_means_the_same(file):
+    wanted = federation_config({"clients": 3, "runtime": {"backend": "local"}, "partition": {"alpha": 1.0}})
+    for given in (
+        wanted,
+        FederationConfig(clients=3, runtime={"backend": "local"}, partition={"alpha": 1}),
+        {"clients": np.int64(3), "runtime.backend": "local", "partition.alpha": np.float32(1)},
+        {"clients": 3, "runtime": {"backend": "local"}, "partition": {"alpha": 1}},
+        str(file),
+        file,
+    ):
+        assert configuration_of(given) == wanted
+
+
+def test_a_configuration_object_gets_the_keys_of_its_method():
+    config = configuration_of(FederationConfig(method="fedprox", clients=4))
+    assert type(config) is config_class("fedprox")
+    assert config.clients == 4
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        (3, "configuration: got 3, should be a mapping of keys, a FederationConfig or a path"),
+        (Path("nowhere.yaml"), "nowhere.yaml: there is no such file"),
+        ({"clients": 0}, "configuration: clients: got 0, should be greater than or equal to 1"),
+        ({1: 2}, "configuration: 1: a key must be a word"),
+        (
+            {"data": {"root": Path("~nobody-here/x")}},
+            "data.root: got '~nobody-here/x', but there is no such home folder",
+        ),
+        (config_class("pfedmoap")(method="promptfl", experts=2), "unknown key 'experts' with method promptfl"),
+    ],
+)
+def test_what_cannot_be_meant_is_refused_in_words(given, message):
+    with pytest.raises(ConfigError) as caught:
+        configuration_of(given)
+    assert message in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("assignments", "message"),
+    [
+        (
+            ["method=promptfl", "experts=2"],
+            "--set: unknown key 'experts' with method promptfl: it is a key of pfedmoap; leave it out, or set "
+            "method=pfedmoap",
+        ),
+        (
+            ["method=promptfl", "expert=2"],
+            "--set: unknown key 'expert'; did you mean 'experts'? (a key that promptfl does not have)",
+        ),
+        (["expert=2"], "--set: unknown key 'expert'; did you mean 'experts'?"),
+    ],
+)
+def test_a_key_of_another_method_is_answered_with_whose_it_is(assignments, message):
+    with pytest.raises(ConfigError) as caught:
+        read_federation_config(None, assignments)
+    assert str(caught.value) == message

@@ -8,7 +8,7 @@ from promptfleet.command_line import ArgumentParser, path_argument, run
 from promptfleet.config import FederationConfig
 from promptfleet.data.download import download_dataset
 from promptfleet.federation.ray_watch import leaving_when_ray_is_gone
-from promptfleet.federation.reports import FederationResult, RoundReport
+from promptfleet.federation.reports import FederationResult, RoundReport, nothing_accepted
 from promptfleet.federation.run import run_federation
 from promptfleet.federation.settings import all_keys, assigned_storage, read_federation_config
 from promptfleet.federation.storage.folder import (
@@ -98,10 +98,12 @@ def _round_line(report: RoundReport, rounds: int) -> str:
 
 
 def _summary(result: FederationResult, caveat: str, path: str) -> str:
+    reason = nothing_accepted(result.rounds, len(result.rounds))
     return "\n".join(
         [
             f"{result.method} on {result.dataset}: {len(result.clients)} clients, {len(result.rounds)} rounds",
             *([f"  {caveat}"] if caveat else []),
+            *([f"  NOTHING WAS LEARNED: {reason}"] if reason else []),
             f"  test accuracy        {result.test_accuracy:.3f}, mean over clients after the last round",
             f"  validation accuracy  {result.val_accuracy:.3f}",
             f"  zero-shot CLIP       {result.zero_shot_accuracy:.3f} on the same test parts",

@@ -1,5 +1,8 @@
-"""JSON from files that may be damaged or crafted: parsed as exactly the types that are asked for."""
+"""JSON that any reader accepts; and of files that may be damaged or crafted, exactly the types that are asked for."""
 
+import json
+import math
+from collections.abc import Mapping
 from functools import cache
 from typing import Annotated, Any, TypeVar
 
@@ -25,6 +28,19 @@ def parse_json(kind: type[T], text: str | bytes) -> T:
         first = error.errors(include_url=False, include_context=False, include_input=False)[0]
         where = ".".join(map(str, first["loc"]))
         raise ValueError(f"{where}: {first['msg']}" if where else first["msg"]) from None
+
+
+def to_json(value: Any) -> str:
+    """Return plain values as indented JSON; NaN and infinities, which JSON lacks, are null."""
+    return json.dumps(_finite(value), indent=2, allow_nan=False)
+
+
+def _finite(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {key: _finite(inner) for key, inner in value.items()}
+    if isinstance(value, list | tuple):
+        return [_finite(inner) for inner in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 @cache

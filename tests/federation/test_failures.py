@@ -1,10 +1,12 @@
 """What is done about a client that fails, in this process; the same with processes that die is in test_faults."""
 
+import json
+
 import pytest
 
 from promptfleet.errors import FederationError
 from promptfleet.federation.local_fleet import LocalFleet
-from promptfleet.federation.reports import Event
+from promptfleet.federation.reports import Event, nothing_accepted
 from promptfleet.federation.rounds import Federation
 from tests.faulty import order
 
@@ -93,3 +95,16 @@ def test_a_bad_update_stays_out_of_the_state_and_is_named(run, tmp_path, fault):
     dropped = run(on_client_failure="drop")
     assert dropped.state_sha256 == result.state_sha256
     assert dropped.rounds[1].client_test_accuracy == result.rounds[1].client_test_accuracy
+
+
+def test_it_is_said_once_that_every_update_was_rejected_and_json_stays_valid(run, tmp_path, caplog):
+    for client in range(3):
+        order(tmp_path, "train", 1, "nan", client=client, times=3)  # the server's state stays that of round 1
+    result = run()
+    assert [list(report.rejected) for report in result.rounds] == [[0, 1, 2]] * 3
+    reason = "no update was accepted in 3 rounds, the last time since client 0's context is not finite after the local"
+    assert [message for message in caplog.messages if message.startswith(reason)] == [
+        nothing_accepted(result.rounds, 3)
+    ]
+    assert repr(result).startswith("FederationResult(tests.faulty:Faulty on digits, seed=0, clients=3, rounds=3, test_")
+    json.loads(result.to_json(), parse_constant=pytest.fail)

@@ -1,6 +1,5 @@
 """What a comparison found, as values, files and figures."""
 
-import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
@@ -12,6 +11,7 @@ from promptfleet.comparison.significance import Difference, differences_to_best
 from promptfleet.comparison.tables import HEADERS, LEGEND, latex_table, markdown_table, table_rows
 from promptfleet.escaping import markdown
 from promptfleet.federation.reports import FederationSummary
+from promptfleet.strict_json import to_json
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -57,7 +57,7 @@ class ComparisonReport:
                 for (method, seed), result in self.results.items()
             ],
         }
-        return json.dumps(plain, indent=2)
+        return to_json(plain)
 
     def to_markdown(self) -> str:
         """The table, what its columns are, and the published figures beside it."""

@@ -14,8 +14,16 @@ class StatesLost(FederationError):
     """States that lay in the memory of a node that is gone; those of an earlier round have to be gone on from."""
 
 
-class ClientFails(FederationError):
-    """A client raised an error each time its work was tried: it would do so again."""
+class FailsAgain(FederationError):
+    """A federation that would fail in the same way if it were tried again."""
+
+
+class ClientFails(FailsAgain):
+    """A client raised an error each time its work was tried."""
+
+
+class NothingAccepted(FailsAgain):
+    """The server rejected every update of several rounds."""
 
 
 class Failures:

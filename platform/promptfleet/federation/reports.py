@@ -1,6 +1,6 @@
 """What a federation tells about itself: plain values that become ``result.json``, MLflow metrics and figures."""
 
-import json
+import math
 from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields
@@ -8,7 +8,9 @@ from statistics import fmean, pstdev
 from typing import Any
 
 from promptfleet.methods.protocol import State
-from promptfleet.strict_json import Count, Counts, parse_json
+from promptfleet.strict_json import Count, Counts, parse_json, to_json
+
+LONGEST_WITHOUT_UPDATE = 3  # rounds, before a federation is said to learn nothing
 
 
 @dataclass(frozen=True)
@@ -50,7 +52,7 @@ class Evaluation:
     client: Count
     val_accuracy: float
     test_accuracy: float
-    described: Mapping[str, Sequence[int | float]] = field(default_factory=dict)
+    described: Mapping[str, Sequence[int | float | None]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -60,6 +62,7 @@ class RoundReport:
     ``simulated_time`` is when the server stopped waiting, in updates of the median client (see ``config.faults``).
     ``dropped`` are clients of the cohort without an upload, ``rejected`` those whose upload the server refused,
     with the reason. ``nodes`` says how many clients trained on which node, by its address, where Ray ran them.
+    ``train_loss`` is None where no client has a loss, or one of them is not finite.
     ``honest_`` are means over the clients that do not attack (see ``config.adversary``); ``epsilon_spent`` is what
     privacy has cost a client by now, None without it (see ``config.privacy``).
     """
@@ -110,7 +113,7 @@ class RoundReport:
         return cls(
             round=round_index,
             cohort=list(cohort),
-            train_loss=fmean(losses) if losses else None,
+            train_loss=fmean(losses) if losses and all(map(math.isfinite, losses)) else None,
             val_accuracy=fmean(val),
             val_accuracy_min=min(val),
             val_accuracy_std=pstdev(val),
@@ -131,6 +134,23 @@ class RoundReport:
             client_test_accuracy=test,
             nodes=dict(sorted(Counter(report.node for report in trained if report.node).items())),
         )
+
+
+def nothing_accepted(reports: Sequence[RoundReport], rounds: int) -> str | None:
+    """Return why a federation of so many rounds learns nothing; None where the server accepts updates.
+
+    It learns nothing once every update was rejected in the last three rounds, or in all where there are fewer. Rounds
+    in which no update arrived count neither way.
+    """
+    refused: list[RoundReport] = []
+    for report in reversed(reports):
+        if set(report.cohort) - set(report.rejected) - set(report.dropped):
+            break
+        refused += [report] if report.rejected else []
+    if len(refused) < min(LONGEST_WITHOUT_UPDATE, rounds):
+        return None
+    client, why = min(refused[0].rejected.items())
+    return f"no update was accepted in {len(refused)} rounds, the last time since client {client}'s {why}"
 
 
 def best_round(reports: Sequence[RoundReport]) -> RoundReport:
@@ -154,10 +174,10 @@ class ClientReport:
     zero_shot_accuracy: float
     label_counts: Counts
     domain_counts: Counts
-    described: Mapping[str, Sequence[int | float]]
+    described: Mapping[str, Sequence[int | float | None]]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class FederationSummary:
     """What a federation gave, in plain values. Accuracies are means over clients after the last round.
 
@@ -194,6 +214,10 @@ class FederationSummary:
     checkpoint_bytes: Count | None = field(default=None, kw_only=True)
     checkpoint_seconds: float | None = field(default=None, kw_only=True)
 
+    def __repr__(self) -> str:
+        what = f"{self.method} on {self.dataset}, seed={self.seed}, clients={len(self.clients)}"
+        return f"{type(self).__name__}({what}, rounds={len(self.rounds)}, test_accuracy={self.test_accuracy:.4f})"
+
     def to_json(self) -> str:
         """The summary, also that of a result, whose states are left out."""
         plain = {
@@ -201,15 +225,15 @@ class FederationSummary:
             "rounds": [asdict(report) for report in self.rounds],
             "clients": [asdict(report) for report in self.clients],
         }
-        return json.dumps(plain, indent=2)
+        return to_json(plain)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class FederationResult(FederationSummary):
     """Everything a federation gives: its summary, and the final states of the server and of each client."""
 
-    server: State = field(repr=False)
-    privates: Mapping[int, State] = field(repr=False)
+    server: State
+    privates: Mapping[int, State]
 
     @classmethod
     def of(cls, summary: FederationSummary, server: State, privates: Mapping[int, State]) -> "FederationResult":

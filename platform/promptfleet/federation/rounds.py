@@ -1,7 +1,9 @@
 """The round loop: the same for every method and every fleet."""
 
+import logging
+import math
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -21,13 +23,24 @@ from promptfleet.federation.fleet import Fleet, Handle, Intake
 from promptfleet.federation.partitioning import partition_for
 from promptfleet.federation.prepare import Prepared
 from promptfleet.federation.privacy import planned_cohorts, privacy_budget
-from promptfleet.federation.reports import ClientReport, Evaluation, Event, FederationResult, RoundReport, best_round
+from promptfleet.federation.reports import (
+    ClientReport,
+    Evaluation,
+    Event,
+    FederationResult,
+    RoundReport,
+    TrainReport,
+    best_round,
+    nothing_accepted,
+)
 from promptfleet.federation.state import state_sha256
 from promptfleet.federation.storage.kept_rows import rows_folder
 from promptfleet.methods import load_method
 from promptfleet.methods.protocol import State
 
 BLOCK = 8192  # images whose logits are computed at once
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -116,12 +129,20 @@ class Federation:
             time.perf_counter() - started,
             dropped={**arriving.missing, **trained.dropped},
             simulated_time=arriving.time,
-            events=[*self._events, *fleet.take_events(), *self._simulated_events(round_index, intake)],
+            events=[
+                *self._events,
+                *fleet.take_events(),
+                *self._simulated_events(round_index, intake),
+                *_loss_events(trained.reports),
+            ],
             adversaries=self._adversaries,
             epsilon_spent=self._privacy and self._privacy.spent([*(one.cohort for one in self._reports), cohort]),
         )
         self._reports.append(report)
         self._events = []
+        reason = nothing_accepted(self._reports, config.rounds)
+        if reason and not nothing_accepted(self._reports[:-1], config.rounds):
+            logger.warning("%s", reason)
         return report
 
     def _cohort(self, round_index: int) -> list[int]:
@@ -237,6 +258,12 @@ class Federation:
             )
             for evaluation, split, sizes in zip(evaluations, self.partition.clients, counts.part_sizes, strict=True)
         ]
+
+
+def _loss_events(trained: Sequence[TrainReport]) -> list[Event]:
+    """What is said of losses that are NaN or infinite, with which a round has no mean loss."""
+    bad = sum(not math.isfinite(report.metrics.get("loss", 0.0)) for report in trained)
+    return [Event("train", [], f"the loss of {bad} clients is not finite", "train_loss is null")] if bad else []
 
 
 def _zero_shot_correct(prepared: Prepared, features: np.ndarray, labels: np.ndarray) -> np.ndarray:

@@ -9,9 +9,10 @@ import ray
 from ray import ObjectRef, tune
 
 from promptfleet.config import FederationConfig
+from promptfleet.federation.failures import NothingAccepted
 from promptfleet.federation.ray_fleet import RayFleet
 from promptfleet.federation.recovery import run_next_round
-from promptfleet.federation.reports import RoundReport
+from promptfleet.federation.reports import RoundReport, nothing_accepted
 from promptfleet.federation.resources import Shares
 from promptfleet.federation.rounds import Federation
 from promptfleet.federation.settings import federation_config
@@ -50,6 +51,8 @@ class FederationTrial(tune.Trainable):
             finished = report.round == self._config.rounds
             self._stored.flush() if finished else self._stored.wait()  # the study shall not know more than the disk
         self._told += 1
+        if reason := nothing_accepted(self._federation.reports[: self._told], self._config.rounds):
+            raise NothingAccepted(reason)
         rounds = self._config.rounds
         return _metrics(report) | {"report": asdict(report), "rounds": rounds, "done": report.round == rounds}
 

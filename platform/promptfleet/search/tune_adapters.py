@@ -10,7 +10,7 @@ from ray.tune.schedulers import FIFOScheduler, TrialScheduler
 from ray.tune.search import Searcher
 
 from promptfleet.errors import StorageError
-from promptfleet.federation.failures import ClientFails
+from promptfleet.federation.failures import FailsAgain
 from promptfleet.federation.ray_watch import require_ray
 from promptfleet.search.stage import NUMBER, STAGE, Stage
 from promptfleet.search.trial import OBJECTIVE
@@ -109,7 +109,7 @@ class RungScheduler(NotSaved, FIFOScheduler):
         if isinstance(error, StorageError):
             self.refused = error
             raise error
-        if isinstance(error, ClientFails):
+        if isinstance(error, FailsAgain):
             self._studies[trial.config[STAGE]].fail(trial.config[NUMBER], str(error))
 
 

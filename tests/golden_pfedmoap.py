@@ -19,7 +19,7 @@ Device = torch.device | str
 
 def check_forward(forward: Golden, device: Device) -> None:
     """Compare logits, loss and gradients of one batch."""
-    world = forward.world().to(device)
+    world = forward.pfedmoap_world().to(device)
     golden = {name: tensor.to(device) for name, tensor in forward.tensors.items()}
     tower, classes = world.clip.tower, world.clip.classes
     images = Images(golden["image_features"])
@@ -48,7 +48,7 @@ def check_trajectory(trajectory: Golden, device: Device) -> None:
     """Compare every round of a small federation through Client, on ``device``, and Server, on the CPU."""
     meta, golden = trajectory.meta, trajectory.tensors
     clients, rounds = int(meta["clients"]), int(meta["rounds"])
-    world = trajectory.world(
+    world = trajectory.pfedmoap_world(
         clients=clients,
         rounds=rounds,
         local_epochs=int(meta["local_epochs"]),

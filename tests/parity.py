@@ -15,10 +15,12 @@ from torch import Tensor
 from promptfleet.clip.frozen import FrozenClip
 from promptfleet.clip.text_tower import text_tower_of
 from promptfleet.clip.tokens import class_texts, embed_classes
+from promptfleet.config import FederationConfig
 from promptfleet.methods.pfedmoap import PFedMoAPConfig
 from promptfleet.methods.protocol import World
+from tests.golden.pack import IDS, ROWS, TABLE
 
-ROOT = Path(os.environ.get("PROMPTFLEET_PARITY", Path(__file__).parents[2] / "shared" / "parity"))
+ROOT = Path(os.environ.get("PROMPTFLEET_PARITY", Path(__file__).parent / "golden"))
 GATE_NAMES = {"query": "W_q", "key": "W_k", "value": "W_v", "output": "W_o"}
 
 
@@ -38,16 +40,8 @@ class Golden:
             for kind in ("weight", "bias")
         }
 
-    def world(self, **config) -> World:
-        names = tuple(json.loads(self.meta["classnames"]))
-        tower = text_tower_of(self.model)
-        tokens = open_clip.tokenize(class_texts(names))
-        clip = FrozenClip(
-            tower=tower,
-            classes=embed_classes(tower, tokens),
-            zero_shot_text=torch.zeros(len(names), tower.dim),
-            logit_scale=float(self.model.logit_scale.detach().exp()),
-        )
+    def pfedmoap_world(self, **config) -> World:
+        """The world of a pFedMoAP federation with the settings of the metadata; ``config`` adds to them."""
         common = {
             "prompt_length": int(self.meta["n_ctx"]),
             "experts": int(self.meta["num_experts"]) - 1,
@@ -56,22 +50,48 @@ class Golden:
             "gate_heads": int(self.meta["gating_heads"]),
             "lambda": float(self.meta["lambda"]),
         }
-        return World(PFedMoAPConfig.model_validate({**common, **config}), clip, names)
+        return self.world(PFedMoAPConfig.model_validate({**common, **config}))
+
+    def world(self, config: FederationConfig, zero_shot_text: Tensor | None = None) -> World:
+        """The classes of the metadata under this CLIP; zero-shot text features are zeros unless they are given."""
+        names = tuple(json.loads(self.meta["classnames"]))
+        tower = text_tower_of(self.model)
+        clip = FrozenClip(
+            tower=tower,
+            classes=embed_classes(tower, open_clip.tokenize(class_texts(names))),
+            zero_shot_text=torch.zeros(len(names), tower.dim) if zero_shot_text is None else zero_shot_text,
+            logit_scale=float(self.model.logit_scale.detach().exp()),
+        )
+        return World(config, clip, names)
 
     @torch.no_grad()
     def image_features(self, images: Tensor) -> Tensor:
         return self.model.encode_image(images, normalize=True)
 
 
-def load_golden(name: str) -> Golden:
-    folder = ROOT / name
-    if not folder.is_dir():
-        pytest.skip(f"no golden values at {folder}; set PROMPTFLEET_PARITY to the folder that holds them")
-    weights = {key: tensor.float() for key, tensor in load_file(folder / "clip_openai_tiny.safetensors").items()}
-    model = open_clip.model.build_model_from_openai_state_dict(weights, cast_dtype=torch.float32).float().eval()
-    path = folder / f"{name}.safetensors"
+def load_golden(folder: str, name: str | None = None) -> Golden:
+    """The values ``name`` (default: called as the folder is), with the CLIP that their metadata or the folder names."""
+    path = ROOT / folder / f"{name or folder}.safetensors"
+    if not path.is_file():
+        pytest.skip(f"no golden values at {path}; PROMPTFLEET_PARITY names a folder without them")
     with safe_open(path, "pt") as file:
-        return Golden(load_file(path), file.metadata(), model)
+        meta = file.metadata()
+    weights = load_clip_weights(path.with_name(f"{meta.get('clip', 'clip_openai_tiny')}.safetensors"))
+    model = open_clip.model.build_model_from_openai_state_dict(weights, cast_dtype=torch.float32).float().eval()
+    return Golden(load_file(path), meta, model)
+
+
+def load_clip_weights(path: Path) -> dict[str, Tensor]:
+    """A state dict in OpenAI's format, floats as float32; a packed token table is rebuilt, see ``golden/pack.py``."""
+    weights = load_file(path)
+    if ROWS in weights:
+        with safe_open(path, "pt") as file:
+            vocabulary = int(file.metadata()["vocabulary"])
+        rows, ids = weights.pop(ROWS), weights.pop(IDS)
+        table = torch.zeros(vocabulary, rows.shape[1], dtype=rows.dtype)
+        table[ids.long()] = rows
+        weights[TABLE] = table
+    return {key: tensor.float() if tensor.is_floating_point() else tensor for key, tensor in weights.items()}
 
 
 def relative_error(ours: Tensor, theirs: Tensor) -> float:

@@ -24,7 +24,7 @@ def test_tokens_are_those_of_the_published_prompts(forward):
     import open_clip
 
     golden, context_tokens = forward.tensors["tokenized_prompts"], int(forward.meta["n_ctx"])
-    ours = open_clip.tokenize(class_texts(forward.world().class_names))
+    ours = open_clip.tokenize(class_texts(forward.pfedmoap_world().class_names))
     for theirs, row in zip(golden, ours, strict=True):
         assert (
             theirs[1 + context_tokens :].tolist() == [*row[1:].tolist(), *[0] * context_tokens][: 76 - context_tokens]
@@ -32,7 +32,7 @@ def test_tokens_are_those_of_the_published_prompts(forward):
 
 
 def test_text_features(forward):
-    world = forward.world()
+    world = forward.pfedmoap_world()
     contexts = torch.cat([forward.tensors["ctx"][None], forward.tensors["nonlocal_ctx"]])
     text = encode_prompts(world.clip.tower, world.clip.classes, contexts)
     assert torch.allclose(text[0], forward.tensors["text_features"], atol=1e-5)

@@ -18,7 +18,7 @@ def table(honest):
         TrialRecord(number, "complete", {"adversary.fraction": fraction, "seed": seed}, 0.5, 3, test, 1.0, told)
         for number, ((fraction, seed, test), told) in enumerate(zip(trials, honest, strict=True))
     ]
-    text = describe_outcome(spec, Path("sweeps/x"), SweepOutcome(records, None, None, False, "mlflow ui"))
+    text = describe_outcome(spec, Path("sweeps/x"), SweepOutcome(records, None, None, False, "mlflow ui", None))
     rows = [[cell.strip() for cell in line.split("│")[1:-1]] for line in text.splitlines() if "│" in line]
     return text, rows
 

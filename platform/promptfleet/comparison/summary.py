@@ -18,7 +18,7 @@ from promptfleet.config import WHERE_AND_HOW, flatten
 from promptfleet.escaping import printable
 from promptfleet.federation.ray_session import local_nodes
 from promptfleet.search.progress import format_params
-from promptfleet.text_tables import render
+from promptfleet.text_tables import folded, output_columns, render
 
 
 def describe_comparison(spec: ComparisonSpec) -> str:
@@ -39,8 +39,11 @@ def describe_comparison(spec: ComparisonSpec) -> str:
             render(shared),
             render(methods),
             f"resources of one federation: 1 server and {shares.client_actors} client actors",
-            f"budget: {len(spec.methods)} methods x {len(spec.seeds)} seeds = {len(spec.methods) * len(spec.seeds)} "
-            f"federations after {tuning} to tune them, {spec.concurrent_trials} at a time; nothing was started",
+            folded(
+                f"budget: {len(spec.methods)} methods x {len(spec.seeds)} seeds = "
+                f"{len(spec.methods) * len(spec.seeds)} federations after {tuning} to tune them, "
+                f"{spec.concurrent_trials} at a time; nothing was started"
+            ),
         ]
     )
 
@@ -61,9 +64,9 @@ def describe_outcome(spec: ComparisonSpec, folder: Path, out: Path, outcome: Com
 
 
 def _report(report: ComparisonReport) -> list[str]:
-    lines = [render(_rows("comparison", HEADERS, report.rows)), fill(LEGEND, 120), ""]
-    lines += [f"tuned {method}: {format_params(values)}" for method, values in report.tuned.items()]
-    lines += [f"FAILED: {text}" for text in report.failed]
+    lines = [render(_rows("comparison", HEADERS, report.rows)), fill(LEGEND, output_columns()), ""]
+    lines += [folded(f"tuned {method}: {format_params(values)}") for method, values in report.tuned.items()]
+    lines += [folded(f"FAILED: {text}") for text in report.failed]
     for reference in report.references or ():
         if reference.differs:
             lines.append(f"{reference.name} of the paper is for another setting: {', '.join(reference.differs)}")

@@ -12,7 +12,7 @@ from promptfleet.federation.ray_session import local_nodes
 from promptfleet.search.progress import format_params
 from promptfleet.search.spec import SweepSpec
 from promptfleet.search.sweep import SweepOutcome, plan_sweep
-from promptfleet.text_tables import render
+from promptfleet.text_tables import folded, render
 from promptfleet.tracking.sweep_run import TrialRecord, count_states, format_value, ranked_trials
 
 BEST_SHOWN = 5
@@ -48,11 +48,11 @@ def describe_outcome(spec: SweepSpec, folder: Path, outcome: SweepOutcome) -> st
     storage = spec.base_config().storage
     table = _grid_points if spec.settings.sampler == "grid" else _best_trials
     caveat = spec.base_config().backbone.caveat
-    lines = [*([caveat] if caveat else []), render(table(spec, outcome.records))]
+    lines = [*([folded(caveat)] if caveat else []), render(table(spec, outcome.records))]
     if outcome.best and outcome.best_result:
         result = outcome.best_result
         lines += [
-            f"best trial: {outcome.best.number}  {format_params(outcome.best.params)}",
+            folded(f"best trial: {outcome.best.number}  {format_params(outcome.best.params)}"),
             f"  validation accuracy {result.honest_val_accuracy:.3f}, chosen by it",
             f"  test accuracy       {result.test_accuracy:.3f}, mean over {len(result.clients)} clients",
             *([f"  honest clients      {result.honest_test_accuracy:.3f}"] if result.adversaries else []),

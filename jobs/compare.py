@@ -15,7 +15,7 @@ from promptfleet.comparison.summary import describe_comparison, describe_outcome
 from promptfleet.errors import ConfigError
 from promptfleet.federation.ray_session import local_nodes, ray_with
 from promptfleet.federation.ray_watch import leaving_when_ray_is_gone
-from promptfleet.federation.settings import all_keys, assigned_storage
+from promptfleet.federation.settings import all_keys, assigned_storage, trust_option
 from promptfleet.federation.storage.home import at_home
 from promptfleet.search.folders import COMPARISONS
 
@@ -32,6 +32,7 @@ def main() -> int:
         "--config", type=path_argument, metavar="FILE", help="a YAML file with keys of the federation, and 'methods'"
     )
     parser.add_set("set a key, methods.NAME.KEY for one method, or several")
+    parser.add_trust_code()
     parser.add_argument(
         "--tune", type=path_argument, metavar="FILE", help="tune each method first, see search_spaces/methods.yaml"
     )
@@ -51,7 +52,9 @@ def main() -> int:
         _check_nothing_new(arguments)
         storage = assigned_storage(arguments.set)
         with at_home(storage), COMPARISONS.resume(storage, arguments.resume, alone=not arguments.dry_run) as folder:
-            return _run(load_comparison(folder / COMPARISONS.file, storage), folder, arguments)
+            return _run(
+                load_comparison(folder / COMPARISONS.file, storage, trust_code=arguments.trust_code), folder, arguments
+            )
     spec = _new_comparison(arguments)
     with nullcontext() if arguments.dry_run else at_home(next(spec.configs()).storage):
         return _run(spec, None, arguments)
@@ -73,7 +76,8 @@ def _run(spec: ComparisonSpec, folder: Path | None, arguments: Namespace) -> int
         with nullcontext(folder) if folder else _new_folder(spec, arguments) as folder:
             federations, shown = len(spec.methods) * len(spec.seeds), config.storage.shown(folder)
             print(f"comparison {folder.name}: {federations} federations, in {shown}", file=sys.stderr)
-            hint = f"go on with: python jobs/compare.py --resume {folder.name}{config.storage.option}"
+            options = f"{config.storage.option}{trust_option(spec.methods)}"
+            hint = f"go on with: python jobs/compare.py --resume {folder.name}{options}"
             with leaving_when_ray_is_gone(hint):
                 outcome = run_comparison(spec, folder, prepared, nodes, reference=arguments.reference)
     if outcome.report is not None:
@@ -97,6 +101,7 @@ def _new_comparison(arguments: Namespace) -> ComparisonSpec:
         tune=arguments.tune,
         trials=arguments.trials,
         concurrent=1 if arguments.concurrent is None else arguments.concurrent,
+        trust_code=arguments.trust_code,
     )
 
 

@@ -22,11 +22,12 @@ def main() -> None:
     )
     parser.add_argument("--config", type=path_argument, metavar="FILE", help="a YAML file with keys of the federation")
     parser.add_set()
+    parser.add_trust_code()
     parser.add_argument("--address", help="a running Ray cluster, or 'auto' (default: start Ray on this machine)")
     parser.add_argument("--download", action="store_true", help="fetch the dataset first, if its folder is not there")
     arguments = parser.parse_args()
 
-    config = read_federation_config(arguments.config, arguments.set)
+    config = read_federation_config(arguments.config, arguments.set, trust_code=arguments.trust_code)
     if config.runtime.backend == "local" or arguments.address is None:
         choose_device(config.runtime.device)
     if arguments.download:

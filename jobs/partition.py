@@ -25,6 +25,7 @@ def main() -> None:
     )
     parser.add_argument("--config", type=path_argument, metavar="FILE", help="a YAML file with keys of the federation")
     parser.add_set()
+    parser.add_trust_code()
     parser.add_argument(
         "--out",
         type=path_argument,
@@ -34,7 +35,7 @@ def main() -> None:
     parser.add_argument("--download", action="store_true", help="fetch the dataset first, if its folder is not there")
     arguments = parser.parse_args()
 
-    config = read_federation_config(arguments.config, arguments.set)
+    config = read_federation_config(arguments.config, arguments.set, trust_code=arguments.trust_code)
     with at_home(config.storage):
         _partition(config, arguments)
 

@@ -10,7 +10,7 @@ from promptfleet.data.download import download_dataset
 from promptfleet.federation.ray_watch import leaving_when_ray_is_gone
 from promptfleet.federation.reports import FederationResult, RoundReport, nothing_accepted
 from promptfleet.federation.run import run_federation
-from promptfleet.federation.settings import all_keys, assigned_storage, read_federation_config
+from promptfleet.federation.settings import all_keys, assigned_storage, read_federation_config, trust_option
 from promptfleet.federation.storage.folder import (
     check_new,
     default_folder,
@@ -28,6 +28,7 @@ def main() -> None:
     parser = ArgumentParser(prog="train.py", description="Run one federation.", keys=all_keys)
     parser.add_argument("--config", type=path_argument, metavar="FILE", help="a YAML file with keys of the federation")
     parser.add_set()
+    parser.add_trust_code()
     parser.add_argument(
         "--out",
         type=path_argument,
@@ -46,9 +47,9 @@ def main() -> None:
         storage = assigned_storage(arguments.set)
         out = named_folder(storage, "--resume", arguments.resume)
         with at_home(storage):
-            _train(resumed_config(out, arguments.set), out, arguments)
+            _train(resumed_config(out, arguments.set, trust_code=arguments.trust_code), out, arguments)
     else:
-        config = read_federation_config(arguments.config, arguments.set)
+        config = read_federation_config(arguments.config, arguments.set, trust_code=arguments.trust_code)
         out = _output_folder(config, arguments.out)
         with at_home(config.storage):
             _train(config, out, arguments)
@@ -61,7 +62,7 @@ def _train(config: FederationConfig, out: Path, arguments: Namespace) -> None:
         download_dataset(config.dataset, config.data.root, config.data.folder)
     storage = config.storage
     option = storage.option if storage.address else ""
-    resume = f"python jobs/train.py --resume {resumed_as(storage, out)}{option}"
+    resume = f"python jobs/train.py --resume {resumed_as(storage, out)}{option}{trust_option([config.method])}"
     with leaving_when_ray_is_gone(f"go on with: {resume}"), track_federation(config) as tracked:
 
         def on_round(report: RoundReport) -> None:

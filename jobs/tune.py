@@ -11,7 +11,7 @@ from promptfleet.data.download import download_dataset
 from promptfleet.errors import ConfigError
 from promptfleet.federation.ray_session import local_nodes, ray_with
 from promptfleet.federation.ray_watch import leaving_when_ray_is_gone
-from promptfleet.federation.settings import all_keys, assigned_storage
+from promptfleet.federation.settings import all_keys, assigned_storage, trust_option
 from promptfleet.federation.storage.home import at_home
 from promptfleet.search.folders import SWEEPS, read_begun
 from promptfleet.search.spec import SweepSpec, read_sweep
@@ -29,6 +29,7 @@ def main() -> int:
     )
     parser.add_argument("--trials", type=int, metavar="N", help="how many federations to run in all")
     parser.add_set("fix a key of the federation, or several")
+    parser.add_trust_code()
     parser.add_argument("--name", help="of the new sweep (default: the search file's)")
     parser.add_argument("--address", help="a running Ray cluster, or 'auto' (default: start Ray on this machine)")
     parser.add_argument("--download", action="store_true", help="fetch the dataset first, if its folder is not there")
@@ -43,8 +44,16 @@ def main() -> int:
         _check_storage_only(arguments.set)
         storage = assigned_storage(arguments.set)
         with at_home(storage), SWEEPS.resume(storage, arguments.resume, alone=not arguments.dry_run) as folder:
-            return _run(read_begun(storage, folder, trials=arguments.trials), folder, arguments)
-    spec = read_sweep(arguments.search, arguments.set, config=arguments.config, trials=arguments.trials)
+            return _run(
+                read_begun(storage, folder, trials=arguments.trials, trust_code=arguments.trust_code), folder, arguments
+            )
+    spec = read_sweep(
+        arguments.search,
+        arguments.set,
+        config=arguments.config,
+        trials=arguments.trials,
+        trust_code=arguments.trust_code,
+    )
     with nullcontext() if arguments.dry_run else at_home(spec.base_config().storage):
         return _run(spec, None, arguments)
 
@@ -66,7 +75,8 @@ def _run(spec: SweepSpec, folder: Path | None, arguments: Namespace) -> int:
         with _kept_in(folder, spec, arguments) as folder:
             shown = base.storage.shown(folder)
             print(f"sweep {folder.name}: {spec.settings.trials} federations, in {shown}", file=sys.stderr)
-            hint = f"go on with: python jobs/tune.py --resume {folder.name}{base.storage.option}"
+            options = f"{base.storage.option}{trust_option(spec.methods())}"
+            hint = f"go on with: python jobs/tune.py --resume {folder.name}{options}"
             with leaving_when_ray_is_gone(hint):
                 outcome = run_sweep(spec, folder, prepared, nodes)
     print(describe_outcome(spec, folder, outcome))

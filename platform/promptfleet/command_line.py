@@ -30,6 +30,12 @@ class ArgumentParser(argparse.ArgumentParser):
         """Add ``--set a=1 b=2``, which may be given again and again."""
         self.add_argument("--set", action="extend", nargs="+", default=[], metavar="KEY=VALUE", help=help)
 
+    def add_trust_code(self) -> None:
+        """Add ``--trust-code``, for jobs that read configurations."""
+        self.add_argument(
+            "--trust-code", action="store_true", help="import a method outside promptfleet that a file names"
+        )
+
     def parse_args(self, args: Sequence[str] | None = None, namespace: Any = None) -> Any:
         found, unknown = self.parse_known_args(args, namespace)
         if unknown:

@@ -6,7 +6,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from promptfleet.assignments import parse_assignments, unfold
+from promptfleet.assignments import parse_assignments
 from promptfleet.config import (
     WHERE_AND_HOW,
     FederationConfig,
@@ -19,10 +19,9 @@ from promptfleet.config import (
 )
 from promptfleet.errors import ConfigError
 from promptfleet.federation.partitioning import with_partition_fingerprint
-from promptfleet.federation.settings import check_known, federation_config, text_keys_of, values_for
+from promptfleet.federation.settings import check_known, federation_config, read_config, text_keys_of, values_for
 from promptfleet.methods import METHODS, config_class
 from promptfleet.search.spec import SweepSpec, kept_at, parse_sweep
-from promptfleet.yaml_files import read_yaml
 
 ALL = "all"
 # Of the keys that all methods have, those that each may have its own value of: how its prompt looks and how it learns.
@@ -111,6 +110,7 @@ def read_comparison(
     tune: str | Path | None = None,
     trials: int | None = None,
     concurrent: int = 1,
+    trust_code: bool = False,
 ) -> ComparisonSpec:
     """From a configuration file, ``key=value`` assignments (which win) and a file of search spaces.
 
@@ -118,11 +118,11 @@ def read_comparison(
     ``method`` of a file for a single federation is passed over.
 
     Raises:
-        ConfigError: what is wrong, in which file or option, and what would be right.
+        ConfigError: what is wrong, in which file or option, and what would be right; trust_code: see ``read_config``.
     """
     if concurrent < 1:
         raise ConfigError(f"--concurrent: got {concurrent}, should be at least 1")
-    from_file = unfold(read_yaml(path), source=str(path)) if path is not None else {}
+    from_file = read_config(path, trust_code=trust_code) if path is not None else {}
     overrides = parse_assignments(assignments, _text_keys(methods))
     from_file.pop("method", None)  # of a preset for a single federation
     for values, source in ((from_file, str(path)), (overrides, "--set")):
@@ -136,13 +136,18 @@ def read_comparison(
         if trials is not None:
             raise ConfigError("--trials: is of the tuning, so it needs --tune FILE")
         return spec
-    tuning = _read_tuning(tune, spec, overrides, trials)
+    tuning = _read_tuning(
+        read_config(tune, trust_code=trust_code, closed=("methods",)), str(tune), spec, overrides, trials
+    )
     return ComparisonSpec(tuple(methods), tuple(seeds), base, own, tuning, concurrent)
 
 
-def load_comparison(path: Path, storage: StorageConfig) -> ComparisonSpec:
-    """The comparison that ``to_dict`` was written of, wherever it is. Raises ConfigError if it was changed."""
-    values = kept_at(storage, read_yaml(path))
+def load_comparison(path: Path, storage: StorageConfig, *, trust_code: bool = False) -> ComparisonSpec:
+    """The comparison that ``to_dict`` was written of, wherever it is.
+
+    Raises ConfigError: it was changed; trust_code: see ``read_config``.
+    """
+    values = kept_at(storage, read_config(path, trust_code=trust_code, closed=("tuning",)))
     try:
         tuning = {
             method: parse_sweep(kept_at(storage, sweep), source=f"{path}: tuning.{method}")
@@ -225,14 +230,16 @@ def _check_shared(spec: ComparisonSpec) -> None:
 
 
 def _read_tuning(
-    path: str | Path, spec: ComparisonSpec, overrides: Mapping[str, Any], trials: int | None
+    values: Mapping[str, Any],
+    source: str,
+    spec: ComparisonSpec,
+    overrides: Mapping[str, Any],
+    trials: int | None,
 ) -> dict[str, SweepSpec]:
     """A search per method from a file with ``trials``, ..., ``federation`` and ``methods: {NAME: space}``.
 
     What ``--set`` gives is not searched. A method with an empty space is left as it is.
     """
-    source = str(path)
-    values = unfold(read_yaml(path), source=source, closed=("methods",))
     spaces = values.get("methods")
     if not isinstance(spaces, Mapping) or not all(isinstance(space, Mapping | None) for space in spaces.values()):
         raise ConfigError(f"{source}: methods: should be {{NAME: {{key: {{float: [low, high]}}, ...}}}}")

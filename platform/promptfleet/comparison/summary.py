@@ -17,6 +17,7 @@ from promptfleet.comparison.tables import HEADERS, LEGEND
 from promptfleet.config import WHERE_AND_HOW, flatten
 from promptfleet.escaping import printable
 from promptfleet.federation.ray_session import local_nodes
+from promptfleet.federation.settings import trust_option
 from promptfleet.search.progress import format_params
 from promptfleet.text_tables import folded, output_columns, render
 
@@ -55,7 +56,7 @@ def describe_outcome(spec: ComparisonSpec, folder: Path, out: Path, outcome: Com
         lines += _report(outcome.report)
         lines.append(f"results: {storage.shown(out) if out == folder else out}")
     lines.append(f"look at it: {outcome.ui_hint}")
-    resume = f"python jobs/compare.py --resume {folder.name}{storage.option}"
+    resume = f"python jobs/compare.py --resume {folder.name}{storage.option}{trust_option(spec.methods)}"
     if outcome.untracked:
         lines.append(f"MLflow lacks a part of it ({outcome.untracked}); what is missing is written by: {resume}")
     if outcome.interrupted:

@@ -36,6 +36,7 @@ def run_federation(
     address: str | None = None,
     folder: str | Path | None = None,
     overwrite: bool = False,
+    trust_code: bool = False,
 ) -> FederationResult:
     """Run all rounds of one federation and return its result.
 
@@ -44,7 +45,7 @@ def run_federation(
     each round; address joins a running Ray cluster instead of starting Ray here; folder keeps the configuration,
     checkpoints and ``result.json``, and a federation that has checkpoints there goes on from the newest; overwrite: it
     starts again instead, whatever the folder holds. Nothing there is touched before everything is ready for the first
-    round.
+    round. trust_code: a file may name a method outside this package, which is then imported and run.
 
     Raises:
         ConfigError: a value that cannot be run as written.
@@ -53,7 +54,7 @@ def run_federation(
         ResourceError: a federation that does not fit.
         FederationError: one that cannot go on, see ``runtime.on_client_failure``.
     """
-    config = configuration_of({} if config is None else config)
+    config = configuration_of({} if config is None else config, trust_code=trust_code)
     folder = None if folder is None else _home_path(folder)
     rows_folder(config, folder)
     if folder is not None:

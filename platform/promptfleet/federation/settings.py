@@ -1,6 +1,6 @@
 """From files, ``--set`` and plain values to the configuration of one federation."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from os import PathLike, fspath
 from pathlib import Path
 from typing import Any
@@ -20,7 +20,7 @@ from promptfleet.config import (
 )
 from promptfleet.errors import ConfigError, did_you_mean
 from promptfleet.federation.partitioning import with_partition_fingerprint
-from promptfleet.methods import METHODS, config_class
+from promptfleet.methods import METHODS, config_class, is_foreign
 from promptfleet.yaml_files import read_yaml
 
 DEFAULT_METHOD = FederationConfig.model_fields["method"].default
@@ -39,13 +39,15 @@ def federation_config(values: Mapping[str, Any], *, source: str = "configuration
     return build(model, with_partition_fingerprint(values), source=source)
 
 
-def configuration_of(given: FederationConfig | Mapping[str, Any] | str | PathLike[str]) -> FederationConfig:
+def configuration_of(
+    given: FederationConfig | Mapping[str, Any] | str | PathLike[str], *, trust_code: bool = False
+) -> FederationConfig:
     """The configuration that Python code means by an object, by values with nested or dotted keys, or by a file's path.
 
-    Raises ConfigError.
+    Raises ConfigError; trust_code: see ``read_config``.
     """
     if isinstance(given, str | PathLike):
-        return read_federation_config(fspath(given))
+        return read_federation_config(fspath(given), trust_code=trust_code)
     if isinstance(given, FederationConfig):
         if type(given) is config_class(given.method):
             return given
@@ -53,6 +55,38 @@ def configuration_of(given: FederationConfig | Mapping[str, Any] | str | PathLik
     if not isinstance(given, Mapping):
         raise ConfigError(f"configuration: got {given!r}, should be a mapping of keys, a FederationConfig or a path")
     return federation_config(unfold(given, source="configuration"))
+
+
+def read_config(path: str | Path, *, trust_code: bool, closed: Collection[str] = ()) -> dict[str, Any]:
+    """Nested values of a YAML file for a federation, a search or a comparison; ``closed``: see ``unfold``.
+
+    Raises ConfigError: it cannot be read; or it names a method outside this package, which would be imported and run,
+    unless ``trust_code``.
+    """
+    values = unfold(read_yaml(path), source=str(path), closed=closed)
+    foreign = [name for name in _named_methods(values) if is_foreign(name)]
+    if foreign and not trust_code:
+        raise ConfigError(
+            f"{path}: method {foreign[0]!r} is code outside promptfleet, which would be run; give --trust-code if you "
+            f"trust this file and that module"
+        )
+    return values
+
+
+def trust_option(methods: Iterable[str]) -> str:
+    """What a command line needs to read a configuration of these methods back."""
+    return " --trust-code" if any(map(is_foreign, methods)) else ""
+
+
+def _named_methods(values: Mapping[str, Any]) -> Iterator[str]:
+    """Every method that the values name: under ``method``, searched or not, and in ``methods`` and ``tuning``."""
+    for key, value in values.items():
+        if key == "method":
+            choices = value.get("choice") if isinstance(value, Mapping) else [value]
+            yield from (name for name in (choices if isinstance(choices, list) else []) if isinstance(name, str))
+        elif isinstance(value, Mapping):
+            yield from value if key in ("methods", "tuning") else ()
+            yield from _named_methods(value)
 
 
 def all_keys() -> list[str]:
@@ -98,9 +132,14 @@ def _is_known(key: str, known: Sequence[str]) -> bool:
     return any(one == key or one.startswith(f"{key}.") or key.startswith(f"{one}.") for one in known)
 
 
-def read_federation_config(path: str | Path | None, assignments: Sequence[str] = ()) -> FederationConfig:
-    """Defaults, then a YAML file if one is given, then ``key=value`` assignments: later ones win."""
-    values = unfold(read_yaml(path), source=str(path)) if path is not None else {}
+def read_federation_config(
+    path: str | Path | None, assignments: Sequence[str] = (), *, trust_code: bool = False
+) -> FederationConfig:
+    """Defaults, then a YAML file if one is given, then ``key=value`` assignments: later ones win.
+
+    Raises ConfigError; trust_code: see ``read_config``.
+    """
+    values = read_config(path, trust_code=trust_code) if path is not None else {}
     if values:
         federation_config(values, source=str(path))
     overrides = read_assignments(assignments, [values.get("method", DEFAULT_METHOD)])

@@ -1,5 +1,6 @@
 """Federated methods, one file each, found by name."""
 
+import traceback
 from importlib import import_module
 
 from promptfleet.config import FederationConfig, unknown_name
@@ -27,24 +28,48 @@ METHOD_MODULES = tuple(f"{__name__}.{place.partition(':')[0]}" for place in METH
 def load_method(name: str) -> Method:
     """Return the method of that name, or one from elsewhere as ``module:Class``.
 
+    Of a module nothing but its import is run before its class is known to be a method.
     Raises ConfigError: no such method, naming the nearest one there is, or no such class to import.
     """
     if not isinstance(name, str):
         raise ConfigError(f"method: got {name!r}, should be a name")
-    if ":" not in name:
-        if name not in METHODS:
-            raise unknown_name("method", name, METHODS)
-        name = f"promptfleet.methods.{METHODS[name]}"
-    module, _, attribute = name.partition(":")
-    try:
-        found = getattr(import_module(module), attribute)
-    except (ImportError, AttributeError, ValueError, TypeError) as error:  # the last two: "x..:y", ".x:y"
-        raise ConfigError(f"method {name!r} cannot be imported: {error}") from None
+    if ":" not in name and name not in METHODS:
+        raise unknown_name("method", name, METHODS)
+    found = _import(name if ":" in name else f"{__name__}.{METHODS[name]}")
     if not (isinstance(found, type) and issubclass(found, Method)):
         raise ConfigError(f"method {name!r} is not a subclass of promptfleet.methods.protocol.Method")
-    return found()
+    if not issubclass(found.Config, FederationConfig):
+        raise ConfigError(f"method {name!r}: its Config is not a subclass of promptfleet.config.FederationConfig")
+    try:
+        return found()
+    except Exception as error:
+        raise ConfigError(f"method {name!r} cannot be made without arguments: {_described(error)}") from error
 
 
 def config_class(name: str) -> type[FederationConfig]:
     """The configuration of a federation that runs the method of that name."""
     return load_method(name).Config
+
+
+def is_foreign(name: str) -> bool:
+    """Whether the name is that of code outside this package."""
+    return ":" in name and not name.startswith(f"{__name__.partition('.')[0]}.")
+
+
+def _import(name: str) -> object:
+    """The object at ``module:name``, whatever it is."""
+    module, _, attribute = name.partition(":")
+    if module.rpartition(".")[2] == "__main__":
+        raise ConfigError(f"method {name!r} cannot be imported: it is a program, not a module")
+    try:
+        return getattr(import_module(module), attribute)
+    except (Exception, SystemExit) as error:
+        raise ConfigError(f"method {name!r} cannot be imported: {_described(error)}") from error
+
+
+def _described(error: BaseException) -> str:
+    """``the message`` of what a module's lack raises, and of anything else its type and place, too."""
+    if isinstance(error, ImportError | AttributeError) or error.__traceback__ is None:
+        return str(error)
+    place = traceback.extract_tb(error.__traceback__)[-1]
+    return f"{type(error).__name__}: {error} ({place.filename}:{place.lineno})"

@@ -13,10 +13,10 @@ import yaml
 from promptfleet.atomic_files import replacing
 from promptfleet.config import StorageConfig
 from promptfleet.errors import ConfigError, did_you_mean
+from promptfleet.federation.settings import read_config
 from promptfleet.federation.storage.remote import bring_file
 from promptfleet.federation.storage.stored import alone_in
 from promptfleet.search.spec import SweepSpec, kept_at, parse_sweep
-from promptfleet.yaml_files import read_yaml
 
 
 @dataclass(frozen=True)
@@ -101,13 +101,16 @@ def trial_folder(folder: str | Path, number: int) -> Path:
     return Path(folder) / "trials" / f"{number:03d}"
 
 
-def read_begun(storage: StorageConfig, folder: Path, *, trials: int | None = None) -> SweepSpec:
+def read_begun(
+    storage: StorageConfig, folder: Path, *, trials: int | None = None, trust_code: bool = False
+) -> SweepSpec:
     """Return what a sweep in ``folder`` was begun with, wherever; ``trials`` changes its budget.
 
-    Raises ConfigError: the file cannot be used.
+    Raises ConfigError: the file cannot be used; trust_code: see ``read_config``.
     """
     file = folder / SWEEPS.file
-    return parse_sweep(kept_at(storage, read_yaml(file)), trials=trials, source=str(file))
+    values = read_config(file, trust_code=trust_code, closed=("space",))
+    return parse_sweep(kept_at(storage, values), trials=trials, source=str(file))
 
 
 def _numbered(name: str) -> Iterator[str]:

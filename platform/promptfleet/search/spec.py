@@ -9,7 +9,6 @@ from typing import Any, Literal
 
 from pydantic import Field
 
-from promptfleet.assignments import unfold
 from promptfleet.config import (
     WHERE_AND_HOW,
     FederationConfig,
@@ -31,11 +30,11 @@ from promptfleet.federation.settings import (
     config_model,
     federation_config,
     read_assignments,
+    read_config,
     unknown_federation_key,
     values_for,
 )
 from promptfleet.search.space import Choice, Parameter, parse_parameter
-from promptfleet.yaml_files import read_yaml
 
 _KEPT = ("method", "dataset", "backbone", "features.", "rounds", "partition.file", "partition.fingerprint")
 MOST_FEDERATIONS = 10_000  # that are checked before a sweep starts
@@ -95,6 +94,10 @@ class SweepSpec:
             for value, other_value in product(extremes[one], extremes[other]):
                 yield self.config({**first, one: value, other: other_value}, source=source)
 
+    def methods(self) -> Sequence[str]:
+        """Every method of a trial."""
+        return self.space["method"].points() if "method" in self.space else [self.base_config().method]
+
     def base_config(self) -> FederationConfig:
         """A federation of this sweep with the first value of each searched key."""
         return self.config(self._first_values())
@@ -125,6 +128,7 @@ def read_sweep(
     *,
     config: str | Path | None = None,
     trials: int | None = None,
+    trust_code: bool = False,
 ) -> SweepSpec:
     """Read a search file. ``assignments`` (``key=value``) fix keys of the federation, searched ones too.
 
@@ -132,11 +136,11 @@ def read_sweep(
     over what it searches.
 
     Raises:
-        ConfigError: what is wrong, in which file or option, and what would be right.
+        ConfigError: what is wrong, in which file or option, and what would be right; trust_code: see ``read_config``.
     """
-    values = unfold(read_yaml(path), source=str(path), closed=("space",))
+    values = read_config(path, trust_code=trust_code, closed=("space",))
     if config is not None:
-        keys = unfold(read_yaml(config), source=str(config))
+        keys = read_config(config, trust_code=trust_code)
         federation_config(keys, source=str(config))
         values = {**values, "federation": merge(_mapping(values, "federation", str(path)), keys)}
     return parse_sweep(values, assignments, trials=trials, source=str(path))

@@ -9,6 +9,7 @@ from rich.table import Table
 from promptfleet.config import flatten
 from promptfleet.escaping import printable
 from promptfleet.federation.ray_session import local_nodes
+from promptfleet.federation.settings import trust_option
 from promptfleet.search.progress import format_params
 from promptfleet.search.spec import SweepSpec
 from promptfleet.search.sweep import SweepOutcome, plan_sweep
@@ -64,7 +65,7 @@ def describe_outcome(spec: SweepSpec, folder: Path, outcome: SweepOutcome) -> st
         f"results: {storage.shown(folder)}",
         f"look at it: {outcome.ui_hint}",
     ]
-    resume = f"python jobs/tune.py --resume {folder.name}{storage.option}"
+    resume = f"python jobs/tune.py --resume {folder.name}{storage.option}{trust_option(spec.methods())}"
     if outcome.untracked:
         lines.append(f"MLflow lacks a part of it ({outcome.untracked}); what is missing is written by: {resume}")
     if outcome.interrupted:

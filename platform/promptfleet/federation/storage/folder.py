@@ -25,7 +25,7 @@ from promptfleet.config import (
 )
 from promptfleet.disks import check_writable, disk_errors
 from promptfleet.errors import ConfigError, DataError, PromptfleetError
-from promptfleet.federation.settings import assigned_storage, federation_config, read_assignments
+from promptfleet.federation.settings import assigned_storage, federation_config, read_assignments, read_config
 from promptfleet.federation.storage.checkpoint import clear_checkpoints, newest_round
 from promptfleet.federation.storage.kept_rows import clear_rows
 from promptfleet.federation.storage.remote import remote_folder, until_it_answers
@@ -113,17 +113,17 @@ def begin_folder(folder: Path, config: FederationConfig) -> None:
             partial.write_text(yaml.safe_dump(config.to_dict(), sort_keys=False))
 
 
-def resumed_config(folder: Path, assignments: Sequence[str]) -> FederationConfig:
+def resumed_config(folder: Path, assignments: Sequence[str], *, trust_code: bool = False) -> FederationConfig:
     """The configuration of the federation in ``folder``; ``assignments`` may change where and how it runs.
 
     Raises:
-        ConfigError: there is none, or an assignment would make it another federation.
+        ConfigError: there is none, or an assignment would make it another federation; trust_code: see ``read_config``.
     """
     storage = assigned_storage(assignments)
     _pull(storage, folder)
     if not (folder / CONFIG_FILE).is_file():
         raise ConfigError(f"--resume {folder}: no federation was begun there (it has no {CONFIG_FILE})")
-    values = read_yaml(folder / CONFIG_FILE)
+    values = read_config(folder / CONFIG_FILE, trust_code=trust_code)
     begun = federation_config(values, source=str(folder / CONFIG_FILE))
     config = federation_config(merge(values, read_assignments(assignments, [begun.method])), source="--set")
     if config.storage.address != storage.address:

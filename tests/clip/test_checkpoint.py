@@ -1,3 +1,4 @@
+import errno
 import os
 import re
 from argparse import Namespace
@@ -8,6 +9,7 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
+from promptfleet.clip import checkpoint
 from promptfleet.clip.checkpoint import load_weights, read_weights
 from promptfleet.errors import BackboneError
 from tests.clip.small_models import MODEL, openai_state, small_model
@@ -30,11 +32,16 @@ def assert_loads(path, model, *, is_openai=False):
         assert torch.equal(loaded.state_dict()[key], wanted), key
 
 
-@pytest.mark.parametrize("suffix", ["pt", "bin", "pth", "safetensors"])
-def test_formats_give_the_same_weights(tmp_path, suffix):
-    model, path = small_model(), tmp_path / f"weights.{suffix}"
-    (save_file if suffix == "safetensors" else torch.save)(model.state_dict(), path)
-    assert_loads(path, model)
+def save_old(state, path):
+    torch.save(state, path, _use_new_zipfile_serialization=False)
+
+
+@pytest.mark.parametrize("name", ["weights.pt", "weights.bin", "weights.safetensors", "weights"])
+@pytest.mark.parametrize("save", [save_file, torch.save, save_old])
+def test_formats_give_the_same_weights_whatever_the_file_is_called(tmp_path, name, save):
+    model = small_model()
+    save(model.state_dict(), tmp_path / name)
+    assert_loads(tmp_path / name, model)
 
 
 def test_openais_format_is_seen_by_its_three_numbers(tmp_path):
@@ -43,10 +50,35 @@ def test_openais_format_is_seen_by_its_three_numbers(tmp_path):
     assert_loads(path, model, is_openai=True)
 
 
-def test_a_training_checkpoint_of_a_wrapped_model(tmp_path):
+@pytest.mark.parametrize("prefix", ["", "module.", "_orig_mod.", "module._orig_mod.", "model.", "net.clip."])
+@pytest.mark.parametrize("inside", [(), ("state_dict",), ("model",), ("model_state_dict",), ("state_dict", "model")])
+def test_a_training_checkpoint_of_a_wrapped_model(tmp_path, prefix, inside):
     model, path = small_model(), tmp_path / "epoch_3.pt"
-    state = {f"module.{key}": tensor for key, tensor in model.state_dict().items()}
-    torch.save({"epoch": 3, "name": "run", "state_dict": state, "optimizer": {"state": {}}}, path)
+    content = {f"{prefix}{key}": tensor for key, tensor in model.state_dict().items()}
+    for key in inside:
+        content = {"epoch": 3, "name": "run", "optimizer": {"state": {0: torch.ones(1)}}, key: content}
+    torch.save(content, path)
+    assert_loads(path, model)
+
+
+def test_a_wrapper_s_own_tensors_are_left_out_and_two_models_refused(tmp_path):
+    model, path = small_model(), tmp_path / "lightning.ckpt"
+    state = {f"model.{key}": tensor for key, tensor in model.state_dict().items()}
+    torch.save({"state_dict": {**state, "loss.weight": torch.ones(2)}, "epoch": 3}, path)
+    assert_loads(path, model)
+    torch.save({**state, **{f"ema.{key}": tensor for key, tensor in model.state_dict().items()}}, path)
+    assert refused(path).startswith(f"not the weights of {MODEL}: keys")
+
+
+def test_openais_three_numbers_are_seen_behind_a_prefix(tmp_path):
+    model, path = small_model(), tmp_path / "weights.pt"
+    torch.save({f"module.{key}": value for key, value in openai_state(model).items()}, path)
+    assert_loads(path, model, is_openai=True)
+
+
+def test_parameters_are_weights(tmp_path):
+    model, path = small_model(), tmp_path / "weights.pt"
+    torch.save({key: torch.nn.Parameter(value) for key, value in model.state_dict().items()}, path)
     assert_loads(path, model)
 
 
@@ -134,7 +166,7 @@ def test_other_files(tmp_path):
     assert refused(path) == "not a file of weights"
     torch.save(small_model().state_dict(), path)
     path.write_bytes(path.read_bytes()[:-1000])
-    assert refused(path).startswith("damaged, or not a file of weights (PytorchStreamReader failed")
+    assert refused(path).startswith("damaged, or not a file of weights (File is not a zip file")
     torch.save([torch.ones(1)], path)
     assert refused(path) == "holds a list, should be a state dict: tensors by name"
     torch.save({"state_dict": small_model().state_dict(), "args": Namespace(lr=0.1)}, path)
@@ -145,6 +177,60 @@ def test_other_files(tmp_path):
     save_file(small_model().state_dict(), safe)
     safe.write_bytes(safe.read_bytes()[:-1000])
     assert refused(safe).startswith("damaged, or not a file of weights (Error while deserializing header: ")
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("save", [torch.save, save_old])
+@pytest.mark.parametrize(
+    ("tensor", "complaint"),
+    [
+        (lambda: torch.quantize_per_tensor(torch.ones(2), 0.1, 0, torch.qint8), "quantized"),
+        (lambda: torch.eye(2).to_sparse(), "sparse"),
+        (lambda: torch.eye(2).to_sparse_csr(), "sparse"),
+        (lambda: torch.nested.nested_tensor([torch.ones(1), torch.ones(2)]), "nested|file of weights"),
+        (lambda: torch.ones(2).to(torch.float8_e4m3fn), "float8|UntypedStorage"),
+        (lambda: torch.ones(2, dtype=torch.complex64), "omplex"),
+        (lambda: torch.ones(2, device="meta"), "meta"),
+        (lambda: torch.ones(1).expand(10**9), "1000000000"),
+    ],
+    ids=["quantized", "sparse", "csr", "nested", "float8", "complex", "meta", "strides of 0"],
+)
+def test_other_tensors_than_plain_numbers_are_refused_in_words(tmp_path, save, tensor, complaint):
+    save({**small_model().state_dict(), "visual.proj": tensor()}, tmp_path / "weights.pt")
+    assert re.search(complaint, refused(tmp_path / "weights.pt"))
+
+
+def test_float8_in_safetensors_is_refused_in_words(tmp_path):
+    save_file({"visual.proj": torch.ones(2).to(torch.float8_e5m2)}, tmp_path / "weights.safetensors")
+    assert refused(tmp_path / "weights.safetensors") == (
+        "'visual.proj' is float8_e5m2, should be plain float32, float16 or bfloat16"
+    )
+
+
+@pytest.mark.parametrize("save", [save_file, torch.save, save_old])
+@pytest.mark.parametrize("share", [0.0, 0.01, 0.1, 0.5, 0.9, 0.999])
+def test_a_file_that_is_cut_short_is_one_line(tmp_path, save, share):
+    path = tmp_path / "weights.pt"
+    save(small_model().state_dict(), path)
+    path.write_bytes(path.read_bytes()[: int(share * path.stat().st_size)])
+    assert refused(path)
+
+
+@pytest.mark.parametrize(
+    "text", [b"hello world", b"version https://git-lfs.github.com/spec/v1", b"<html>", b"\x80", b"PK"]
+)
+def test_a_file_of_something_else_is_one_line(tmp_path, text):
+    (tmp_path / "weights.pt").write_bytes(text)
+    assert "not a file of weights" in refused(tmp_path / "weights.pt")
+
+
+def test_a_file_that_may_not_be_read(tmp_path, monkeypatch):
+    def deny(path):
+        raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), path)
+
+    monkeypatch.setattr(checkpoint, "read_file", deny)
+    (tmp_path / "weights.pt").touch()
+    assert refused(tmp_path / "weights.pt") == "cannot be read (Permission denied)"
 
 
 def test_no_such_file():

@@ -124,6 +124,14 @@ def test_weights_that_do_not_tell_their_activation_are_named(tiny, caplog):
     assert caplog.messages == [f"{path}: taken for weights trained with GELU; else use backbone.name={MODEL}-quickgelu"]
 
 
+def test_a_file_that_is_refused_is_not_called_taken(tiny, tmp_path, caplog):
+    caplog.set_level(logging.INFO, "promptfleet")
+    torch.save({**tiny.model.state_dict(), "more": torch.ones(1)}, tmp_path / "weights.pt")
+    with pytest.raises(BackboneError, match="keys 1 too many, first 'more'"):
+        opened(checkpoint=str(tmp_path / "weights.pt"))
+    assert caplog.messages == []
+
+
 def test_all_of_open_clips_tags_with_quickgelu_get_it():
     """open_clip itself only warns that ``ViT-B-32`` with ``openai`` lacks QuickGELU, and computes with GELU."""
     for name, tag in open_clip.list_pretrained():

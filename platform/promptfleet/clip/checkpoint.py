@@ -2,24 +2,26 @@
 
 import pickle
 import re
-import warnings
-import zipfile
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from promptfleet.clip.torchscript import is_torchscript, read_torchscript
-from promptfleet.errors import BackboneError
+from promptfleet.clip.weight_files import read_file
+from promptfleet.errors import BackboneError, first_line
+from promptfleet.pickle_outline import DEEPEST
 
 OPENAI_SCALARS = ("input_resolution", "context_length", "vocab_size")  # beside the weights in OpenAI's files only
 _MASK = "attn_mask"  # of the text tower, kept by TorchScript; a model makes its own
 _BATCH_COUNT = ".num_batches_tracked"  # counts training steps; some files leave it out
+_INSIDE = ("state_dict", "model_state_dict", "model")  # of a training checkpoint
+_ANCHOR = "logit_scale"  # every CLIP has it once, at the top: what is before it in a name is a wrapper's prefix
+_USUAL = {torch.bool, torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64} | {
+    *(torch.float16, torch.bfloat16, torch.float32, torch.float64)
+}
 _TEXT_PARTS = ("positional_embedding", "text_projection", "token_embedding.", "transformer.", "ln_final.")
 
 
@@ -33,32 +35,49 @@ class Weights:
 
 
 def read_weights(path: str | Path) -> Weights:
-    """Read .safetensors, or what ``torch.save`` or ``torch.jit.save`` wrote: tensors are read, code is never run.
+    """Read what safetensors, ``torch.save`` or ``torch.jit.save`` wrote, whatever the file is called.
 
-    A training checkpoint's ``state_dict`` is taken, and the ``module.`` of a wrapped model left off.
+    Tensors are read, code is never run. A training checkpoint's weights are taken (``state_dict``, ``model``), and the
+    prefixes of a wrapped model left off (``module.``, ``_orig_mod.``, Lightning's ``model.``).
 
     Raises:
-        BackboneError: no such file, not a file of weights, something in it that is no tensor, NaN or Inf.
+        BackboneError: no such file, not a file of weights, something in it that is no plain tensor, NaN or Inf.
     """
     path = Path(path)
     if not path.is_file():
         raise BackboneError(f"backbone.checkpoint={path}: there is no such file")
-    is_archive = is_torchscript(path)
     try:
-        content = _content(path, is_archive)
-    except (SafetensorError, pickle.UnpicklingError, zipfile.BadZipFile, RuntimeError, ValueError, EOFError) as error:
+        content, is_archive = read_file(path)
+    except OSError as error:
+        raise BackboneError(f"{path}: cannot be read ({error.strerror or first_line(error)})") from None
+    except Exception as error:  # a damaged file can fail in any part of any reader
         raise BackboneError(f"{path}: {_reason(error)}") from None
-    if isinstance(content, Mapping) and isinstance(content.get("state_dict"), Mapping):
-        content = content["state_dict"]
+    content = _unwrapped(content)
     if not isinstance(content, Mapping) or not content:
         raise BackboneError(f"{path}: holds a {type(content).__name__}, should be a state dict: tensors by name")
-    if all(str(key).startswith("module.") for key in content):
-        content = {key.removeprefix("module."): value for key, value in content.items()}
     is_openai = is_archive or any(key in content for key in OPENAI_SCALARS)
     no_weights = (*OPENAI_SCALARS, _MASK)
     tensors = {str(key): value for key, value in content.items() if key not in no_weights}
     _check_tensors(path, tensors)
     return Weights(path, tensors, is_openai)
+
+
+def _unwrapped(content: Any) -> Any:
+    """The state dict in a training checkpoint, by the model's own names; a wrapper's own tensors are left out."""
+    for _ in range(DEEPEST):
+        found = [
+            content[key] for key in _INSIDE if isinstance(content, Mapping) and isinstance(content.get(key), Mapping)
+        ]
+        if not found:
+            break
+        content = found[0]
+    if not isinstance(content, Mapping):
+        return content
+    ends = [key for key in content if isinstance(key, str) and f".{key}".endswith(f".{_ANCHOR}")]
+    prefix = ends[0].removesuffix(_ANCHOR) if len(ends) == 1 else ""
+    if not prefix:
+        return content
+    return {key.removeprefix(prefix): value for key, value in content.items() if str(key).startswith(prefix)}
 
 
 def load_weights(model: nn.Module, weights: Weights, name: str) -> None:
@@ -82,16 +101,6 @@ def load_weights(model: nn.Module, weights: Weights, name: str) -> None:
     model.load_state_dict({**wanted, **found})
 
 
-def _content(path: Path, is_archive: bool) -> Any:
-    if is_archive:
-        return read_torchscript(path)
-    if path.suffix == ".safetensors":
-        return load_file(path)
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # about pickle protocols
-        return torch.load(path, map_location="cpu", weights_only=True)
-
-
 def _as_named_by(wanted: Mapping[str, Tensor], tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """open_clip keeps a text tower at the top or under ``text.``, and scalars with or without a dimension."""
     inside = "text.positional_embedding" in wanted
@@ -108,10 +117,25 @@ def _as_named_by(wanted: Mapping[str, Tensor], tensors: Mapping[str, Tensor]) ->
 
 def _check_tensors(path: Path, tensors: Mapping[str, Any]) -> None:
     for key, tensor in tensors.items():
-        if not isinstance(tensor, Tensor):
+        if type(tensor) not in (Tensor, nn.Parameter):
             raise BackboneError(f"{path}: {key!r} is a {type(tensor).__name__}, should be a tensor")
+        unusual = _unusual(tensor)
+        if unusual:
+            raise BackboneError(f"{path}: {key!r} is {unusual}, should be plain float32, float16 or bfloat16")
+        if tensor.numel() * tensor.element_size() > tensor.untyped_storage().nbytes():
+            raise BackboneError(f"{path}: {key!r} is {list(tensor.shape)}, more than is stored of it")
         if not tensor.isfinite().all():
             raise BackboneError(f"{path}: {key!r} has NaN or Inf; the file is damaged")
+
+
+def _unusual(tensor: Tensor) -> str:
+    """What keeps a tensor from being weights; nothing for plain numbers."""
+    if tensor.is_quantized or tensor.is_nested or tensor.is_sparse or tensor.is_meta:
+        kinds = {"quantized": tensor.is_quantized, "nested": tensor.is_nested, "sparse": tensor.is_sparse}
+        return next((kind for kind, is_one in kinds.items() if is_one), "meta, without numbers")
+    if tensor.layout is not torch.strided:
+        return str(tensor.layout).removeprefix("torch.")
+    return "" if tensor.dtype in _USUAL else str(tensor.dtype).removeprefix("torch.")
 
 
 def _hint(extra: list[str]) -> str:
@@ -124,6 +148,6 @@ def _reason(error: Exception) -> str:
     foreign = re.search(r"GLOBAL ([\w.]+)", str(error))
     if foreign:
         return f"refers to {foreign[1]}: only tensors are loaded, never code; save the state dict alone"
-    if isinstance(error, pickle.UnpicklingError) or not str(error):
-        return "not a file of weights"
-    return f"damaged, or not a file of weights ({str(error).splitlines()[0].split('. ')[0]})"
+    if isinstance(error, pickle.UnpicklingError):
+        return str(error) if str(error).startswith("holds ") else "not a file of weights"
+    return f"damaged, or not a file of weights ({first_line(error).split('. ')[0]})"

@@ -63,10 +63,10 @@ def open_model(settings: BackboneConfig, seed: int) -> tuple[nn.Module, dict[str
         return model, architecture
     weights = read_weights(file)
     architecture["quick_gelu"] = architecture["quick_gelu"] or weights.is_openai
-    if not (tag or weights.is_openai or architecture["quick_gelu"]) and f"{name}-quickgelu" in open_clip.list_models():
-        logger.info("%s: taken for weights trained with GELU; else use backbone.name=%s-quickgelu", file, name)
     model = _build(architecture, trained, seed)
     load_weights(model, weights, name)
+    if not (tag or weights.is_openai or architecture["quick_gelu"]) and f"{name}-quickgelu" in open_clip.list_models():
+        logger.info("%s: taken for weights trained with GELU; else use backbone.name=%s-quickgelu", file, name)
     return model, architecture
 
 

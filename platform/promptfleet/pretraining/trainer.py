@@ -9,7 +9,6 @@ from __future__ import annotations
 import copy
 import json
 import os
-import pickle
 import threading
 import time
 from collections.abc import Callable
@@ -25,12 +24,14 @@ from ray.train import FailureConfig, RunConfig, ScalingConfig
 from torch import Tensor
 
 from promptfleet.atomic_files import replacing
+from promptfleet.clip.weight_files import read_file
 from promptfleet.errors import ConfigError, PromptfleetError
 from promptfleet.pretraining import captions, steps
 from promptfleet.pretraining.bank import build_bank
 from promptfleet.pretraining.model import PairEncoder, Vocabulary, build_model
 
 CHECKPOINT, PROGRESS = "checkpoint.pt", "progress.jsonl"
+PARTS = {"step", "elapsed_s", "recipe", "model", "average", "optimizers"}  # of a checkpoint
 
 
 @dataclass(frozen=True)
@@ -127,11 +128,15 @@ def check_resume(out: Path, config: PretrainConfig, *, resume: bool) -> None:
 def read_checkpoint(out: Path) -> dict:
     """step, elapsed_s, recipe, model, average (both as open_clip.CLIP's state_dict, small token table), optimizers."""
     try:
-        return torch.load(out / CHECKPOINT, weights_only=True)
-    except (RuntimeError, EOFError, pickle.UnpicklingError) as error:
+        content, _ = read_file(out / CHECKPOINT)
+        missing = PARTS - content.keys()
+    except Exception as error:  # a damaged file can fail in any part of its reader
         raise ConfigError(
             f"{out / CHECKPOINT} is damaged or not a checkpoint of this job; choose another --out"
         ) from error
+    if missing:
+        raise ConfigError(f"{out / CHECKPOINT} is not a checkpoint of this job: it lacks {', '.join(sorted(missing))}")
+    return content
 
 
 def train_loop(settings: dict) -> None:

@@ -108,7 +108,7 @@ def tiny_world(*, config_class: type[FederationConfig] = PFedMoAPConfig, clip: F
 def tiny_examples(world: World, count: int = 10, *, seed: int = 0) -> Examples:
     """Unit-norm features near their class's text feature, so that there is something to learn; labels take turns."""
     generator = torch.Generator().manual_seed(seed)
-    text = world.clip.zero_shot_text
+    text = world.clip.zero_shot_text.cpu()
     labels = (torch.arange(count) + seed) % len(text)
     noise = torch.randn(count, text.shape[1], generator=generator) * text.shape[1] ** -0.5
     features = F.normalize(text[labels] + noise, dim=-1)

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Literal
 from promptfleet.errors import ResourceError
 
 if TYPE_CHECKING:
+    import numpy as np
     import torch
 
 Wanted = Literal["auto", "cpu", "cuda"]
@@ -28,3 +29,14 @@ def choose_device(wanted: Wanted) -> "torch.device":
     usable = wanted != "cpu" and torch.cuda.is_available()
     check_device(wanted, float(usable))
     return torch.device("cuda" if usable else "cpu")
+
+
+def from_numpy(array: "np.ndarray", device: "torch.device") -> "torch.Tensor":
+    """Return ``array`` as a tensor on ``device``. On the CPU it shares the array's memory.
+
+    To a GPU it is copied from pinned memory, and nothing waits for the copy.
+    """
+    import torch
+
+    tensor = torch.from_numpy(array)
+    return tensor.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else tensor.to(device)

@@ -10,6 +10,7 @@ import torch
 
 from promptfleet.data.client_split import ClientSplit
 from promptfleet.data.feature_store import FeatureStore
+from promptfleet.devices import from_numpy
 from promptfleet.federation.adversaries import adversaries, attacked, flipped
 from promptfleet.federation.privacy import private_upload
 from promptfleet.federation.reports import Evaluation, TrainReport
@@ -76,7 +77,7 @@ class Client:
     def initial_state(self) -> State:
         """The private state before the client ever trained."""
         rng = stream(self._world.config.seed, "init_client", client=self.id)
-        return self._method.init_client(self._world, self.id, rng)
+        return to_device(self._method.init_client(self._world, self.id, rng), "cpu")
 
     def train(self, round_index: int, private: State, download: Message) -> Trained:
         """Local update, alone. With NaN or Inf in what comes of it, the state stays as it was."""
@@ -87,7 +88,7 @@ class Client:
         private, download = to_device(private, self._device), to_device(download, self._device)
         rng = self._rng("personalize", round_index)
         private = self._method.personalize(self._world, private, download, self._train, rng)
-        with torch.no_grad():
+        with torch.inference_mode():
             described = self._method.describe(self._world, private, download, self._test.images)
             return Evaluation(
                 client=self.id,
@@ -99,7 +100,8 @@ class Client:
     def _begin(self, round_index: int, private: State, download: Message) -> Update | LocalUpdate:
         private, download = to_device(private, self._device), to_device(download, self._device)
         rng = self._rng("local_update", round_index)
-        return self._method.local_update(self._world, private, download, self._train, rng)
+        examples = replace(self._train, images=self._train.images.for_update())
+        return self._method.local_update(self._world, private, download, examples, rng)
 
     def _finish(self, round_index: int, private: State, download: Message, update: Update, seconds: float) -> Trained:
         next_private, message = to_device(update.private, "cpu"), to_device(update.upload, "cpu")
@@ -134,20 +136,20 @@ class Client:
         return Message(tensors, to_device(attached, "cpu"))
 
     def _accuracy(self, private: State, download: Message, examples: Examples) -> float:
-        everything = torch.arange(len(examples))
-        parts = [everything] if self._read_pixels is None else everything.split(self._world.config.batch_size)
-        correct = 0
-        for part in parts:
-            images = examples.images if len(parts) == 1 else examples.images[part]
+        everything = torch.arange(len(examples), device=self._device)
+        size = len(examples) if self._read_pixels is None else self._world.config.batch_size
+        correct = []
+        for part in everything.split(size):
+            images = examples.images if size == len(examples) else examples.images[part]
             logits = self._method.predict(self._world, private, download, images)
-            correct += (logits.argmax(dim=1) == examples.labels[part]).sum().item()
-        return correct / len(examples)
+            correct.append((logits.argmax(dim=1) == examples.labels[part]).sum())
+        return torch.stack(correct).sum().item() / len(examples)
 
     def _examples(self, store: FeatureStore, indices: np.ndarray, *, with_views: bool = False) -> Examples:
         images = images_of(store, indices, self._method.needs, self._device, with_views=with_views)
         if self._read_pixels is not None:
             images = replace(images, pixels=Pixels(indices, self._read_pixels))
-        return Examples(images, torch.tensor(store.labels[indices], device=self._device))
+        return Examples(images, from_numpy(store.labels[indices], self._device))
 
     def _rng(self, role: str, round_index: int):
         return stream(self._world.config.seed, role, client=self.id, round_index=round_index)
@@ -158,7 +160,7 @@ def train_together(
 ) -> dict[int, Trained]:
     """``Client.train`` of several clients of one world, stepped side by side; the seconds are shared equally."""
     started = time.perf_counter()
-    begun = [client._begin(round_index, privates[client.id], downloads[client.id]) for client in clients]
+    begun = (client._begin(round_index, privates[client.id], downloads[client.id]) for client in clients)
     updates = run_updates(clients[0]._world, begun)
     seconds = (time.perf_counter() - started) / len(clients)
     return {

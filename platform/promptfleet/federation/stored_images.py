@@ -5,6 +5,7 @@ import torch
 from torch import Tensor
 
 from promptfleet.data.feature_store import FeatureStore, rows_of
+from promptfleet.devices import from_numpy
 from promptfleet.methods.protocol import Images, Needs
 
 
@@ -12,16 +13,16 @@ def images_of(
     store: FeatureStore, indices: np.ndarray, needs: Needs, device: torch.device, *, with_views: bool = False
 ) -> Images:
     """The images of some samples as a method with these needs sees them; ``with_views`` where there are any."""
-    features = torch.tensor(rows_of(store.features, indices), device=device)
+    features = from_numpy(rows_of(store.features, indices), device)
     if needs is Needs.PATCHES:
         return MappedImages(features, store.patches, indices)
     if with_views and store.views is not None:
-        return Images(features, views=torch.tensor(rows_of(store.views, indices), device=device))
+        return Images(features, views=from_numpy(rows_of(store.views, indices), device))
     return Images(features)
 
 
 class MappedImages(Images):
-    """Images whose patches stay on disk: what is asked for is read, and kept by nobody."""
+    """Images whose patches stay on disk: what is asked for is read, and not kept."""
 
     def __init__(self, features: Tensor, mapped: np.ndarray, rows: np.ndarray):
         vars(self).update(features=features, views=None, _mapped=mapped, _rows=rows)
@@ -33,5 +34,8 @@ class MappedImages(Images):
     def __getitem__(self, chosen: Tensor) -> Images:
         return Images(self.features[chosen], self._read(self._rows[chosen.cpu().numpy()]))
 
+    def for_update(self) -> Images:
+        return self if self.features.device.type == "cpu" else Images(self.features, self.patches)
+
     def _read(self, rows: np.ndarray) -> Tensor:
-        return torch.from_numpy(rows_of(self._mapped, rows)).to(self.features.device)
+        return from_numpy(rows_of(self._mapped, rows), self.features.device)

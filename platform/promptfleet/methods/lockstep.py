@@ -1,7 +1,8 @@
 """Local updates run side by side, their prompts through the text tower in one batch."""
 
 from collections import defaultdict
-from collections.abc import Generator, Sequence
+from collections.abc import Generator, Iterable, Sequence
+from itertools import islice
 from typing import TypeVar
 
 import torch
@@ -14,13 +15,16 @@ ResultT = TypeVar("ResultT")
 SIDE_BY_SIDE = 16  # updates at a time: more would hold more memory, and are no faster
 
 
-def run_updates(world: World, updates: Sequence[Update | LocalUpdate]) -> list[Update]:
+def run_updates(world: World, updates: Iterable[Update | LocalUpdate]) -> list[Update]:
     """Drive local updates to their ends; what several of them ask for at the same time is answered in one go.
 
-    Each keeps its own parameters, loss and optimizers. Alone, an update is driven as a loop of its own would be.
+    Each keeps its own parameters, loss and optimizers. Alone, an update is driven as a loop of its own would be. An
+    update is taken from ``updates`` when its turn comes, so that what it holds is not in memory before.
     """
-    groups = [updates[start : start + SIDE_BY_SIDE] for start in range(0, len(updates), SIDE_BY_SIDE)]
-    return [update for group in groups for update in _run_group(world, group)]
+    todo, done = iter(updates), []
+    while group := list(islice(todo, SIDE_BY_SIDE)):
+        done += _run_group(world, group)
+    return done
 
 
 def _run_group(world: World, updates: Sequence[Update | LocalUpdate]) -> list[Update]:

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from promptfleet.clip.prompt_encoder import encode_prompts
+from promptfleet.devices import from_numpy
 from promptfleet.methods.protocol import Examples, Images, Message, State, World
 
 CONTEXT_STD = 0.02
@@ -54,8 +55,8 @@ def encode_contexts(world: World, contexts: Tensor) -> Tensor:
 
 @torch.no_grad()
 def encode_frozen(world: World, context: Tensor) -> Tensor:
-    """Text features ``[classes, dim]`` of one context that is not trained any more."""
-    return encode_contexts(world, context.unsqueeze(0))[0]
+    """Text features ``[classes, dim]``, where the context is, of one context that is not trained any more."""
+    return encode_contexts(world, context.to(world.device).unsqueeze(0))[0].to(context.device)
 
 
 def similarity_logits(world: World, features: Tensor, text: Tensor) -> Tensor:
@@ -71,15 +72,31 @@ def local_batches(
     Where the images have views, each epoch sees one of them per image instead of the image itself.
     """
     config = world.config
-    for _ in range(config.local_epochs if epochs is None else epochs):
-        epoch = examples if examples.images.views is None else _draw_views(examples, rng)
-        order = rng.permutation(len(examples)) if config.shuffle else np.arange(len(examples))
-        for start in range(0, len(examples), config.batch_size):
-            chosen = torch.from_numpy(order[start : start + config.batch_size]).to(examples.labels.device)
+    for order, drawn in _draw_epochs(world, examples, rng, config.local_epochs if epochs is None else epochs):
+        epoch = examples if drawn is None else _with_views(examples, drawn)
+        for chosen in order.split(config.batch_size):
             yield epoch[chosen]
 
 
-def _draw_views(examples: Examples, rng: np.random.Generator) -> Examples:
+def _draw_epochs(
+    world: World, examples: Examples, rng: np.random.Generator, epochs: int
+) -> list[tuple[Tensor, Tensor | None]]:
+    """Order of the examples in each epoch and, where there are views, the one of each example.
+
+    All of it is drawn on the CPU and copied to the examples' device at once: no step waits for a copy.
+    """
+    count, views, device = len(examples), examples.images.views, examples.labels.device
+    orders, drawn = [], []
+    for _ in range(epochs):
+        if views is not None:
+            drawn.append(rng.integers(views.shape[1], size=count))
+        orders.append(rng.permutation(count) if world.config.shuffle else np.arange(count))
+    if not orders:
+        return []
+    moved = from_numpy(np.stack([*orders, *drawn]), device)
+    return list(zip(moved[:epochs], moved[epochs:] if drawn else [None] * epochs, strict=True))
+
+
+def _with_views(examples: Examples, drawn: Tensor) -> Examples:
     views = examples.images.views
-    drawn = torch.from_numpy(rng.integers(views.shape[1], size=len(examples))).to(views.device)
     return Examples(Images(views[torch.arange(len(views), device=views.device), drawn]), examples.labels)

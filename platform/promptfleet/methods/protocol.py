@@ -114,6 +114,10 @@ class Images:
         rest = (None if part is None else part[chosen] for part in (self.patches, self.views, self.pixels))
         return Images(self.features[chosen], *rest)
 
+    def for_update(self) -> "Images":
+        """The same images, in memory of the device where a step would otherwise have to copy its batch there."""
+        return self
+
 
 @dataclass(frozen=True)
 class Examples:

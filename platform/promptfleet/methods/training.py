@@ -106,4 +106,7 @@ def prompt_loss(world: World, text: Tensor, batch: Examples) -> Tensor:
 
 def loss_metrics(losses: Sequence[Tensor]) -> dict[str, float]:
     """Mean and last of the losses of all steps; nothing where there was no step."""
-    return {"loss": float(torch.stack(list(losses)).mean()), "last_loss": float(losses[-1])} if losses else {}
+    if not losses:
+        return {}
+    mean, last = torch.stack([torch.stack(list(losses)).mean(), losses[-1]]).tolist()  # one read from the device
+    return {"loss": mean, "last_loss": last}

@@ -32,11 +32,20 @@ def transport_plans(similarity: Tensor, *, mass: float, epsilon: float, iteratio
     largest = 1.0 if mass < 1 else float("inf")
     kernel = torch.exp((similarity - similarity.amax(dim=3, keepdim=True)) / epsilon)
     v = per_prompt / kernel.sum(dim=3, keepdim=True)
+    u, converged = None, None
     for _ in range(iterations):
-        u = (per_patch / (kernel * v).sum(dim=1, keepdim=True)).clamp_(max=largest)
-        before, v = v, per_prompt / (kernel * u).sum(dim=3, keepdim=True)
-        if float((v / before).max()) <= 1 + TOLERANCE:  # a patch gives at most that many times 1 / patches
-            break
+        next_u = (per_patch / (kernel * v).sum(dim=1, keepdim=True)).clamp_(max=largest)
+        next_v = per_prompt / (kernel * next_u).sum(dim=3, keepdim=True)
+        growth = (next_v / v).max()  # a patch gives at most that many times 1 / patches
+        if kernel.device.type == "cpu":
+            u, v = next_u, next_v
+            if float(growth) <= 1 + TOLERANCE:
+                break
+        else:  # to ask a GPU would be to wait for it in every iteration: what has converged stays as it is instead
+            u = next_u if u is None else torch.where(converged, u, next_u)
+            v = next_v if converged is None else torch.where(converged, v, next_v)
+            now = growth <= 1 + TOLERANCE
+            converged = now if converged is None else converged | now
     plans = u * kernel * v
     finite = torch.isfinite(plans).all(dim=3).all(dim=1)
     uniform = torch.full_like(plans, per_prompt / patches)

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from markdown_it import MarkdownIt
 from rich.table import Table
 
-from promptfleet.escaping import latex, markdown, markdown_code, printable, printable_lines
+from promptfleet.escaping import encodable, latex, markdown, markdown_code, printable, printable_lines
 from promptfleet.text_tables import render
 
 NAMES = ["[red]apple", "[/]", ":smile:", "$x$ ray", "a|b", "*bold* __x__", "`code``", "<b>x</b>", "&lt;", "\\", "a_b"]
@@ -40,6 +40,10 @@ def test_nothing_draws_anything_but_itself(text, shown):
     assert printable(text) == shown
     assert printable_lines(f"{text}\nsecond").split("\n")[-2:][1] == "second"
     shown.encode()
+
+
+def test_what_can_be_encoded_stays_as_it_is():
+    assert encodable("caf\udce9 \ud800\n\x1b猫") == "caf\\xe9 \\ud800\n\x1b猫"
 
 
 @given(names)

@@ -19,6 +19,11 @@ def printable_lines(text: str) -> str:
     return "\n".join(map(printable, text.split("\n")))
 
 
+def encodable(text: str) -> str:
+    """Return ``text`` with what no encoding takes escaped: bytes of a name that are no UTF-8. All else stays."""
+    return "".join(_escaped(char) if "\ud800" <= char <= "\udfff" else char for char in text)
+
+
 def markdown(text: str) -> str:
     """Return ``text`` for a line or a table's cell of Markdown: no emphasis, link, formula, HTML or further cell."""
     return _MARKDOWN.sub(lambda found: _ENTITIES.get(found[0], f"\\{found[0]}"), printable(text))

@@ -94,6 +94,16 @@ def test_params_keep_their_first_value(store, key):
         run.log_params({"p0": 1})
 
 
+def test_names_that_are_no_utf_8_are_written_escaped(store, key, fetch):
+    run = store.find_or_create_run(key, "caf\udce9")
+    for _ in range(2):  # also where it is continued
+        run.log_params({"data.folder": "caf\udce9"})
+    run.set_tags({"reason": "caf\udce9\nline"})
+    run.log_text("caf\udce9", "text.txt")
+    assert (run.name, run.params["data.folder"], run.tags["reason"]) == (r"caf\xe9", r"caf\xe9", "caf\\xe9\nline")
+    assert Path(fetch(run.id, "text.txt")).read_text() == r"caf\xe9"
+
+
 def test_a_table_written_twice_is_there_once(store, key, table):
     run = store.find_or_create_run(key, "a run")
     run.log_table([{"a": 1, "b": 2.5}, {"a": 3, "c": "x"}], "rows.json")

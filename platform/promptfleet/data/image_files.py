@@ -16,7 +16,7 @@ from PIL import Image
 from promptfleet.data.dataset import Dataset, Part
 from promptfleet.data.regular_files import open_regular, regular_descriptor
 from promptfleet.errors import DataError
-from promptfleet.escaping import printable
+from promptfleet.escaping import encodable
 
 logger = logging.getLogger(__name__)
 
@@ -84,7 +84,7 @@ def image_dataset(
         templates=templates,
         fingerprint=_fingerprint(images, files),
         domains=domains,
-        domain_names=tuple(map(_encodable, domain_names)),
+        domain_names=tuple(map(encodable, domain_names)),
         official=None if None in parts else np.array(parts, dtype=np.int64),
     )
 
@@ -95,14 +95,9 @@ def spaced(class_name: str) -> str:
 
 def _class_names(names: Sequence[str]) -> tuple[str, ...]:
     """Names with spaces; those that would become equal, such as ``a_b`` and ``a b``, stay as they are."""
-    names = [_encodable(name) for name in names]
+    names = [encodable(name) for name in names]
     counts = Counter(map(spaced, names))
     return tuple(spaced(name) if counts[spaced(name)] == 1 else name for name in names)
-
-
-def _encodable(name: str) -> str:
-    """The name as text that any file and tokenizer takes: what is no UTF-8 in a folder's name is escaped."""
-    return "".join(printable(char) if "\ud800" <= char <= "\udfff" else char for char in name)
 
 
 def read_image_file(paths: Sequence[str], index: int) -> Image.Image:

@@ -16,6 +16,7 @@ from urllib.request import url2pathname
 from promptfleet.atomic_files import locked
 from promptfleet.databases import sqlite_address
 from promptfleet.errors import first_line
+from promptfleet.escaping import encodable
 from promptfleet.tracking.descriptions import EXPERIMENT_NOTE, NOTE_TAG
 from promptfleet.tracking.errors import TrackingError
 from promptfleet.tracking.outages import PATIENCE_S
@@ -112,7 +113,7 @@ class TrackingStore:
                 return found
             nested = {_PARENT_TAG: parent} if parent else {}
             run = self._client.create_run(
-                self._experiment_id, run_name=name, tags={**(tags or {}), **nested, KEY_TAG: key}
+                self._experiment_id, run_name=encodable(name), tags={**(tags or {}), **nested, KEY_TAG: key}
             )
             return TrackedRun(self._client, run.info.run_id, is_new=True)
 

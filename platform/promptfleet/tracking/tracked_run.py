@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from torch import Tensor
 
+from promptfleet.escaping import encodable
 from promptfleet.tracking.descriptions import NOTE_TAG
 from promptfleet.tracking.errors import TrackingError
 
@@ -93,7 +94,7 @@ class TrackedRun:
 
         held = self.params
         texts = {
-            name: (value if isinstance(value, str) else json.dumps(value))[:_PARAM_LENGTH]
+            name: (encodable(value) if isinstance(value, str) else json.dumps(value))[:_PARAM_LENGTH]
             for name, value in values.items()
         }
         for name, text in texts.items():
@@ -110,7 +111,7 @@ class TrackedRun:
         from mlflow.entities import RunTag
 
         if values:
-            tags = [RunTag(name, text[:_TAG_LENGTH]) for name, text in values.items()]
+            tags = [RunTag(name, encodable(text)[:_TAG_LENGTH]) for name, text in values.items()]
             self._client.log_batch(self.id, tags=tags)
 
     def set_status(self, status: Status) -> None:
@@ -120,7 +121,7 @@ class TrackedRun:
             self._client.set_terminated(self.id, status)
 
     def log_text(self, text: str, file: str) -> None:
-        self._client.log_text(self.id, text, file)
+        self._client.log_text(self.id, encodable(text), file)
 
     def describe(self, note: str) -> None:
         """Set the run's description, which is Markdown."""

@@ -8,10 +8,11 @@ from pathlib import Path
 from promptfleet.atomic_files import replacing
 from promptfleet.command_line import INTERRUPTED, ArgumentParser, path_argument, run
 from promptfleet.comparison.reference import REFERENCES
-from promptfleet.comparison.report import ComparisonReport
+from promptfleet.comparison.report import JSON_FILE, ComparisonReport
 from promptfleet.comparison.run import plan_comparison, prepare_comparison, run_comparison
 from promptfleet.comparison.spec import ComparisonSpec, load_comparison, parse_methods, parse_seeds, read_comparison
 from promptfleet.comparison.summary import describe_comparison, describe_outcome
+from promptfleet.disks import check_writable, disk_errors
 from promptfleet.errors import ConfigError
 from promptfleet.federation.ray_session import local_nodes, ray_with
 from promptfleet.federation.ray_watch import leaving_when_ray_is_gone
@@ -38,9 +39,8 @@ def main() -> int:
     )
     parser.add_argument("--trials", type=int, metavar="N", help="of the tuning, per method")
     parser.add_argument("--reference", choices=sorted(REFERENCES), help="published figures beside ours")
-    parser.add_argument(
-        "--out", type=path_argument, metavar="DIR", help="folder for the results (default: the comparison's own)"
-    )
+    parser.add_argument("--out", type=path_argument, metavar="DIR", help="folder for a copy of the results")
+    parser.add_argument("--overwrite", action="store_true", help="replace what --out holds of another comparison")
     parser.add_argument("--name", help="of the new comparison")
     parser.add_argument("--resume", metavar="NAME", help="go on with a comparison that was begun")
     parser.add_argument("--concurrent", type=int, metavar="N", help="federations side by side (default: 1)")
@@ -67,7 +67,9 @@ def _run(spec: ComparisonSpec, folder: Path | None, arguments: Namespace) -> int
     config = next(spec.configs())
     if arguments.name:
         COMPARISONS.check_name(config.storage, arguments.name)
-    out = _output_folder(arguments.out)
+    out = Path(arguments.out) if arguments.out else None
+    if out:
+        _check_out(out, folder, overwrite=arguments.overwrite)
     if arguments.address is None:
         plan_comparison(spec, local_nodes())
     where = {"fork_server": config.runtime.fork_server, "storage": config.storage}
@@ -81,7 +83,7 @@ def _run(spec: ComparisonSpec, folder: Path | None, arguments: Namespace) -> int
             with leaving_when_ray_is_gone(hint):
                 outcome = run_comparison(spec, folder, prepared, nodes, reference=arguments.reference)
     if outcome.report is not None:
-        _write(outcome.report, out or folder)
+        _write(outcome.report, *filter(None, [folder, out]))
     print(describe_outcome(spec, folder, out or folder, outcome))
     return INTERRUPTED if outcome.interrupted else 0
 
@@ -114,23 +116,27 @@ def _check_nothing_new(arguments: Namespace) -> None:
         )
 
 
-def _output_folder(out: str | None) -> Path | None:
-    if out is None:
-        return None
-    try:
-        Path(out).mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise ConfigError(f"--out {out}: cannot be made ({error.strerror})") from None
-    return Path(out)
+def _check_out(out: Path, folder: Path | None, *, overwrite: bool) -> None:
+    """Raise ConfigError where ``out`` holds results of another comparison than that in ``folder``."""
+    check_writable(out, named=f"--out {out}")
+    with disk_errors(doing="read"):
+        if overwrite or not (out / JSON_FILE).exists():
+            return
+        own = folder / JSON_FILE if folder else None
+        if own is None or not own.exists() or own.read_bytes() != (out / JSON_FILE).read_bytes():
+            raise ConfigError(
+                f"--out {out}: holds the results of another comparison; choose another folder, or give --overwrite"
+            )
 
 
-def _write(report: ComparisonReport, out: Path) -> None:
-    for name, text in report.files().items():
-        with replacing(out / name) as partial:
-            partial.write_text(text)
-    for name, draw in report.figures():
-        with replacing(out / f"{name}.png") as partial:
-            draw().savefig(partial, format="png")
+def _write(report: ComparisonReport, *folders: Path) -> None:
+    for folder in folders:
+        for name, text in report.files().items():
+            with disk_errors(), replacing(folder / name) as partial:
+                partial.write_text(text)
+        for name, draw in report.figures():
+            with disk_errors(), replacing(folder / f"{name}.png") as partial:
+                draw().savefig(partial, format="png")
 
 
 if __name__ == "__main__":

@@ -8,6 +8,7 @@ from promptfleet.config import FederationConfig
 from promptfleet.data.download import download_dataset
 from promptfleet.data.feature_store import open_features
 from promptfleet.devices import choose_device
+from promptfleet.disks import check_writable
 from promptfleet.federation.encoding import Wanted, encode_missing, features_folder, wanted_files
 from promptfleet.federation.image_encoder import load_inputs
 from promptfleet.federation.ray_session import ray_session
@@ -30,6 +31,7 @@ def main() -> None:
     config = read_federation_config(arguments.config, arguments.set, trust_code=arguments.trust_code)
     if config.runtime.backend == "local" or arguments.address is None:
         choose_device(config.runtime.device)
+    check_writable(config.storage.folder, named=f"storage.path={config.storage.path}")
     if arguments.download:
         download_dataset(config.dataset, config.data.root, config.data.folder)
     dataset, backbone = load_inputs(config)

@@ -8,10 +8,11 @@ from promptfleet.command_line import ArgumentParser, path_argument, run
 from promptfleet.config import FederationConfig
 from promptfleet.data.datasets import load_dataset
 from promptfleet.data.download import download_dataset
+from promptfleet.data.partition import Partition
 from promptfleet.data.partition_counts import count_partition
-from promptfleet.data.partition_file import save_partition
+from promptfleet.data.partition_file import check_replaceable, save_partition
 from promptfleet.data.samples import Samples
-from promptfleet.errors import ConfigError
+from promptfleet.disks import check_writable, disk_errors
 from promptfleet.federation.partitioning import partition_for
 from promptfleet.federation.settings import all_keys, read_federation_config
 from promptfleet.federation.storage.home import at_home
@@ -32,6 +33,7 @@ def main() -> None:
         metavar="DIR",
         help="folder for partition.json and partition.png (default: under storage.path)",
     )
+    parser.add_argument("--overwrite", action="store_true", help="replace another partition in --out")
     parser.add_argument("--download", action="store_true", help="fetch the dataset first, if its folder is not there")
     arguments = parser.parse_args()
 
@@ -45,12 +47,14 @@ def _partition(config: FederationConfig, arguments: Namespace) -> None:
         download_dataset(config.dataset, config.data.root, config.data.folder)
     samples = Samples.of_dataset(load_dataset(config.dataset, config.data.root, config.data.folder))
     partition = partition_for(config, samples)
-    out = _output_folder(arguments.out, config)
+    out = _output_folder(arguments.out, config, partition)
+    if not arguments.overwrite:
+        check_replaceable(out / "partition.json", partition)
     counts = count_partition(partition, samples)
     settings = config.partition.model_dump(exclude={"file", "fingerprint"})
     made_with = {"seed": config.seed, "clients": config.clients, "partition": config.partition.file or settings}
     save_partition(out / "partition.json", partition, samples, dataset=config.dataset, made_with=made_with)
-    with replacing(out / "partition.png") as partial:
+    with disk_errors(), replacing(out / "partition.png") as partial:
         partition_figure(counts).savefig(partial, format="png")
     used = sum(map(sum, counts.part_sizes))
     print(partition_table(counts))
@@ -61,15 +65,15 @@ def _partition(config: FederationConfig, arguments: Namespace) -> None:
     print(f"saved:       {out / 'partition.json'}, to be used with --set partition.file={out / 'partition.json'}")
 
 
-def _output_folder(out: str | None, config: FederationConfig) -> Path:
+def _output_folder(out: str | None, config: FederationConfig, partition: Partition) -> Path:
+    """Return the one that was named, or one whose name no other partition has."""
+    if out:
+        check_writable(out, named=f"--out {out}")
+        return Path(out)
     kind = "file" if config.partition.file else config.partition.kind
-    name = f"{config.dataset}-{kind}-{config.clients}-seed{config.seed}"
-    folder = Path(out) if out else config.storage.folder / "partitions" / name
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise ConfigError(f"--out {folder}: cannot be made ({error.strerror})") from None
-    return folder
+    name = f"{config.dataset}-{kind}-{config.clients}-seed{config.seed}-{partition.fingerprint()[:8]}"
+    check_writable(config.storage.folder, named=f"storage.path={config.storage.path}")
+    return config.storage.folder / "partitions" / name
 
 
 if __name__ == "__main__":

@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import Any, NoReturn
 
 from promptfleet.config_types import expand_home
+from promptfleet.disks import is_disk_error, storage_error
 from promptfleet.errors import PromptfleetError, did_you_mean, mask_secrets
 from promptfleet.escaping import printable
 from promptfleet.job_output import UNREAD, flush_output, is_unread, log_to_stderr, printable_output
@@ -40,6 +41,11 @@ class ArgumentParser(argparse.ArgumentParser):
         found, unknown = self.parse_known_args(args, namespace)
         if unknown:
             self.error(f"unrecognized arguments: {' '.join(unknown)}{self._hint(unknown)}")
+        for action in self._actions:
+            if getattr(found, action.dest, None) == "":
+                self.error(
+                    f"argument {'/'.join(action.option_strings)}: got an empty text; leave it out for the default"
+                )
         return found
 
     def error(self, message: str) -> NoReturn:
@@ -72,7 +78,7 @@ def path_argument(text: str) -> str:
 
 
 def run(main: Callable[[], int | None]) -> NoReturn:
-    """Run a job's ``main`` and exit with its status."""
+    """Run a job's ``main`` and exit with its status. What a disk refuses is a user's matter too, in one line."""
     log_to_stderr()
     try:
         with printable_output():
@@ -92,6 +98,11 @@ def _status(main: Callable[[], int | None]) -> int | str | None:
         return leaving.code
     except PromptfleetError as error:
         print(f"{line_start(sys.stderr)}error: {error}", file=sys.stderr)
+        return USER_ERROR
+    except OSError as error:
+        if not is_disk_error(error):
+            raise
+        print(f"{line_start(sys.stderr)}error: {storage_error(error)}", file=sys.stderr)
         return USER_ERROR
     except KeyboardInterrupt:
         print(f"{line_start(sys.stderr)}interrupted", file=sys.stderr)

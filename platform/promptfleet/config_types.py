@@ -7,17 +7,22 @@ from typing import Annotated, Any, Union, get_args, get_origin
 
 from pydantic import AfterValidator, Field
 
+from promptfleet.disks import unusable_path
+
 LARGEST_FLOAT = 3.4028234663852886e38  # of float32, which prompts and gates are trained in
 LARGEST_INT = 2**63 - 1
+LONGEST_SHOWN = 60  # characters of a path that is refused
 
 
 def expand_home(path: str) -> str:
     """Return ``path`` with a leading ``~`` or ``~user`` replaced, as a shell does.
 
-    Raises ValueError: it is empty, holds a NUL, or names a home folder that does not exist.
+    Raises ValueError: it is empty, or nothing can be called so, or it names a home folder that does not exist.
     """
-    if not path or "\0" in path:
+    if not path.strip() or "\0" in path:
         raise ValueError(f"got {path!r}, should be a path")
+    if reason := unusable_path(path):
+        raise ValueError(f"got {_shortened(path)!r}, which {reason}")
     expanded = os.path.expanduser(path)
     if expanded == path and path.startswith("~") and (path == "~" or "/" in path):
         raise ValueError(f"got {path!r}, but there is no such home folder; write ./{path} for a folder of that name")
@@ -52,6 +57,10 @@ def check_size(value: Any) -> Any:
     if isinstance(value, int) and abs(value) > LARGEST_INT:
         raise ValueError(f"got a number of {len(f'{value:x}') * 4} bits, should be within -2**63 and 2**63")
     return value
+
+
+def _shortened(text: str) -> str:
+    return text if len(text) <= LONGEST_SHOWN else f"{text[:LONGEST_SHOWN]}..."
 
 
 def _branches(annotation: Any) -> Iterator[Any]:

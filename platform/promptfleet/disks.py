@@ -71,29 +71,28 @@ def disk_errors(path: str | Path | None = None, *, doing: str = "written") -> It
 
 
 def unusable_path(text: str) -> str | None:
-    """Return why no disk takes ``text`` as the path of a folder, None where one may."""
-    if not text.strip():
-        return "is empty"
-    if "\0" in text:
-        return "has a NUL byte"
+    """Return why no disk takes ``text`` as a path, None where one may."""
     try:
-        longest = max(len(part.encode()) for part in text.split("/"))
+        parts = os.fsencode(text).split(b"/")
     except UnicodeEncodeError:
-        return "is no UTF-8"
-    if longest > LONGEST_NAME:
+        return "has characters that no name of a file can have"
+    if b"\0" in b"/".join(parts):
+        return "has a NUL byte"
+    if (longest := max(map(len, parts))) > LONGEST_NAME:
         return f"has a name of {longest} bytes, should be at most {LONGEST_NAME}"
-    if len(text.encode()) > LONGEST_PATH:
-        return f"has {len(text.encode())} bytes, should be at most {LONGEST_PATH}"
+    if len(os.fsencode(text)) > LONGEST_PATH:
+        return f"has {len(os.fsencode(text))} bytes, should be at most {LONGEST_PATH}"
     return None
 
 
 def check_writable(folder: str | Path, *, named: str | None = None) -> None:
     """Make nothing, and raise StorageError unless ``folder`` can be made, or files in it.
 
-    named: what the error calls it, such as ``--out mine``.
+    Its name has to be UTF-8, since databases and JSON hold it. named: what the error calls it, such as ``--out mine``.
     """
     named = named or str(folder)
-    if reason := unusable_path(str(folder)):
+    reason = unusable_path(str(folder)) or _unless_utf8(str(folder))
+    if reason:
         raise StorageError(f"{named}: {reason}")
     place = Path(folder).absolute()
     with disk_errors(named):
@@ -115,3 +114,11 @@ def _mode(path: Path) -> int | None:
         if os.path.lexists(path):
             raise  # a link that leads nowhere
         return None
+
+
+def _unless_utf8(text: str) -> str | None:
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return "is not UTF-8, as the names of results have to be"
+    return None

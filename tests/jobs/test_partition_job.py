@@ -49,4 +49,13 @@ def test_print_draw_save_and_use_again(tmp_path, run_here):
     assert fingerprint in again
     config = read_federation_config(None, ["partition.file=made/partition.json"])
     assert fingerprint.split()[1] == config.partition.fingerprint == saved["fingerprint"]
-    assert (tmp_path / "results" / "partitions" / "digits-file-5-seed0" / "partition.json").is_file()
+    name = f"digits-file-5-seed0-{saved['fingerprint'][:8]}"
+    assert (tmp_path / "results" / "partitions" / name / "partition.json").is_file()
+
+    other = ("--set", "clients=5", "--set", "partition.alpha=0.1", "--out", "made")
+    status, _, err = run_here("partition.py", *other)
+    assert (status, err.count("\n")) == (2, 1)
+    assert "made/partition.json: holds another partition; choose another folder, or give --overwrite" in err
+    assert json.loads((tmp_path / "made" / "partition.json").read_text()) == saved
+    assert "fingerprint:" in job(*other, "--overwrite")
+    assert json.loads((tmp_path / "made" / "partition.json").read_text())["fingerprint"] != saved["fingerprint"]

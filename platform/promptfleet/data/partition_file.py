@@ -13,6 +13,7 @@ from promptfleet.atomic_files import replacing
 from promptfleet.data.client_split import ClientSplit
 from promptfleet.data.partition import Partition
 from promptfleet.data.samples import Samples
+from promptfleet.disks import disk_errors
 from promptfleet.errors import DataError, first_line
 from promptfleet.strict_json import Count, Counts, parse_json
 
@@ -48,11 +49,21 @@ def save_partition(
         "fingerprint": partition.fingerprint(),
     }
     head = json.dumps(about, indent=1).removesuffix("\n}")
+    with disk_errors(path), replacing(path) as partial:
+        partial.write_text(f"{head},\n{partition.to_json().removeprefix('{')}\n")
+
+
+def check_replaceable(path: Path, partition: Partition) -> None:
+    """Raise DataError where another file than that of ``partition`` has this name already."""
+    with disk_errors(path, doing="read"):
+        if not path.exists():
+            return
     try:
-        with replacing(path) as partial:
-            partial.write_text(f"{head},\n{partition.to_json().removeprefix('{')}\n")
-    except OSError as error:
-        raise DataError(f"{path}: cannot be written ({error.strerror or error})") from None
+        same = load_partition(path).partition.fingerprint() == partition.fingerprint()
+    except DataError:
+        same = False
+    if not same:
+        raise DataError(f"{path}: holds another partition; choose another folder, or give --overwrite")
 
 
 def load_partition(path: str | Path) -> StoredPartition:

@@ -9,6 +9,7 @@ from contextlib import ExitStack, contextmanager, nullcontext
 from typing import TypeVar
 
 from promptfleet.config import StorageConfig
+from promptfleet.disks import check_writable
 from promptfleet.errors import ResourceError, first_line
 from promptfleet.federation.fork_server.session import ForkServer, ForkServerError, start_fork_server, unavailable
 from promptfleet.federation.ray_helpers import without_helpers
@@ -63,8 +64,9 @@ def ray_with(
     """What ``prepare`` gives, and the nodes of a ``ray_session``.
 
     A cluster is joined first, since images are encoded faster there than in this process; a Ray of this machine alone
-    is not started before.
+    is not started before. Raises StorageError first: ``storage`` cannot be written.
     """
+    check_writable(storage.folder, named=f"storage.path={storage.path}")
     session = ray_session(address, fork_server=fork_server, storage=storage)
     if address is None:
         prepared = prepare()

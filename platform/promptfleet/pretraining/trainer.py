@@ -25,10 +25,11 @@ from torch import Tensor
 
 from promptfleet.atomic_files import replacing
 from promptfleet.clip.weight_files import read_file
+from promptfleet.disks import check_writable, disk_errors
 from promptfleet.errors import ConfigError, PromptfleetError
 from promptfleet.pretraining import captions, steps
 from promptfleet.pretraining.bank import build_bank
-from promptfleet.pretraining.model import PairEncoder, Vocabulary, build_model
+from promptfleet.pretraining.model import WEIGHTS, PairEncoder, Vocabulary, build_model
 
 CHECKPOINT, PROGRESS = "checkpoint.pt", "progress.jsonl"
 PARTS = {"step", "elapsed_s", "recipe", "model", "average", "optimizers"}  # of a checkpoint
@@ -71,22 +72,31 @@ def fit(config: PretrainConfig, *, resume: bool, on_progress: Callable[[dict], N
     Raises:
         PromptfleetError: if torch is too old, or training fails.
         ConfigError: if ``out`` holds a checkpoint and ``resume`` is false, or the reverse, or the recipes differ, or
-            ``out`` cannot be written.
+            ``out`` holds weights.
+        StorageError: if ``out`` cannot be written.
     """
     if not hasattr(torch.optim, "Muon"):
         raise PromptfleetError(
             f"pretraining needs torch.optim.Muon, found torch {torch.__version__}; install 2.9 or newer"
         )
     out = Path(config.out).resolve()
+    check_writable(out, named=f"--out {config.out}")
     check_resume(out, config, resume=resume)
-    try:
-        out.mkdir(parents=True, exist_ok=True)
-        (out / PROGRESS).touch()
-    except OSError as error:
-        raise ConfigError(f"cannot write to --out {out}: {error.strerror}") from error
     started_ray = not ray.is_initialized()
     if started_ray:
         _start_ray(cpus=config.workers * config.threads + 1)
+    try:
+        _train(config, out, on_progress)
+    finally:
+        if started_ray:
+            ray.shutdown()
+    return read_checkpoint(out)["average"]
+
+
+def _train(config: PretrainConfig, out: Path, on_progress: Callable[[dict], None]) -> None:
+    with disk_errors():
+        out.mkdir(parents=True, exist_ok=True)
+        (out / PROGRESS).touch()
     done = threading.Event()
     follower = threading.Thread(target=_follow, args=(out / PROGRESS, done, on_progress), daemon=True)
     follower.start()
@@ -107,15 +117,14 @@ def fit(config: PretrainConfig, *, resume: bool, on_progress: Callable[[dict], N
     finally:
         done.set()
         follower.join()
-        if started_ray:
-            ray.shutdown()
-    return read_checkpoint(out)["average"]
 
 
 def check_resume(out: Path, config: PretrainConfig, *, resume: bool) -> None:
-    """Refuse to overwrite a run, to resume none, or to resume one with another recipe."""
+    """Refuse to overwrite a run or its weights, to resume none, or to resume one with another recipe."""
     if not resume and (out / CHECKPOINT).exists():
         raise ConfigError(f"{out} already holds a checkpoint; add --resume, or choose another --out")
+    if not resume and (out / WEIGHTS.name).exists():
+        raise ConfigError(f"{out} already holds {WEIGHTS.name}; choose another --out")
     if resume:
         if not (out / CHECKPOINT).exists():
             raise ConfigError(f"nothing to resume: {out / CHECKPOINT} does not exist")

@@ -12,11 +12,14 @@ import yaml
 
 from promptfleet.atomic_files import replacing
 from promptfleet.config import StorageConfig
+from promptfleet.disks import disk_errors, unusable_path
 from promptfleet.errors import ConfigError, did_you_mean
 from promptfleet.federation.settings import read_config
 from promptfleet.federation.storage.remote import bring_file
 from promptfleet.federation.storage.stored import alone_in
 from promptfleet.search.spec import SweepSpec, kept_at, parse_sweep
+
+LONGEST = 200  # bytes of a name, which others are made from
 
 
 @dataclass(frozen=True)
@@ -31,7 +34,11 @@ class Shelf:
         """Raise ConfigError if nothing new can have this name: it is taken, or cannot be a folder's."""
         if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]*", name):
             raise ConfigError(f"--name {name}: use letters, digits, '.', '_' and '-' only")
-        if (self._root(storage) / name).exists():
+        if len(name) > LONGEST:
+            raise ConfigError(f"--name {name[:20]}...: has {len(name)} characters, should be at most {LONGEST}")
+        with disk_errors(doing="read"):
+            taken = (self._root(storage) / name).exists()
+        if taken:
             raise ConfigError(f"--name {name}: there is such a {self.kind}; use --resume {name} to go on with it")
 
     @contextmanager
@@ -45,12 +52,13 @@ class Shelf:
         root = self._root(storage)
         if name is not None:
             self.check_name(storage, name)
-        for candidate in [name] if name else _numbered(default_name):
-            try:
-                (root / candidate).mkdir(parents=True)
-            except FileExistsError:
-                continue
-            break
+        with disk_errors():
+            for candidate in [name] if name else _numbered(_as_name(default_name) or self.kind):
+                try:
+                    (root / candidate).mkdir(parents=True)
+                except FileExistsError:
+                    continue
+                break
         with alone_in(root / candidate, timeout_s=0.0):
             self.write(storage, root / candidate, values)
             yield root / candidate
@@ -70,12 +78,15 @@ class Shelf:
     def find(self, storage: StorageConfig, name: str) -> Path:
         """The folder of what was begun under this name. Raises ConfigError naming those there are."""
         folder = self._root(storage) / name
-        if not (folder / self.file).is_file():
+        with disk_errors(doing="read"):
+            is_one = folder.name == name and not unusable_path(name) and (folder / self.file).is_file()
+        if not is_one:
             raise ConfigError(f"--resume {name}: {self._which_there_are(storage, name)}")
         return folder
 
     def write(self, storage: StorageConfig, folder: Path, values: Mapping[str, Any]) -> None:
-        with replacing(folder / self.file) as partial:
+        """Replace the file that says what was asked for. Raises StorageError."""
+        with disk_errors(), replacing(folder / self.file) as partial:
             partial.write_text(yaml.safe_dump(dict(values), sort_keys=False))
         bring_file(storage, folder / self.file)
 
@@ -111,6 +122,12 @@ def read_begun(
     file = folder / SWEEPS.file
     values = read_config(file, trust_code=trust_code, closed=("space",))
     return parse_sweep(kept_at(storage, values), trials=trials, source=str(file))
+
+
+def _as_name(text: str) -> str:
+    """Return text such as the name of a file as one that a folder, a database and a shell take."""
+    tidy = re.sub(r"[^\w.-]+", "-", text).strip("-.")
+    return tidy.encode()[:LONGEST].decode(errors="ignore")
 
 
 def _numbered(name: str) -> Iterator[str]:

@@ -178,3 +178,19 @@ def test_default_folders_differ_where_configurations_do(values, tmp_path, monkey
     long = default_folder(federation_config(values).model_copy(update={"method": "a/b:" + "Class" * 100}))
     assert len(long.name) < 120
     assert "/" not in long.name
+
+
+def test_a_folder_that_is_none_is_told_with_those_that_are(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(ConfigError, match=r"^--resume mine: no federation was begun there \(it has no config\.yaml\)$"):
+        resumed_config(Path("mine"), [])
+    for number in range(14):
+        path = Path(f"results/federations/one-{number}") / CONFIG_FILE
+        path.parent.mkdir(parents=True)
+        path.write_text("seed: 1")
+        os.utime(path, (number, number))
+    told = (
+        r"\(did you mean 'results/federations/one-12'\?\); there are: results/federations/one-13, .*one-2 and 2 more$"
+    )
+    with pytest.raises(ConfigError, match=told):
+        resumed_config(Path("results/federation/one-12"), [])

@@ -24,7 +24,7 @@ from promptfleet.config import (
     what_counts,
 )
 from promptfleet.disks import check_writable, disk_errors
-from promptfleet.errors import ConfigError, DataError, PromptfleetError
+from promptfleet.errors import ConfigError, DataError, PromptfleetError, did_you_mean
 from promptfleet.federation.settings import assigned_storage, federation_config, read_assignments, read_config
 from promptfleet.federation.storage.checkpoint import clear_checkpoints, newest_round
 from promptfleet.federation.storage.kept_rows import clear_rows
@@ -35,6 +35,7 @@ from promptfleet.yaml_files import read_yaml
 CONFIG_FILE = "config.yaml"
 FEDERATIONS = "federations"  # under storage.path, where nothing else was said
 ELSEWHERE = "choose another folder, or overwrite it (--overwrite, in Python overwrite=True)"
+SHOWN = 12  # federations in an error, the newest first
 _WITHOUT_CHECKPOINTS = "holds a result whose checkpoints are gone"
 
 logger = logging.getLogger(__name__)
@@ -121,8 +122,10 @@ def resumed_config(folder: Path, assignments: Sequence[str], *, trust_code: bool
     """
     storage = assigned_storage(assignments)
     _pull(storage, folder)
-    if not (folder / CONFIG_FILE).is_file():
-        raise ConfigError(f"--resume {folder}: no federation was begun there (it has no {CONFIG_FILE})")
+    with disk_errors(doing="read"):
+        is_one = _is_file(folder / CONFIG_FILE)
+    if not is_one:
+        raise ConfigError(f"--resume {resumed_as(storage, folder)}: {_which_there_are(storage, folder)}")
     values = read_config(folder / CONFIG_FILE, trust_code=trust_code)
     begun = federation_config(values, source=str(folder / CONFIG_FILE))
     config = federation_config(merge(values, read_assignments(assignments, [begun.method])), source="--set")
@@ -137,6 +140,20 @@ def resumed_config(folder: Path, assignments: Sequence[str], *, trust_code: bool
             f"(only {', '.join(WHERE_AND_HOW)} may be set)"
         )
     return config
+
+
+def _which_there_are(storage: StorageConfig, folder: Path) -> str:
+    missing = f"no federation was begun there (it has no {CONFIG_FILE})"
+    newest_first = sorted(
+        (storage.folder / FEDERATIONS).glob(f"*/{CONFIG_FILE}"), key=lambda path: path.stat().st_mtime, reverse=True
+    )
+    names = [resumed_as(storage, path.parent) for path in newest_first]
+    if not names:
+        return missing
+    hint = did_you_mean(resumed_as(storage, folder), names)
+    nearest = f" ({hint})" if hint else ""
+    more = f" and {len(names) - SHOWN} more" if len(names) > SHOWN else ""
+    return f"{missing}{nearest}; there are: {', '.join(names[:SHOWN])}{more}"
 
 
 def _pull(storage: StorageConfig, folder: Path) -> None:
@@ -177,7 +194,7 @@ def _is_file(path: Path) -> bool:
     """Return whether it is there. ``Path.is_file`` also says no where the disk does not answer. Raises OSError."""
     try:
         return stat.S_ISREG(os.stat(path).st_mode)
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):
         return False
 
 

@@ -7,6 +7,7 @@ from pathlib import Path
 from promptfleet.command_line import ArgumentParser, path_argument, run
 from promptfleet.config import FederationConfig
 from promptfleet.data.download import download_dataset
+from promptfleet.disks import check_writable
 from promptfleet.federation.ray_watch import leaving_when_ray_is_gone
 from promptfleet.federation.reports import FederationResult, RoundReport, nothing_accepted
 from promptfleet.federation.run import run_federation
@@ -56,6 +57,8 @@ def main() -> None:
 
 
 def _train(config: FederationConfig, out: Path, arguments: Namespace) -> None:
+    if not (arguments.resume or arguments.out):
+        check_writable(config.storage.folder, named=f"storage.path={config.storage.path}")
     if not arguments.resume:
         check_new(out, config, overwrite=arguments.overwrite)
     if arguments.download:

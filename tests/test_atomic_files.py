@@ -1,6 +1,8 @@
 """A file is replaced in one step, and whatever goes wrong leaves the old one."""
 
+import errno
 import os
+import stat
 
 import pytest
 
@@ -45,8 +47,9 @@ def test_an_error_leaves_the_old_file_and_no_litter(tmp_path):
 def test_writing_nothing_is_an_error(tmp_path):
     path = tmp_path / "result.json"
     path.write_text("old")
-    with pytest.raises(FileNotFoundError), replacing(path):
+    with pytest.raises(FileNotFoundError) as caught, replacing(path):
         pass
+    assert caught.value.filename == str(path)
     assert path.read_text() == "old"
 
 
@@ -69,3 +72,25 @@ def test_two_writers_do_not_share_a_temporary_file(tmp_path):
         assert path.read_text() == "other"
     assert path.read_text() == "one"
     assert names(tmp_path) == ["result.json"]
+
+
+def test_a_disk_that_is_full_in_the_middle_names_the_file(tmp_path):
+    def write(partial):
+        partial.write_text("half of the n")
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))  # as write() does, without a name
+
+    wanted = r"No space left on device: '.*/new/result\.json'$"
+    with pytest.raises(OSError, match=wanted), replacing(tmp_path / "new" / "result.json") as partial:
+        write(partial)
+    assert names(tmp_path / "new") == []
+
+
+@pytest.mark.parametrize("umask", [0o022, 0o002, 0o077])
+def test_the_permissions_are_those_of_the_umask(tmp_path, umask):
+    before = os.umask(umask)
+    try:
+        with replacing(tmp_path / "result.json") as partial:
+            partial.touch(mode=0o600)
+    finally:
+        os.umask(before)
+    assert stat.S_IMODE((tmp_path / "result.json").stat().st_mode) == 0o666 & ~umask

@@ -22,7 +22,7 @@ def replacing(path: str | Path) -> Iterator[Path]:
     file, which is in nobody's way.
 
     Raises:
-        OSError: if the disk refuses, or the block wrote no file.
+        OSError: if the disk refuses, or the block wrote no file; it names ``path``.
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -35,6 +35,10 @@ def replacing(path: str | Path) -> Iterator[Path]:
                 os.fchmod(file.fileno(), permissions)
             os.fsync(file.fileno())
         os.replace(partial, path)
+    except OSError as error:
+        if error.errno is not None and error.filename in (None, str(partial), partial):
+            raise type(error)(error.errno, error.strerror, str(path)) from error
+        raise
     finally:
         partial.unlink(missing_ok=True)
 

@@ -43,10 +43,15 @@ def is_unread() -> bool:
     """Return whether nobody reads standard output or error any more; such a stream is given up, so nothing fails."""
     unread = [stream for stream in _streams() if _has_no_reader(stream)]
     for stream in unread:
-        nowhere = os.open(os.devnull, os.O_WRONLY)
-        os.dup2(nowhere, stream.fileno())
-        os.close(nowhere)
+        give_up(stream)
     return bool(unread)
+
+
+def give_up(stream: TextIO) -> None:
+    """Have what is still buffered, and whatever comes, go nowhere."""
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nowhere, stream.fileno())
+    os.close(nowhere)
 
 
 def _streams() -> list[TextIO]:

@@ -54,10 +54,10 @@ def contents(folder):
 def test_a_federation_leaves_its_configuration_result_and_checkpoints(finished):
     folder, config = finished
     assert sorted(contents(folder)) == [*CHECKPOINTS, CONFIG_FILE, RESULT_FILE]
-    assert resumed_config(folder, []) == config
-    assert resumed_config(folder, ["runtime.retries=7"]).runtime.retries == 7
+    assert resumed_config(folder, [], trust_code=True) == config
+    assert resumed_config(folder, ["runtime.retries=7"], trust_code=True).runtime.retries == 7
     with pytest.raises(ConfigError, match=r"--set seed=4: a resumed federation keeps its configuration"):
-        resumed_config(folder, ["seed=4"])
+        resumed_config(folder, ["seed=4"], trust_code=True)
 
 
 def test_a_finished_federation_of_another_configuration_stays(finished, values):

@@ -17,6 +17,25 @@ def test_mean_is_weighted_by_examples():
     assert mean.dtype == torch.float32
 
 
+@pytest.mark.parametrize("aggregation", ["mean", "median", "trimmed_mean"])
+@pytest.mark.parametrize(
+    ("values", "mean"),
+    [
+        ([torch.tensor([10, 20]), torch.tensor([30, 40])], [24.0, 34.0]),
+        ([torch.tensor([True, False]), torch.tensor([True, True])], [1.0, 0.7]),
+    ],
+)
+def test_counts_and_masks_have_a_mean_of_real_numbers(values, mean, aggregation):
+    tensors, world = dict(enumerate(values)), tiny_world(aggregation=aggregation)
+    uploads = {client: Message({"count": tensor}) for client, tensor in tensors.items()}
+    found = average_uploads(world, uploads, {0: 3, 1: 7})["count"]
+    expected = (
+        mean if aggregation == "mean" else [float(sum(pair)) / 2 for pair in zip(*map(list, values), strict=True)]
+    )
+    assert found.dtype == torch.float32
+    assert found.tolist() == pytest.approx(mean)
+
+
 def test_mean_does_not_depend_on_the_order_of_uploads():
     generator = torch.Generator().manual_seed(0)
     tensors = {client: torch.randn(3, 4, generator=generator) for client in range(5)}

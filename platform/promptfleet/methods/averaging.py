@@ -37,16 +37,19 @@ def trimmed(config: FederationConfig, uploads: int) -> int:
 
 
 def mean_over_clients(tensors: Mapping[int, Tensor], num_examples: Mapping[int, int]) -> Tensor:
-    """Mean weighted by training examples (FedAvg), summed in the order of client ids."""
+    """Mean weighted by training examples (FedAvg), summed in the order of client ids.
+
+    Counts and masks have a mean in float32; real numbers keep their type.
+    """
     clients = sorted(tensors)
+    stacked = _real(torch.stack([tensors[client] for client in clients]))
     weights = torch.tensor([num_examples[client] for client in clients], dtype=torch.float64)
-    weights = (weights / weights.sum()).to(tensors[clients[0]])
-    return torch.tensordot(weights, torch.stack([tensors[client] for client in clients]), dims=1)
+    return torch.tensordot((weights / weights.sum()).to(stacked), stacked, dims=1)
 
 
 def trimmed_mean_over_clients(tensors: Mapping[int, Tensor], trim: int) -> Tensor:
-    """``trimmed_mean`` in the tensors' own type; ``trim`` is less than half the number of clients."""
-    stacked = torch.stack(list(tensors.values()))
+    """``trimmed_mean`` in the tensors' own type, float32 for counts and masks; 2 * ``trim`` < number of clients."""
+    stacked = _real(torch.stack(list(tensors.values())))
     return trimmed_mean(stacked, trim).to(stacked.dtype)
 
 
@@ -62,3 +65,7 @@ def trimmed_mean(values: Tensor, trim: int) -> Tensor:
 def median(values: Tensor) -> Tensor:
     """Of each coordinate of ``values [n, ...]``, in float64; of an even number the mean of both in the middle."""
     return trimmed_mean(values, (len(values) - 1) // 2)
+
+
+def _real(values: Tensor) -> Tensor:
+    return values if values.is_floating_point() else values.float()

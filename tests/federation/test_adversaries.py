@@ -55,6 +55,19 @@ def test_noise_is_as_long_as_the_own_step_times_the_scale_and_drawn_anew_each_ro
     assert not torch.allclose(one["context"], two["context"])
 
 
+@pytest.mark.parametrize("kind", ["sign_flip", "noise"])
+def test_counts_and_masks_are_sent_as_they_are(kind):
+    upload, download = upload_and_download()
+    others = {"mask": torch.tensor([True, False]), "count": torch.tensor([3, 4])}
+    sent = attacked(AdversaryConfig(kind=kind), upload | others, download, stream(0, "attack"))
+    assert sent.keys() == upload.keys() | others.keys()
+    assert not torch.allclose(sent["context"], upload["context"])
+    for name, tensor in others.items():
+        assert sent[name].dtype == tensor.dtype
+        assert torch.equal(sent[name], tensor)
+    assert attacked(AdversaryConfig(kind=kind), others, download, stream(0, "attack")) == others
+
+
 def test_a_client_sends_what_the_attack_makes_of_its_update_and_keeps_what_it_learned():
     honest = tiny_federation()
     attacker = tiny_federation(adversary={"fraction": 0.25, "kind": "sign_flip", "scale": 2.0})

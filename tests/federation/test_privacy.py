@@ -106,6 +106,13 @@ def test_a_private_client_without_noise_is_refused():
         fed.clients[0].train(1, fed.privates[0], fed.download(0))
 
 
+@pytest.mark.parametrize("tensor", [torch.tensor([True, False]), torch.tensor([3, 4])])
+def test_counts_and_masks_cannot_be_made_private(tensor):
+    upload = {"context": torch.ones(2), "other": tensor}
+    with pytest.raises(ConfigError, match=r"^privacy\.epsilon: the method uploads other of type torch\.(bool|int64)"):
+        private_upload(upload, {}, 0.1, 1.0, stream(0, "privacy"))
+
+
 def run(config, prepared, rounds=None):
     federation = Federation(config, prepared, LocalFleet(prepared))
     while federation.rounds_done < (rounds or config.rounds):

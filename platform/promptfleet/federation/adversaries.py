@@ -36,11 +36,13 @@ def attacked(adversary: AdversaryConfig, upload: State, download: State, rng: Ge
     """What an adversary sends in place of its upload.
 
     ``sign_flip``: ``scale`` times its own step from the download, in the opposite direction. ``noise``: a step of
-    ``scale`` times the length of its own, in a random direction.
+    ``scale`` times the length of its own, in a random direction. Counts and masks are sent as they are.
     """
     step = step_of(upload, download)
+    if not step:
+        return upload
     if adversary.kind == "sign_flip":
-        return after_step(download, {name: -adversary.scale * tensor for name, tensor in step.items()})
+        return after_step(upload, download, {name: -adversary.scale * tensor for name, tensor in step.items()})
     noise = {name: torch.from_numpy(rng.normal(size=tuple(tensor.shape))) for name, tensor in step.items()}
     size = adversary.scale * step_norm(step) / step_norm(noise)
-    return after_step(download, {name: size * tensor for name, tensor in noise.items()})
+    return after_step(upload, download, {name: size * tensor for name, tensor in noise.items()})

@@ -81,16 +81,25 @@ def most_uploads(cohorts: Iterable[Sequence[int]]) -> int:
 
 
 def private_upload(upload: State, download: State, clip_norm: float, noise_std: float, rng: Generator) -> State:
-    """The upload whose step from the download is clipped to ``clip_norm`` and has noise in each number."""
+    """The upload whose step from the download is clipped to ``clip_norm`` and has noise in each number.
+
+    Raises ConfigError for counts and masks: Gaussian noise does not hide them.
+    """
     if noise_std <= 0:
         raise ValueError("an upload needs noise to be private")
+    for name, tensor in upload.items():
+        if not tensor.is_floating_point():
+            raise ConfigError(
+                f"privacy.epsilon: the method uploads {name} of type {tensor.dtype}, and noise hides real numbers "
+                "alone; set it to none, or use another method"
+            )
     step = step_of(upload, download)
     shorter = clip_norm / max(step_norm(step), clip_norm)
     noisy = {
         name: shorter * tensor + torch.from_numpy(rng.normal(0.0, noise_std, tuple(tensor.shape)))
         for name, tensor in step.items()
     }
-    return after_step(download, noisy)
+    return after_step(upload, download, noisy)
 
 
 @lru_cache

@@ -1,12 +1,20 @@
 import pytest
+import torch
 
 from promptfleet.errors import ConfigError
 from promptfleet.federation.client import train_together
 from promptfleet.federation.server import Server
 from promptfleet.methods import METHODS, config_class, load_method
 from promptfleet.methods.pfedmoap import PFedMoAP, PFedMoAPConfig
+from promptfleet.methods.protocol import Message
 from promptfleet.methods.sgd import SGD
 from tests.fakes import tiny_client, tiny_world
+
+
+def test_a_mask_counts_a_bit_per_entry_and_other_tensors_their_bytes():
+    sizes = [(torch.ones(32, 32, dtype=torch.bool), 128), (torch.ones(9, dtype=torch.bool), 2), (torch.ones(3), 12)]
+    for tensor, size in [*sizes, (torch.arange(2), 16)]:
+        assert Message({"tensor": tensor}, {"attached": torch.ones(5)}).num_bytes == size
 
 
 def test_a_method_brings_its_configuration():

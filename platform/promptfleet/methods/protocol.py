@@ -133,6 +133,12 @@ class Examples:
         return Examples(self.images[chosen], self.labels[chosen])
 
 
+def _num_bytes(tensor: Tensor) -> int:
+    if tensor.dtype == torch.bool:
+        return -(-tensor.numel() // 8)
+    return tensor.numel() * tensor.element_size()
+
+
 @dataclass(frozen=True)
 class Message:
     """What travels between server and client.
@@ -148,7 +154,8 @@ class Message:
 
     @property
     def num_bytes(self) -> int:
-        return sum(tensor.numel() * tensor.element_size() for tensor in self.tensors.values())
+        """Size of ``tensors`` in bytes; a mask counts a bit per entry, each tensor a whole number of bytes."""
+        return sum(_num_bytes(tensor) for tensor in self.tensors.values())
 
 
 @dataclass(frozen=True)

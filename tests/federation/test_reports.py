@@ -1,11 +1,18 @@
 """What is said of a federation that learns nothing, and JSON that any reader accepts."""
 
 import json
+from dataclasses import asdict
 from types import SimpleNamespace
 
 import pytest
 
-from promptfleet.federation.reports import Evaluation, RoundReport, TrainReport, nothing_accepted
+from promptfleet.federation.reports import (
+    Evaluation,
+    RoundReport,
+    TrainReport,
+    nothing_accepted,
+    round_report_from_dict,
+)
 from promptfleet.strict_json import to_json
 
 ACCEPTED = SimpleNamespace(cohort=[0, 1], rejected={1: "context is not finite"}, dropped={})
@@ -38,6 +45,14 @@ def test_a_loss_that_is_not_finite_leaves_a_round_without_one(losses, mean):
     trained = [TrainReport({"loss": loss}, 0, 0, 1.0) for loss in losses]
     evaluations = [Evaluation(0, 0.5, 0.5)]
     assert RoundReport.of(1, [0], trained, {}, evaluations, 1.0).train_loss == mean
+
+
+def test_every_metric_of_the_cohort_is_reported_as_its_mean_over_those_that_have_it():
+    trained = [TrainReport({"loss": loss, **more}, 0, 0, 1.0) for loss, more in [(1.0, {}), (2.0, {"plans": 4.0})]]
+    report = RoundReport.of(1, [0, 1], trained, {}, [Evaluation(0, 0.5, 0.5)], 1.0)
+    assert report.train_metrics == {"loss": 1.5, "plans": 4.0}
+    assert report.train_loss == 1.5
+    assert round_report_from_dict(json.loads(to_json(asdict(report)))) == report
 
 
 def test_what_json_has_no_number_for_is_null():

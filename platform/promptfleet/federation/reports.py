@@ -62,7 +62,9 @@ class RoundReport:
     ``simulated_time`` is when the server stopped waiting, in updates of the median client (see ``config.faults``).
     ``dropped`` are clients of the cohort without an upload, ``rejected`` those whose upload the server refused,
     with the reason. ``nodes`` says how many clients trained on which node, by its address, where Ray ran them.
-    ``train_loss`` is None where no client has a loss, or one of them is not finite.
+    ``train_metrics`` are means over the cohort of all figures that the method reports, over the clients that report
+    them; ``train_loss`` is one of them. A mean is None where one of its values is not finite, ``train_loss`` also where
+    no client has a loss.
     ``honest_`` are means over the clients that do not attack (see ``config.adversary``); ``epsilon_spent`` is what
     privacy has cost a client by now, None without it (see ``config.privacy``).
     """
@@ -89,6 +91,7 @@ class RoundReport:
     client_val_accuracy: Sequence[float]
     client_test_accuracy: Sequence[float]
     nodes: Mapping[str, int] = field(default_factory=dict)
+    train_metrics: Mapping[str, float | None] = field(default_factory=dict)
 
     @classmethod
     def of(
@@ -109,11 +112,11 @@ class RoundReport:
         val = [evaluation.val_accuracy for evaluation in evaluations]
         test = [evaluation.test_accuracy for evaluation in evaluations]
         honest = [evaluation for evaluation in evaluations if evaluation.client not in adversaries]
-        losses = [report.metrics["loss"] for report in trained if "loss" in report.metrics]
+        metrics = _means([report.metrics for report in trained])
         return cls(
             round=round_index,
             cohort=list(cohort),
-            train_loss=fmean(losses) if losses and all(map(math.isfinite, losses)) else None,
+            train_loss=metrics.get("loss"),
             val_accuracy=fmean(val),
             val_accuracy_min=min(val),
             val_accuracy_std=pstdev(val),
@@ -133,6 +136,7 @@ class RoundReport:
             client_val_accuracy=val,
             client_test_accuracy=test,
             nodes=dict(sorted(Counter(report.node for report in trained if report.node).items())),
+            train_metrics=metrics,
         )
 
 
@@ -270,6 +274,13 @@ def round_report_from_dict(values: Mapping[str, Any]) -> RoundReport:
     """A report that went through JSON, where keys are text."""
     by_client = {name: {int(client): why for client, why in values[name].items()} for name in ("rejected", "dropped")}
     return RoundReport(**{**values, **by_client, "events": [Event(**event) for event in values["events"]]})
+
+
+def _means(reported: Sequence[Mapping[str, float]]) -> dict[str, float | None]:
+    """The mean of each metric over those that report it; None where one of its values is not finite."""
+    names = dict.fromkeys(name for metrics in reported for name in metrics)
+    values = {name: [metrics[name] for metrics in reported if name in metrics] for name in names}
+    return {name: fmean(of) if all(map(math.isfinite, of)) else None for name, of in values.items()}
 
 
 def _listed(clients: Sequence[int]) -> str:

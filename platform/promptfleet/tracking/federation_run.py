@@ -184,7 +184,7 @@ def round_metrics(report: RoundReport) -> dict[str, float | None]:
         "test/accuracy_mean": report.test_accuracy,
         "test/accuracy_min": report.test_accuracy_min,
         "test/accuracy_std": report.test_accuracy_std,
-        "train/loss": report.train_loss,
+        **{f"train/{name}": value for name, value in report.train_metrics.items()},
         "cohort/size": len(report.cohort),
         "cohort/rejected": len(report.rejected),
         "cohort/dropped": len(report.dropped),

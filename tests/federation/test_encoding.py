@@ -172,10 +172,11 @@ def test_what_does_not_fit_is_encoded_again_in_one_line(tmp_path, caplog, spoil,
     np.testing.assert_array_equal(open_features(path).labels, np.arange(SAMPLES) % 2)
 
 
-def test_views_are_not_for_patches(tmp_path):
+@pytest.mark.parametrize(("need", "seen"), [(Needs.PATCHES, "patches"), (Needs.PIXELS, "pixels")])
+def test_views_are_not_for_patches_and_pixels(tmp_path, need, seen):
     settings = FeaturesConfig(views=2)
-    with pytest.raises(ConfigError, match=r"^features\.views=2: there are no views for methods that see patches"):
-        wanted_files(made_up_backbone(), made_up_dataset(Reader()), settings, {Needs.PATCHES}, tmp_path)
+    with pytest.raises(ConfigError, match=rf"^features\.views=2: there are no views for methods that see {seen}"):
+        wanted_files(made_up_backbone(), made_up_dataset(Reader()), settings, {need}, tmp_path)
 
 
 def test_every_input_has_a_file_of_its_own(tmp_path):

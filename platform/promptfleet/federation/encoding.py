@@ -48,10 +48,11 @@ def wanted_files(
     backbone: Backbone, dataset: Dataset, settings: FeaturesConfig, needs: Collection[Needs], folder: Path
 ) -> list[Wanted]:
     """The files in ``folder`` that methods with these needs read: global features always. Raises ConfigError."""
-    if Needs.PATCHES in needs and settings.views:
-        raise ConfigError(
-            f"features.views={settings.views}: there are no views for methods that see patches; set it to 0"
-        )
+    for need, seen in ((Needs.PATCHES, "patches"), (Needs.PIXELS, "pixels")):
+        if need in needs and settings.views:
+            raise ConfigError(
+                f"features.views={settings.views}: there are no views for methods that see {seen}; set it to 0"
+            )
 
     def file(kind: Kind, what: str, dtype: str) -> Wanted:
         key_parts = _content(backbone, dataset) | {"features": f"{what}, unit norm"}

@@ -94,9 +94,42 @@ def test_fractions_do_not_change_who_owns_what(kind):
 def test_more_clients_than_samples_can_feed(kind):
     with pytest.raises(DataError) as caught:
         partition(made_up_labels(5, 4), 7, kind=kind, classes_per_client=1)
+    fitting = {"iid": 6, "dirichlet": 1, "pathological": 5, "disjoint": 5, "quantity": 1}[kind]
     assert str(caught.value) == (
-        "clients=7: a client needs 3 samples (train, val, test) but there are only 20; set clients to 6 or less"
+        f"clients=7: a client needs 3 samples (train, val, test) but there are only 20; clients={fitting} would do"
     )
+    partition(made_up_labels(5, 4), fitting, kind=kind, classes_per_client=1)
+
+
+@settings(max_examples=30, deadline=None)
+@given(
+    kind=st.sampled_from([*KINDS, "domain", "domain_dirichlet"]),
+    clients=st.integers(2, 500),
+    per_class=st.integers(3, 40),
+    alpha=st.sampled_from([0.05, 0.3, 3.0]),
+    seed=st.integers(0, 5),
+)
+def test_what_is_said_to_do_does(kind, clients, per_class, alpha, seed):
+    """So that nobody is sent from one error to the next."""
+    labels = made_up_labels(6, per_class)
+    samples = made_up_samples(labels, np.arange(len(labels)) % 2)
+    given = {"kind": kind, "alpha": alpha, "seed": seed}
+    try:
+        partition(samples, clients, **given)
+    except DataError as error:
+        advice = str(error).rpartition("; ")[2]
+        if advice == "lower clients":
+            return
+        for entry in advice.removesuffix(" would do").split(" or "):
+            key, _, value = entry.partition("=")
+            if key == "clients":
+                assert int(value) < clients
+                partition(samples, int(value), **given)
+            else:
+                name = key.removeprefix("partition.")
+                partition(samples, clients, **{**given, name: float(value) if name == "alpha" else int(value)})
+    except ConfigError:
+        reject()  # not round, or fewer clients than domains
 
 
 def test_fractions_that_leave_nothing_to_train_on():
@@ -183,8 +216,8 @@ def test_dirichlet_impossible_minimum_is_refused_at_once():
     with pytest.raises(DataError) as caught:
         partition(made_up_labels(10, 10), 10, min_samples=12)
     assert str(caught.value) == (
-        "partition.min_samples=12: clients=10 need 120 samples but there are only 100; "
-        "lower clients or partition.min_samples"
+        "partition.min_samples=12: 10 clients need 120 samples but there are only 100; "
+        "clients=6 or partition.min_samples=3 would do"
     )
 
 
@@ -192,8 +225,8 @@ def test_dirichlet_gives_up_and_names_the_settings():
     with pytest.raises(DataError) as caught:
         partition(made_up_labels(2, 60), 10, alpha=0.01, min_samples=12)
     assert str(caught.value) == (
-        "partition.alpha=0.01: in 1000 draws some of clients=10 always got fewer than partition.min_samples=12 samples "
-        "(at best 0); raise partition.alpha, or lower clients or partition.min_samples"
+        "partition.alpha=0.01: in 1000 draws some of 10 clients always got fewer than partition.min_samples=12 samples "
+        "(at best 0); clients=2 would do"
     )
 
 
@@ -237,15 +270,15 @@ def test_pathological_class_too_small_to_share():
     with pytest.raises(DataError) as caught:
         partition(labels, 5, kind="pathological", classes_per_client=2)
     assert str(caught.value) == (
-        "partition.kind=pathological: class 1 has 2 samples for the 5 clients that share it; "
-        "lower clients or partition.classes_per_client"
+        "partition.classes_per_client=2: class 'class 1' has 2 samples for the 5 clients that share it; "
+        "clients=2 would do"
     )
 
 
 def test_pathological_client_with_too_little():
     labels = np.array([0] * 40 + [1] * 2)
     with pytest.raises(
-        DataError, match=r"client \d would get 2 samples, it needs 3 \(train, val, test\); lower clients"
+        DataError, match=r"client \d would get 2 samples, it needs 3 .*; partition.classes_per_client=2 would do$"
     ):
         partition(labels, 2, kind="pathological", classes_per_client=1)
 
@@ -352,8 +385,8 @@ def test_a_domain_too_small_for_its_clients_is_named():
     with pytest.raises(DataError) as caught:
         partition(samples, 6, kind="domain_dirichlet")
     assert str(caught.value) == (
-        "domain 'domain 1': partition.min_samples=12: clients=3 need 36 samples but there are only 20; "
-        "lower clients or partition.min_samples"
+        "domain 'domain 1': partition.min_samples=12: 3 clients need 36 samples but there are only 20; "
+        "clients=3 or partition.min_samples=6 would do"
     )
 
 
@@ -429,7 +462,7 @@ def test_a_client_without_test_samples_is_named():
     assert str(caught.value).startswith(
         "partition.kind=disjoint: in 100 draws some client got none of the dataset's 30 test samples (in the last one "
     )
-    assert "with 60 to train on); lower clients" in str(caught.value)
+    assert "with 60 to train on); clients=1 would do" in str(caught.value)
 
 
 def test_too_few_training_samples_for_a_published_split():
@@ -438,7 +471,7 @@ def test_too_few_training_samples_for_a_published_split():
         partition(made_up_samples(made_up_labels(5, 20), official=official), 6, kind="iid")
     assert str(caught.value) == (
         "clients=6: a client needs 2 samples (train, val) but there are only 10 in the dataset's training part; "
-        "set clients to 5 or less"
+        "clients=5 would do"
     )
 
 

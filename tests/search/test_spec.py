@@ -41,6 +41,49 @@ def test_set_fixes_a_searched_key_and_overrides_the_file():
     assert (spec.base_config().experts, spec.base_config().rounds, spec.settings.trials) == (2, 3, 5)
 
 
+@pytest.mark.parametrize(
+    ("assignments", "hint"),
+    [
+        (["clients=6"], "; experts is searched: give --set experts=5 too or search experts: {int: [1, 5]}"),
+        (["clients=2"], "; experts is searched: give --set experts=1 too"),
+        (["clients=1"], "; experts is searched: give --set experts=... too, or search other values"),
+    ],
+)
+def test_set_that_does_not_go_with_what_is_searched_gets_the_keys_to_set_as_well(root, assignments, hint):
+    with pytest.raises(ConfigError) as caught:
+        read_sweep(root / "search_spaces" / "gating.yaml", assignments)
+    assert str(caught.value).endswith(hint)
+    if found := re.search(r"--set (experts=\d)", hint):
+        assert read_sweep(root / "search_spaces" / "gating.yaml", [*assignments, found[1]]).base_config().experts
+
+
+def test_a_choice_that_does_not_fit_is_narrowed_to_what_does():
+    with pytest.raises(ConfigError, match=r"give --set gate_heads=4 too or search gate_heads: {choice: \[1, 2, 4\]}$"):
+        parse({"space": {"gate_heads": {"choice": [1, 2, 3, 4]}, "prompt_lr": {"float": [0.1, 1]}}}, ["gate_width=20"])
+
+
+def test_dotted_keys_and_null_in_a_search_file(tmp_path):
+    path = tmp_path / "space.yaml"
+    path.write_text(
+        "federation.clients: 5\nfederation: {runtime.backend: local}\n"
+        "space: {partition.shots: {choice: [null, 4]}}\nspace.faults.deadline: {choice: [2.0, null]}\n"
+    )
+    spec = read_sweep(path)
+    assert spec.base_config().clients == 5
+    assert spec.base_config().runtime.backend == "local"
+    assert list(spec.space) == ["partition.shots", "faults.deadline"]
+    assert spec.config({"partition.shots": None, "faults.deadline": None}).partition.shots is None
+    assert parse(yaml.safe_load(yaml.safe_dump(spec.to_dict()))) == spec
+
+
+@pytest.mark.parametrize("key", ["clients", "partition", "experts"])
+def test_a_key_of_the_federation_on_the_top_level_is_sent_where_it_belongs(key):
+    with pytest.raises(
+        ConfigError, match=rf"unknown key '{key}'; it is a key of the federation: put it under 'federat"
+    ):
+        parse({**GOOD, key: 5})
+
+
 def test_written_out_and_read_back_it_is_the_same():
     space = {**GOOD["space"], "prompt_length": {"choice": [4, 8]}, "partition.alpha": {"float": [0.1, 1]}}
     spec = parse({"space": space, "trials": 3, "federation": {"clients": 12}})

@@ -270,3 +270,15 @@ def test_a_folder_may_have_any_name(tmp_path):
     assert SweepStudy(folder, SPACE, SweepSettings(trials=1), ROUNDS).next_proposal().number == 0
     assert [path.name for path in tmp_path.iterdir()] == [folder.name]
     assert [path.name for path in folder.iterdir()] == [FILE]
+
+
+def test_null_is_a_choice_like_any_other(tmp_path):
+    space = {"partition.shots": Choice((None, 4)), "shuffle": Choice((True, False))}
+    proposed = set()
+    for _ in range(2):  # the second time from disk
+        study = SweepStudy(tmp_path, space, SweepSettings(trials=8, startup_trials=2), 3)
+        while (proposal := study.next_proposal()) is not None and proposal.number < 4:
+            proposed.add(proposal.params["partition.shots"])
+            study.complete(proposal.number, 0.5 if proposal.params["partition.shots"] is None else 0.25)
+    assert proposed == {None, 4}
+    assert max(study.trials()[:4], key=lambda trial: trial.value).params["partition.shots"] is None

@@ -3,6 +3,7 @@
 import hashlib
 import json
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 
@@ -10,9 +11,11 @@ from promptfleet.config import PartitionConfig
 from promptfleet.data.client_split import ClientSplit, check_fractions, keep_shots, split_client
 from promptfleet.data.dataset import Part
 from promptfleet.data.official_split import share_alike
+from promptfleet.data.partition_advice import DRAWS, SETTINGS, advise
 from promptfleet.data.partitions import SCHEMES
+from promptfleet.data.partitions.domain import clients_by_domain
 from promptfleet.data.samples import Samples
-from promptfleet.errors import DataError
+from promptfleet.errors import ConfigError, DataError
 from promptfleet.seeding import stream
 
 MAX_DRAWS = 100  # of a scheme, until everybody has something of the published test part
@@ -80,23 +83,52 @@ def make_partition(samples: Samples, *, clients: int, settings: PartitionConfig,
         )
     if clients * needed > len(pools.train):
         where = "" if samples.official is None else " in the dataset's training part"
-        raise DataError(
+        error = DataError(
             f"clients={clients}: a client needs {needed} samples ({', '.join(pools.needed)}) but there are only "
-            f"{len(pools.train)}{where}; set clients to {len(pools.train) // needed} or less"
+            f"{len(pools.train)}{where}"
         )
-    shares = _share_out(samples, pools, clients, settings, stream(seed, "partition"))
+        raise _with_advice(error, samples, pools, clients, settings, seed)
+    try:
+        shares = _share_out(samples, pools, clients, settings, stream(seed, "partition"))
+    except DataError as error:
+        raise _with_advice(error, samples, pools, clients, settings, seed) from None
     return Partition(tuple(_split(samples, client, share, settings, seed) for client, share in enumerate(shares)))
 
 
+def _with_advice(
+    error: DataError, samples: Samples, pools: _Pools, clients: int, settings: PartitionConfig, seed: int
+) -> DataError:
+    """The error with what would do instead."""
+
+    def works(clients: int, settings: PartitionConfig) -> bool:
+        try:
+            _share_out(samples, pools, clients, settings, stream(seed, "partition"), draws=DRAWS)
+        except (ConfigError, DataError):
+            return False
+        return True
+
+    return DataError(f"{error}; {advise(works, clients, len(pools.train) // len(pools.needed), settings)}")
+
+
 def _share_out(
-    samples: Samples, pools: _Pools, clients: int, settings: PartitionConfig, rng: np.random.Generator
+    samples: Samples,
+    pools: _Pools,
+    clients: int,
+    settings: PartitionConfig,
+    rng: np.random.Generator,
+    *,
+    draws: int | None = None,
 ) -> list[ClientSplit]:
-    """What each client gets of each published part; parts that there are none of are empty."""
-    assign = SCHEMES[settings.kind]
-    for _ in range(MAX_DRAWS):
+    """What each client gets of each published part; parts that there are none of are empty.
+
+    draws: most draws of a random scheme, where they are not as many as usual.
+    """
+    scheme = SCHEMES[settings.kind]
+    assign = partial(scheme, draws=draws) if draws and "alpha" in SETTINGS.get(settings.kind, ()) else scheme
+    for _ in range(draws or MAX_DRAWS):
         dealt = assign(samples.take(pools.train), clients=clients, settings=settings, rng=rng)
         train = [np.sort(pools.train[share]) for share in dealt]
-        _check_enough(train, pools.needed, settings)
+        _check_enough(train, pools.needed, samples, settings)
         owned = [samples.groups[share] for share in train]
         val, test = (
             [pool[share] for share in share_alike(samples.groups[pool], owned, rng)] if len(pool) else [pool] * clients
@@ -107,18 +139,32 @@ def _share_out(
             return [ClientSplit(*parts) for parts in zip(train, val, test, strict=True)]
     raise DataError(
         f"partition.kind={settings.kind}: in {MAX_DRAWS} draws some client got none of the dataset's {len(pools.test)} "
-        f"test samples (in the last one client {empty[0]}, with {len(train[empty[0]])} to train on); lower clients, or "
-        f"share out less unevenly"
+        f"test samples (in the last one client {empty[0]}{_domain_of(empty[0], clients, samples, settings)}, with "
+        f"{len(train[empty[0]])} to train on)"
     )
 
 
-def _check_enough(shares: list[np.ndarray], needed: tuple[str, ...], settings: PartitionConfig) -> None:
+def _check_enough(
+    shares: list[np.ndarray], needed: tuple[str, ...], samples: Samples, settings: PartitionConfig
+) -> None:
     for client, share in enumerate(shares):
         if len(share) < len(needed):
             raise DataError(
-                f"partition.kind={settings.kind}: client {client} would get {len(share)} samples, it needs "
-                f"{len(needed)} ({', '.join(needed)}); lower clients, or share out less unevenly"
+                f"partition.kind={settings.kind}: client {client}{_domain_of(client, len(shares), samples, settings)} "
+                f"would get {len(share)} samples, it needs {len(needed)} ({', '.join(needed)})"
             )
+
+
+def _domain_of(client: int, clients: int, samples: Samples, settings: PartitionConfig) -> str:
+    """The client's domain, where the scheme gives each one."""
+    if not settings.kind.startswith("domain"):
+        return ""
+    domain = next(
+        domain
+        for domain, its_clients in enumerate(clients_by_domain(samples, clients, settings))
+        if client in its_clients
+    )
+    return f" of domain {samples.domain_names[domain]!r}"
 
 
 def _split(samples: Samples, client: int, share: ClientSplit, settings: PartitionConfig, seed: int) -> ClientSplit:

@@ -1,8 +1,9 @@
 """A sweep as written: the federation that is searched, the space, and the budget. Checked before anything starts."""
 
 import math
+import re
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import combinations, product
 from pathlib import Path
 from typing import Any, Literal
@@ -34,9 +35,10 @@ from promptfleet.federation.settings import (
     unknown_federation_key,
     values_for,
 )
-from promptfleet.search.space import Choice, Parameter, parse_parameter
+from promptfleet.search.space import Choice, IntRange, Parameter, parse_parameter
 
 _KEPT = ("method", "dataset", "backbone", "features.", "rounds", "partition.file", "partition.fingerprint")
+MOST_TRIED = 200  # values of a searched key, for what to do about one that does not fit
 MOST_FEDERATIONS = 10_000  # that are checked before a sweep starts
 FIXED = (*_KEPT, *(f"{section}." for section in WHERE_AND_HOW))
 
@@ -83,16 +85,44 @@ class SweepSpec:
         configuration. Of a grid these are all federations.
         """
         if self.settings.sampler == "grid":
-            yield from (self.config(point, source=source) for point in grid_points(self.space))
+            yield from (self._extreme(point, source) for point in grid_points(self.space))
             return
         first, extremes = self._first_values(), {key: self.space[key].extremes() for key in self.space}
         pairs = sum(len(extremes[one]) * len(extremes[other]) for one, other in combinations(self.space, 2))
         if pairs > MOST_FEDERATIONS:
             raise ConfigError(f"{source}: {pairs} pairs of values to check, should be at most {MOST_FEDERATIONS}")
-        yield self.config(first, source=source)
+        yield self._extreme(first, source)
         for one, other in combinations(self.space, 2) if len(self.space) > 1 else [(next(iter(self.space)),) * 2]:
             for value, other_value in product(extremes[one], extremes[other]):
-                yield self.config({**first, one: value, other: other_value}, source=source)
+                yield self._extreme({**first, one: value, other: other_value}, source)
+
+    def _extreme(self, params: Mapping[str, Any], source: str) -> FederationConfig:
+        """The federation of these values; where it is not valid, the error says what to do about searched keys."""
+        try:
+            return self.config(params, source=source)
+        except ConfigError as error:
+            named = [key for key in params if re.search(rf"(?<![\w.]){re.escape(key)}\b", str(error))]
+            hints = [self._searched_hint(key, params) for key in named]
+            raise ConfigError("; ".join([str(error), *hints])) from None
+
+    def _searched_hint(self, key: str, params: Mapping[str, Any]) -> str:
+        """What to set a searched key to where its value does not go with the others."""
+        parameter = self.space[key]
+        fitting = [value for value in (parameter.points() or ())[:MOST_TRIED] if self._is_valid({**params, key: value})]
+        if not fitting:
+            return f"{key} is searched: give --set {key}=... too, or search other values"
+        narrower = replace(parameter, low=fitting[0], high=fitting[-1]) if isinstance(parameter, IntRange) else None
+        entry = (narrower or Choice(tuple(fitting))).entry()
+        kind = next(iter(entry))
+        searched = f" or search {key}: {{{kind}: {entry[kind]}}}" if len(fitting) > 1 else ""
+        return f"{key} is searched: give --set {key}={fitting[-1]} too{searched}"
+
+    def _is_valid(self, params: Mapping[str, Any]) -> bool:
+        try:
+            self.config(params)
+        except ConfigError:
+            return False
+        return True
 
     def methods(self) -> Sequence[str]:
         """Every method of a trial."""

@@ -32,8 +32,8 @@ def assign(samples: Samples, *, clients: int, settings: PartitionConfig, rng: np
         sharing = rng.permutation(np.flatnonzero(sees[:, label]))
         if len(of_label) < len(sharing):
             raise DataError(
-                f"partition.kind=pathological: class {label} has {len(of_label)} samples for the {len(sharing)} "
-                f"clients that share it; lower clients or partition.classes_per_client"
+                f"partition.classes_per_client={settings.classes_per_client}: class {samples.class_names[label]!r} has "
+                f"{len(of_label)} samples for the {len(sharing)} clients that share it"
             )
         if len(sharing):
             for client, share in zip(sharing, np.array_split(of_label, len(sharing)), strict=True):

@@ -116,7 +116,8 @@ def test_a_run_is_neither_overwritten_nor_resumed_from_nothing(tmp_path):
     config = trainer.PretrainConfig(out=str(tmp_path), steps=4)
     with pytest.raises(ConfigError, match="nothing to resume"):
         trainer.check_resume(tmp_path, config, resume=True)
-    torch.save({"recipe": config.same_recipe() | {"seed": 5}}, tmp_path / trainer.CHECKPOINT)
+    parts = dict.fromkeys(trainer.PARTS) | {"recipe": config.same_recipe() | {"seed": 5}}
+    torch.save(parts, tmp_path / trainer.CHECKPOINT)
     with pytest.raises(ConfigError, match="add --resume"):
         trainer.check_resume(tmp_path, config, resume=False)
     with pytest.raises(ConfigError, match="seed 5 -> 0"):
@@ -126,6 +127,9 @@ def test_a_run_is_neither_overwritten_nor_resumed_from_nothing(tmp_path):
 def test_a_damaged_checkpoint_is_named(tmp_path):
     (tmp_path / trainer.CHECKPOINT).write_bytes(b"not a checkpoint")
     with pytest.raises(ConfigError, match="is damaged or not a checkpoint"):
+        trainer.check_resume(tmp_path, trainer.PretrainConfig(out=str(tmp_path), steps=4), resume=True)
+    torch.save(dict.fromkeys(trainer.PARTS - {"model"}), tmp_path / trainer.CHECKPOINT)
+    with pytest.raises(ConfigError, match="is not a checkpoint of this job: it lacks model"):
         trainer.check_resume(tmp_path, trainer.PretrainConfig(out=str(tmp_path), steps=4), resume=True)
 
 

@@ -3,37 +3,27 @@
 Both are computed once per content and kept on disk, so a second run imports neither open_clip nor the images' decoder.
 """
 
-import hashlib
-import json
 import logging
 from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-import torch
-import torch.nn.functional as F
-from safetensors.torch import load_file
-from torch import Tensor
-
 from promptfleet.clip.backbone import Backbone
 from promptfleet.clip.frozen import FrozenClip
 from promptfleet.clip.image_tower import ImageTower
-from promptfleet.clip.plain_encoder import encode_texts
 from promptfleet.clip.prompt_layout import ClassTokens
 from promptfleet.clip.text_tower import TextTower
-from promptfleet.clip.tokens import embed_classes
 from promptfleet.config import FederationConfig, StorageConfig
 from promptfleet.data.dataset import Dataset
 from promptfleet.data.feature_store import FeatureStore, open_store
 from promptfleet.data.samples import Samples
 from promptfleet.disks import disk_errors
 from promptfleet.errors import ConfigError
-from promptfleet.federation.class_prompts import check_prompt_fits, tokenize_classes, warn_of_equal_prompts
+from promptfleet.federation.class_prompts import check_prompt_fits, warn_of_equal_prompts
 from promptfleet.federation.encoding import encode_missing, features_folder, wanted_files
 from promptfleet.federation.image_encoder import load_inputs
 from promptfleet.federation.partitioning import partition_for
-from promptfleet.federation.storage.remote import fetch_missing
-from promptfleet.federation.storage.tensor_file import write_tensors
+from promptfleet.federation.text_features import text_features
 from promptfleet.methods import load_method
 from promptfleet.methods.protocol import Needs, World
 
@@ -121,7 +111,7 @@ def _check_one_backbone(configs: Sequence[FederationConfig]) -> None:
 
 
 def _frozen_clip(backbone: Backbone, dataset: Dataset, storage: StorageConfig, folder: Path) -> FrozenClip:
-    text = _text_tensors(backbone, dataset, storage, folder)
+    text = text_features(backbone, dataset, storage, folder)
     tower = backbone.tower
     weights = {name: tensor for name, tensor in tower.weights.items() if name != "token_embedding.weight"}
     return FrozenClip(
@@ -130,34 +120,3 @@ def _frozen_clip(backbone: Backbone, dataset: Dataset, storage: StorageConfig, f
         zero_shot_text=text["zero_shot_text"],
         logit_scale=backbone.logit_scale,
     )
-
-
-def _text_tensors(backbone: Backbone, dataset: Dataset, storage: StorageConfig, folder: Path) -> dict[str, Tensor]:
-    """Embedded class tokens and zero-shot text features, from disk if they were computed before."""
-    key = json.dumps([backbone.fingerprint, dataset.class_names, dataset.templates])
-    path = folder / f"text-{hashlib.sha256(key.encode()).hexdigest()[:16]}.safetensors"
-    fetch_missing(storage, path)
-    if path.exists():
-        try:
-            return load_file(path)
-        except Exception as error:
-            logger.warning("%s: damaged (%s); computing it again", path, error)
-    classes = embed_classes(backbone.tower, tokenize_classes(backbone, dataset))
-    tensors = {
-        "start": classes.start,
-        "suffix": classes.suffix.contiguous(),
-        "lengths": classes.lengths,
-        "zero_shot_text": _zero_shot_text(backbone, dataset),
-    }
-    with disk_errors(path):
-        write_tensors(path, tensors)
-    return tensors
-
-
-@torch.no_grad()
-def _zero_shot_text(backbone: Backbone, dataset: Dataset) -> Tensor:
-    """Mean over templates of the unit-norm text features, normalized again: ``[classes, dim]``."""
-    per_template = [
-        encode_texts(backbone.tower, tokenize_classes(backbone, dataset, template)) for template in dataset.templates
-    ]
-    return F.normalize(torch.stack(per_template).mean(dim=0), dim=-1)

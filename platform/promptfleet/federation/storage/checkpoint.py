@@ -120,7 +120,7 @@ def read_snapshot(path: Path, fingerprint: str) -> Snapshot:
         raise DataError(f"{path}: checkpoint version {version}, this promptfleet reads {VERSION}")
     if checksum != _checksum(metadata):
         raise DamagedCheckpoint(f"{path}: damaged (its text is not what was written)")
-    if metadata["fingerprint"] != fingerprint:
+    if metadata.get("fingerprint") != fingerprint:
         raise DataError(f"{path}: a checkpoint of a federation with another configuration")
     try:
         snapshot = _snapshot(metadata, tensors)
@@ -128,7 +128,7 @@ def read_snapshot(path: Path, fingerprint: str) -> Snapshot:
         raise DamagedCheckpoint(f"{path}: damaged ({first_line(error)})") from None
     if len(snapshot.reports) != int(_NAME.fullmatch(path.name)[1]):
         raise DamagedCheckpoint(f"{path}: damaged (it has {len(snapshot.reports)} rounds)")
-    if snapshot.sha256 != metadata["states_sha256"]:
+    if snapshot.sha256 != metadata.get("states_sha256"):
         raise DamagedCheckpoint(f"{path}: damaged (its states are not what was written)")
     return snapshot
 

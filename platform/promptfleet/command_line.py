@@ -8,9 +8,9 @@ from typing import Any, NoReturn
 
 from promptfleet.config_types import expand_home
 from promptfleet.disks import is_disk_error, storage_error
-from promptfleet.errors import PromptfleetError, did_you_mean, mask_secrets
+from promptfleet.errors import PromptfleetError, StorageError, did_you_mean, mask_secrets
 from promptfleet.escaping import printable
-from promptfleet.job_output import UNREAD, flush_output, give_up, is_unread, log_to_stderr, printable_output
+from promptfleet.job_output import UNREAD, flush_output, is_unread, log_to_stderr, printable_output
 from promptfleet.terminal import line_start
 
 USER_ERROR = 2
@@ -88,11 +88,8 @@ def run(main: Callable[[], int | None]) -> NoReturn:
         if not is_unread():
             raise
         status = UNREAD
-    except OSError as error:
-        if not is_disk_error(error):
-            raise
-        give_up(sys.stdout)
-        print(f"error: {storage_error(error, 'standard output', doing='written')}", file=sys.stderr)
+    except StorageError as error:  # at the end of what was buffered
+        print(f"error: {error}", file=sys.stderr)
         status = USER_ERROR
     sys.exit(status or 0)
 

@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, redirect_stdout
 from typing import Any, TextIO
 
+from promptfleet.disks import is_disk_error, storage_error
 from promptfleet.escaping import printable, printable_lines
 from promptfleet.terminal import line_start
 
@@ -34,20 +35,34 @@ def printable_output() -> Iterator[None]:
 
 
 def flush_output() -> None:
-    """Write what is still buffered. Raises OSError where that cannot be written, BrokenPipeError among them."""
+    """Write what is still buffered. Raises StorageError: the disk refuses it; BrokenPipeError: nobody reads it."""
     for stream in _streams():
-        stream.flush()
+        with _given_up_if_refused(stream):
+            stream.flush()
 
 
 def is_unread() -> bool:
     """Return whether nobody reads standard output or error any more; such a stream is given up, so nothing fails."""
     unread = [stream for stream in _streams() if _has_no_reader(stream)]
     for stream in unread:
-        give_up(stream)
+        _give_up(stream)
     return bool(unread)
 
 
-def give_up(stream: TextIO) -> None:
+@contextmanager
+def _given_up_if_refused(stream: TextIO) -> Iterator[None]:
+    """Raise StorageError where a disk refuses, once: what is left in the buffer goes nowhere."""
+    try:
+        yield
+    except OSError as error:
+        if not is_disk_error(error):
+            raise
+        _give_up(stream)
+        name = "standard error" if stream is sys.stderr else "standard output"
+        raise storage_error(error, name, doing="written") from None
+
+
+def _give_up(stream: TextIO) -> None:
     """Have what is still buffered, and whatever comes, go nowhere."""
     nowhere = os.open(os.devnull, os.O_WRONLY)
     os.dup2(nowhere, stream.fileno())
@@ -71,7 +86,8 @@ class _PrintableOutput:
 
     def write(self, text: str) -> int:
         encoding = self._stream.encoding or "utf-8"
-        self._stream.write(printable_lines(text).encode(encoding, "backslashreplace").decode(encoding))
+        with _given_up_if_refused(self._stream):
+            self._stream.write(printable_lines(text).encode(encoding, "backslashreplace").decode(encoding))
         return len(text)
 
     def __getattr__(self, name: str) -> Any:

@@ -206,9 +206,13 @@ def test_what_no_disk_says_keeps_its_traceback(error):
         run(main)
 
 
-def test_an_output_that_is_full_is_one_line(tmp_path):
+@pytest.mark.parametrize("figures", [1, 100_000])
+@pytest.mark.parametrize("buffered", ["", "1"])
+def test_an_output_that_is_full_is_one_line(tmp_path, monkeypatch, buffered, figures):
     """Such as a log on a disk without space; nothing is left to fail when Python ends."""
-    command = [sys.executable, "-c", "from promptfleet.command_line import run; run(lambda: print('figures'))"]
+    monkeypatch.setenv("PYTHONUNBUFFERED", buffered)
+    code = f"from promptfleet.command_line import run; run(lambda: print('0' * {figures}))"
+    command = [sys.executable, "-c", code]
     with open("/dev/full", "w") as full:
         done = subprocess.run(command, stdout=full, stderr=subprocess.PIPE, text=True, cwd=tmp_path, timeout=120)
     assert done.returncode == 2

@@ -11,6 +11,7 @@ from promptfleet.comparison.reference import REFERENCES
 from promptfleet.comparison.report import JSON_FILE, ComparisonReport
 from promptfleet.comparison.run import plan_comparison, prepare_comparison, run_comparison
 from promptfleet.comparison.spec import ComparisonSpec, load_comparison, parse_methods, parse_seeds, read_comparison
+from promptfleet.comparison.studies import check_studies, rebuild_studies
 from promptfleet.comparison.summary import describe_comparison, describe_outcome
 from promptfleet.disks import check_writable, disk_errors
 from promptfleet.errors import ConfigError
@@ -46,15 +47,21 @@ def main() -> int:
     parser.add_argument("--concurrent", type=int, metavar="N", help="federations side by side (default: 1)")
     parser.add_argument("--address", help="a running Ray cluster, or 'auto' (default: start Ray on this machine)")
     parser.add_argument("--dry-run", action="store_true", help="print what would be run, start nothing")
+    parser.add_argument(
+        "--rebuild-study", action="store_true", help="with --resume: make damaged studies from their trials' results"
+    )
     arguments = parser.parse_args()
+    if arguments.rebuild_study and not arguments.resume:
+        parser.error("argument --rebuild-study: goes with --resume")
 
     if arguments.resume:
         _check_nothing_new(arguments)
         storage = assigned_storage(arguments.set)
         with at_home(storage), COMPARISONS.resume(storage, arguments.resume, alone=not arguments.dry_run) as folder:
-            return _run(
-                load_comparison(folder / COMPARISONS.file, storage, trust_code=arguments.trust_code), folder, arguments
-            )
+            spec = load_comparison(folder / COMPARISONS.file, storage, trust_code=arguments.trust_code)
+            if not arguments.dry_run:
+                (rebuild_studies if arguments.rebuild_study else check_studies)(spec, folder)
+            return _run(spec, folder, arguments)
     spec = _new_comparison(arguments)
     with nullcontext() if arguments.dry_run else at_home(next(spec.configs()).storage):
         return _run(spec, None, arguments)

@@ -14,9 +14,11 @@ from promptfleet.federation.ray_watch import leaving_when_ray_is_gone
 from promptfleet.federation.settings import all_keys, assigned_storage, trust_option
 from promptfleet.federation.storage.home import at_home
 from promptfleet.search.folders import SWEEPS, read_begun
+from promptfleet.search.rebuild import rebuild_study
 from promptfleet.search.spec import SweepSpec, read_sweep
+from promptfleet.search.study import SweepStudy
 from promptfleet.search.summary import describe_outcome, describe_plan
-from promptfleet.search.sweep import plan_sweep, prepare_sweep, run_sweep
+from promptfleet.search.sweep import check_budget, open_study, plan_sweep, prepare_sweep, run_sweep
 
 
 def main() -> int:
@@ -34,7 +36,12 @@ def main() -> int:
     parser.add_argument("--address", help="a running Ray cluster, or 'auto' (default: start Ray on this machine)")
     parser.add_argument("--download", action="store_true", help="fetch the dataset first, if its folder is not there")
     parser.add_argument("--dry-run", action="store_true", help="print the resolved space and resources, start nothing")
+    parser.add_argument(
+        "--rebuild-study", action="store_true", help="with --resume: make a damaged study from its trials' results"
+    )
     arguments = parser.parse_args()
+    if arguments.rebuild_study and not arguments.resume:
+        parser.error("argument --rebuild-study: goes with --resume")
     if arguments.resume and arguments.name:
         parser.error("argument --name: a resumed sweep keeps its name")
     if arguments.resume and arguments.config:
@@ -44,9 +51,10 @@ def main() -> int:
         _check_storage_only(arguments.set)
         storage = assigned_storage(arguments.set)
         with at_home(storage), SWEEPS.resume(storage, arguments.resume, alone=not arguments.dry_run) as folder:
-            return _run(
-                read_begun(storage, folder, trials=arguments.trials, trust_code=arguments.trust_code), folder, arguments
-            )
+            spec = read_begun(storage, folder, trials=arguments.trials, trust_code=arguments.trust_code)
+            if not arguments.dry_run:
+                check_budget(spec, _study(spec, folder, rebuild=arguments.rebuild_study))
+            return _run(spec, folder, arguments)
     spec = read_sweep(
         arguments.search,
         arguments.set,
@@ -95,6 +103,12 @@ def _kept_in(folder: Path | None, spec: SweepSpec, arguments: Namespace) -> Iter
         if arguments.trials is not None:
             SWEEPS.write(storage, folder, spec.to_dict())
         yield folder
+
+
+def _study(spec: SweepSpec, folder: Path, *, rebuild: bool) -> SweepStudy:
+    if not rebuild:
+        return open_study(spec, folder)
+    return rebuild_study(folder, lambda place: open_study(spec, place), spec.space, spec.config)
 
 
 def _check_storage_only(assignments: Sequence[str]) -> None:

@@ -9,6 +9,7 @@ from promptfleet.comparison.spec import read_comparison
 from promptfleet.config import StorageConfig
 from promptfleet.search.folders import COMPARISONS, SWEEPS
 from promptfleet.search.spec import parse_sweep
+from promptfleet.search.sweep import open_study
 from tests.samples import write_dtd
 
 SPACE = "space: {experts: {int: [1, 9]}}\n"
@@ -243,3 +244,26 @@ def test_a_second_driver_of_a_comparison_is_refused_before_anything_is_written(j
         refused(outcome, "comparisons/mine: another process is at work there")
         assert everything(tmp_path) == before
         assert not (tmp_path / "out").exists()
+
+
+def test_a_damaged_study_is_refused_before_ray_is_started(job, tmp_path):
+    sweep = parse_sweep({"space": {"experts": {"int": [1, 9]}}, "trials": 4}, source="test")
+    comparison = read_comparison(None, [], methods=("promptfl", "coop"), seeds=(0,))
+    for name, shelf, spec in (("tune.py", SWEEPS, sweep), ("compare.py", COMPARISONS, comparison)):
+        with begun(shelf, tmp_path, spec) as folder:
+            (folder / "study.db").write_text("this is no database " * 100)
+        refused(job(name, "--resume", "mine"), "study.db is damaged (file is not a database)", "--rebuild-study")
+    refused(job("tune.py", "--search", "x", "--rebuild-study"), "argument --rebuild-study: goes with --resume")
+
+
+def test_fewer_trials_than_have_ended_are_refused(job, tmp_path):
+    spec = parse_sweep({"space": {"experts": {"int": [1, 9]}}, "trials": 4}, source="test")
+    with begun(SWEEPS, tmp_path, spec) as folder:
+        study = open_study(spec, folder)
+        for _ in range(3):
+            study.fail(study.next_proposal().number, "why")
+    before = (folder / "sweep.yaml").read_text()
+    refused(
+        job("tune.py", "--resume", "mine", "--trials", "2"), "--trials 2: 3 trials of this sweep have ended already"
+    )
+    assert (folder / "sweep.yaml").read_text() == before

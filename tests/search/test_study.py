@@ -3,6 +3,7 @@
 import re
 import shutil
 import sqlite3
+from contextlib import contextmanager
 
 import pytest
 from optuna.trial import TrialState
@@ -11,7 +12,8 @@ from sqlalchemy import event
 from promptfleet.errors import DataError
 from promptfleet.search.space import Choice, FloatRange, IntRange
 from promptfleet.search.spec import SweepSettings
-from promptfleet.search.study import FILE, SweepStudy
+from promptfleet.search.study import SweepStudy
+from promptfleet.search.study_file import FILE
 
 SPACE = {"experts": IntRange(1, 9), "tau": FloatRange(0.01, 1.0, log=True), "length": Choice((4, 8, 16))}
 ROUNDS = 9
@@ -234,7 +236,7 @@ def test_a_full_disk_is_waited_for(study, monkeypatch, caplog):
     limit_database(study, 1)
     study.fail(number, LONG)
     assert waited == [0.5, 1.0, 2.0]
-    assert caplog.text.count("study.db cannot be used (database or disk is full); trying again") == 3
+    assert caplog.text.count("study.db cannot be used (database or disk is full); retrying") == 1
     trial = study.trials()[number]
     assert (trial.state, trial.user_attrs["error"]) == (TrialState.FAIL, LONG)
     study.require_written()
@@ -242,7 +244,7 @@ def test_a_full_disk_is_waited_for(study, monkeypatch, caplog):
 
 def test_a_disk_that_stays_full_is_one_line(study, monkeypatch):
     (number,) = ask_and_report(study, 1, 0.4)
-    monkeypatch.setattr("promptfleet.search.study.PATIENCE_S", 0.0)
+    monkeypatch.setattr("promptfleet.search.study_file.PATIENCE_S", 0.0)
     limit_database(study, 1)
     with pytest.raises(
         DataError, match=r"^the study .*study\.db cannot be used \(database or disk is full\); --resume"
@@ -253,15 +255,63 @@ def test_a_disk_that_stays_full_is_one_line(study, monkeypatch):
     assert not study.has_ended(number)
 
 
-@pytest.mark.parametrize("damage", ["no database", "another version"])
-def test_a_study_that_cannot_be_opened_is_one_line(tmp_path, study, damage):
-    if damage == "no database":
-        (tmp_path / FILE).write_text("this is no database " * 100)
-    else:
-        with sqlite3.connect(tmp_path / FILE) as database:
-            database.execute("update alembic_version set version_num = 'v99.0.0.a'")
-            database.execute("update version_info set schema_version = 99")
-    with pytest.raises(DataError, match=rf"^the study {tmp_path}/{FILE} cannot be used: .*(not a database|version)"):
+@pytest.fixture
+def locked(monkeypatch, tmp_path):
+    """``with locked():`` another process has the database; it lets go while somebody waits for the second time."""
+    monkeypatch.setattr("promptfleet.search.study_file.BUSY_S", 0.01)
+
+    @contextmanager
+    def lock():
+        other = sqlite3.connect(tmp_path / FILE, isolation_level=None)
+        other.execute("begin exclusive")
+        waited = []
+
+        def sleep(seconds):
+            waited.append(seconds)
+            if len(waited) == 2:
+                other.rollback()
+
+        monkeypatch.setattr("promptfleet.tracking.outages.time.sleep", sleep)
+        yield
+        other.close()
+        assert waited == [0.5, 1.0]
+
+    return lock
+
+
+@pytest.mark.parametrize(
+    "access",
+    [
+        lambda study: study.next_proposal().number == 1,
+        lambda study: not study.has_ended(0),
+        lambda study: study.rounds_reported(0) == 2,
+        lambda study: study.trials_left() == 20,
+        lambda study: not study.is_over(),
+        lambda study: not study.should_stop(0, 2),
+        lambda study: len(study.trials()) == 1,
+        lambda study: study.report(0, 3, 0.5) is None,
+    ],
+)
+def test_every_access_waits_for_a_lock(tmp_path, locked, access):
+    study = SweepStudy(tmp_path, SPACE, SweepSettings(trials=20), ROUNDS)
+    ask_and_report(study, 1, 0.4)
+    study.report(0, 2, 0.4)
+    with locked():
+        assert access(study)
+
+
+def test_opening_waits_for_a_lock(tmp_path, study, locked, caplog):
+    with locked():
+        again = SweepStudy(tmp_path, SPACE, SweepSettings(trials=20), ROUNDS)
+    assert again.next_proposal().number == 0
+    assert caplog.text.count("study.db cannot be used (database is locked); retrying for up to 600 s") == 1
+
+
+def test_a_study_of_another_version_is_one_line(tmp_path, study):
+    with sqlite3.connect(tmp_path / FILE) as database:
+        database.execute("update alembic_version set version_num = 'v99.0.0.a'")
+        database.execute("update version_info set schema_version = 99")
+    with pytest.raises(DataError, match=rf"^the study {tmp_path}/{FILE} cannot be used: .*version"):
         SweepStudy(tmp_path, SPACE, SweepSettings(trials=20), ROUNDS)
 
 

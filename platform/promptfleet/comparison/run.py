@@ -9,20 +9,19 @@ from typing import Any
 from promptfleet.comparison.fairness import ComparisonError, check_same_conditions
 from promptfleet.comparison.report import ComparisonReport, make_report
 from promptfleet.comparison.spec import ComparisonSpec
+from promptfleet.comparison.studies import comparison_study, tuned_values, tuning_folder
 from promptfleet.config import FederationConfig
 from promptfleet.federation.prepare import Prepared, prepare
 from promptfleet.federation.ray_session import local_gpu_bytes
 from promptfleet.federation.reports import FederationSummary
 from promptfleet.federation.resources import Node, Shares, announce_gpus, plan_shares
-from promptfleet.search.space import Choice
-from promptfleet.search.spec import SweepSettings, SweepSpec
+from promptfleet.search.spec import SweepSpec
 from promptfleet.search.stage import Stage
-from promptfleet.search.study import SweepStudy
-from promptfleet.search.sweep import finish_sweep, trial_records, trial_summary
+from promptfleet.search.sweep import finish_sweep, open_study, trial_summary
 from promptfleet.tracking.comparison_run import ComparisonRun
 from promptfleet.tracking.outages import persistently
 from promptfleet.tracking.store import TrackingStore
-from promptfleet.tracking.sweep_run import SweepRun, best_trial
+from promptfleet.tracking.sweep_run import SweepRun
 from promptfleet.tracking.writer import BackgroundWriter
 
 logger = logging.getLogger(__name__)
@@ -47,11 +46,11 @@ class Tuning:
 
     def best(self) -> dict[str, Any]:
         """The searched values of the highest validation accuracy; none, with a warning, if every trial failed."""
-        trial = best_trial(trial_records(self.sweep, self.stage.folder, self.stage.study))
-        if trial is None:
+        values = tuned_values(self.sweep, self.stage.folder, self.stage.study)
+        if values is None:
             logger.warning("%s: no trial came to its end, so the method is compared as it is", self.stage.name)
             return {}
-        return dict(trial.params)
+        return values
 
 
 def plan_comparison(spec: ComparisonSpec, nodes: Sequence[Node]) -> Shares:
@@ -77,7 +76,7 @@ def run_comparison(
         ComparisonError: no federation came to its end, or the methods did not have the same clients and settings.
     """
     announce_gpus(plan_comparison(spec, nodes), prepared.weights_bytes(), local_gpu_bytes())
-    store = TrackingStore.open(next(spec.configs()).storage.folder)
+    store = persistently(lambda: TrackingStore.open(next(spec.configs()).storage.folder))
     with BackgroundWriter() as writer:
         report = _run_tracked(spec, folder, prepared, nodes, store, writer, reference=reference)
     return ComparisonOutcome(report, report is None, store.ui_hint, writer.last_reason)
@@ -125,24 +124,15 @@ def _run_tracked(
 
 
 def _tuning(method: str, sweep: SweepSpec, folder: Path, store: TrackingStore, run: ComparisonRun) -> Tuning:
-    mine = folder / "tuning" / method
+    mine = tuning_folder(folder, method)
     mine.mkdir(parents=True, exist_ok=True)
-    config = sweep.base_config()
-    study = SweepStudy(mine, sweep.space, sweep.settings, config.rounds, sweep.first_params())
-    parent = SweepRun.start(
-        store,
-        config,
-        key=f"{run.key}/tune/{method}",
-        name=f"tune {method}",
-        search=sweep.to_dict(),
-        parent=run.living_id,
-    )
+    config, study = sweep.base_config(), open_study(sweep, mine)
+    about = {"key": f"{run.key}/tune/{method}", "name": f"tune {method}", "search": sweep.to_dict()}
+    parent = persistently(lambda: SweepRun.start(store, config, parent=run.living_id, **about))
     return Tuning(sweep, Stage(f"tune {method}", mine, study, sweep.config, parent, config.storage))
 
 
 def _comparison(spec: ComparisonSpec, folder: Path, run: ComparisonRun, tunings: Mapping[str, Tuning]) -> Stage:
-    space = {"seed": Choice(spec.seeds), "method": Choice(spec.methods)}
-    settings = SweepSettings(sampler="grid", trials=len(spec.seeds) * len(spec.methods))
     best: dict[str, dict[str, Any]] = {}
 
     def config(params: Mapping[str, Any]) -> FederationConfig:
@@ -151,8 +141,7 @@ def _comparison(spec: ComparisonSpec, folder: Path, run: ComparisonRun, tunings:
             best[method] = tunings[method].best()
         return spec.config(method, params["seed"], best.get(method))
 
-    study = SweepStudy(folder, space, settings, next(spec.configs()).rounds)
-    return Stage("compare", folder, study, config, run, next(spec.configs()).storage)
+    return Stage("compare", folder, comparison_study(spec, folder), config, run, next(spec.configs()).storage)
 
 
 def _results(stage: Stage) -> tuple[dict[tuple[str, int], FederationSummary], list[str]]:

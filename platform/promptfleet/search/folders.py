@@ -112,6 +112,11 @@ def trial_folder(folder: str | Path, number: int) -> Path:
     return Path(folder) / "trials" / f"{number:03d}"
 
 
+def trial_numbers(folder: str | Path) -> list[int]:
+    """Return the numbers of the trials that have a folder."""
+    return sorted(int(path.name) for path in Path(folder).glob("trials/*") if path.name.isdecimal() and path.is_dir())
+
+
 def read_begun(
     storage: StorageConfig, folder: Path, *, trials: int | None = None, trust_code: bool = False
 ) -> SweepSpec:

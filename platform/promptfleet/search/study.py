@@ -7,6 +7,7 @@ are functions of what is on disk and of the sweep's seed, so a sweep that was ki
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from datetime import datetime
 from functools import wraps
 from pathlib import Path
 from typing import Any, TypeVar
@@ -20,37 +21,23 @@ from optuna.distributions import (
     IntDistribution,
 )
 from optuna.trial import FrozenTrial, TrialState, create_trial
-from sqlalchemy.exc import SQLAlchemyError
 
-from promptfleet.databases import sqlite_address
-from promptfleet.errors import DataError
 from promptfleet.search.importances import hyperparameter_importances
 from promptfleet.search.space import Choice, IntRange, Parameter
 from promptfleet.search.spec import SweepSettings, grid_points
-from promptfleet.tracking.outages import cause, is_outage, persistently
+from promptfleet.search.study_file import StudyFile
 
-FILE = "study.db"
-STUDY = "sweep"
-PATIENCE_S = 600.0  # with a full disk or a locked database
-
-Write = TypeVar("Write", bound=Callable[..., Any])
+Access = TypeVar("Access", bound=Callable[..., Any])
 
 
-def patient(write: Write) -> Write:
-    """A method of ``SweepStudy`` that waits while its database cannot be written, and gives up in one line."""
+def patient(access: Access) -> Access:
+    """Make a method of ``SweepStudy`` wait while its database cannot be used, and give up in one line."""
 
-    @wraps(write)
-    def written(self: "SweepStudy", *arguments: Any) -> Any:
-        store = f"the study {self._path}"
-        try:
-            return persistently(lambda: write(self, *arguments), store=store, patience_s=PATIENCE_S)
-        except Exception as error:
-            if not is_outage(error):
-                raise
-            self._unwritten = DataError(f"{store} cannot be used ({cause(error)}); --resume goes on once it can")
-            raise self._unwritten from None
+    @wraps(access)
+    def patiently(self: "SweepStudy", *arguments: Any, **options: Any) -> Any:
+        return self._file.patiently(lambda: access(self, *arguments, **options))
 
-    return written
+    return patiently
 
 
 @dataclass(frozen=True)
@@ -68,12 +55,13 @@ class Proposal:
 class SweepStudy:
     """An Optuna study that maximizes, with early stopping by asynchronous successive halving (ASHA).
 
-    Every write is safe to repeat: a round reported twice and a trial told twice change nothing. One that the database
-    does not take, on a full disk for example, is tried again for ten minutes; then DataError is raised. first_params
-    are values that the first trial has instead of drawing them.
+    Every access is safe to repeat: a round reported twice and a trial told twice change nothing. One that fails, on a
+    full disk or while somebody locks the database, is repeated for ten minutes. first_params are values that the first
+    trial has instead of drawing them.
 
     Raises:
-        DataError: the database cannot be opened.
+        DataError: by each method too, the database cannot be used for ten minutes.
+        DamagedStudy: the same, it is not what was written.
     """
 
     def __init__(
@@ -91,15 +79,14 @@ class SweepStudy:
         self._settings = settings
         self._milestones = _milestones(settings, rounds)
         optuna.logging.set_verbosity(optuna.logging.WARNING)
-        self._path = Path(folder).absolute() / FILE
-        self._unwritten: DataError | None = None
-        self._study = _open(self._path)
+        self._file = StudyFile(Path(folder))
+        self._study = self._file.study
         self._handed_out: set[int] = set()
 
     @patient
     def next_proposal(self) -> Proposal | None:
         """A trial that was begun and not finished, or a new one; None once the budget is spent."""
-        trials = self._study.get_trials(deepcopy=False)
+        trials = self._trials()
         for trial in trials:
             if not trial.state.is_finished() and trial.number not in self._handed_out:
                 return self._hand_out(trial)
@@ -112,15 +99,18 @@ class SweepStudy:
         """Have a trial that has not ended handed out again."""
         self._handed_out.discard(number)
 
+    @patient
     def has_ended(self, number: int) -> bool:
         return self._trial(number).state.is_finished()
 
+    @patient
     def rounds_reported(self, number: int) -> int:
         return len(self._trial(number).intermediate_values)
 
+    @patient
     def trials_left(self) -> int:
         """How many trials of the budget have not ended, those that have not begun included."""
-        ended = sum(trial.state.is_finished() for trial in self._study.get_trials(deepcopy=False))
+        ended = sum(trial.state.is_finished() for trial in self._trials())
         return max(0, self._settings.trials - ended)
 
     def is_over(self) -> bool:
@@ -133,15 +123,18 @@ class SweepStudy:
         if not trial.state.is_finished() and round_index not in trial.intermediate_values:
             self._live(trial).report(value, round_index)
 
+    @patient
     def should_stop(self, number: int, round_index: int) -> bool:
         """Whether the trial is not among the best at this rung, judged by those that got here before.
 
         Rungs are rounds grace * factor^k; at each the trial must reach the (1 - 1/factor) quantile of the others'
         values there. Source: Li et al., "A System for Massively Parallel Hyperparameter Tuning" (arXiv:1810.05934).
         """
+        return self._falls_behind(self._trials(), number, round_index)
+
+    def _falls_behind(self, trials: Sequence[FrozenTrial], number: int, round_index: int) -> bool:
         if round_index not in self._milestones:
             return False
-        trials = self._study.get_trials(deepcopy=False)
         others = [t.intermediate_values[round_index] for t in trials if _reached(t, round_index) and t.number != number]
         if not others:
             return False
@@ -167,11 +160,38 @@ class SweepStudy:
 
     def require_written(self) -> None:
         """Raise DataError if something could not be written, which Ray Tune passes on as an error of its own."""
-        if self._unwritten is not None:
-            raise self._unwritten
+        if self._file.failure is not None:
+            raise self._file.failure
 
+    @patient
     def trials(self) -> list[FrozenTrial]:
-        return self._study.get_trials(deepcopy=False)
+        return self._trials()
+
+    @patient
+    def restore(
+        self, params: Mapping[str, Any] | None, values: Sequence[float] = (), *, complete: bool = False
+    ) -> None:
+        """Add the next trial as it once was: its ``params``, and the objective after each of its rounds.
+
+        It has ended where it is ``complete``, or where it would be stopped after its last round beside the trials
+        before it. Without params it is what would be proposed next, and has not been run.
+        """
+        trials = self._trials()
+        if params is None:
+            self._study.add_trial(self._propose(trials))
+            return
+        reported = dict(enumerate(values, start=1))
+        trial = create_trial(
+            state=TrialState.RUNNING, params=dict(params), distributions=self._space, intermediate_values=reported
+        )
+        trial.number = len(trials)
+        if complete:
+            trial.state = TrialState.COMPLETE
+        elif reported and self._falls_behind([*trials, trial], trial.number, len(values)):
+            trial.state = TrialState.PRUNED
+        if trial.state.is_finished():
+            trial.value, trial.datetime_complete = values[-1], datetime.now()
+        self._study.add_trial(trial)
 
     def importances(self) -> dict[str, float] | None:
         """Return how much each searched key explains of the objective, see ``hyperparameter_importances``."""
@@ -179,6 +199,8 @@ class SweepStudy:
 
     def _propose(self, trials: Sequence[FrozenTrial]) -> FrozenTrial:
         """The trial after ``trials``, to be written in one piece; Optuna's ``ask`` writes parameter by parameter."""
+        if self._grid is not None:
+            return create_trial(state=TrialState.RUNNING, params=self._grid[len(trials)], distributions=self._space)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
             draft = optuna.create_study(direction="maximize", sampler=self._sampler(len(trials)))
@@ -187,8 +209,6 @@ class SweepStudy:
         return create_trial(state=TrialState.RUNNING, params=asked.params, distributions=self._space)
 
     def _sampler(self, number: int) -> optuna.samplers.BaseSampler:
-        if self._grid is not None:
-            return optuna.samplers.PartialFixedSampler(self._grid[number], optuna.samplers.RandomSampler())
         seed = int(np.random.SeedSequence([self._settings.seed, number]).generate_state(1)[0])
         sampler = optuna.samplers.TPESampler(seed=seed, n_startup_trials=self._settings.startup_trials)
         if number == 0 and self._first_params:
@@ -200,28 +220,17 @@ class SweepStudy:
         return Proposal(trial.number, dict(trial.params), max(0, max(trial.intermediate_values, default=0) - 1))
 
     def _tell(self, number: int, state: TrialState, value: float | None = None) -> None:
-        if not self.has_ended(number):
+        if not self._trial(number).state.is_finished():
             self._study.tell(number, value, state=state)
 
+    def _trials(self) -> list[FrozenTrial]:
+        return self._study.get_trials(deepcopy=False)
+
     def _trial(self, number: int) -> FrozenTrial:
-        return self._study.get_trials(deepcopy=False)[number]
+        return self._trials()[number]
 
     def _live(self, trial: FrozenTrial) -> optuna.Trial:
         return optuna.Trial(self._study, trial._trial_id)
-
-
-def _open(path: Path) -> optuna.Study:
-    """Open the study in a file, new or continued. Raises DataError if it cannot be used."""
-    try:
-        return optuna.create_study(
-            study_name=STUDY,
-            storage=optuna.storages.RDBStorage(sqlite_address(path)),
-            direction="maximize",
-            load_if_exists=True,
-            pruner=optuna.pruners.NopPruner(),
-        )
-    except (SQLAlchemyError, optuna.exceptions.OptunaError, RuntimeError) as error:  # RuntimeError: another Optuna's
-        raise DataError(f"the study {path} cannot be used: {cause(error)}") from error
 
 
 def _milestones(settings: SweepSettings, rounds: int) -> set[int]:

@@ -8,7 +8,7 @@ from pathlib import Path
 from optuna.trial import FrozenTrial
 
 from promptfleet.config import FederationConfig
-from promptfleet.errors import DataError
+from promptfleet.errors import ConfigError, DataError
 from promptfleet.federation.prepare import Prepared, prepare
 from promptfleet.federation.ray_session import local_gpu_bytes
 from promptfleet.federation.reports import FederationSummary
@@ -52,6 +52,21 @@ def prepare_sweep(spec: SweepSpec) -> Prepared:
     return prepare(*spec.extreme_configs())
 
 
+def open_study(spec: SweepSpec, folder: Path) -> SweepStudy:
+    """Open the sweep's study in ``folder``, a new one where there is none. Raises DataError, see ``SweepStudy``."""
+    return SweepStudy(folder, spec.space, spec.settings, spec.base_config().rounds, spec.first_params())
+
+
+def check_budget(spec: SweepSpec, study: SweepStudy) -> None:
+    """Raise ConfigError where more trials have ended than the sweep may have."""
+    ended = sum(trial.state.is_finished() for trial in study.trials())
+    if ended > spec.settings.trials:
+        raise ConfigError(
+            f"--trials {spec.settings.trials}: {ended} trials of this sweep have ended already; give more than that, "
+            f"or {ended} to end it as it is"
+        )
+
+
 def run_sweep(spec: SweepSpec, folder: Path, prepared: Prepared, nodes: Sequence[Node]) -> SweepOutcome:
     """Run the trials of the sweep in ``folder`` that are not finished yet, and write all of it to MLflow.
 
@@ -62,8 +77,8 @@ def run_sweep(spec: SweepSpec, folder: Path, prepared: Prepared, nodes: Sequence
 
     announce_gpus(plan_sweep(spec, nodes), prepared.weights_bytes(), local_gpu_bytes())
     config = spec.base_config()
-    store = TrackingStore.open(config.storage.folder)
-    study = SweepStudy(folder, spec.space, spec.settings, config.rounds, spec.first_params())
+    store = persistently(lambda: TrackingStore.open(config.storage.folder))
+    study = open_study(spec, folder)
     with BackgroundWriter() as writer:
         sweep = persistently(
             lambda: SweepRun.start(store, config, key=f"sweep/{folder.name}", name=folder.name, search=spec.to_dict())

@@ -21,12 +21,17 @@ def is_outage(error: BaseException) -> bool:
     from sqlalchemy.exc import OperationalError
 
     outages = (sqlite3.OperationalError, OperationalError, ConnectionError, TimeoutError)
-    return any(isinstance(one, outages) for one in _chain(error))
+    return any(isinstance(one, outages) for one in causes(error))
+
+
+def is_damage(error: BaseException) -> bool:
+    """Return whether SQLite says that a file is no database, or malformed: its errors of no more special type."""
+    return any(type(one) is sqlite3.DatabaseError for one in causes(error))
 
 
 def cause(error: BaseException) -> str:
     """The first line of what lies at the bottom of the error."""
-    *_, last = _chain(error)
+    *_, last = causes(error)
     return first_line(last)
 
 
@@ -37,7 +42,8 @@ def reason(error: BaseException) -> str:
     return cause(error) if is_outage(error) else f"{first_line(error)} ({type(error).__name__})"
 
 
-def _chain(error: BaseException | None) -> Iterator[BaseException]:
+def causes(error: BaseException | None) -> Iterator[BaseException]:
+    """Yield the error, what it was raised from, and so on."""
     while error is not None:
         yield error
         error = error.__cause__ or error.__context__

@@ -19,7 +19,7 @@ from promptfleet.errors import first_line
 from promptfleet.escaping import encodable
 from promptfleet.tracking.descriptions import EXPERIMENT_NOTE, NOTE_TAG
 from promptfleet.tracking.errors import TrackingError
-from promptfleet.tracking.outages import PATIENCE_S
+from promptfleet.tracking.outages import PATIENCE_S, cause, is_damage
 from promptfleet.tracking.tracked_run import TrackedRun
 
 if TYPE_CHECKING:
@@ -73,6 +73,11 @@ class TrackingStore:
         except (OSError, sqlite3.Error, MlflowException, SQLAlchemyError, CommandError) as error:
             if isinstance(error, CommandError) or "database schema" in str(error):
                 raise TrackingError(_other_version(file)) from error
+            if is_damage(error):
+                raise TrackingError(
+                    f"{file} is damaged ({cause(error)}); move it away, and --resume writes the results on disk to a "
+                    "new one"
+                ) from error
             raise TrackingError(f"{file} cannot be used for tracking: {first_line(error)}") from error
 
     @property

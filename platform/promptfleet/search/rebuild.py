@@ -1,0 +1,104 @@
+"""A study built again from what its trials left on disk, where its own database is damaged or gone."""
+
+import json
+import logging
+import os
+import shutil
+from collections.abc import Callable, Mapping
+from itertools import count
+from pathlib import Path
+from typing import Any
+
+from optuna.trial import TrialState
+
+from promptfleet.config import FederationConfig, flatten
+from promptfleet.errors import PromptfleetError
+from promptfleet.federation.reports import FederationSummary
+from promptfleet.federation.storage.checkpoint import load_snapshot
+from promptfleet.federation.storage.stored import RESULT_FILE, load_summary
+from promptfleet.search.folders import trial_folder, trial_numbers
+from promptfleet.search.space import Parameter
+from promptfleet.search.study import SweepStudy
+from promptfleet.search.study_file import FILE
+
+logger = logging.getLogger(__name__)
+
+BESIDE = "study.rebuilt"  # a folder, which is gone when all is done
+_JOURNAL = f"{FILE}-journal"
+
+
+def rebuild_study(
+    folder: Path,
+    open_in: Callable[[Path], SweepStudy],
+    space: Mapping[str, Parameter],
+    config: Callable[[Mapping[str, Any]], FederationConfig],
+) -> SweepStudy:
+    """Return the study in ``folder``, made from the results of its trials where its database cannot be used.
+
+    ``open_in`` opens the study in a folder, ``config`` gives the federation of a trial's params. Which trials were
+    stopped early is decided again, in the order of their numbers. A trial without a result is proposed again; what its
+    folder holds of another federation is put aside, and so is the old database.
+    """
+    try:
+        study = open_in(folder)
+    except PromptfleetError as error:
+        logger.info("%s", error)
+    else:
+        logger.info("%s: there is nothing to rebuild", folder / FILE)
+        return study
+    beside = folder / BESIDE
+    shutil.rmtree(beside, ignore_errors=True)
+    beside.mkdir()
+    study = open_in(beside)
+    for number in range(max(trial_numbers(folder), default=-1) + 1):
+        _restore(study, trial_folder(folder, number), space, config)
+    states = [trial.state for trial in study.trials()]
+    for name in (_JOURNAL, FILE):  # a journal left would be taken for the new one's
+        if (folder / name).exists():
+            (folder / name).rename(_free_name(folder, f"{name}.damaged"))
+    os.replace(beside / FILE, folder / FILE)
+    shutil.rmtree(beside)
+    logger.info(
+        "%s: rebuilt with %d trials, %d of them complete and %d stopped early",
+        *(folder / FILE, len(states), states.count(TrialState.COMPLETE), states.count(TrialState.PRUNED)),
+    )
+    return open_in(folder)
+
+
+def _restore(
+    study: SweepStudy,
+    folder: Path,
+    space: Mapping[str, Parameter],
+    config: Callable[[Mapping[str, Any]], FederationConfig],
+) -> None:
+    try:
+        params = _params(folder, space)
+        wanted = config(params)
+        summary: FederationSummary | None = load_summary(folder, wanted.fingerprint())
+    except (OSError, ValueError, LookupError, TypeError, AttributeError, RecursionError, PromptfleetError) as error:
+        logger.warning("%s: has no result that can be used (%s); the trial is run again", folder, error)
+        summary = None
+    if summary is not None:
+        values = [report.honest_val_accuracy for report in summary.rounds]
+        study.restore(params, values, complete=len(values) == wanted.rounds)
+        return
+    study.restore(None)
+    proposed = study.trials()[-1].params
+    try:
+        load_snapshot(folder, config(proposed).fingerprint())
+    except PromptfleetError:
+        folder.rename(_free_name(folder.parent, f"{folder.name}.other"))
+
+
+def _params(folder: Path, space: Mapping[str, Parameter]) -> dict[str, Any]:
+    """Return the searched values of a trial from its result. Raises ValueError, LookupError and the like."""
+    values = flatten(json.loads((folder / RESULT_FILE).read_text())["config"])
+    for key, parameter in space.items():
+        if not parameter.contains(values[key]):
+            raise ValueError(f"{key}={values[key]} is not searched")
+    return {key: values[key] for key in space}
+
+
+def _free_name(folder: Path, name: str) -> Path:
+    names = (folder / (name if number == 1 else f"{name}-{number}") for number in count(1))
+    return next(path for path in names if not path.exists())

@@ -1,0 +1,169 @@
+"""A study whose database is damaged: said in one line, and made again from what its trials left."""
+
+import shutil
+from dataclasses import replace
+
+import pytest
+from optuna.trial import TrialState
+
+from promptfleet.federation.rounds import Snapshot
+from promptfleet.federation.storage.checkpoint import save_snapshot
+from promptfleet.search.folders import trial_folder
+from promptfleet.search.rebuild import BESIDE, rebuild_study
+from promptfleet.search.spec import parse_sweep
+from promptfleet.search.study import SweepStudy
+from promptfleet.search.study_file import FILE, DamagedStudy
+from promptfleet.search.sweep import open_study
+from tests.tracking.values import make_result
+
+SPEC = parse_sweep(
+    {
+        "trials": 10,
+        "startup_trials": 3,
+        "grace_rounds": 2,
+        "federation": {"rounds": 9},
+        "space": {
+            "experts": {"int": [1, 9]},
+            "lambda": {"float": [0.1, 2.0], "log": True},
+            "prompt_length": {"choice": [4, 8, 16]},
+        },
+    },
+    source="test",
+)
+
+
+def accuracy(params, round_index):
+    return (params["experts"] / 20 - abs(params["lambda"] - 0.5) / 10) * round_index / 9
+
+
+def run_trials(folder, *, stop_after: int) -> SweepStudy:
+    """As the driver does: rounds are in a trial's result before the study knows of them. The last trial is cut off."""
+    study = open_study(SPEC, folder)
+    for _ in range(stop_after):
+        number, params = (proposal := study.next_proposal()).number, proposal.params
+        for round_index in range(1, 10):
+            write_result(folder, number, params, round_index)
+            study.report(number, round_index, accuracy(params, round_index))
+            if number == stop_after - 1 and round_index == 1:
+                return study
+            if study.should_stop(number, round_index):
+                study.prune(number)
+                break
+        else:
+            study.complete(number, accuracy(params, 9))
+    raise AssertionError
+
+
+def write_result(folder, number, params, rounds):
+    result = make_result(SPEC.config(params), rounds=rounds)
+    reports = [replace(report, honest_val_accuracy=accuracy(params, report.round)) for report in result.rounds]
+    path = trial_folder(folder, number) / "result.json"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(replace(result, rounds=reports).to_json())
+
+
+def rows(study):
+    return [(t.number, t.state, t.params, t.value, t.intermediate_values) for t in study.trials()]
+
+
+def rebuild(folder):
+    return rebuild_study(folder, lambda place: open_study(SPEC, place), SPEC.space, SPEC.config)
+
+
+@pytest.fixture(scope="module")
+def begun(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("begun")
+    return folder, rows(run_trials(folder, stop_after=6))
+
+
+@pytest.fixture
+def folder(begun, tmp_path):
+    return shutil.copytree(begun[0], tmp_path / "sweep")
+
+
+def cut_off(file):
+    file.write_bytes(file.read_bytes()[: file.stat().st_size // 2])
+
+
+def overwrite(file):
+    content = bytearray(file.read_bytes())
+    content[4096 : len(content) - 4096] = b"\x5a" * (len(content) - 8192)
+    file.write_bytes(content)
+
+
+def restore_backup(file):
+    """That of a sweep which had not begun yet."""
+    backup = file.parent.parent / "backup"
+    backup.mkdir()
+    open_study(SPEC, backup)
+    (backup / FILE).replace(file)
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        cut_off,
+        overwrite,
+        restore_backup,
+        lambda file: file.write_text("this is no database " * 100),
+        lambda file: file.write_bytes(b""),
+        lambda file: file.unlink(),
+    ],
+    ids=["cut off", "overwritten", "an old backup", "no database", "empty", "gone"],
+)
+def test_a_damaged_study_is_one_line_and_is_rebuilt_row_by_row(begun, folder, damage):
+    assert {row[1] for row in begun[1]} == {TrialState.COMPLETE, TrialState.PRUNED, TrialState.RUNNING}
+    damage(folder / FILE)
+    saved = r"; 6 of its trials have their results on disk: give --rebuild-study with --resume to use them$"
+    with pytest.raises(DamagedStudy, match=rf"^the study {folder}/{FILE} is damaged \(.+\){saved}"):
+        open_study(SPEC, folder)
+    assert rows(rebuild(folder)) == begun[1]
+    assert rows(open_study(SPEC, folder)) == begun[1]
+    kept = {path.name for path in folder.iterdir()} - {f"{FILE}.damaged"}
+    assert kept == {FILE, "trials"}
+
+
+def test_a_study_in_order_is_left_as_it_is(begun, folder):
+    before = (folder / FILE).read_bytes()
+    assert rows(rebuild(folder)) == begun[1]
+    assert (folder / FILE).read_bytes() == before
+
+
+def test_a_trial_without_a_result_is_proposed_again(begun, folder, caplog):
+    (folder / FILE).unlink()
+    (trial_folder(folder, 2) / "result.json").write_text("{")
+    shutil.rmtree(trial_folder(folder, 4))
+    found = rows(rebuild(folder))
+    assert [row[2] for row in found] == [row[2] for row in begun[1]], "the same, since those before it are"
+    assert [row[1] for row in found if row[0] in (2, 4)] == [TrialState.RUNNING] * 2
+    assert "trials/002: has no result that can be used" in caplog.text
+    assert trial_folder(folder, 2).exists(), "which may have checkpoints of this very federation"
+
+
+def test_what_a_folder_holds_of_another_federation_is_put_aside(folder):
+    (folder / FILE).unlink()
+    (trial_folder(folder, 0) / "result.json").unlink()
+    save_snapshot(trial_folder(folder, 0), Snapshot({}, {}, make_result(rounds=1).rounds, []), "another")
+    rebuild(folder)
+    assert not trial_folder(folder, 0).exists()
+    assert (folder / "trials" / "000.other" / "checkpoints").is_dir()
+
+
+def test_killed_meanwhile_the_old_study_is_there_and_can_be_rebuilt(begun, folder, monkeypatch):
+    cut_off(folder / FILE)
+    before = (folder / FILE).read_bytes()
+    restore, calls = SweepStudy.restore, []
+
+    def killed(study, *arguments, **options):
+        calls.append(1)
+        if len(calls) == 3:
+            raise KeyboardInterrupt
+        restore(study, *arguments, **options)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(SweepStudy, "restore", killed)
+        with pytest.raises(KeyboardInterrupt):
+            rebuild(folder)
+    assert (folder / FILE).read_bytes() == before
+    assert (folder / BESIDE).exists()
+    assert rows(rebuild(folder)) == begun[1]

@@ -263,8 +263,10 @@ class FederationConfig(Section):
         "end", description="where the class name stands in the context"
     )
     class_specific_context: bool = Field(False, description="a context of its own for each class")
-    precision: Literal["float32", "bfloat16", "float16"] = Field(
-        "float32", description="of the text tower's arithmetic; what is trained stays in float32"
+    precision: Literal["float32", "tf32", "bfloat16", "float16"] = Field(
+        "float32",
+        description="of the text tower's arithmetic; what is trained stays in float32. tf32: float32 whose products "
+        "on a GPU are of fewer digits, also outside of the tower",
     )
     prompt_lr: float = Field(0.02, gt=0)
     momentum: float = Field(0.9, ge=0, lt=1)

@@ -4,6 +4,7 @@ Clients, and the encoding of images, follow ``runtime.device``. The server compu
 states are checkpointed there, and its numbers are then the same with and without Ray. Pretraining uses the CPU alone.
 """
 
+import os
 from typing import TYPE_CHECKING, Literal
 
 from promptfleet.errors import ResourceError
@@ -14,6 +15,7 @@ if TYPE_CHECKING:
 
 Wanted = Literal["auto", "cpu", "cuda"]
 SERVER_DEVICE = "cpu"
+CUBLAS_WORKSPACE = ("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # cuBLAS repeats its bits; it is read when CUDA starts
 
 
 def check_device(wanted: Wanted, gpus: float, where: str = "on this machine") -> None:
@@ -22,13 +24,43 @@ def check_device(wanted: Wanted, gpus: float, where: str = "on this machine") ->
         raise ResourceError(f"runtime.device=cuda: there is no GPU {where} that torch can use; set it to auto or cpu")
 
 
+def check_visible(device: "torch.device", given: int) -> None:
+    """Raise ResourceError if a process that was ``given`` so many GPUs sees others, too."""
+    import torch
+
+    if device.type == "cuda" and torch.cuda.device_count() > given:
+        raise ResourceError(
+            f"an actor was given {given} GPU(s) and sees {torch.cuda.device_count()}: start Ray without "
+            f"RAY_EXPERIMENTAL_NOSET_CUDA_VISIBLE_DEVICES, so that CUDA_VISIBLE_DEVICES keeps actors apart"
+        )
+
+
 def choose_device(wanted: Wanted) -> "torch.device":
     """Return where this process computes: ``auto`` is the GPU if torch can use one. Raises ResourceError."""
     import torch
 
     usable = wanted != "cpu" and torch.cuda.is_available()
     check_device(wanted, float(usable))
+    if usable:
+        os.environ.setdefault(*CUBLAS_WORKSPACE)
     return torch.device("cuda" if usable else "cpu")
+
+
+def set_arithmetic(device: "torch.device", *, tf32: bool = False) -> None:
+    """Have this process compute the same bits on its GPU each time, with float32 products in TF32 only if ``tf32``.
+
+    Operations of which CUDA has no such version warn. On the CPU, torch stays as it is.
+    """
+    if device.type != "cuda":
+        return
+    import torch
+    import torch.utils.deterministic
+
+    torch.set_deterministic_debug_mode("warn")
+    torch.utils.deterministic.fill_uninitialized_memory = False
+    torch.backends.cuda.matmul.allow_tf32 = tf32
+    torch.backends.cudnn.allow_tf32 = tf32
+    torch.backends.cudnn.benchmark = False
 
 
 def from_numpy(array: "np.ndarray", device: "torch.device") -> "torch.Tensor":

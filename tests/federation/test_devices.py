@@ -1,10 +1,12 @@
 """Where things are computed, on machines with a GPU that torch only pretends to have, and without one."""
 
+import os
+
 import pytest
 import torch
 
 from promptfleet.config import FederationConfig
-from promptfleet.devices import choose_device
+from promptfleet.devices import check_visible, choose_device, set_arithmetic
 from promptfleet.errors import ConfigError, ResourceError
 from promptfleet.federation import local_fleet
 from promptfleet.federation.local_fleet import LocalFleet
@@ -25,7 +27,9 @@ from promptfleet.federation.settings import federation_config
 )
 def test_auto_is_the_gpu_where_there_is_one(monkeypatch, wanted, has_gpu, device):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: has_gpu)
+    monkeypatch.delenv("CUBLAS_WORKSPACE_CONFIG", raising=False)
     assert choose_device(wanted).type == device
+    assert os.environ.get("CUBLAS_WORKSPACE_CONFIG") == (":4096:8" if device == "cuda" else None)
 
 
 @pytest.mark.parametrize("backend", ["local", "ray"])
@@ -71,3 +75,44 @@ def test_in_process_clients_are_on_the_device_and_the_server_is_not(monkeypatch,
     assert worlds["clients"].device.type == "meta"
     assert worlds["clients"].clip.tower.weights["positional_embedding"].device.type == "meta"
     assert worlds["server"].device.type == "cpu"
+
+
+@pytest.fixture
+def switches():
+    """What ``set_arithmetic`` sets, which is as before afterwards."""
+
+    def now():
+        tf32 = torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32
+        return torch.get_deterministic_debug_mode(), *tf32
+
+    before = now()
+    yield now
+    torch.set_deterministic_debug_mode(before[0])
+    torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32 = before[1:]
+
+
+def test_on_a_gpu_bits_repeat_and_tf32_is_for_those_who_ask(switches):
+    before = switches()
+    set_arithmetic(torch.device("cpu"), tf32=True)
+    assert switches() == before
+    for tf32 in (True, False):
+        set_arithmetic(torch.device("cuda"), tf32=tf32)
+        assert switches() == (1, tf32, tf32)
+
+
+@pytest.mark.parametrize(("precision", "tf32"), [("float32", False), ("tf32", True), ("bfloat16", False)])
+def test_the_precision_of_a_federation_decides_on_tf32(monkeypatch, small_config, prepared, precision, tf32):
+    asked = []
+    monkeypatch.setattr(local_fleet, "set_arithmetic", lambda device, tf32: asked.append((device.type, tf32)))
+    monkeypatch.setattr(local_fleet, "Server", lambda *_: None)
+    monkeypatch.setattr(local_fleet, "ClientGroup", lambda *_: None)
+    LocalFleet(prepared).begin(small_config(precision=precision), type("Partition", (), {"clients": []}))
+    assert asked == [("cpu", tf32)]
+
+
+def test_an_actor_that_sees_more_than_its_own_gpu_is_refused(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    check_visible(torch.device("cpu"), 0)
+    check_visible(torch.device("cuda"), 2)
+    with pytest.raises(ResourceError, match=r"was given 1 GPU\(s\) and sees 2: .*CUDA_VISIBLE_DEVICES"):
+        check_visible(torch.device("cuda"), 1)

@@ -11,6 +11,7 @@ import time
 from contextlib import ExitStack
 
 import pytest
+import torch
 
 from promptfleet.errors import ResourceError
 from promptfleet.federation.fork_server import launcher, server, session
@@ -201,6 +202,15 @@ def test_a_server_that_came_up_is_ended_with_its_block():
 def test_a_process_with_threads_does_not_serve(monkeypatch):
     monkeypatch.setattr(server.os, "listdir", lambda path: ["1", "2"] if path.endswith("task") else [])
     assert server.unsafe() == "the fork server has 2 threads"
+
+
+def test_a_process_that_has_started_cuda_does_not_serve(monkeypatch):
+    monkeypatch.setattr(server.os, "listdir", lambda path: ["1"] if path.endswith("task") else [])
+    assert server.unsafe() is None
+    monkeypatch.setattr(torch.cuda, "is_initialized", lambda: True)
+    assert server.unsafe() == "the fork server has started CUDA"
+    refused = server.Server._fork(None, None)  # asked again before each fork
+    assert refused is False
 
 
 def test_a_server_that_ends_while_it_starts_is_an_error(monkeypatch):

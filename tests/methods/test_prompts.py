@@ -73,6 +73,35 @@ def test_low_precision_is_the_text_towers_alone(precision):
     assert 0 < (gradients[0] - gradients[1]).norm() / gradients[0].norm() < 0.05
 
 
+@pytest.mark.parametrize(("precision", "error"), [("bfloat16", 0.03), ("float16", 0.005)])
+def test_gradients_of_a_small_loss_survive_low_precision(precision, error):
+    """Without its scale float16 loses most of these."""
+    worlds = tiny_world(), tiny_world(precision=precision)
+    gradients = []
+    for world in worlds:
+        leaf = init_context(world, stream(0, "test")).unsqueeze(0).requires_grad_()
+        (1e-6 * encode_contexts(world, leaf)[..., 0].sum()).backward()
+        gradients.append(leaf.grad)
+    exact, low = gradients
+    assert (low - exact).norm() < error * exact.norm()
+
+
+def test_tf32_is_float32_on_a_cpu():
+    exact, same = tiny_world(), tiny_world(precision="tf32")
+    context = init_context(exact, stream(0, "test"))
+    assert torch.equal(encode_frozen(exact, context), encode_frozen(same, context))
+
+
+def test_what_a_prediction_made_is_of_use_to_training():
+    world = tiny_world(precision="bfloat16")
+    context = init_context(world, stream(0, "test"))
+    with torch.inference_mode():
+        encode_frozen(world, context)
+    leaf = context.clone().unsqueeze(0).requires_grad_()
+    encode_contexts(world, leaf).sum().backward()
+    assert leaf.grad.isfinite().all()
+
+
 def test_class_specific_contexts_are_one_per_class():
     world = tiny_world(class_specific_context=True)
     context = init_context(world, stream(0, "test"))

@@ -4,7 +4,7 @@ Clients run the text tower thousands of times but never open_clip itself, whose 
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 import torch.nn.functional as F
@@ -13,6 +13,8 @@ from torch import Tensor, nn
 from promptfleet.errors import BackboneError
 
 LAYER_NORM_EPS = 1e-5
+_MAPS = ("attn.in_proj_", "attn.out_proj.", "mlp.c_fc.", "mlp.c_proj.")
+_LINEAR = ("text_projection", *(f"{name}{kind}" for name in _MAPS for kind in ("weight", "bias")))
 
 
 @dataclass(frozen=True)
@@ -28,6 +30,7 @@ class TextTower:
     layers: int
     heads: int
     quick_gelu: bool
+    _lowered: dict[torch.dtype, "TextTower"] = field(default_factory=dict, init=False, repr=False, compare=False)
 
     @property
     def positions(self) -> int:
@@ -46,6 +49,16 @@ class TextTower:
     def to(self, device: torch.device | str) -> "TextTower":
         weights = {name: tensor.to(device) for name, tensor in self.weights.items()}
         return TextTower(weights, self.layers, self.heads, self.quick_gelu)
+
+    @torch.inference_mode(False)  # of what is made for a prediction, training must be able to make use
+    def lowered(self, dtype: torch.dtype) -> "TextTower":
+        """Return the same tower for autocast to ``dtype``, its linear maps cast once instead of at each use."""
+        if dtype not in self._lowered:
+            weights = {
+                name: tensor.to(dtype) if name.endswith(_LINEAR) else tensor for name, tensor in self.weights.items()
+            }
+            self._lowered[dtype] = TextTower(weights, self.layers, self.heads, self.quick_gelu)
+        return self._lowered[dtype]
 
     def queries_keys_values(self, layer: int, x: Tensor) -> Tensor:
         """What attention of ``x [rows, tokens, width]`` works on: ``[rows, tokens, 3 * width]``, queries unscaled."""

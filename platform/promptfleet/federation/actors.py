@@ -18,7 +18,7 @@ from promptfleet.clip.image_tower import ImageTower
 from promptfleet.config import FederationConfig
 from promptfleet.data.client_split import ClientSplit
 from promptfleet.data.feature_store import open_store
-from promptfleet.devices import SERVER_DEVICE, check_device, choose_device
+from promptfleet.devices import SERVER_DEVICE, check_device, check_visible, choose_device, set_arithmetic
 from promptfleet.federation.client_group import ClientGroup
 from promptfleet.federation.fleet import Intake
 from promptfleet.federation.ray_files import NodeFile
@@ -145,6 +145,8 @@ class ClientActor:
 
     def begin(self, config: FederationConfig, splits: Mapping[int, ClientSplit], upload_noise: float) -> None:
         check_device(config.runtime.device, self._device.type == "cuda", f"on node {self._node}")
+        check_visible(self._device, len(ray.get_gpu_ids()))
+        set_arithmetic(self._device, tf32=config.precision == "tf32")
         torch.set_num_threads(config.runtime.threads_per_client)
         world = World(config, self._clip, self._frozen.class_names, self._image_tower, upload_noise)
         self._group = ClientGroup(world, self._store, splits)

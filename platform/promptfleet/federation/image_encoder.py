@@ -19,6 +19,7 @@ from promptfleet.config import FederationConfig
 from promptfleet.data.dataset import Dataset
 from promptfleet.data.datasets import load_dataset
 from promptfleet.data.views import random_views
+from promptfleet.devices import set_arithmetic
 from promptfleet.errors import DataError, PromptfleetError
 
 BATCH = 32  # images in one forward pass; on a CPU a larger one is no faster
@@ -43,6 +44,7 @@ class Encoder:
     def __init__(self, backbone: Backbone, dataset: Dataset, kinds: Collection[Kind], views: int, device: torch.device):
         self._dataset, self._transform = dataset, backbone.transform
         self._device = device
+        set_arithmetic(device)  # whatever ``precision`` is: features are kept for other federations
         self._model = backbone.model.to(device)
         self._kinds, self._views = kinds, views
         self._with_patches = PatchEncoder(self._model, backbone.name) if "patches" in kinds else None

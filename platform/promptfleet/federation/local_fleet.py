@@ -11,7 +11,7 @@ import torch
 
 from promptfleet.config import FederationConfig
 from promptfleet.data.partition import Partition
-from promptfleet.devices import choose_device
+from promptfleet.devices import choose_device, set_arithmetic
 from promptfleet.federation.client import Trained, Upload
 from promptfleet.federation.client_group import ClientGroup
 from promptfleet.federation.failures import Failures, describe
@@ -40,7 +40,9 @@ class LocalFleet:
         torch.set_num_threads(config.runtime.threads_per_client)
         world = replace(self._prepared.world(config), upload_noise=upload_noise)
         self._server = Server(load_method(config.method), replace(world, rows=rows and KeptRows(rows)))
-        there = world.to(choose_device(config.runtime.device))
+        device = choose_device(config.runtime.device)
+        set_arithmetic(device, tf32=config.precision == "tf32")
+        there = world.to(device)
         self._group = ClientGroup(there, self._store, dict(enumerate(partition.clients)))
         self._failures = Failures(config.runtime)
         self._clients = range(config.clients)

@@ -11,6 +11,7 @@ from promptfleet.devices import from_numpy
 from promptfleet.methods.protocol import Examples, Images, Message, State, World
 
 CONTEXT_STD = 0.02
+FLOAT16_SCALE = 2.0**10  # of gradients within the tower: many are too small for float16 once the loss is
 
 
 def context_shape(world: World) -> tuple[int, ...]:
@@ -48,9 +49,19 @@ def encode_contexts(world: World, contexts: Tensor) -> Tensor:
 
     The text tower runs in ``config.precision``, everything else in float32.
     """
+    clip, position = world.clip, world.config.class_token_position
+    if world.config.precision in ("float32", "tf32"):  # for the latter see ``devices.set_arithmetic``
+        return encode_prompts(clip.tower, clip.classes, contexts, position)
     dtype = getattr(torch, world.config.precision)
-    with torch.autocast(contexts.device.type, dtype, enabled=dtype != torch.float32):
-        return encode_prompts(world.clip.tower, world.clip.classes, contexts, world.config.class_token_position)
+    scaled = dtype == torch.float16 and contexts.requires_grad
+    if scaled:
+        contexts = contexts.clone()
+        contexts.register_hook(lambda gradient: gradient / FLOAT16_SCALE)
+    with torch.autocast(contexts.device.type, dtype):
+        text = encode_prompts(clip.tower.lowered(dtype), clip.classes, contexts, position)
+    if scaled:
+        text.register_hook(lambda gradient: gradient * FLOAT16_SCALE)
+    return text
 
 
 @torch.no_grad()

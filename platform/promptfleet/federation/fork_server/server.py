@@ -60,6 +60,9 @@ def unsafe() -> str | None:
     descriptors = (f"/proc/self/fd/{number}" for number in os.listdir("/proc/self/fd"))
     if any(os.readlink(one).startswith("/dev/nvidia") for one in descriptors if os.path.islink(one)):
         return "the fork server has opened the GPU"
+    torch = sys.modules.get("torch")
+    if torch is not None and torch.cuda.is_initialized():
+        return "the fork server has started CUDA"
     return None
 
 

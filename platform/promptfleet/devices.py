@@ -24,6 +24,13 @@ def check_device(wanted: Wanted, gpus: float, where: str = "on this machine") ->
         raise ResourceError(f"runtime.device=cuda: there is no GPU {where} that torch can use; set it to auto or cpu")
 
 
+def gpu_sizes() -> list[int]:
+    """Return the bytes of memory of each GPU that this process sees."""
+    import torch
+
+    return [torch.cuda.get_device_properties(gpu).total_memory for gpu in range(torch.cuda.device_count())]
+
+
 def check_visible(device: "torch.device", given: int) -> None:
     """Raise ResourceError if a process that was ``given`` so many GPUs sees others, too."""
     import torch

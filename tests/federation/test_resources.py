@@ -3,7 +3,9 @@
 import pytest
 
 from promptfleet.errors import ResourceError
-from promptfleet.federation.resources import Node, announce_gpus, plan_shares
+from promptfleet.federation import resources
+from promptfleet.federation.gpu_memory import GIB, ActorMemory, Measured
+from promptfleet.federation.resources import Node, announce_gpus, check_memory, plan_shares
 from promptfleet.federation.settings import federation_config
 
 LAPTOP = [Node(cpus=2, gpus=0)]
@@ -79,23 +81,46 @@ def test_a_share_below_what_ray_counts_is_refused():
         plan([Node(8, 2)], clients=2, resources={"client": {"gpu": 1e-5}})
 
 
+def memory(weights_gib: float, measured: Measured | None = None) -> ActorMemory:
+    return ActorMemory("ViT-B-16", measured, int(weights_gib * GIB), int(0.25 * GIB), side_by_side=2)
+
+
 def test_memory_of_a_gpu_is_told_and_too_little_refused(caplog):
-    shares, weights = plan([Node(cpus=8, gpus=1)], clients=4), 2**28
+    shares = plan([Node(cpus=8, gpus=1)], clients=4)
     with caplog.at_level("INFO", "promptfleet"):
-        announce_gpus(shares, weights, 0)
-        announce_gpus(shares, weights, 3 * 2**30)
-    told = "client actors: 0.25 GPU each, 4 to a GPU; about 0.8 GiB each (0.5 for CUDA, the rest weights), 3.0 GiB of"
-    assert [told in record.message for record in caplog.records] == [True, True]
-    with pytest.raises(ResourceError, match=r"a GPU here has 2\.5 GiB: use resources\.client\.gpu=0\.3333 or more"):
-        announce_gpus(shares, weights, 5 * 2**29)
-    with pytest.raises(ResourceError, match="use a larger GPU"):
-        announce_gpus(shares, weights, 2**29)
+        check_memory(shares, memory(0.25), 4, 0, 1)
+        check_memory(shares, memory(0.25), 4, 4 * GIB, 1)
+    told = (
+        "client actors: 0.25 GPU each, 4 to a GPU; about 1.0 GiB each: 0.5 CUDA (assumed, ViT-B-16 is not measured "
+        "yet), 0.25 weights, 0.25 a step of 2 client(s); 4.0 GiB of a GPU"
+    )
+    assert [record.message for record in caplog.records] == [told, told]
+    advice = r"which has 3\.9 GiB: use resources\.client\.gpu=0\.3333 and runtime\.clients_per_actor=2$"
+    with pytest.raises(ResourceError, match=advice):
+        check_memory(shares, memory(0.25), 4, 4 * GIB - 2**26, 1)
+    with pytest.raises(ResourceError, match=r"use a smaller runtime\.clients_per_actor, or a larger GPU"):
+        check_memory(shares, memory(0.25), 4, GIB // 2, 1)
 
 
 def test_without_gpus_nothing_is_told_of_them(caplog):
     with caplog.at_level("INFO", "promptfleet"):
-        announce_gpus(plan(LAPTOP), 2**40, 0)
+        announce_gpus(plan(LAPTOP), None, None, LAPTOP)
     assert not caplog.records
+
+
+def test_what_was_measured_decides_how_many_actors_share_a_gpu(monkeypatch, caplog):
+    seen = Measured("NVIDIA H100", "2026-12-01", cuda_gib=0.4, weights_gib=0.15, step_gib=0.2)
+    monkeypatch.setattr(resources, "measured_memory", lambda: {"ViT-B-16": seen})
+    federation = {"clients": 60, "backbone": {"name": "ViT-B-16", "pretrained": "openai"}}
+    assert plan([Node(cpus=8, gpus=1, gpu_bytes=80 * GIB)], **federation).actors_per_gpu == 60
+    assert plan([Node(cpus=8, gpus=2, gpu_bytes=80 * GIB)], **federation).actors_per_gpu == 30
+    with pytest.raises(ResourceError, match="room for 13 on 1 GPUs"):
+        plan([Node(cpus=8, gpus=1, gpu_bytes=10 * GIB)], **federation)
+    with pytest.raises(ResourceError, match="room for 10 on 1 GPUs"):  # of a GPU whose memory is not known
+        plan([Node(cpus=8, gpus=1)], **federation)
+    with caplog.at_level("INFO", "promptfleet"):
+        check_memory(plan([Node(cpus=8, gpus=1)], clients=2), memory(0.25, seen), 2, 0, 1)
+    assert "0.4 CUDA (measured on NVIDIA H100)" in caplog.records[-1].message
 
 
 def test_more_than_one_gpu_must_be_whole():

@@ -12,7 +12,6 @@ from promptfleet.comparison.spec import ComparisonSpec
 from promptfleet.comparison.studies import comparison_study, tuned_values, tuning_folder
 from promptfleet.config import FederationConfig
 from promptfleet.federation.prepare import Prepared, prepare
-from promptfleet.federation.ray_session import local_gpu_bytes
 from promptfleet.federation.reports import FederationSummary
 from promptfleet.federation.resources import Node, Shares, announce_gpus, plan_shares
 from promptfleet.search.spec import SweepSpec
@@ -75,7 +74,7 @@ def run_comparison(
         TrackingError: there can be no MLflow store.
         ComparisonError: no federation came to its end, or the methods did not have the same clients and settings.
     """
-    announce_gpus(plan_comparison(spec, nodes), prepared.weights_bytes(), local_gpu_bytes())
+    announce_gpus(plan_comparison(spec, nodes), next(spec.configs()), prepared, nodes)
     store = persistently(lambda: TrackingStore.open(next(spec.configs()).storage.folder))
     with BackgroundWriter() as writer:
         report = _run_tracked(spec, folder, prepared, nodes, store, writer, reference=reference)

@@ -21,6 +21,7 @@ from promptfleet.data.feature_store import open_store
 from promptfleet.devices import SERVER_DEVICE, check_device, check_visible, choose_device, set_arithmetic
 from promptfleet.federation.client_group import ClientGroup
 from promptfleet.federation.fleet import Intake
+from promptfleet.federation.gpu_memory import explaining_full_memory
 from promptfleet.federation.ray_files import NodeFile
 from promptfleet.federation.reports import Evaluation, TrainReport
 from promptfleet.federation.server import Server
@@ -140,8 +141,9 @@ class ClientActor:
         self._store = open_store(**frozen.files_here())
         self._node = ray.util.get_node_ip_address()
         self._device = choose_device("auto" if ray.get_gpu_ids() else "cpu")
-        self._clip = frozen.attach(self._device)
-        self._image_tower = frozen.attach_images(self._device)
+        with explaining_full_memory(side_by_side=1):
+            self._clip = frozen.attach(self._device)
+            self._image_tower = frozen.attach_images(self._device)
 
     def begin(self, config: FederationConfig, splits: Mapping[int, ClientSplit], upload_noise: float) -> None:
         check_device(config.runtime.device, self._device.type == "cuda", f"on node {self._node}")

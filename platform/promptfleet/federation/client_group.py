@@ -5,8 +5,10 @@ from collections.abc import Iterable, Mapping
 from promptfleet.data.client_split import ClientSplit
 from promptfleet.data.feature_store import FeatureStore
 from promptfleet.federation.client import Client, Trained, train_together
+from promptfleet.federation.gpu_memory import explaining_full_memory
 from promptfleet.federation.reports import Evaluation
 from promptfleet.methods import load_method
+from promptfleet.methods.lockstep import SIDE_BY_SIDE
 from promptfleet.methods.protocol import Message, Needs, State, World
 
 
@@ -39,15 +41,20 @@ class ClientGroup:
     ) -> dict[int, Trained]:
         """Local updates of the clients that have a download, side by side if ``runtime.batch_steps`` says so."""
         clients = [self._clients[client] for client in downloads]
-        if self._world.config.runtime.batch_steps:
-            return train_together(clients, round_index, privates, downloads)
-        return {client.id: client.train(round_index, privates[client.id], downloads[client.id]) for client in clients}
+        together = self._world.config.runtime.batch_steps
+        with explaining_full_memory(min(len(clients), SIDE_BY_SIDE) if together else 1):
+            if together:
+                return train_together(clients, round_index, privates, downloads)
+            return {
+                client.id: client.train(round_index, privates[client.id], downloads[client.id]) for client in clients
+            }
 
     def evaluate(
         self, round_index: int, privates: Mapping[int, State], downloads: Mapping[int, Message]
     ) -> list[Evaluation]:
         """Accuracies of the clients that have a download."""
-        return [
-            self._clients[client].evaluate(round_index, privates[client], download)
-            for client, download in downloads.items()
-        ]
+        with explaining_full_memory(side_by_side=1):
+            return [
+                self._clients[client].evaluate(round_index, privates[client], download)
+                for client, download in downloads.items()
+            ]

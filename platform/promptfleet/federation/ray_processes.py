@@ -19,6 +19,7 @@ from promptfleet.federation.actors import ClientActor, Frozen, ServerActor
 from promptfleet.federation.resources import Shares
 
 LEAVE_TIMEOUT_S = 5.0
+OURS = "promptfleet.errors."  # how Ray names what an actor raised
 
 
 class Processes:
@@ -28,7 +29,7 @@ class Processes:
     ``own_group`` makes one for server and clients.
 
     Raises on construction:
-        ResourceError: they did not start within ``start_timeout_s``.
+        ResourceError: they did not start within ``start_timeout_s``, or one could not, such as for want of memory.
     """
 
     def __init__(self, frozen: "ObjectRef[Frozen]", shares: Shares, *, start_timeout_s: float, own_group: bool):
@@ -50,9 +51,9 @@ class Processes:
                 f"a server and {shares.client_actors} client actors did not start within "
                 f"runtime.start_timeout_s={start_timeout_s:g}; other work may be holding the cluster's resources"
             ) from None
-        except BaseException:
+        except BaseException as error:
             self.close()
-            raise
+            raise (_why_not(error) or error) from None
 
     def replace_server(self) -> None:
         """End the server's process if it lives, and start another in its bundle; returns before it is ready."""
@@ -105,3 +106,11 @@ class Processes:
         strategy = PlacementGroupSchedulingStrategy(self._group, placement_group_bundle_index=bundle)
         options = {"max_restarts": 0, "scheduling_strategy": strategy, **resources}
         return ray.remote(actor_class).options(**options).remote(self._frozen)
+
+
+def _why_not(error: BaseException) -> ResourceError | None:
+    """Return the mistake of a user's that kept an actor from starting, if that is what ``error`` is about."""
+    *_, reason = str(error).strip().splitlines() or [""]
+    if isinstance(error, RayActorError) and reason.startswith(OURS):
+        return ResourceError(reason.removeprefix(OURS).partition(": ")[2])
+    return None

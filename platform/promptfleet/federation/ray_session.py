@@ -9,6 +9,7 @@ from contextlib import ExitStack, contextmanager, nullcontext
 from typing import TypeVar
 
 from promptfleet.config import StorageConfig
+from promptfleet.devices import gpu_sizes
 from promptfleet.disks import check_writable
 from promptfleet.errors import ResourceError, first_line
 from promptfleet.federation.fork_server.session import ForkServer, ForkServerError, start_fork_server, unavailable
@@ -38,17 +39,8 @@ CONNECT_TIMEOUT_S = 5.0
 
 def local_nodes() -> list[Node]:
     """This machine as Ray would start on it, without starting it."""
-    import torch
-
-    return [Node(float(len(os.sched_getaffinity(0))), float(torch.cuda.device_count()))]
-
-
-def local_gpu_bytes() -> int:
-    """Memory of this machine's smallest GPU, 0 where it has none."""
-    import torch
-
-    gpus = range(torch.cuda.device_count())
-    return min((torch.cuda.get_device_properties(gpu).total_memory for gpu in gpus), default=0)
+    sizes = gpu_sizes()
+    return [Node(float(len(os.sched_getaffinity(0))), float(len(sizes)), gpu_bytes=min(sizes, default=0))]
 
 
 def ray_runs() -> bool:

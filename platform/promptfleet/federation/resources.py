@@ -7,13 +7,17 @@ import logging
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from promptfleet.config import FederationConfig
 from promptfleet.devices import check_device
 from promptfleet.errors import ResourceError
+from promptfleet.federation.gpu_memory import GIB, ActorMemory, measured_memory
 
-AUTO_ACTORS_PER_GPU = 10  # at most: each holds a CUDA context and a copy of the weights of its own
-CUDA_CONTEXT_GIB = 0.5  # what a process that uses CUDA holds before any tensor, about: driver, kernels, library buffers
+if TYPE_CHECKING:
+    from promptfleet.federation.prepare import Prepared
+
+AUTO_ACTORS_PER_GPU = 10  # at most, unless the table knows how many fit: each holds CUDA and weights of its own
 LARGEST_WASTE = 0.05  # of a GPU, where shares are not quite 1/n, such as 0.33
 LARGEST_AUTO_CPU_SHARE = 0.1
 PRECISION = 10_000  # Ray counts in ten-thousandths
@@ -23,12 +27,16 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Node:
-    """What one machine of the cluster offers; ``has_storage`` says whether it has the files under ``storage.path``."""
+    """What one machine of the cluster offers; ``has_storage`` says whether it has the files under ``storage.path``.
+
+    ``gpu_bytes`` is the memory of its smallest GPU, 0 where that is not known.
+    """
 
     cpus: float
     gpus: float
     address: str = "127.0.0.1"
     has_storage: bool = True
+    gpu_bytes: int = 0
 
 
 @dataclass(frozen=True)
@@ -46,13 +54,12 @@ class Shares:
         """How many client actors share a GPU; 0 if they use none, 1 if each has one or more."""
         return _per_gpu(self.client_gpu) if self.client_gpu else 0
 
-    def describe_gpus(self, weights_bytes: int) -> str:
-        """Who shares GPUs with how many, and about how much memory that takes, ``weights_bytes`` in each process."""
-        each = CUDA_CONTEXT_GIB + weights_bytes / 2**30
+    def describe_gpus(self, memory: ActorMemory) -> str:
+        """Describe how many actors share a GPU, and about how much of its memory they take."""
+        together = memory.bytes * self.actors_per_gpu / GIB
         return (
-            f"client actors: {self.client_gpu:g} GPU each, {self.actors_per_gpu} to a GPU; about {each:.1f} GiB each "
-            f"({CUDA_CONTEXT_GIB:g} for CUDA, the rest weights), {each * self.actors_per_gpu:.1f} GiB of a GPU, "
-            f"activations not counted"
+            f"client actors: {self.client_gpu:g} GPU each, {self.actors_per_gpu} to a GPU; about {memory}; "
+            f"{together:.1f} GiB of a GPU"
         )
 
     def bundles(self) -> list[dict[str, float]]:
@@ -64,7 +71,8 @@ class Shares:
 def plan_shares(config: FederationConfig, nodes: Sequence[Node], *, concurrent: int = 1) -> Shares:
     """Resolve ``auto`` shares and check that ``concurrent`` federations fit side by side.
 
-    ``auto`` shares GPUs out evenly, up to ten actors to each; where there are none, it is an equal part of the CPUs.
+    ``auto`` shares GPUs out evenly, up to ten actors to each, or as many as were measured to fit (``gpu_memory``);
+    where there are none, it is an equal part of the CPUs.
 
     Raises:
         ResourceError: what is needed and what there is.
@@ -79,7 +87,9 @@ def plan_shares(config: FederationConfig, nodes: Sequence[Node], *, concurrent: 
         driver_cpu=auto_cpu,
         server_cpu=auto_cpu if server.cpu == "auto" else server.cpu,
         client_cpu=auto_cpu if client.cpu == "auto" else client.cpu,
-        client_gpu=client.gpu if client.gpu != "auto" else _auto_gpu(actors * concurrent, int(usable)),
+        client_gpu=client.gpu
+        if client.gpu != "auto"
+        else _auto_gpu(actors * concurrent, int(usable), _most_actors(config, nodes)),
         client_actors=actors,
     )
     _check_gpus(shares, nodes, config.clients, concurrent)
@@ -87,27 +97,47 @@ def plan_shares(config: FederationConfig, nodes: Sequence[Node], *, concurrent: 
     return shares
 
 
-def announce_gpus(shares: Shares, weights_bytes: int, gpu_bytes: int) -> None:
+def announce_gpus(shares: Shares, config: FederationConfig, prepared: "Prepared", nodes: Sequence[Node]) -> None:
     """Log who shares GPUs, where anybody does, and what that takes of their memory.
 
-    gpu_bytes is the smallest GPU's memory, 0 where nobody knows. Raises ResourceError if it is certainly too little.
+    Raises ResourceError if the smallest GPU that is known has too little.
     """
-    if not shares.client_gpu:
+    if shares.client_gpu:
+        check_memory(shares, ActorMemory.of(config, prepared), config.clients, _smallest_gpu(nodes), _gpus(nodes))
+
+
+def check_memory(shares: Shares, memory: ActorMemory, clients: int, gpu_bytes: int, gpus: int) -> None:
+    """Log what the actors take, and raise ResourceError if ``gpu_bytes``, unless it is 0, are less than that."""
+    logger.info(shares.describe_gpus(memory))
+    if not 0 < gpu_bytes < shares.actors_per_gpu * memory.bytes:
         return
-    logger.info(shares.describe_gpus(weights_bytes))
-    each = CUDA_CONTEXT_GIB * 2**30 + weights_bytes
-    if 0 < gpu_bytes < shares.actors_per_gpu * each:
-        fits = int(gpu_bytes // each)
-        advice = f"resources.client.gpu={_share_of(fits):g} or more" if fits else "a larger GPU"
-        raise ResourceError(
-            f"{shares.describe_gpus(weights_bytes)}; a GPU here has {gpu_bytes / 2**30:.1f} GiB: use {advice}, "
-            f"and runtime.clients_per_actor to pack clients into fewer processes"
-        )
+    fits = gpu_bytes // memory.bytes
+    packed = math.ceil(clients / (fits * gpus)) if fits and gpus else 0
+    advice = f"resources.client.gpu={_share_of(fits):g} and runtime.clients_per_actor={packed}" if fits else ""
+    raise ResourceError(
+        f"{shares.describe_gpus(memory)}, which has {gpu_bytes / GIB:.1f} GiB: "
+        f"use {advice or 'a smaller runtime.clients_per_actor, or a larger GPU'}"
+    )
 
 
-def _auto_gpu(actors: int, gpus: int) -> float:
-    """Shares that put as many actors on each GPU as on any other; 0 without GPUs."""
-    return _share_of(min(AUTO_ACTORS_PER_GPU, math.ceil(actors / gpus))) if gpus else 0.0
+def _smallest_gpu(nodes: Sequence[Node]) -> int:
+    """Bytes of the smallest GPU whose memory is known, 0 if none is."""
+    return min((node.gpu_bytes for node in nodes if node.gpu_bytes), default=0)
+
+
+def _gpus(nodes: Sequence[Node]) -> int:
+    return int(sum(node.gpus for node in nodes))
+
+
+def _most_actors(config: FederationConfig, nodes: Sequence[Node]) -> int:
+    """How many actors share a GPU at most: what was measured with this backbone fits the smallest one, or else ten."""
+    measured, gpu_bytes = measured_memory().get(config.backbone.name), _smallest_gpu(nodes)
+    return max(1, gpu_bytes // measured.actor_bytes) if measured and gpu_bytes else AUTO_ACTORS_PER_GPU
+
+
+def _auto_gpu(actors: int, gpus: int, most: int) -> float:
+    """Shares that put as many actors on each GPU as on any other, ``most`` at most; 0 without GPUs."""
+    return _share_of(min(most, math.ceil(actors / gpus))) if gpus else 0.0
 
 
 def _share_of(actors_per_gpu: int) -> float:

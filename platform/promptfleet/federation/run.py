@@ -15,7 +15,7 @@ from promptfleet.errors import ConfigError, DataError
 from promptfleet.federation.fleet import Fleet
 from promptfleet.federation.local_fleet import LocalFleet
 from promptfleet.federation.prepare import Prepared, prepare
-from promptfleet.federation.ray_session import local_gpu_bytes, local_nodes, ray_with
+from promptfleet.federation.ray_session import local_nodes, ray_with
 from promptfleet.federation.recovery import run_next_round
 from promptfleet.federation.reports import FederationResult, RoundReport
 from promptfleet.federation.resources import announce_gpus, plan_shares
@@ -133,7 +133,7 @@ def _fleet(config: FederationConfig, address: str | None) -> Iterator[tuple[Prep
         from promptfleet.federation.storage.ray_storage import is_shared
 
         shares = plan_shares(config, nodes)
-        announce_gpus(shares, prepared.weights_bytes(), local_gpu_bytes())
+        announce_gpus(shares, config, prepared, nodes)
         frozen = put_frozen(prepared, shared_files=is_shared(nodes))
         with closing(RayFleet(frozen, shares, start_timeout_s=runtime.start_timeout_s, own_group=True)) as fleet:
             yield prepared, fleet

@@ -10,7 +10,6 @@ from optuna.trial import FrozenTrial
 from promptfleet.config import FederationConfig
 from promptfleet.errors import ConfigError, DataError
 from promptfleet.federation.prepare import Prepared, prepare
-from promptfleet.federation.ray_session import local_gpu_bytes
 from promptfleet.federation.reports import FederationSummary
 from promptfleet.federation.resources import Node, Shares, announce_gpus, plan_shares
 from promptfleet.federation.storage.stored import load_summary
@@ -75,8 +74,8 @@ def run_sweep(spec: SweepSpec, folder: Path, prepared: Prepared, nodes: Sequence
     """
     from promptfleet.search.tune_run import run_trials  # imports ray, which reads its settings on import
 
-    announce_gpus(plan_sweep(spec, nodes), prepared.weights_bytes(), local_gpu_bytes())
     config = spec.base_config()
+    announce_gpus(plan_sweep(spec, nodes), config, prepared, nodes)
     store = persistently(lambda: TrackingStore.open(config.storage.folder))
     study = open_study(spec, folder)
     with BackgroundWriter() as writer:

@@ -16,6 +16,7 @@ from ray.exceptions import RayError
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from promptfleet.config import StorageConfig
+from promptfleet.devices import gpu_sizes
 from promptfleet.errors import ConfigError, ResourceError, first_line
 from promptfleet.federation.resources import Node
 from promptfleet.federation.storage.remote import RemoteFolder
@@ -35,12 +36,14 @@ def nodes_with_storage(storage: StorageConfig | None) -> list[Node]:
     answers = {}
     if storage is not None and len(alive) > 1:
         answers = _ask(alive, storage) if storage.address is None else _ask_for_address(alive, storage)
+    here = ray.get_runtime_context().get_node_id()
     return [
         Node(
             cpus=node["Resources"].get("CPU", 0.0),
             gpus=node["Resources"].get("GPU", 0.0),
             address=node["NodeManagerAddress"],
             has_storage=answers.get(node["NodeID"]) != ABSENT,
+            gpu_bytes=min(gpu_sizes(), default=0) if node["NodeID"] == here else 0,
         )
         for node in alive
     ]

@@ -21,11 +21,9 @@ LOCK_ARGS ?=
 BIN := $(VENV)/bin
 READY := $(VENV)/.promptfleet-ready
 PIP := $(BIN)/python -m pip --disable-pip-version-check --no-input --quiet
-EXPERIMENT_ID = $(BIN)/python -c "import sqlite3, sys; print(*sqlite3.connect(sys.argv[1]).execute( \
-  'select experiment_id from experiments where name = \'promptfleet\'').fetchone() or '0')"
 
 .DEFAULT_GOAL := help
-.PHONY: help setup sweep train ui has-results test test-fast cluster-test bench chaos lint format lock clean
+.PHONY: help setup sweep train ui test test-fast cluster-test bench chaos lint format lock clean
 
 help: ## show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
@@ -38,17 +36,8 @@ sweep: $(READY) ## run a hyperparameter search (SEARCH=file, ARGS="more argument
 train: $(READY) ## run one federation (ARGS="its arguments")
 	$(BIN)/python jobs/train.py $(ARGS)
 
-ui: has-results $(READY) ## look at the results in the browser (PORT=5000, this machine only)
-	@echo "runs: http://127.0.0.1:$(PORT)/#/experiments/$$($(EXPERIMENT_ID) "$(RESULTS)/mlflow.db")/runs?workflowType=machine_learning"
-	@echo "(open it when MLflow has started, which takes some seconds; Ctrl-C ends it)"
-	@MLFLOW_DISABLE_TELEMETRY=true MLFLOW_SERVER_ENABLE_JOB_EXECUTION=false \
-	  $(BIN)/mlflow ui --backend-store-uri "sqlite:///$(abspath $(RESULTS)/mlflow.db)" \
-	  --host 127.0.0.1 --port $(PORT) --workers 1
-
-has-results:
-	@test -f "$(RESULTS)/mlflow.db" || { \
-	  echo "make ui: there is nothing to show yet, $(RESULTS)/mlflow.db does not exist. Run 'make sweep' first." >&2; \
-	  exit 1; }
+ui: $(READY) ## look at the results in the browser (PORT=5000, this machine only)
+	@$(BIN)/python jobs/ui.py "$(RESULTS)" --port $(PORT)
 
 test: $(READY) ## run every test (PYTEST_ARGS="tests/x.py -k name")
 	$(BIN)/python -m pytest $(PYTEST_ARGS)

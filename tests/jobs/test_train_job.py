@@ -29,7 +29,7 @@ def test_both_backends_write_the_same_result(root, tmp_path):
         assert all(line.startswith("round ") for line in done.stderr.splitlines()), "nothing for developers"
         assert "Traceback" not in done.stderr
         assert "test accuracy" in done.stdout
-        assert re.search(r"look at it: .*mlflow ui .*  ->  http://127\.0\.0\.1:5000/#/experiments/1/runs", done.stdout)
+        assert re.search(r"look at it: .*ui.py .*  ->  http://127\.0\.0\.1:5000/\S+=federations$", done.stdout, re.M)
         results[backend] = json.loads((tmp_path / "out" / backend / "result.json").read_text())
     ray, local = results["ray"], results["local"]
     assert ray["state_sha256"] == local["state_sha256"]

@@ -16,7 +16,7 @@ from safetensors.torch import load_file
 
 from promptfleet.federation.reports import Event, FederationResult, summary_from_json
 from promptfleet.tracking.errors import TrackingError
-from promptfleet.tracking.federation_run import FederationRun
+from promptfleet.tracking.federation_run import FederationRun, round_metrics
 from tests.tracking.values import make_config, make_report, make_result
 
 ROUND_METRICS = {
@@ -27,15 +27,12 @@ ROUND_METRICS = {
     "test/accuracy_min": pytest.approx(0.05),
     "test/accuracy_std": pytest.approx(0.05 * (2 / 3) ** 0.5),
     "train/loss": 1.5,
-    "cohort/size": 2,
-    "cohort/rejected": 1,
-    "cohort/dropped": 0,
-    "simulated_time/round": 1.0,
-    "bytes/down": 200,
-    "bytes/up": 20,
+    "round/rejected": 1,
+    "traffic/down_bytes": 200,
+    "traffic/up_bytes": 20,
     "seconds/round": 4.0,
 }
-FINAL = {"final", "zero_shot", "best_round", "seconds"}
+FINAL = {"final", "zero_shot", "peak_round", "seconds"}
 FIGURES = ["figures/accuracy.png", "figures/experts.png", "figures/gate.png", "figures/partition.png"]
 
 
@@ -120,6 +117,21 @@ def test_a_round_is_one_batch(start, client, monkeypatch):
     assert client.get_run(run.id).data.metrics == ROUND_METRICS
 
 
+def test_what_is_the_same_in_each_round_is_left_out(start, client):
+    names = {"round/cohort_size", "round/rejected", "round/dropped", "round/simulated_time"}
+    report = replace(make_report(1), rejected={})
+    undisturbed = round_metrics(report, make_config())
+    assert {name for name in names if undisturbed[name] is not None} == set()
+    partial = round_metrics(report, make_config(participation=0.5))
+    assert {name for name in names if partial[name] is not None} == {"round/cohort_size"}
+    disturbed = round_metrics(replace(report, dropped=[1]), make_config(faults={"drop_rate": 0.5}))
+    assert {name for name in names if disturbed[name] is not None} == names - {"round/rejected"}
+
+
+def test_the_two_metrics_that_matter_come_first(finished, client):
+    assert sorted(client.get_run(finished[0].id).data.metrics)[:2] == ["final/test_accuracy", "final/val_accuracy"]
+
+
 def test_a_round_without_training_has_no_loss(start, client):
     run = start()
     run.log_round(make_report(1, loss=None))
@@ -154,13 +166,13 @@ def test_final_metrics(finished, client):
         "final/val_accuracy": pytest.approx(0.6),
         "final/test_accuracy": pytest.approx(0.1),
         "zero_shot/test_accuracy": 0.25,
-        "best_round/round": 3,
-        "best_round/test_accuracy": pytest.approx(0.1),
+        "peak_round/round": 3,
+        "peak_round/test_accuracy": pytest.approx(0.1),
         "seconds/total": 12.0,
         "seconds/round": 5.0,
         "seconds/checkpoint": 0.25,
     }
-    assert data.metrics["bytes/checkpoint"] == 4096
+    assert data.metrics["storage/checkpoint_bytes"] == 4096
 
 
 def test_clients_are_a_table(finished, table):
@@ -229,7 +241,7 @@ def test_finishing_again_leaves_one_of_everything(start, steps, fetch):
     run.finish(make_result())
     again = start()
     again.finish(make_result())
-    assert steps(run.id, "final/test_accuracy") == [3]
+    assert steps(run.id, "final/test_accuracy") == [0]
     assert steps(run.id, "val/accuracy_mean") == [1, 2, 3], "rounds of the result that were not logged are added"
     assert len(json.loads(fetch(run.id, "clients.json").read_text())["data"]) == 3
 

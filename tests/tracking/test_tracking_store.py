@@ -1,6 +1,7 @@
 """The embedded store: opening it, finding runs in it, and what a run holds."""
 
 import contextlib
+import json
 import shlex
 import shutil
 import sqlite3
@@ -18,6 +19,7 @@ from promptfleet.databases import sqlite_address
 from promptfleet.tracking.errors import TrackingError
 from promptfleet.tracking.outages import is_outage
 from promptfleet.tracking.store import TrackingStore
+from promptfleet.tracking.views import federations_view, trials_view
 
 
 def test_everything_lies_under_the_storage_path(store, key, monkeypatch, tmp_path):
@@ -212,11 +214,9 @@ def test_children_move_to_another_parent(store, key, client):
     assert client.get_run(child.id).data.tags["mlflow.parentRunId"] == after.id
 
 
-def test_ui_command_can_be_pasted_anywhere(store, monkeypatch, tmp_path):
+def test_ui_command_can_be_pasted_anywhere(store, root, monkeypatch, tmp_path):
     monkeypatch.chdir(tmp_path)
-    program, *arguments = shlex.split(store.ui_command)
-    assert shutil.which(program)
-    assert arguments == ["ui", "--backend-store-uri", store.uri]
+    assert shlex.split(store.ui_command) == [sys.executable, str(root / "jobs/ui.py"), str(store.path)]
 
 
 def test_ui_command_is_short_for_the_results_folder_of_the_checkout(store, monkeypatch, tmp_path):
@@ -227,30 +227,30 @@ def test_ui_command_is_short_for_the_results_folder_of_the_checkout(store, monke
     assert here.ui_command == "make ui"
 
 
-def test_the_address_leads_to_the_runs(store, client):
+def test_the_address_leads_to_a_view(store, client):
     experiment = client.get_experiment_by_name("promptfleet").experiment_id
-    assert store.ui_address == f"http://127.0.0.1:5000/#/experiments/{experiment}/runs?workflowType=machine_learning"
-    assert store.ui_hint == f"{store.ui_command}  ->  {store.ui_address}"
-
-
-@pytest.mark.skipif(shutil.which("make") is None, reason="needs make")
-def test_make_ui_prints_the_address(store, root, tmp_path):
-    programs = {"python": f'exec "{sys.executable}" "$@"', "mlflow": 'echo "mlflow $*"'}
-    (tmp_path / "bin").mkdir()
-    for name, script in programs.items():
-        (tmp_path / "bin" / name).write_text(f"#!/bin/sh\n{script}\n")
-        (tmp_path / "bin" / name).chmod(0o755)
-    ready = tmp_path / ".promptfleet-ready"
-    ready.touch()
-    make = ["make", "-C", str(root), "-o", str(ready), "ui", f"VENV={tmp_path}", f"RESULTS={store.path}", "PORT=5077"]
-    done = subprocess.run(make, capture_output=True, text=True, timeout=60, check=True)
-    assert f"runs: {store.ui_address}".replace(":5000/", ":5077/") in done.stdout
-    assert f"mlflow ui --backend-store-uri sqlite:///{store.path}/mlflow.db" in done.stdout
+    page = f"#/experiments/{experiment}/runs?workflowType=machine_learning&viewStateShareKey=sweep-gating"
+    assert store.ui_address("sweep-gating", port=5077) == f"http://127.0.0.1:5077/{page}"
+    assert store.ui_hint("sweep-gating") == f"{store.ui_command}  ->  http://127.0.0.1:5000/{page}"
 
 
 def test_the_repository_is_the_checkout(root):
     assert root == store_module._REPOSITORY
-    assert Path(root / "Makefile").read_text().count("$(RESULTS)/mlflow.db") >= 1
+
+
+def test_views_are_listed_newest_first_and_all_runs_last(own_store):
+    for name in ("a", "b", "c", "a"):
+        own_store.save_view(trials_view(name, "0" * 32, ["experts"]))
+    assert own_store.newest_views(2) == ["a", "c", "runs"]
+
+
+def test_a_view_widened_keeps_its_columns(own_store):
+    own_store.widen_view("federations", federations_view, ["rounds"])
+    own_store.widen_view("federations", federations_view, ["clients", "rounds"])
+    client = MlflowClient(own_store.uri)
+    tags = client.get_experiment_by_name("promptfleet").tags
+    columns = json.loads(tags["mlflow.sharedViewState.federations"])["selectedColumns"]
+    assert columns[-3:] == ["params.`rounds`", "params.`clients`", "tags.`promptfleet.state`"]
 
 
 @pytest.mark.slow

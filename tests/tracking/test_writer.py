@@ -74,7 +74,7 @@ def test_leaving_with_an_exception_still_drains():
 
 
 def database(path):
-    connection = sqlite3.connect(path, timeout=0.05)
+    connection = sqlite3.connect(path)
     connection.execute("create table if not exists rounds (number integer)")
     connection.commit()
     return connection

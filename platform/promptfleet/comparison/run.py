@@ -21,6 +21,7 @@ from promptfleet.tracking.comparison_run import ComparisonRun
 from promptfleet.tracking.outages import persistently
 from promptfleet.tracking.store import TrackingStore
 from promptfleet.tracking.sweep_run import SweepRun
+from promptfleet.tracking.views import view_name
 from promptfleet.tracking.writer import BackgroundWriter
 
 logger = logging.getLogger(__name__)
@@ -78,7 +79,7 @@ def run_comparison(
     store = persistently(lambda: TrackingStore.open(next(spec.configs()).storage.folder))
     with BackgroundWriter() as writer:
         report = _run_tracked(spec, folder, prepared, nodes, store, writer, reference=reference)
-    return ComparisonOutcome(report, report is None, store.ui_hint, writer.last_reason)
+    return ComparisonOutcome(report, report is None, store.ui_hint(view_name(_key(folder))), writer.last_reason)
 
 
 def _run_tracked(
@@ -94,8 +95,10 @@ def _run_tracked(
     """Return the report, None where it was interrupted."""
     from promptfleet.search.tune_run import run_trials  # imports ray, which reads its settings on import
 
-    key, config = f"comparison/{folder.name}", next(spec.configs())
-    run = persistently(lambda: ComparisonRun.start(store, config, key=key, name=folder.name, values=spec.to_dict()))
+    config = next(spec.configs())
+    run = persistently(
+        lambda: ComparisonRun.start(store, config, key=_key(folder), name=folder.name, values=spec.to_dict())
+    )
     tunings = {method: _tuning(method, sweep, folder, store, run) for method, sweep in spec.tuning.items()}
     stage = _comparison(spec, folder, run, tunings)
     stages = [*(tuning.stage for tuning in tunings.values()), stage]
@@ -120,6 +123,11 @@ def _run_tracked(
     note = report.to_markdown()
     writer.submit(lambda: run.finish(report.files(), report.figures(), report.metrics(), note=note))
     return report
+
+
+def _key(folder: Path) -> str:
+    """Return what MLflow's run of the comparison is found by."""
+    return f"comparison/{folder.name}"
 
 
 def _tuning(method: str, sweep: SweepSpec, folder: Path, store: TrackingStore, run: ComparisonRun) -> Tuning:

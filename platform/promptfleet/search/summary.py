@@ -14,7 +14,8 @@ from promptfleet.search.progress import format_params
 from promptfleet.search.spec import SweepSpec
 from promptfleet.search.sweep import SweepOutcome, plan_sweep
 from promptfleet.text_tables import folded, render
-from promptfleet.tracking.sweep_run import TrialRecord, count_states, format_value, ranked_trials
+from promptfleet.tracking.run_names import format_value
+from promptfleet.tracking.sweep_run import TrialRecord, count_states, ranked_trials
 
 BEST_SHOWN = 5
 

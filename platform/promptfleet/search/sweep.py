@@ -88,7 +88,7 @@ def run_sweep(spec: SweepSpec, folder: Path, prepared: Prepared, nodes: Sequence
         records = finish_sweep(spec, folder, study, sweep, writer)
     best = best_trial(records)
     result = trial_summary(folder, spec.config(best.params), study.trials()[best.number]) if best else None
-    return SweepOutcome(records, best, result, not study.is_over(), store.ui_hint, writer.last_reason)
+    return SweepOutcome(records, best, result, not study.is_over(), store.ui_hint(sweep.view), writer.last_reason)
 
 
 def finish_sweep(

@@ -9,7 +9,9 @@ from contextlib import contextmanager
 from promptfleet.config import FederationConfig
 from promptfleet.federation.reports import FederationResult, RoundReport
 from promptfleet.tracking.federation_run import FederationRun
-from promptfleet.tracking.store import TrackingStore
+from promptfleet.tracking.run_names import changed_values, federation_name
+from promptfleet.tracking.store import KIND_TAG, TrackingStore
+from promptfleet.tracking.views import FEDERATIONS, federations_view
 from promptfleet.tracking.writer import BackgroundWriter
 
 
@@ -25,7 +27,7 @@ class BackgroundFederationRun:
     @property
     def ui_hint(self) -> str | None:
         """How to look at the run, once everything was written; None if MLflow does not have it."""
-        return self._store.ui_hint if self._store and self._run else None
+        return self._store.ui_hint(FEDERATIONS) if self._store and self._run else None
 
     @property
     def untracked(self) -> str | None:
@@ -49,8 +51,9 @@ class BackgroundFederationRun:
         if self._run is None:
             config = self._config
             self._store = TrackingStore.open(config.storage.folder)
-            name = f"{config.method} {config.dataset} seed {config.seed}"
-            self._run = FederationRun.start(self._store, config, key=config.fingerprint(), name=name)
+            name, kind = federation_name(config), {KIND_TAG: "federation"}
+            self._run = FederationRun.start(self._store, config, key=config.fingerprint(), name=name, tags=kind)
+            self._store.widen_view(FEDERATIONS, federations_view, list(changed_values(config)))
         return self._run
 
 

@@ -9,8 +9,9 @@ from promptfleet.config import FederationConfig, flatten
 from promptfleet.tracking.federation_run import REASON_TAG, FederationRun, end_run, log_origin
 from promptfleet.tracking.lasting_run import LastingParent
 from promptfleet.tracking.provenance import provenance
-from promptfleet.tracking.store import TrackingStore
+from promptfleet.tracking.store import KIND_TAG, TrackingStore
 from promptfleet.tracking.tracked_run import TrackedRun
+from promptfleet.tracking.views import comparison_view, view_name
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -22,6 +23,11 @@ class ComparisonRun:
     def __init__(self, store: TrackingStore, begin: Callable[[], TrackedRun], key: str):
         self._lasting, self.key = LastingParent(store, begin), key
         self._store = store
+
+    @property
+    def view(self) -> str:
+        """The name of the view that shows its federations."""
+        return view_name(self.key)
 
     @property
     def run(self) -> TrackedRun:
@@ -45,7 +51,8 @@ class ComparisonRun:
         """
 
         def begin() -> TrackedRun:
-            run = store.find_or_create_run(key, f"comparison {name}")
+            run = store.find_or_create_run(key, f"comparison {name}", tags={KIND_TAG: "comparison"})
+            store.save_view(comparison_view(view_name(key), run.id))
             log_origin(run, config, provenance())
             run.log_text(yaml.safe_dump(dict(values), sort_keys=False), "comparison.yaml")
             run.set_tags({"method": "", "seed": ""})  # which it has several of
@@ -64,7 +71,7 @@ class ComparisonRun:
             key=f"{self.key}/trial/{trial_number}",
             name=f"{params['method']} seed {params['seed']}",
             parent=self.living_id,
-            tags={"trial": str(trial_number)},
+            tags={"trial": str(trial_number), KIND_TAG: "trial"},
         )
 
     def finish(

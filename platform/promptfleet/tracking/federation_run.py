@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import yaml
 
-from promptfleet.config import FederationConfig, flatten, what_counts
+from promptfleet.config import FaultsConfig, FederationConfig, flatten, what_counts
 from promptfleet.data.partition_counts import PartitionCounts
 from promptfleet.federation.reports import ClientReport, Event, FederationResult, FederationSummary, RoundReport
 from promptfleet.methods.protocol import State
@@ -123,7 +123,7 @@ class FederationRun:
         for index in sorted(self._reports.keys() - self._logged):
             report = self._reports[index]
             attacked = honest_metrics(report) if self._config.adversary.fraction > 0 else {}
-            self.run.log_metrics(round_metrics(report) | attacked, step=index)
+            self.run.log_metrics(round_metrics(report, self._config) | attacked, step=index)
             self._logged.add(index)
 
     def _note(self, result: FederationResult | None, status: str, reason: str | None, figures: list[str]) -> str:
@@ -138,7 +138,7 @@ class FederationRun:
         run = self.run
         self._reports |= {report.round: report for report in result.rounds}  # those of earlier processes, too
         self._log_rounds()
-        run.log_final_metrics(final_metrics(result), step=len(result.rounds))
+        run.log_final_metrics(final_metrics(result), step=0)  # MLflow draws bars, not lines of one dot
         run.set_tags({PARTITION_TAG: result.partition_sha256})
         run.log_text(result.to_json(), "result.json")
         run.log_table([client_row(client) for client in result.clients], "clients.json")
@@ -175,8 +175,13 @@ def federation_tags(config: FederationConfig) -> dict[str, str]:
     }
 
 
-def round_metrics(report: RoundReport) -> dict[str, float | None]:
-    """One round's metrics by name. Accuracies are fractions, sizes bytes, times seconds."""
+def round_metrics(report: RoundReport, config: FederationConfig) -> dict[str, float | None]:
+    """One round's metrics by name. Accuracies are fractions, times seconds.
+
+    What is the same in every round of such a federation is None.
+    """
+    simulated = config.faults != FaultsConfig()
+    partial = simulated or config.participation < 1
     return {
         "val/accuracy_mean": report.val_accuracy,
         "val/accuracy_min": report.val_accuracy_min,
@@ -185,13 +190,13 @@ def round_metrics(report: RoundReport) -> dict[str, float | None]:
         "test/accuracy_min": report.test_accuracy_min,
         "test/accuracy_std": report.test_accuracy_std,
         **{f"train/{name}": value for name, value in report.train_metrics.items()},
-        "cohort/size": len(report.cohort),
-        "cohort/rejected": len(report.rejected),
-        "cohort/dropped": len(report.dropped),
-        "simulated_time/round": report.simulated_time,
+        "round/cohort_size": len(report.cohort) if partial else None,
+        "round/rejected": len(report.rejected) or None,
+        "round/dropped": len(report.dropped) or None,
+        "round/simulated_time": report.simulated_time if simulated else None,
         "privacy/epsilon_spent": report.epsilon_spent,
-        "bytes/down": report.downloaded_bytes,
-        "bytes/up": report.uploaded_bytes,
+        "traffic/down_bytes": report.downloaded_bytes,
+        "traffic/up_bytes": report.uploaded_bytes,
         "seconds/round": report.seconds,
     }
 
@@ -205,16 +210,19 @@ def honest_metrics(report: RoundReport) -> dict[str, float]:
 
 
 def final_metrics(result: FederationResult) -> dict[str, float | None]:
-    """What a federation gave in the end: after its last round, and in the round of the best validation accuracy."""
+    """What a federation gave in the end: after its last round, and in the round of the best validation accuracy.
+
+    MLflow sorts names: the two that matter, ``final/...``, come first.
+    """
     return {
         "privacy/noise_multiplier": result.noise_multiplier,
         "final/val_accuracy": result.val_accuracy,
         "final/test_accuracy": result.test_accuracy,
         "zero_shot/test_accuracy": result.zero_shot_accuracy,
-        "best_round/round": result.best_round,
-        "best_round/test_accuracy": result.best_round_test_accuracy,
+        "peak_round/round": result.best_round,
+        "peak_round/test_accuracy": result.best_round_test_accuracy,
         "seconds/total": result.seconds,
-        "bytes/checkpoint": result.checkpoint_bytes,
+        "storage/checkpoint_bytes": result.checkpoint_bytes,
         "seconds/checkpoint": result.checkpoint_seconds,
     }
 

@@ -1,16 +1,19 @@
 """The embedded MLflow store: one SQLite file and one folder of artifacts under ``storage.path``."""
 
+import json
 import logging
 import os
 import shlex
 import shutil
 import sqlite3
 import sys
-from collections.abc import Iterator, Mapping
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, closing, contextmanager
 from importlib.metadata import version
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
+from urllib.parse import quote
 from urllib.request import url2pathname
 
 from promptfleet.atomic_files import locked
@@ -21,6 +24,7 @@ from promptfleet.tracking.descriptions import EXPERIMENT_NOTE, NOTE_TAG
 from promptfleet.tracking.errors import TrackingError
 from promptfleet.tracking.outages import PATIENCE_S, cause, is_damage
 from promptfleet.tracking.tracked_run import TrackedRun
+from promptfleet.tracking.views import ALL_RUNS, KEYS, SAVED, VIEW_TAG, View, all_runs_view
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -29,9 +33,15 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 EXPERIMENT = "promptfleet"
+DATABASE = "mlflow.db"
 LOCK_FILE = "mlflow.lock"
-_EXPERIMENT_TAGS = {"mlflow.experimentKind": "custom_model_development", NOTE_TAG: EXPERIMENT_NOTE}
+_EXPERIMENT_TAGS = {
+    "mlflow.experimentKind": "custom_model_development",
+    NOTE_TAG: EXPERIMENT_NOTE,
+    VIEW_TAG + ALL_RUNS: all_runs_view().to_json(),
+}
 KEY_TAG = "promptfleet.key"
+KIND_TAG = "promptfleet.kind"
 _PARENT_TAG = "mlflow.parentRunId"
 SLOW_S = 5.0  # a lock that is held for longer than this is logged
 _REPOSITORY = Path(__file__).resolve().parents[3]
@@ -55,7 +65,7 @@ class TrackingStore:
             TrackingError: the folder or database cannot be used, or has been moved away from its artifacts.
         """
         path = Path(storage_path).resolve()
-        file = path / "mlflow.db"
+        file = path / DATABASE
         address = sqlite_address(file)
         _quiet_mlflow()
         from alembic.util import CommandError
@@ -83,24 +93,45 @@ class TrackingStore:
     @property
     def uri(self) -> str:
         """What MLflow calls the tracking URI."""
-        return sqlite_address(self.path / "mlflow.db")
+        return sqlite_address(self.path / DATABASE)
 
     @property
     def ui_command(self) -> str:
         """The command that shows this store in a browser, to be copied by the user."""
         if Path.cwd() == _REPOSITORY and self.path == _REPOSITORY / "results":
             return "make ui"
-        return shlex.join([_mlflow(), "ui", "--backend-store-uri", self.uri])
+        return shlex.join([sys.executable, str(_REPOSITORY / "jobs" / "ui.py"), str(self.path)])
 
-    @property
-    def ui_address(self) -> str:
-        """The page of all runs, while ``ui_command`` runs; MLflow's front page does not lead there by itself."""
-        return f"http://127.0.0.1:5000/#/experiments/{self._experiment_id}/runs?workflowType=machine_learning"
+    def ui_address(self, view: str, *, port: int = 5000) -> str:
+        """Return the page of a view, while ``ui_command`` runs."""
+        page = f"http://127.0.0.1:{port}/#/experiments/{self._experiment_id}/runs?workflowType=machine_learning"
+        return f"{page}&viewStateShareKey={quote(view, safe='')}"
 
-    @property
-    def ui_hint(self) -> str:
-        """How to look at the runs: the command, and the page it serves."""
-        return f"{self.ui_command}  ->  {self.ui_address}"
+    def ui_hint(self, view: str) -> str:
+        """Return how to look at the runs: the command, and the page it serves."""
+        return f"{self.ui_command}  ->  {self.ui_address(view)}"
+
+    def save_view(self, view: View) -> None:
+        """Have ``ui_address`` lead to this view."""
+        self._client.set_experiment_tag(self._experiment_id, VIEW_TAG + view.name, view.to_json(saved=time.time()))
+
+    def widen_view(self, name: str, make: Callable[[Sequence[str]], View], keys: Sequence[str]) -> None:
+        """Save the view that ``make`` gives of these keys, and of those that it was saved with before."""
+        with _alone(self.path):
+            state = self._views().get(name, {})
+            self.save_view(make(list(dict.fromkeys([*state.get(KEYS, ()), *keys]))))
+
+    def newest_views(self, number: int) -> list[str]:
+        """Return the names of so many views, those saved last first, and of the view of all runs."""
+        saved = self._views()
+        names = sorted(saved, key=lambda name: -saved[name].get(SAVED, 0))
+        return [*[name for name in names if name != ALL_RUNS][:number], ALL_RUNS]
+
+    def _views(self) -> dict[str, dict[str, Any]]:
+        """Return the state of each view by name, of those that this program saved."""
+        tags = self._client.get_experiment(self._experiment_id).tags
+        states = {name.removeprefix(VIEW_TAG): text for name, text in tags.items() if name.startswith(VIEW_TAG)}
+        return {name: json.loads(text) for name, text in states.items() if f'"{SAVED}"' in text}
 
     def find_or_create_run(
         self, key: str, name: str, *, parent: str | None = None, tags: Mapping[str, str] | None = None
@@ -233,7 +264,7 @@ def _create_database(file: Path) -> None:
 def _follow(path: Path) -> None:
     """Look for the artifacts in ``path``, unless they are where the store was before and not here."""
     here = _artifacts(path)
-    with closing(sqlite3.connect(path / "mlflow.db")) as database, database:
+    with closing(sqlite3.connect(path / DATABASE)) as database, database:
         query = "SELECT artifact_location FROM experiments WHERE name = ?"
         (before,) = database.execute(query, [EXPERIMENT]).fetchone() or (here,)
         if before == here or (_folder(before).exists() and not (path / "mlartifacts").exists()):
@@ -254,7 +285,7 @@ def _experiment(client: "MlflowClient", path: Path) -> str:
         client.restore_experiment(experiment.experiment_id)
     if experiment.artifact_location != _artifacts(path):
         raise TrackingError(
-            f"{path / 'mlflow.db'} keeps its artifacts in {experiment.artifact_location}, not in {_artifacts(path)}: "
+            f"{path / DATABASE} keeps its artifacts in {experiment.artifact_location}, not in {_artifacts(path)}: "
             "it has been moved. Move it back, or set storage.path to a new folder"
         )
     for name, value in _EXPERIMENT_TAGS.items():
@@ -278,7 +309,7 @@ def _nested_in(parent: str) -> str:
 
 def _quoted(value: str) -> str:
     """A string of MLflow's filter language, which knows no escapes. Raises ValueError if it cannot hold ``value``."""
-    for quote in ("'", '"'):
-        if quote not in value:
-            return f"{quote}{value}{quote}"
+    for mark in ("'", '"'):
+        if mark not in value:
+            return f"{mark}{value}{mark}"
     raise ValueError(f"a key of a run may hold ' or \" but not both, got {value!r}")

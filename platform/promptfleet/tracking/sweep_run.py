@@ -9,18 +9,17 @@ from typing import Any, Literal
 import yaml
 
 from promptfleet.config import FederationConfig, flatten
-from promptfleet.escaping import printable
 from promptfleet.tracking.descriptions import sweep_note
 from promptfleet.tracking.federation_run import FederationRun, end_run, log_origin
 from promptfleet.tracking.lasting_run import LastingParent
 from promptfleet.tracking.provenance import provenance
-from promptfleet.tracking.store import TrackingStore
+from promptfleet.tracking.run_names import trial_name
+from promptfleet.tracking.store import KIND_TAG, TrackingStore
 from promptfleet.tracking.tracked_run import TrackedRun
+from promptfleet.tracking.views import trials_view, view_name
 
 ParamValue = int | float | str | bool
 Importances = Callable[[], Mapping[str, float] | None]
-_SHORT = {"experts": "K", "gating_temperature": "tau", "prompt_length": "L"}  # first in names, in this order
-_NAME_LENGTH = 120
 _STATES = ("complete", "pruned", "failed", "running")  # in this order wherever they are counted
 _BEST_VAL, _BEST_TEST, _ZERO_SHOT = "best/val_accuracy", "best/test_accuracy", "zero_shot/test_accuracy"
 
@@ -60,6 +59,11 @@ class SweepRun:
     def id(self) -> str:
         return self.run.id
 
+    @property
+    def view(self) -> str:
+        """The name of the view that shows its trials."""
+        return view_name(self._key)
+
     @classmethod
     def start(
         cls,
@@ -78,8 +82,9 @@ class SweepRun:
         """
 
         def begin() -> TrackedRun:
-            run = store.find_or_create_run(key, f"sweep {name}", parent=parent and parent())
+            run = store.find_or_create_run(key, f"sweep {name}", parent=parent and parent(), tags={KIND_TAG: "sweep"})
             log_origin(run, config, provenance())
+            store.save_view(trials_view(view_name(key), run.id, list((search or {}).get("space", {}))))
             if search is not None:
                 run.log_text(yaml.safe_dump(dict(search), sort_keys=False), "search.yaml")
                 if run.is_new:  # a resumed sweep may ask for more trials; search.yaml then has the newest
@@ -96,7 +101,7 @@ class SweepRun:
             key=self._child_key(trial_number),
             name=trial_name(trial_number, params),
             parent=self._lasting.living_id,
-            tags={"trial": str(trial_number)},
+            tags={"trial": str(trial_number), KIND_TAG: "trial"},
         )
 
     def finish(
@@ -141,7 +146,7 @@ class SweepRun:
             }
             self.run.set_tags({"best_trial": str(best.number), "best_params": json.dumps(best.params)})
         metrics = {**accuracies, **{f"trials/{state}": count for state, count in ended.items()}}
-        self.run.log_final_metrics(metrics, step=sum(ended.values()))
+        self.run.log_final_metrics(metrics, step=0)  # a bar, not a line of one dot
         return accuracies
 
     def _note(
@@ -151,7 +156,7 @@ class SweepRun:
         return sweep_note(
             space=self._space,
             counts=count_states(trials),
-            best=trial_name(best.number, best.params, leave_out=()) if best else None,
+            best=trial_name(best.number, best.params) if best else None,
             val_accuracy=accuracies[_BEST_VAL],
             test_accuracy=accuracies[_BEST_TEST],
             zero_shot=accuracies[_ZERO_SHOT],
@@ -194,23 +199,6 @@ def best_trial(trials: Sequence[TrialRecord]) -> TrialRecord | None:
 def count_states(trials: Sequence[TrialRecord]) -> dict[str, int]:
     """How many trials are in each state, also where it is none."""
     return {state: sum(trial.state == state for trial in trials) for state in _STATES}
-
-
-def format_value(value: ParamValue) -> str:
-    """A hyperparameter's value as people read it: real numbers with three significant digits."""
-    return f"{value:.3g}" if isinstance(value, float) else printable(str(value))
-
-
-def trial_name(number: int, params: Mapping[str, ParamValue], *, leave_out: Sequence[str] = ("_lr",)) -> str:
-    """``trial 07  K=4 tau=0.05 L=8``; keys with these endings are left out where there is something else to show."""
-    keys = [key for key in params if not key.endswith(tuple(leave_out))] or list(params)
-    keys.sort(key=lambda key: list(_SHORT).index(key) if key in _SHORT else len(_SHORT))
-    last = [key.rsplit(".", 1)[-1] for key in keys]
-    words = []
-    for key, short in zip(keys, last, strict=True):
-        words.append(f"{_SHORT.get(key, short if last.count(short) == 1 else key)}={format_value(params[key])}")
-    text = f"trial {number:02d}  {' '.join(words)}".strip()
-    return text if len(text) <= _NAME_LENGTH else text[: _NAME_LENGTH - 1] + "…"
 
 
 def trial_row(trial: TrialRecord) -> dict[str, Any]:

@@ -9,7 +9,7 @@ from collections.abc import Callable
 from promptfleet.tracking.outages import PATIENCE_S, is_outage, reason, waits
 
 logger = logging.getLogger(__name__)
-SLOW_S = 5.0  # waiting for longer than this is logged
+SLOW_S = 20.0  # waiting for longer than this is logged
 
 
 class BackgroundWriter:

@@ -1,0 +1,173 @@
+"""Views of MLflow's page of runs: a sorted table of the columns that matter, and charts of them.
+
+MLflow keeps a shared view as JSON in a tag of the experiment, and a link names it. The keys are those of the front end
+of MLflow 3.17, which skips keys it does not know.
+"""
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+VIEW_TAG = "mlflow.sharedViewState."
+FEDERATIONS, ALL_RUNS = "federations", "runs"  # names of views
+KEYS, SAVED = "promptfleet.keys", "promptfleet.saved"  # in a view's state, for this program alone
+TEST, VAL, ZERO_SHOT = "final/test_accuracy", "final/val_accuracy", "zero_shot/test_accuracy"
+VAL_BY_ROUND, TEST_BY_ROUND = "val/accuracy_mean", "test/accuracy_mean"
+_LONGEST = 20_000  # characters of an experiment's tag
+_MAIN = "accuracy"
+_FOLDED = ("final", "peak_round", "privacy", "round", "seconds", "storage", "test", "traffic", "train", "val")
+_RUNS = 20  # in a chart
+_WIDTH = 125  # of a column, in pixels
+
+
+@dataclass(frozen=True)
+class View:
+    """A table of runs. ``name`` is its name in the link.
+
+    order_by and columns are ``metric("...")``, ``param("...")`` or ``tag("...")``; search is in MLflow's filter
+    language. keys are the parameters by which the runs differ, for a chart of parallel coordinates; bars are metrics
+    with a chart of bars each.
+    """
+
+    name: str
+    order_by: str
+    columns: Sequence[str]
+    search: str = ""
+    bars: Sequence[str] = ()
+    keys: Sequence[str] = ()
+
+    def to_json(self, *, saved: float | None = None) -> str:
+        """Return the state as MLflow's front end reads it; columns that are too many for it are left out.
+
+        saved: when it is, in seconds since 1970.
+        """
+        columns = list(self.columns)
+        stamp = {} if saved is None else {SAVED: saved}
+        while len(text := json.dumps(self._state(columns) | stamp)) > _LONGEST and columns:
+            columns.pop()
+        return text
+
+    def _state(self, columns: Sequence[str]) -> dict[str, Any]:
+        return {
+            "searchFilter": self.search,
+            "orderByKey": self.order_by,
+            "orderByAsc": False,
+            "startTime": "ALL",
+            "lifecycleFilter": "Active",
+            "datasetsFilter": [],
+            "modelVersionFilter": "All Runs",
+            "selectedColumns": columns,
+            "columnOrder": columns,
+            "columnWidths": dict.fromkeys(columns, _WIDTH),
+            "runsHiddenMode": "FIRST_20_RUNS",
+            "compareRunCharts": list(self._charts()),
+            "compareRunSections": [_section(_MAIN, shown=True), *(_section(name, shown=False) for name in _FOLDED)],
+            "isAccordionReordered": True,
+            KEYS: list(self.keys),
+        }
+
+    def _charts(self) -> Sequence[dict[str, Any]]:
+        charts = [
+            _line(VAL_BY_ROUND, "validation accuracy by round"),
+            _line(TEST_BY_ROUND, "test accuracy by round"),
+            *(_chart("BAR", name, metricKey=name, displayName=name) for name in self.bars),
+        ]
+        if len(self.keys) > 1:
+            charts.append(
+                _chart("PARALLEL", "parallel", selectedParams=list(self.keys), selectedMetrics=[VAL], showAllRuns=True)
+            )
+        return charts
+
+
+def view_name(key: str) -> str:
+    """Return the name of the view of the run with this key, such as ``sweep-gating``."""
+    return key.replace("/", "-")
+
+
+def metric(name: str) -> str:
+    """Return what MLflow's page calls the column of a metric."""
+    return f"metrics.`{name}`"
+
+
+def param(name: str) -> str:
+    """Return what MLflow's page calls the column of a parameter."""
+    return f"params.`{name}`"
+
+
+def tag(name: str) -> str:
+    """Return what MLflow's page calls the column of a tag."""
+    return f"tags.`{name}`"
+
+
+def trials_view(name: str, parent: str, keys: Sequence[str]) -> View:
+    """Return the view of a sweep's trials, the highest validation accuracy first; keys are those searched."""
+    return View(
+        name,
+        order_by=metric(VAL),
+        columns=[metric(VAL), metric(TEST), metric(ZERO_SHOT), *map(param, keys), tag("promptfleet.state")],
+        search=nested_in(parent),
+        bars=(VAL, TEST),
+        keys=keys,
+    )
+
+
+def comparison_view(name: str, parent: str) -> View:
+    """Return the view of a comparison's federations, the highest test accuracy first."""
+    columns = [metric(TEST), metric(VAL), metric(ZERO_SHOT), param("method"), param("seed"), tag("promptfleet.state")]
+    return View(name, order_by=metric(TEST), columns=columns, search=nested_in(parent), bars=(TEST, VAL))
+
+
+def federations_view(keys: Sequence[str]) -> View:
+    """Return the view of federations of their own, the highest test accuracy first; keys are those that differ."""
+    first = ("method", "dataset", "seed")
+    columns = [metric(TEST), metric(VAL), metric(ZERO_SHOT), *map(param, first), *map(param, keys)]
+    return View(
+        FEDERATIONS,
+        order_by=metric(TEST),
+        columns=[*columns, tag("promptfleet.state")],
+        search=f"{tag('promptfleet.kind')} = 'federation'",
+        bars=(TEST, VAL),
+        keys=keys,
+    )
+
+
+def all_runs_view() -> View:
+    """Return the view of everything, the newest first, trials folded into their sweeps."""
+    accuracies = [metric(name) for name in ("best/test_accuracy", "best/val_accuracy", TEST, VAL, ZERO_SHOT)]
+    tags = [tag(name) for name in ("method", "dataset", "promptfleet.state")]
+    return View(ALL_RUNS, order_by="attributes.start_time", columns=[*accuracies, *tags])
+
+
+def nested_in(parent: str) -> str:
+    """Return the filter for the runs nested in one, given by its id."""
+    return f"{tag('mlflow.parentRunId')} = '{parent}'"
+
+
+def _section(name: str, *, shown: bool) -> dict[str, Any]:
+    return {"uuid": name, "name": name, "display": shown, "isReordered": True, "deleted": False, "isGenerated": False}
+
+
+def _line(name: str, title: str) -> dict[str, Any]:
+    return _chart(
+        "LINE",
+        name,
+        metricKey=name,
+        displayName=title,
+        lineSmoothness=0,
+        scaleType="linear",
+        xAxisKey="step",
+        xAxisScaleType="linear",
+        selectedXAxisMetricKey="",
+        yAxisKey="metric",
+        yAxisExpressions=[],
+        range={},
+        ignoreOutliers=False,
+        useGlobalXaxisKey=True,
+        useGlobalLineSmoothing=True,
+    )
+
+
+def _chart(kind: str, uuid: str, **values: Any) -> dict[str, Any]:
+    always = {"metricSectionId": _MAIN, "deleted": False, "isGenerated": False, "runsCountToCompare": _RUNS}
+    return {"type": kind, "uuid": uuid, **always, **values}

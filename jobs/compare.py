@@ -15,6 +15,7 @@ from promptfleet.comparison.studies import check_studies, rebuild_studies
 from promptfleet.comparison.summary import describe_comparison, describe_outcome
 from promptfleet.disks import check_writable, disk_errors
 from promptfleet.errors import ConfigError
+from promptfleet.escaping import printable
 from promptfleet.federation.ray_session import local_nodes, ray_with
 from promptfleet.federation.ray_watch import leaving_when_ray_is_gone
 from promptfleet.federation.settings import all_keys, assigned_storage, trust_option
@@ -84,7 +85,7 @@ def _run(spec: ComparisonSpec, folder: Path | None, arguments: Namespace) -> int
         plan_comparison(spec, nodes)
         with nullcontext(folder) if folder else _new_folder(spec, arguments) as folder:
             federations, shown = len(spec.methods) * len(spec.seeds), config.storage.shown(folder)
-            print(f"comparison {folder.name}: {federations} federations, in {shown}", file=sys.stderr)
+            print(printable(f"comparison {folder.name}: {federations} federations, in {shown}"), file=sys.stderr)
             options = f"{config.storage.option}{trust_option(spec.methods)}"
             hint = f"go on with: python jobs/compare.py --resume {folder.name}{options}"
             with leaving_when_ray_is_gone(hint):

@@ -9,6 +9,7 @@ from pathlib import Path
 from promptfleet.command_line import INTERRUPTED, ArgumentParser, path_argument, run
 from promptfleet.data.download import download_dataset
 from promptfleet.errors import ConfigError
+from promptfleet.escaping import printable
 from promptfleet.federation.ray_session import local_nodes, ray_with
 from promptfleet.federation.ray_watch import leaving_when_ray_is_gone
 from promptfleet.federation.settings import all_keys, assigned_storage, trust_option
@@ -82,7 +83,7 @@ def _run(spec: SweepSpec, folder: Path | None, arguments: Namespace) -> int:
         plan_sweep(spec, nodes)
         with _kept_in(folder, spec, arguments) as folder:
             shown = base.storage.shown(folder)
-            print(f"sweep {folder.name}: {spec.settings.trials} federations, in {shown}", file=sys.stderr)
+            print(printable(f"sweep {folder.name}: {spec.settings.trials} federations, in {shown}"), file=sys.stderr)
             options = f"{base.storage.option}{trust_option(spec.methods())}"
             hint = f"go on with: python jobs/tune.py --resume {folder.name}{options}"
             with leaving_when_ray_is_gone(hint):

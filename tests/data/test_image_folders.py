@@ -56,17 +56,17 @@ def test_nothing_hidden_is_read_at_any_depth(folder, path, caplog):
 @pytest.mark.parametrize(
     ("link", "target", "reason"),
     [
-        ("train/cat/self", ".", "linking back"),
-        ("train/cat/up", "../..", "linking back"),
-        ("train/cat/far", "../../../..", "linking back"),
+        ("train/cat/self", ".", "leading back"),
+        ("train/cat/up", "../..", "leading back"),
+        ("train/cat/far", "../../../..", "leading back"),
         ("train/cat/more", "../dog", "linking to a folder that is in the tree anyway"),
         ("train/kitty", "cat", "linking to a folder that is in the tree anyway"),
         ("val", "test", "linking to a folder that is in the tree anyway"),
         ("train/cat/5.png", "1.png", "linking to an image that is in the tree anyway"),
         ("train/cat/5.png", "../../test/cat/3.png", "linking to an image that is in the tree anyway"),
         ("test/cat/5.png", "../dog", "linking to a folder that is in the tree anyway"),
-        ("test/cat/gone", "nowhere", "without an ending"),
-        ("test/cat/circle", "circle", "without an ending"),
+        ("test/cat/gone", "nowhere", "leading nowhere"),
+        ("test/cat/circle", "circle", "leading nowhere"),
         ("test/cat/null.png", "/dev/null", "that are no files"),
     ],
 )

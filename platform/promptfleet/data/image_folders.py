@@ -16,12 +16,12 @@ SUFFIXES = (
     *(".jp2", ".j2k", ".jpx", ".ppm", ".pgm", ".pbm", ".pnm", ".tga", ".qoi"),
 )  # of the formats that Pillow decodes by itself
 _SYSTEM = ("__MACOSX", "@eaDir", "lost+found", "$RECYCLE.BIN", "System Volume Information")
-_BACK, _NO_FILE = "linking back", "that are no files"
+_BACK, _NOWHERE, _NO_FILE = "leading back", "leading nowhere", "that are no files"
 _MOST_REASONS = 6  # that are named; the others are added up
 
 
 class LeftOut(NamedTuple):
-    """A file or folder, and why it is left out: ``hidden``, ``ending in .txt``, ``linking back``."""
+    """A file or folder, and why it is left out: ``hidden``, ``ending in .txt``, ``leading back``."""
 
     path: str
     reason: str
@@ -153,8 +153,7 @@ class _Scan:
         elif entry.is_symlink() and os.path.isdir(entry.path):
             self._folder_links.append(path)
         elif not path.lower().endswith(SUFFIXES):
-            ending = os.path.splitext(entry.name)[1].lower()
-            self._leave_out(path, f"ending in {ending}" if ending else "without an ending")
+            self._leave_out(path, _NOWHERE if not os.path.exists(entry.path) else _ending(entry.name))
         elif entry.is_symlink():
             self._image_links.append(path)
         elif entry.is_file(follow_symlinks=False):
@@ -187,3 +186,8 @@ class _Scan:
 
     def _leave_out(self, path: str, reason: str) -> None:
         self._left_out.append(LeftOut(path, reason))
+
+
+def _ending(name: str) -> str:
+    ending = os.path.splitext(name)[1].lower()
+    return f"ending in {ending}" if ending else "without an ending"

@@ -34,7 +34,7 @@ TITLES = {  # what a process calls itself
     "trial": ("ray::FederationTrial", "ray::ResourceTrainable"),  # the latter while it is at work
     "driver": ("jobs/tune.py",),
     "session": ("raylet", "gcs_server"),
-    "fork_server": ("promptfleet.federation.fork_server.server",),
+    "fork_server": ("promptfleet/federation/fork_server/server.py",),
 }
 WEIGHTS = {"client": 8, "server": 5, "trial": 3, "driver": 2, "session": 1, "fork_server": 1}
 SPACE = """

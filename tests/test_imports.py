@@ -22,6 +22,7 @@ FOUNDATION = {
     "disks",
     "errors",
     "escaping",
+    "job_environment",
     "job_output",
     "pickle_outline",
     "seeding",

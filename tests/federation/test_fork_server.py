@@ -9,13 +9,14 @@ import sys
 import textwrap
 import time
 from contextlib import ExitStack
+from pathlib import Path
 
 import pytest
 import torch
 
 from promptfleet.errors import ResourceError
 from promptfleet.federation.fork_server import launcher, server, session
-from promptfleet.federation.fork_server.session import ForkServerError, start_fork_server
+from promptfleet.federation.fork_server.session import ForkServerError, start_fork_server, write_launcher
 from promptfleet.federation.ray_session import _fork_server, ray_session
 
 CLIENTS = """
@@ -173,11 +174,11 @@ def test_workers_that_die_or_hang_before_they_are_up_are_forked_again(tmp_path):
 
 
 @pytest.mark.slow
-def test_a_server_whose_workers_would_draw_the_same_ids_does_not_serve(monkeypatch):
+def test_a_server_whose_workers_would_draw_the_same_ids_does_not_serve(monkeypatch, tmp_path):
     """What made one start in sixty of a prototype take a minute: it imported ray.tune, which has remote classes."""
     monkeypatch.setattr(session, "CLIENT_MODULES", ("ray.tune",))
     wanted = r"^a module it imports draws ids of Ray, which workers would repeat$"
-    with start_fork_server() as fork_server:
+    with start_fork_server(tmp_path) as fork_server:
         with pytest.raises(ForkServerError, match=wanted):
             fork_server.wait_until_ready()
         assert launcher.ask({}, fork_server._environment[launcher.SOCKET]) is None
@@ -193,8 +194,8 @@ def test_a_launcher_that_gets_no_answer_starts_its_worker_itself(tmp_path, monke
 
 
 @pytest.mark.slow
-def test_a_server_that_came_up_is_ended_with_its_block():
-    with start_fork_server() as fork_server:
+def test_a_server_that_came_up_is_ended_with_its_block(tmp_path):
+    with start_fork_server(tmp_path) as fork_server:
         assert alive([fork_server.pid])
     assert_gone([fork_server.pid])
 
@@ -213,10 +214,52 @@ def test_a_process_that_has_started_cuda_does_not_serve(monkeypatch):
     assert refused is False
 
 
-def test_a_server_that_ends_while_it_starts_is_an_error(monkeypatch):
+def test_a_server_that_ends_while_it_starts_is_an_error_that_says_why(monkeypatch, tmp_path, capfd):
     monkeypatch.setattr(session, "MODULES", ("no_such_module",))
-    with start_fork_server() as fork_server, pytest.raises(ForkServerError, match=r"^it ended while it started$"):
+    wanted = r"^it ended while it started: ModuleNotFoundError: No module named 'no_such_module'$"
+    with start_fork_server(tmp_path) as fork_server, pytest.raises(ForkServerError, match=wanted):
         fork_server.wait_until_ready()
+    assert capfd.readouterr().err == ""
+
+
+@pytest.mark.parametrize("name", ["types", "random", "queue"])
+def test_files_in_the_working_folder_do_not_take_the_place_of_pythons_own(monkeypatch, tmp_path, name):
+    (tmp_path / f"{name}.py").write_text("raise SystemExit('not the one that was meant')")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(session, "MODULES", (name,))
+    monkeypatch.setattr(session, "CLIENT_MODULES", ("ray",))
+    (tmp_path / "of the server").mkdir()
+    with start_fork_server(tmp_path / "of the server") as fork_server:
+        fork_server.wait_until_ready()
+
+
+@pytest.mark.parametrize("folder", ["a space", "it's", "x" * 200, '$HOME `date` "quoted"', "é"])
+def test_the_stand_in_runs_whatever_the_interpreters_path_is(monkeypatch, tmp_path, folder):
+    interpreter = tmp_path / folder / "python"
+    interpreter.parent.mkdir()
+    interpreter.symlink_to(sys.executable)
+    monkeypatch.setattr(sys, "executable", str(interpreter))
+    asked = ["-IS", "-c", "import sys; print(sys.argv[1:], sys.executable)", "one argument", "*"]
+    environment = {launcher.PYTHON: str(interpreter)}
+    done = subprocess.run([write_launcher(tmp_path), *asked], env=environment, capture_output=True, text=True)
+    assert done.stdout == f"{asked[3:]} {interpreter}\n", done.stderr
+
+
+def test_a_folder_where_no_program_may_run_is_told_from_one_attempt(monkeypatch, tmp_path):
+    monkeypatch.setattr(
+        Path, "chmod", lambda *_: None
+    )  # what the kernel says of it is the same as where it is mounted noexec
+    with pytest.raises(ForkServerError, match=rf"^programs cannot be run in {tmp_path}: is it mounted noexec\?$"):
+        write_launcher(tmp_path)
+
+
+def test_a_stand_in_that_does_not_work_is_not_relied_on(monkeypatch, tmp_path, caplog):
+    monkeypatch.setattr(session, "TRY_WITH", "raise ImportError('no Python today')")
+    with caplog.at_level("INFO", logger="promptfleet"), ExitStack() as stack:
+        assert _fork_server("auto", tmp_path, stack) is None
+    assert "cannot be run: ImportError: no Python today" in caplog.text
+    with pytest.raises(ResourceError, match=r"no fork server \(.*no Python today\); use off$"), ExitStack() as stack:
+        _fork_server("on", tmp_path, stack)
 
 
 def test_another_ray_is_refused_when_asked_for(monkeypatch):
@@ -229,10 +272,10 @@ def test_another_ray_is_refused_when_asked_for(monkeypatch):
         pass
 
 
-def test_where_none_is_asked_for_another_ray_starts_its_workers_the_plain_way(monkeypatch, caplog):
+def test_where_none_is_asked_for_another_ray_starts_its_workers_the_plain_way(monkeypatch, caplog, tmp_path):
     monkeypatch.setattr(session, "version", lambda package: "9.9.9")
     with caplog.at_level("INFO", logger="promptfleet"), ExitStack() as stack:
-        assert _fork_server("auto", stack) is None
+        assert _fork_server("auto", tmp_path, stack) is None
     assert "without a fork server: it was measured with Ray 2.60.0, this is 9.9.9" in caplog.text
 
 

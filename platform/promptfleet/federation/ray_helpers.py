@@ -1,7 +1,10 @@
-"""Ray without the helper processes that a job on one machine has no use for."""
+"""Ray as a job on one machine needs it: without helper processes, and not to be reached from elsewhere."""
 
+import signal
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
+from functools import partial
+from typing import Any
 
 HELPERS = ("start_api_server", "start_monitor", "start_log_monitor")
 
@@ -15,11 +18,59 @@ def without_helpers() -> Iterator[None]:
     """
     from ray._private.node import Node
 
-    kept = {name: getattr(Node, name) for name in HELPERS if hasattr(Node, name)}  # another Ray may call them otherwise
-    for name in kept:
-        setattr(Node, name, lambda node, **settings: None)
+    with ExitStack() as stack:
+        for name in HELPERS:
+            stack.enter_context(replaced(Node, name, lambda node, **settings: None))
+        yield
+
+
+@contextmanager
+def on_loopback() -> Iterator[None]:
+    """A Ray that ``ray.init`` starts within this block listens on the loopback address alone.
+
+    Ray does that by itself on systems other than Linux; an address of 127.0.0.1 that it is given means this machine's
+    outward one to it.
+    """
+    from ray._private import ray_constants
+
+    with replaced(ray_constants, "ENABLE_RAY_CLUSTER", False):
+        yield
+
+
+@contextmanager
+def away_from_the_terminal() -> Iterator[None]:
+    """A Ray that ``ray.init`` starts within this block is not in this process's group, which a terminal signals.
+
+    It ends with this process all the same.
+    """
+    from ray._private import services
+
+    start = getattr(services, "ConsolePopen", None)
+    with replaced(services, "ConsolePopen", start and partial(start, start_new_session=True)):
+        yield
+
+
+@contextmanager
+def own_signals() -> Iterator[None]:
+    """Within this block, ``ray.init`` leaves a handler of SIGTERM as it is, where this process has one."""
+    from ray._private import utils
+
+    if signal.getsignal(signal.SIGTERM) is signal.SIG_DFL:
+        yield
+    else:
+        with replaced(utils, "set_sigterm_handler", lambda handler: None):
+            yield
+
+
+@contextmanager
+def replaced(owner: Any, name: str, value: Any) -> Iterator[None]:
+    """Within this block ``owner`` has another value; none, where another Ray calls it otherwise."""
+    if not hasattr(owner, name):
+        yield
+        return
+    kept = getattr(owner, name)
+    setattr(owner, name, value)
     try:
         yield
     finally:
-        for name, start in kept.items():
-            setattr(Node, name, start)
+        setattr(owner, name, kept)

@@ -6,6 +6,7 @@ import socket
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, nullcontext
+from pathlib import Path
 from typing import TypeVar
 
 from promptfleet.config import StorageConfig
@@ -13,7 +14,10 @@ from promptfleet.devices import gpu_sizes
 from promptfleet.disks import check_writable
 from promptfleet.errors import ResourceError, first_line
 from promptfleet.federation.fork_server.session import ForkServer, ForkServerError, start_fork_server, unavailable
-from promptfleet.federation.ray_helpers import without_helpers
+from promptfleet.federation.ray_folder import ray_folder
+from promptfleet.federation.ray_helpers import away_from_the_terminal, on_loopback, own_signals, without_helpers
+from promptfleet.federation.ray_start_failures import why_not_started
+from promptfleet.federation.ray_token import private_token
 from promptfleet.federation.resources import Node
 
 T = TypeVar("T")
@@ -100,19 +104,23 @@ def ray_session(
 
 
 def _start(ray, session: ExitStack, wanted: str) -> None:
-    fork_server = _fork_server(wanted, session)
-    with without_helpers(), fork_server.used_by_ray() if fork_server else nullcontext():
-        (node,) = local_nodes()
+    folder = session.enter_context(ray_folder())
+    session.enter_context(private_token())
+    fork_server = _fork_server(wanted, folder, session)
+    (node,) = local_nodes()
+    forked = fork_server.used_by_ray() if fork_server else nullcontext()
+    with without_helpers(), on_loopback(), away_from_the_terminal(), own_signals(), forked:
         try:
             ray.init(
                 address="local",
                 num_cpus=int(node.cpus),
                 num_gpus=int(node.gpus),
                 object_store_memory=OBJECT_STORE_BYTES,
+                _temp_dir=str(folder),
                 **LOGGING,
             )
-        except Exception as error:  # Ray has no type for a start that its half a minute is not enough for
-            raise ResourceError(f"Ray did not start; has this machine too much to do? ({error})") from None
+        except Exception as error:  # Ray has no type for a start that fails
+            raise ResourceError(why_not_started(error, folder)) from None
     session.callback(ray.shutdown)
     if fork_server:
         try:
@@ -121,15 +129,18 @@ def _start(ray, session: ExitStack, wanted: str) -> None:
             _no_fork_server(wanted, str(error))
 
 
-def _fork_server(wanted: str, session: ExitStack) -> ForkServer | None:
+def _fork_server(wanted: str, folder: Path, session: ExitStack) -> ForkServer | None:
     """A fork server that starts beside Ray, where there can be one and ``wanted`` is not "off"."""
     if wanted == "off":
         return None
     reason = unavailable()
-    if reason is not None:
-        _no_fork_server(wanted, reason)
-        return None
-    return session.enter_context(start_fork_server())
+    if reason is None:
+        try:
+            return session.enter_context(start_fork_server(folder))
+        except ForkServerError as error:
+            reason = str(error)
+    _no_fork_server(wanted, reason)
+    return None
 
 
 def _no_fork_server(wanted: str, reason: str) -> None:
@@ -143,7 +154,8 @@ def _join(ray, session: ExitStack, address: str, fork_server: str) -> None:
         raise ResourceError(f"runtime.fork_server=on: the Ray at {address} starts its workers itself; use off")
     try:
         _check_reachable(address)
-        ray.init(address=address, **LOGGING)
+        with own_signals():
+            ray.init(address=address, **LOGGING)
     except (OSError, ValueError, RuntimeError) as error:
         raise ResourceError(f"--address {address}: no Ray cluster to join ({first_line(error)})") from None
     session.callback(ray.shutdown)

@@ -37,11 +37,16 @@ def require_ray() -> None:
 
 @contextmanager
 def leaving_when_ray_is_gone(hint: str) -> Iterator[None]:
-    """End this process, saying ``hint``, as soon as a Ray that it joins or starts in this block has died."""
+    """End this process, saying ``hint``, as soon as a Ray that it joins or starts in this block has died.
+
+    Ctrl-C leaves the block with ``hint`` as well, as the KeyboardInterrupt's text.
+    """
     over = threading.Event()
     threading.Thread(target=_watch, args=(over, hint), name="promptfleet-ray-watch", daemon=True).start()
     try:
         yield
+    except KeyboardInterrupt:
+        raise KeyboardInterrupt(hint) from None
     finally:
         over.set()
 

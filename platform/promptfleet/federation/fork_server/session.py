@@ -2,13 +2,14 @@
 
 import contextlib
 import os
+import shlex
 import subprocess
 import sys
-import tempfile
 from collections.abc import Iterator
 from importlib.metadata import version
 from pathlib import Path
 
+from promptfleet.errors import first_line
 from promptfleet.federation.fork_server import launcher, server
 from promptfleet.methods import METHOD_MODULES
 
@@ -16,6 +17,7 @@ MEASURED_WITH = "2.60.0"  # it leans on how this Ray starts its workers
 MODULES = ("ray", "ray.actor", "ray.util", "ray._private.worker", "ray._private.ray_logging")
 CLIENT_MODULES = ("promptfleet.federation.actors", *METHOD_MODULES)
 ONE_THREAD = {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1", "JE_ARROW_MALLOC_CONF": "background_thread:false"}
+TRY_WITH, TRY_TIMEOUT_S = "print('works')", 60.0
 
 
 def unavailable() -> str | None:
@@ -28,33 +30,83 @@ def unavailable() -> str | None:
 
 
 class ForkServerError(Exception):
-    """The fork server did not come up."""
+    """There can be no fork server, or it did not come up."""
 
 
 @contextlib.contextmanager
-def start_fork_server() -> Iterator["ForkServer"]:
-    """Start the server, which takes some seconds; it ends with the block, and with this process."""
-    with tempfile.TemporaryDirectory(prefix="promptfleet-") as folder:
-        path = Path(folder) / "socket"
-        executable = Path(folder) / "python"
-        executable.write_text(f"#!{sys.executable} -ISE\n{Path(launcher.__file__).read_text()}")
-        executable.chmod(0o755)
-        nil_job = {"RAY_JOB_ID": "ffffffff", "RAY_RAYLET_PID": str(os.getpid())}  # as in workers that wait for a job
-        command = [sys.executable, "-m", server.__name__, str(path), ",".join(MODULES + CLIENT_MODULES)]
-        environment = os.environ | ONE_THREAD | nil_job
-        with subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, text=True) as process:
-            try:
-                yield ForkServer(process, str(path), str(executable))
-            finally:
-                process.terminate()
-                process.wait()
+def start_fork_server(folder: Path) -> Iterator["ForkServer"]:
+    """Start the server, which takes some seconds; it ends with the block, and with this process.
+
+    folder: empty, and with a path that is short enough for a socket.
+
+    Raises:
+        ForkServerError: the launcher cannot be run there.
+    """
+    path, errors = folder / "socket", folder / "errors"
+    executable = write_launcher(folder)
+    nil_job = {"RAY_JOB_ID": "ffffffff", "RAY_RAYLET_PID": str(os.getpid())}  # as in workers that wait for a job
+    # By its file: with -m, a random.py in the working folder would be imported in place of Python's own.
+    command = [sys.executable, server.__file__, str(path), ",".join(MODULES + CLIENT_MODULES)]
+    environment = os.environ | ONE_THREAD | nil_job
+    with (
+        errors.open("wb") as stderr,
+        subprocess.Popen(
+            command,
+            env=environment,
+            stdout=subprocess.PIPE,
+            stderr=stderr,
+            text=True,
+            start_new_session=True,  # Ctrl-C on the terminal is the driver's business
+        ) as process,
+    ):
+        try:
+            yield ForkServer(process, str(path), str(executable), errors)
+        finally:
+            process.terminate()
+            process.wait()
+
+
+def write_launcher(folder: Path) -> Path:
+    """Write the program that stands in for Python, and try it.
+
+    The shell runs its second line, which is a string to Python: a ``#!`` line with the interpreter itself can hold
+    neither spaces nor more than some 120 characters.
+
+    Raises:
+        ForkServerError: it cannot be run.
+    """
+    executable = folder / "python"
+    start = f"#!/bin/sh\n'''exec' {shlex.quote(sys.executable)} -ISE \"$0\" \"$@\"\n' '''\n"
+    executable.write_text(start + Path(launcher.__file__).read_text())
+    executable.chmod(0o755)
+    try:
+        tried = subprocess.run(
+            [executable, "-IS", "-c", TRY_WITH],
+            env=os.environ | {launcher.PYTHON: sys.executable},
+            capture_output=True,
+            text=True,
+            timeout=TRY_TIMEOUT_S,
+        )
+    except PermissionError:
+        raise ForkServerError(f"programs cannot be run in {folder}: is it mounted noexec?") from None
+    except (OSError, subprocess.TimeoutExpired) as error:
+        raise ForkServerError(f"{executable} cannot be run: {first_line(error)}") from None
+    if tried.stdout != "works\n":
+        raise ForkServerError(f"{executable} cannot be run: {last_line(tried.stderr) or tried.returncode}")
+    return executable
+
+
+def last_line(text: str) -> str:
+    """Of what a program said on its standard error, the error itself."""
+    return next(iter(reversed(text.strip().splitlines())), "")
 
 
 class ForkServer:
     """A fork server that is up, or on its way: whoever asks it for a worker waits until it is."""
 
-    def __init__(self, process: subprocess.Popen, socket_path: str, executable: str):
+    def __init__(self, process: subprocess.Popen, socket_path: str, executable: str, errors: Path):
         self.pid = process.pid
+        self._errors = errors
         self._answers = process.stdout
         self._environment = {launcher.SOCKET: socket_path, launcher.PYTHON: sys.executable}
         self._executable = executable
@@ -63,7 +115,8 @@ class ForkServer:
         """Raises ForkServerError with a reason if it will not serve; workers are then started the plain way."""
         answer = self._answers.readline().strip()
         if answer != server.READY:
-            raise ForkServerError(answer or "it ended while it started")
+            reason = last_line(self._errors.read_text(errors="replace"))
+            raise ForkServerError(answer or f"it ended while it started: {reason}")
 
     @contextlib.contextmanager
     def used_by_ray(self) -> Iterator[None]:

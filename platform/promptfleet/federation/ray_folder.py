@@ -1,0 +1,84 @@
+"""The temporary folder of a Ray that a driver starts: logs, sockets, and the fork server's program."""
+
+import contextlib
+import fcntl
+import logging
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+from promptfleet.errors import ResourceError
+
+logger = logging.getLogger(__name__)
+
+PREFIX, LOCK = "pf-", "lock"
+SOCKET_BYTES = 107  # the longest path of a socket that Linux takes
+LONGEST_BELOW = len("/pf-abcdefgh/session_2026-11-28_05-18-55_123456_4194304/sockets/plasma_store")
+LONGEST = SOCKET_BYTES - LONGEST_BELOW
+USUAL = ("/tmp", "/var/tmp", "/dev/shm")
+
+
+@contextlib.contextmanager
+def ray_folder() -> Iterator[Path]:
+    """Make a folder for one driver, which goes with the block.
+
+    What drivers left that were killed goes first. The folder lies in ``RAY_TMPDIR``, else where Python keeps temporary
+    files, else, as that path is too long for sockets or cannot be written, where there usually is room.
+
+    Raises:
+        ResourceError: there is no such place.
+    """
+    parent = _parent()
+    _remove_abandoned(parent)
+    folder = Path(tempfile.mkdtemp(prefix=PREFIX, dir=parent))
+    with (folder / "new").open("wb") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        (folder / "new").rename(folder / LOCK)  # only now it can be taken for abandoned
+        try:
+            yield folder
+        finally:
+            shutil.rmtree(folder, ignore_errors=True)
+
+
+def _parent() -> str:
+    wanted = os.environ.get("RAY_TMPDIR")
+    places = [wanted] if wanted else filter(None, [os.environ.get("TMPDIR"), *USUAL])
+    problems = []
+    for parent in dict.fromkeys(map(os.path.abspath, places)):
+        problem = _problem(parent)
+        if problem is None:
+            if problems:
+                logger.info("Ray keeps its temporary files in %s: %s", parent, ", ".join(problems))
+            return parent
+        problems.append(f"{parent} {problem}")
+    reasons = ", ".join(problems)
+    raise ResourceError(f"Ray has no folder for its temporary files: {reasons}; set RAY_TMPDIR to another one")
+
+
+def _problem(folder: str) -> str | None:
+    """Why Ray cannot keep its sockets there, if so."""
+    try:
+        length = len(folder.encode())
+        if length > LONGEST:
+            return f"is too long for sockets ({length} bytes, at most {LONGEST})"
+        with tempfile.NamedTemporaryFile(dir=folder) as file:
+            file.write(b"promptfleet")
+            file.flush()
+    except OSError as error:
+        return f"cannot be written ({error.strerror})"
+    except UnicodeEncodeError:
+        return "is not UTF-8"
+    return None
+
+
+def _remove_abandoned(parent: str) -> None:
+    for folder in Path(parent).glob(f"{PREFIX}*"):
+        with contextlib.suppress(OSError):  # another user's, in use, or just removed by another driver
+            status = folder.lstat()
+            if status.st_uid != os.getuid() or folder.is_symlink():
+                continue
+            with (folder / LOCK).open("rb") as lock:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                shutil.rmtree(folder, ignore_errors=True)

@@ -12,7 +12,7 @@ from pathlib import Path
 from ray import tune
 
 from promptfleet.errors import StorageError
-from promptfleet.federation.failures import ClientFails
+from promptfleet.federation.failures import CodeFails
 
 ROUNDS = 3
 
@@ -68,7 +68,7 @@ class Mortal(tune.Trainable):
             if fault == "raise":
                 raise ValueError("a fault was ordered")
             if fault == "client fails":
-                raise ClientFails("train: client 1: raised ValueError, 4 times in a row")
+                raise CodeFails("train: client 1: raised ValueError, 4 times in a row")
             if fault == "disk refuses":
                 raise StorageError("round-000001.safetensors: cannot be read (Input/output error)")
             if fault == "kill soon":

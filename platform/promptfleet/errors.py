@@ -44,6 +44,10 @@ class ResourceError(PromptfleetError):
     """A federation that does not fit the machine or the cluster."""
 
 
+class MethodError(PromptfleetError):
+    """A method that does not do what ``Method`` asks of it."""
+
+
 class FederationError(PromptfleetError):
     """A federation that cannot go on: too many of its processes died, or its clients failed too often."""
 

@@ -1,11 +1,11 @@
 """What a job makes of the signals and of the user that it is run with."""
 
-import errno
 import os
 import signal
-import termios
 from pathlib import Path
 from types import FrameType
+
+from promptfleet.job_output import is_unread
 
 
 def end_as_ctrl_c_does() -> None:
@@ -16,22 +16,11 @@ def end_as_ctrl_c_does() -> None:
 
 
 def _interrupt(number: int, frame: FrameType | None) -> None:
-    for output in (1, 2):
-        if _has_hung_up(output):
-            os.dup2(os.open(os.devnull, os.O_WRONLY), output)
+    is_unread()  # a terminal that has gone, where each word would be an error
     on_ctrl_c = signal.getsignal(signal.SIGINT)  # Tune has its own while it runs
     if not callable(on_ctrl_c):  # ignored, as in background jobs of a script
         raise KeyboardInterrupt
     on_ctrl_c(signal.SIGINT, frame)
-
-
-def _has_hung_up(descriptor: int) -> bool:
-    """Whether it is a terminal that is no longer there, where each word would be an error."""
-    try:
-        termios.tcgetattr(descriptor)
-    except termios.error as error:
-        return error.args[0] == errno.EIO
-    return False
 
 
 def have_a_home() -> None:

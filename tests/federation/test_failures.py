@@ -3,8 +3,11 @@
 import json
 
 import pytest
+import torch
 
+from promptfleet.config import RuntimeConfig
 from promptfleet.errors import FederationError
+from promptfleet.federation.failures import CodeFails, Failure, Failures
 from promptfleet.federation.local_fleet import LocalFleet
 from promptfleet.federation.reports import Event, nothing_accepted
 from promptfleet.federation.rounds import Federation
@@ -67,7 +70,7 @@ def test_evaluation_is_tried_again_also_where_updates_are_dropped(run, tmp_path)
     ("runtime", "times", "message"),
     [
         ({"on_client_failure": "fail"}, 2, r"client 1: raised ValueError: .* \(runtime\.on_client_failure=fail\)"),
-        ({"retries": 2}, 4, r"client 1: raised ValueError: .*, 3 times in a row \(runtime\.retries=2\)"),
+        ({"retries": 2}, 3, r"client 1: raised ValueError: .* \(faulty\.py:\d+\), 2 times in a row"),
         ({"retries": 0}, 2, r"client 1: raised ValueError: .*, 1 times in a row \(runtime\.retries=0\)"),
     ],
 )
@@ -108,3 +111,44 @@ def test_it_is_said_once_that_every_update_was_rejected_and_json_stays_valid(run
     ]
     assert repr(result).startswith("FederationResult(tests.faulty:Faulty on digits, seed=0, clients=3, rounds=3, test_")
     json.loads(result.to_json(), parse_constant=pytest.fail)
+
+
+RAY = RuntimeConfig(retries=3, backend="ray")
+TRACE = 'Traceback (most recent call last):\n  File "/me/mine.py", line {}, in local_update\n    x\n'
+
+
+def raised(error, line=1):
+    return Failure.of(error, TRACE.format(line))
+
+
+@pytest.mark.parametrize("client", [0, 1])
+def test_the_same_error_from_the_same_line_is_not_tried_a_third_time_whoever_raises_it(client, caplog):
+    failures = Failures(RAY)
+    assert failures.do_again("train", 0, raised(ValueError("x")), 0, may_drop=False)
+    how_often = "2 times in a row" if client == 0 else "as another client's work did"
+    wanted = rf"^train: client {client}: raised ValueError: x \(mine\.py:1\), {how_often}; to debug it .*backend=local$"
+    with pytest.raises(CodeFails, match=wanted):
+        failures.do_again("train", client, raised(ValueError("x")), 1 - client, may_drop=False)
+    assert 'File "/me/mine.py", line 1, in local_update' in caplog.text
+
+
+@pytest.mark.parametrize(
+    "other",
+    [raised(ValueError("y")), raised(ValueError("x"), line=2), raised(TypeError("x")), Failure("its process died")],
+)
+def test_another_error_or_place_is_tried_as_often_as_is_set(other):
+    failures = Failures(RAY)
+    assert failures.do_again("train", 0, raised(ValueError("x")), 0, may_drop=False)
+    assert failures.do_again("train", 0, other, 1, may_drop=False)
+    assert failures.do_again("evaluate", 1, raised(ValueError("x")), 0, may_drop=False)
+    failures.take()
+    assert failures.do_again("train", 1, raised(ValueError("x")), 0, may_drop=False), "a round later"
+
+
+@pytest.mark.parametrize("error", [OSError(5, "Input/output error"), MemoryError(), torch.OutOfMemoryError("CUDA")])
+def test_what_a_machine_lacks_for_a_moment_is_tried_as_often_as_is_set(error):
+    failures = Failures(RAY)
+    for attempt in range(3):
+        assert failures.do_again("train", 0, raised(error), attempt, may_drop=False)
+    with pytest.raises(CodeFails, match=r"4 times in a row \(runtime\.retries=3\)"):
+        failures.do_again("train", 0, raised(error), 3, may_drop=False)

@@ -3,6 +3,7 @@
 import pytest
 import torch
 
+from promptfleet.errors import MethodError
 from promptfleet.federation.client import train_together
 from promptfleet.federation.server import Server
 from promptfleet.methods import lockstep
@@ -101,3 +102,34 @@ def test_an_update_without_prompts_needs_no_tower(encodings):
     assert first is plain
     assert second.private["text"].shape == (2, 4, world.clip.tower.dim)
     assert encodings == [2]
+
+
+def asks_for_a_number():
+    yield 3
+
+
+def comes_to_nothing():
+    yield Encode(torch.zeros(1, 4, 8))
+
+
+@pytest.mark.parametrize(
+    ("update", "what"),
+    [
+        ({"context": 1}, "returned a dict"),
+        (None, "returned None"),
+        (asks_for_a_number(), "asked for a int"),
+        (comes_to_nothing(), "came to None"),
+    ],
+)
+def test_a_local_update_that_is_none_is_one_line(monkeypatch, update, what):
+    monkeypatch.setattr(lockstep, "encode_contexts", lambda world, contexts: contexts)
+    wanted = (
+        rf"^method pfedmoap: local_update {what}, should be a generator .* returns an Update, or return one itself$"
+    )
+    with pytest.raises(MethodError, match=wanted):
+        run_updates(tiny_world(), [update])
+
+
+def test_what_is_to_be_driven_and_is_no_generator_is_one_line():
+    with pytest.raises(MethodError, match=r"a dict was to be driven, should be a generator$"):
+        lockstep.run_alone(tiny_world(), {})

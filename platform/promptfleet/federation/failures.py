@@ -2,12 +2,15 @@
 
 import logging
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 from promptfleet.config import RuntimeConfig
-from promptfleet.errors import FederationError
+from promptfleet.errors import FederationError, PromptfleetError
 from promptfleet.federation.reports import Event
+from promptfleet.federation.traces import own_trace, raised_at
 
 logger = logging.getLogger(__name__)
+DEBUG = "to debug it in one process: jobs/train.py with --set runtime.backend=local"
 
 
 class StatesLost(FederationError):
@@ -18,12 +21,34 @@ class FailsAgain(FederationError):
     """A federation that would fail in the same way if it were tried again."""
 
 
-class ClientFails(FailsAgain):
-    """A client raised an error each time its work was tried."""
-
-
 class NothingAccepted(FailsAgain):
     """The server rejected every update of several rounds."""
+
+
+class CodeFails(FailsAgain):
+    """A method's code raised an error that it would raise again."""
+
+
+@dataclass(frozen=True)
+class Failure:
+    """What happened to a client's work; ``trace`` is the traceback where its code raised.
+
+    ``may_pass``: it may go well next time.
+    """
+
+    what: str
+    trace: str = ""
+    may_pass: bool = True
+
+    @classmethod
+    def of(cls, error: BaseException, trace: str) -> "Failure":
+        """The failure of code that raised; only what a machine lacks for a moment may pass."""
+        lacks = isinstance(error, OSError | MemoryError) or "OutOfMemory" in type(error).__name__
+        return cls(describe(error), trace, may_pass=lacks)
+
+    def __str__(self) -> str:
+        place = raised_at(self.trace)
+        return f"{self.what} ({place})" if place else self.what
 
 
 class Failures:
@@ -32,6 +57,7 @@ class Failures:
     def __init__(self, runtime: RuntimeConfig):
         self._runtime = runtime
         self._events: list[Event] = []
+        self._raised: set[tuple[str, str]] = set()  # by clients alone, since events were taken
 
     def record(self, stage: str, clients: Sequence[int], what: str, action: str) -> None:
         event = Event(stage, list(clients), what, action)
@@ -41,37 +67,59 @@ class Failures:
     def take(self) -> list[Event]:
         """What was recorded since the last call."""
         taken, self._events = self._events, []
+        self._raised.clear()
         return taken
 
-    def do_again(self, stage: str, client: int, what: str, attempts: int, *, may_drop: bool, details: str = "") -> bool:
+    def do_again(self, stage: str, client: int, failure: Failure, attempts: int, *, may_drop: bool) -> bool:
         """Whether a client's work that failed ``attempts`` times before is done again; if not, its update is dropped.
 
-        Only an update can be dropped (``may_drop``): whoever is dropped is still evaluated. ``details``, the traceback
-        of what it raised, are logged where it is not done again; there are none where its process died or hung.
+        Only an update can be dropped (``may_drop``): whoever is dropped is still evaluated. An error that cannot pass
+        is not tried a third time, be it this client's or another's. The traceback is logged where it is not done again.
 
         Raises:
-            FederationError: neither; ClientFails where it raised.
+            FederationError: neither; CodeFails where it raised.
         """
-        stops = ClientFails if details else FederationError
-        policy = self._runtime.on_client_failure
-        last = policy != "retry" or attempts >= self._runtime.retries
-        if last and details:
-            logger.error("client %d: %s", client, details)
-        if policy == "drop" and may_drop:
-            self.record(stage, [client], what, "dropped")
+        policy, retries = self._runtime.on_client_failure, self._runtime.retries
+        drops = policy == "drop" and may_drop
+        seen = not failure.may_pass and (stage, str(failure)) in self._raised
+        self._raised.add((stage, str(failure)))
+        if policy != "fail" and not drops and attempts < retries and not seen:
+            self.record(stage, [client], failure.what, "done again")
+            return True
+        _log_trace(f"client {client}", failure.trace)
+        if drops:
+            self.record(stage, [client], failure.what, "dropped")
             return False
         if policy == "fail":
-            raise stops(f"{stage}: client {client}: {what} (runtime.on_client_failure=fail)")
-        if attempts >= self._runtime.retries:
-            raise stops(f"{stage}: client {client}: {what}, {attempts + 1} times in a row (runtime.retries={attempts})")
-        self.record(stage, [client], what, "done again")
-        return True
+            why = " (runtime.on_client_failure=fail)"
+        elif attempts >= retries:
+            why = f", {attempts + 1} times in a row (runtime.retries={attempts})"
+        else:
+            why = f", {attempts + 1} times in a row" if attempts else ", as another client's work did"
+        stops = CodeFails if failure.trace else FederationError
+        raise stops(f"{stage}: client {client}: {failure}{why}{self._how_to_debug(failure)}")
+
+    def code_raised(self, who: str, error: BaseException, trace: str) -> PromptfleetError:
+        """The error to raise where code that is not tried again raised one, such as the server's."""
+        if isinstance(error, PromptfleetError):
+            return error
+        failure = Failure.of(error, trace)
+        _log_trace(who, trace)
+        return CodeFails(f"{who} {failure}{self._how_to_debug(failure)}")
+
+    def _how_to_debug(self, failure: Failure) -> str:
+        return f"; {DEBUG}" if failure.trace and self._runtime.backend == "ray" else ""
 
     def server_failed(self, stage: str, what: str, attempts: int) -> None:
         """The server died or hung, ``attempts`` times before in this step. Raises FederationError if too often."""
         if attempts >= self._runtime.retries:
             raise FederationError(f"{stage}: {what} {attempts + 1} times in a row (runtime.retries={attempts})")
         self.record(stage, [], what, "restarted from the last round's state, done again")
+
+
+def _log_trace(who: str, trace: str) -> None:
+    for line in own_trace(trace).splitlines():  # a message of the log is one line
+        logger.error("%s: %s", who, line)
 
 
 def describe(error: BaseException) -> str:

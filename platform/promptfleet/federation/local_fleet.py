@@ -14,7 +14,7 @@ from promptfleet.data.partition import Partition
 from promptfleet.devices import choose_device, set_arithmetic
 from promptfleet.federation.client import Trained, Upload
 from promptfleet.federation.client_group import ClientGroup
-from promptfleet.federation.failures import Failures, describe
+from promptfleet.federation.failures import Failure, Failures
 from promptfleet.federation.fleet import CohortUpdate, Intake
 from promptfleet.federation.prepare import Prepared
 from promptfleet.federation.reports import Evaluation, Event
@@ -115,12 +115,12 @@ class LocalFleet:
             try:
                 done |= work(group)
             except Exception as error:
-                what, trace = describe(error), traceback.format_exc()
+                failure = Failure.of(error, traceback.format_exc())
                 if len(group) > 1:
-                    self._failures.record(stage, group, what, "done again one by one")
+                    self._failures.record(stage, group, failure.what, "done again one by one")
                     waiting.extend(([client], 0) for client in group)
-                elif self._failures.do_again(stage, group[0], what, failed_before, may_drop=may_drop, details=trace):
+                elif self._failures.do_again(stage, group[0], failure, failed_before, may_drop=may_drop):
                     waiting.appendleft((group, failed_before + 1))
                 else:
-                    dropped[group[0]] = what
+                    dropped[group[0]] = failure.what
         return done, dropped

@@ -16,7 +16,7 @@ from ray.exceptions import ObjectLostError, RayActorError, RayError, RayTaskErro
 
 from promptfleet.config import RuntimeConfig
 from promptfleet.errors import FederationError
-from promptfleet.federation.failures import Failures, StatesLost, describe
+from promptfleet.federation.failures import Failure, Failures, StatesLost
 from promptfleet.federation.ray_processes import Processes
 
 DIED = "the server's process died"
@@ -143,22 +143,28 @@ class _Rescue:
             if error.actor_id not in (None, self._processes.clients[call.actor]._actor_id.hex()):
                 raise ServerFailed(DIED) from None
             if running.refs:
-                self._failed(call, "its process died", died=True)
+                self._failed(call, Failure("its process died"), died=True)
             self._restart(call.actor, 0 if running.refs else call.failed_before + 1)
         except ObjectLostError:
             self._require_inputs(call)
             raise StatesLost(f"states of clients {list(call.clients)} were lost with their node") from None
         except RayTaskError as error:
             if not running.refs:
-                raise
-            if call.inputs is not None:
-                ray.get(call.inputs)  # raises what the server raised, if it was the server
-            self._failed(call, describe(error.cause), details=str(error))
+                raise self._failures.code_raised("a process that begins", error.cause, str(error)) from None
+            self._require_served(call)
+            self._failed(call, Failure.of(error.cause, str(error)))
             self._next(call.actor)
         else:
             if running.refs:
                 self._outcomes.append(Outcome(call, running.refs, value))
             self._next(call.actor)
+
+    def _require_served(self, call: Call) -> None:
+        """Raise what the server raised, if it was the server."""
+        try:
+            ray.get([] if call.inputs is None else call.inputs)
+        except RayTaskError as error:
+            raise self._failures.code_raised("the server", error.cause, str(error)) from None
 
     def _require_inputs(self, call: Call) -> None:
         try:
@@ -173,24 +179,24 @@ class _Rescue:
                 f"{self._stage}: a client's process that died could not be replaced within "
                 f"runtime.start_timeout_s={runtime.start_timeout_s:g}"
             )
-        self._failed(call, f"no answer within {runtime.client_timeout_s * len(call.clients):g} s")
+        self._failed(call, Failure(f"no answer within {runtime.client_timeout_s * len(call.clients):g} s"))
         self._restart(call.actor)
 
-    def _failed(self, call: Call, what: str, *, died: bool = False, details: str = "") -> None:
+    def _failed(self, call: Call, failure: Failure, *, died: bool = False) -> None:
         again = replace(call, failed_before=call.failed_before + 1)
         waiting = self._waiting[call.actor]
         if len(call.clients) == 1:
             (client,) = call.clients
             failed_before, may_drop = call.failed_before, self._may_drop
-            if self._failures.do_again(self._stage, client, what, failed_before, may_drop=may_drop, details=details):
+            if self._failures.do_again(self._stage, client, failure, failed_before, may_drop=may_drop):
                 waiting.appendleft(again)
             else:
-                self._dropped[client] = what
+                self._dropped[client] = failure.what
         elif died and not call.failed_before:
-            self._failures.record(self._stage, call.clients, what, "done again")
+            self._failures.record(self._stage, call.clients, failure.what, "done again")
             waiting.append(again)
         else:
-            self._failures.record(self._stage, call.clients, what, "done again one by one")
+            self._failures.record(self._stage, call.clients, failure.what, "done again one by one")
             waiting.extend(replace(call, clients=[client], failed_before=0) for client in call.clients)
 
     def _restart(self, actor: int, failed_starts: int = 0) -> None:

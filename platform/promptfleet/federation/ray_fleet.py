@@ -18,7 +18,7 @@ from ray.exceptions import GetTimeoutError, ObjectLostError, RayActorError, RayT
 
 from promptfleet.config import FederationConfig
 from promptfleet.data.partition import Partition
-from promptfleet.errors import FederationError, PromptfleetError
+from promptfleet.errors import FederationError
 from promptfleet.federation.actors import Frozen, FrozenImages
 from promptfleet.federation.failures import Failures, StatesLost
 from promptfleet.federation.fleet import CohortUpdate, Intake
@@ -109,7 +109,7 @@ class RayFleet:
             except (RayActorError, GetTimeoutError):
                 continue  # whoever asks this process for anything will notice, and replace it
             except RayTaskError as error:
-                raise _ours(error) from None
+                raise self._failures.code_raised("a process that begins", error.cause, str(error)) from None
 
     def initial_states(self) -> dict[int, Block]:
         def submit(call: Call) -> Sequence[ObjectRef]:
@@ -256,7 +256,7 @@ class RayFleet:
         except ObjectLostError:
             raise StatesLost("what clients sent, or the server's state, was lost with its node") from None
         except RayTaskError as error:
-            raise _ours(error) from None
+            raise self._failures.code_raised("the server", error.cause, str(error)) from None
 
     def _restart_server(self, stage: str, what: str, attempt: int) -> None:
         """Put another server in place of the one that failed, with the state of the last round that was aggregated.
@@ -334,8 +334,3 @@ def _get(refs: Sequence[ObjectRef]) -> list[Any]:
 def _listed(refs: ObjectRef | list[ObjectRef]) -> list[ObjectRef]:
     """Ray returns a single reference as it is."""
     return refs if isinstance(refs, list) else [refs]
-
-
-def _ours(error: RayTaskError) -> Exception:
-    """The mistake of a user's that an actor raised, or else the error as Ray gives it."""
-    return error.cause if isinstance(error.cause, PromptfleetError) else error

@@ -1,6 +1,7 @@
 """Ray as a job on one machine needs it: without helper processes, and not to be reached from elsewhere."""
 
 import signal
+import threading
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from functools import partial
@@ -52,14 +53,17 @@ def away_from_the_terminal() -> Iterator[None]:
 
 @contextmanager
 def own_signals() -> Iterator[None]:
-    """Within this block, ``ray.init`` leaves a handler of SIGTERM as it is, where this process has one."""
+    """``ray.init`` within this block leaves what this process does about SIGTERM as it was.
+
+    Ray would have Python exit, and then a handler in C++ print a stack and abort.
+    """
     from ray._private import utils
 
-    if signal.getsignal(signal.SIGTERM) is signal.SIG_DFL:
+    kept = signal.getsignal(signal.SIGTERM)
+    with replaced(utils, "set_sigterm_handler", lambda handler: None):
         yield
-    else:
-        with replaced(utils, "set_sigterm_handler", lambda handler: None):
-            yield
+    if kept is not None and threading.current_thread() is threading.main_thread():
+        signal.signal(signal.SIGTERM, kept)
 
 
 @contextmanager

@@ -6,12 +6,10 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from promptfleet import __file__ as package
-
 COLOR = re.compile(r"\x1b\[[0-9;]*m")
 FRAME = re.compile(r'^ +File "(?P<file>.+)", line (?P<line>\d+), in (?P<function>.+)$')
 MARKS = re.compile(r"^[ ~^]+$")  # under the part of a line that raised
-NOT_THEIRS = (str(Path(package).parent), sysconfig.get_path("stdlib"), sysconfig.get_path("purelib"), "<")
+NOT_THEIRS = (str(Path(__file__).parents[1]), sysconfig.get_path("stdlib"), sysconfig.get_path("purelib"), "<")
 
 
 @dataclass

@@ -141,14 +141,16 @@ class Scenario:
         check(len(found) == 1 and found[0].endswith(".arrow"), f"on the worker: {found}")
 
     def _cluster_down(self) -> None:
-        """As the comments of clusters/local.yaml say: `ray down` ends the head, the workers are told one by one."""
-        with self._step("ray down, and ray stop on the worker"):
-            self._here("down", "ray", "down", "-y", str(self.cluster))
-            if self.worker.alive:
-                self.worker.ssh("bash -ic 'ray stop'")
+        """As the comments of clusters/local.yaml say: head and workers, and what was changed on them."""
+        with self._step("clusters/stop.py"):
+            stop = self._start("down", sys.executable, "clusters/stop.py", str(self.cluster))
+            status = stop.wait(timeout=PATIENCE_S)
+            check((status == 0) == self.worker.alive, f"clusters/stop.py ended with status {status}, see down.log")
         for host in self.hosts:
             left = host.commands() if host.alive else []
-            check(not left, f"left on the {host.name} after `ray down`: {left}")
+            check(not left, f"left on the {host.name} after clusters/stop.py: {left}")
+            changed = host.ssh("grep promptfleet ~/.bashrc || true") if host.alive else ""
+            check(not changed, f"left in the {host.name}'s ~/.bashrc: {changed}")
 
     def _status(self) -> str:
         return self._here("status", "ray", "exec", str(self.cluster), "ray status")

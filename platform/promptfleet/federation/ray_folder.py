@@ -17,20 +17,22 @@ PREFIX, LOCK = "pf-", "lock"
 SOCKET_BYTES = 107  # the longest path of a socket that Linux takes
 LONGEST_BELOW = len("/pf-abcdefgh/session_2026-11-28_05-18-55_123456_4194304/sockets/plasma_store")
 LONGEST = SOCKET_BYTES - LONGEST_BELOW
-USUAL = ("/tmp", "/var/tmp", "/dev/shm")
+SHARED_MEMORY = "/dev/shm"
+USUAL = ("/tmp", "/var/tmp", SHARED_MEMORY)
+LOG_BYTES = 2**26  # Ray hangs where it cannot write its logs
 
 
 @contextlib.contextmanager
-def ray_folder() -> Iterator[Path]:
-    """Make a folder for one driver, which goes with the block.
+def ray_folder(object_store_bytes: int) -> Iterator[Path]:
+    """Make a folder for one driver, which goes with the block; with room for what ``/dev/shm`` cannot take.
 
     What drivers left that were killed goes first. The folder lies in ``RAY_TMPDIR``, else where Python keeps temporary
-    files, else, as that path is too long for sockets or cannot be written, where there usually is room.
+    files, else, as that path is too long for sockets, full, or cannot be written, where there usually is room.
 
     Raises:
         ResourceError: there is no such place.
     """
-    parent = _parent()
+    parent = _parent(LOG_BYTES + _beside_shared_memory(object_store_bytes))
     _remove_abandoned(parent)
     folder = Path(tempfile.mkdtemp(prefix=PREFIX, dir=parent))
     with (folder / "new").open("wb") as lock:
@@ -42,12 +44,34 @@ def ray_folder() -> Iterator[Path]:
             shutil.rmtree(folder, ignore_errors=True)
 
 
-def _parent() -> str:
+def _beside_shared_memory(wanted: int) -> int:
+    """How many bytes of Ray's objects will lie in its folder: all, where shared memory has too little room for them."""
+    free = _free_bytes(SHARED_MEMORY) if os.path.isdir(SHARED_MEMORY) else 0
+    if free >= wanted:
+        return 0
+    logger.info(
+        "Ray's objects lie on disk, which is slower: %s has %d MB left, they take %d MB",
+        SHARED_MEMORY,
+        *_mb(free, wanted),
+    )
+    return wanted
+
+
+def _free_bytes(folder: str) -> int:
+    status = os.statvfs(folder)
+    return status.f_frsize * status.f_bavail
+
+
+def _mb(*sizes: int) -> list[int]:
+    return [size // 2**20 for size in sizes]
+
+
+def _parent(needed: int) -> str:
     wanted = os.environ.get("RAY_TMPDIR")
     places = [wanted] if wanted else filter(None, [os.environ.get("TMPDIR"), *USUAL])
     problems = []
     for parent in dict.fromkeys(map(os.path.abspath, places)):
-        problem = _problem(parent)
+        problem = _problem(parent, needed)
         if problem is None:
             if problems:
                 logger.info("Ray keeps its temporary files in %s: %s", parent, ", ".join(problems))
@@ -57,15 +81,17 @@ def _parent() -> str:
     raise ResourceError(f"Ray has no folder for its temporary files: {reasons}; set RAY_TMPDIR to another one")
 
 
-def _problem(folder: str) -> str | None:
+def _problem(folder: str, needed: int) -> str | None:
     """Why Ray cannot keep its sockets there, if so."""
     try:
         length = len(folder.encode())
         if length > LONGEST:
             return f"is too long for sockets ({length} bytes, at most {LONGEST})"
-        with tempfile.NamedTemporaryFile(dir=folder) as file:
-            file.write(b"promptfleet")
-            file.flush()
+        with tempfile.NamedTemporaryFile(dir=folder):
+            pass
+        free = _free_bytes(folder)
+        if free < needed:
+            return "has {} MB left, at least {} MB are needed".format(*_mb(free, needed))
     except OSError as error:
         return f"cannot be written ({error.strerror})"
     except UnicodeEncodeError:

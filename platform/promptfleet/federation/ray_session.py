@@ -104,7 +104,7 @@ def ray_session(
 
 
 def _start(ray, session: ExitStack, wanted: str) -> None:
-    folder = session.enter_context(ray_folder())
+    folder = session.enter_context(ray_folder(OBJECT_STORE_BYTES))
     session.enter_context(private_token())
     fork_server = _fork_server(wanted, folder, session)
     (node,) = local_nodes()

@@ -1,14 +1,21 @@
 """A job in a process of its own, as a user runs it."""
 
+import fcntl
 import os
+import pty
 import signal
 import subprocess
 import sys
+import termios
+import threading
 import time
 import uuid
+from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
 MARK = "PROMPTFLEET_TEST"
+LISTENS = "0A"
 
 
 class Job:
@@ -17,14 +24,11 @@ class Job:
     def __init__(self, root: Path, folder: Path, *arguments: str):
         self.mark = uuid.uuid4().hex
         self.output = folder / f"{self.mark}.log"
-        self.process = subprocess.Popen(
-            [sys.executable, str(root / "jobs" / arguments[0]), *arguments[1:]],
-            cwd=folder,
-            env={**os.environ, MARK: self.mark},
-            stdout=self.output.open("w"),
-            stderr=subprocess.STDOUT,
-            start_new_session=True,
-        )
+        command = [sys.executable, str(root / "jobs" / arguments[0]), *arguments[1:]]
+        self.process = self._start(command, cwd=folder, env={**os.environ, MARK: self.mark}, start_new_session=True)
+
+    def _start(self, command: list[str], **options: Any) -> subprocess.Popen:
+        return subprocess.Popen(command, stdout=self.output.open("w"), stderr=subprocess.STDOUT, **options)
 
     def wait(self) -> int:
         return self.process.wait(timeout=600)
@@ -62,3 +66,36 @@ class Job:
         while left := self.processes():
             assert time.monotonic() < deadline, left
             time.sleep(0.2)
+
+    def listening(self) -> set[str]:
+        """Addresses at which its processes listen for connections, as the kernel writes them."""
+        found = set()
+        for pid in self.processes():
+            with suppress(OSError):
+                mine = {os.readlink(link) for link in Path(f"/proc/{pid}/fd").iterdir() if link.is_symlink()}
+                for table in ("tcp", "tcp6"):
+                    for line in Path(f"/proc/{pid}/net/{table}").read_text().splitlines()[1:]:
+                        _, local, _, state, *_, inode = line.split()[:10]
+                        if state == LISTENS and f"socket:[{inode}]" in mine:
+                            found.add(local.partition(":")[0])
+        return found
+
+
+class TerminalJob(Job):
+    """A job in the foreground of a terminal of its own."""
+
+    def _start(self, command: list[str], **options: Any) -> subprocess.Popen:
+        self._keyboard, terminal = pty.openpty()
+        options["preexec_fn"] = lambda: fcntl.ioctl(0, termios.TIOCSCTTY, 0)
+        process = subprocess.Popen(command, stdin=terminal, stdout=terminal, stderr=terminal, **options)
+        os.close(terminal)
+        threading.Thread(target=self._show, daemon=True).start()
+        return process
+
+    def press_ctrl_c(self) -> None:
+        os.write(self._keyboard, b"\x03")
+
+    def _show(self) -> None:
+        with self.output.open("wb", buffering=0) as output, suppress(OSError):  # the terminal's end
+            while text := os.read(self._keyboard, 65536):
+                output.write(text)

@@ -3,6 +3,7 @@
 import json
 import os
 import signal
+import sqlite3
 import time
 from pathlib import Path
 
@@ -120,12 +121,15 @@ def test_killed_and_resumed_it_is_the_undisturbed_sweep(
     ends_by_itself(job)
 
 
-def test_interrupted_it_ends_in_good_order_and_says_how_to_go_on(undisturbed, root, folder):
+def test_told_to_end_it_does_so_in_good_order_and_says_how_to_go_on(undisturbed, root, folder):
+    """As with Ctrl-C, which a terminal is pressed in test_train_job."""
     job = Job(root, folder, "tune.py", "--search", "small.yaml", "--name", "interrupted")
     job.wait_for("trial   1 starts")
-    os.kill(job.process.pid, signal.SIGINT)
+    os.kill(job.process.pid, signal.SIGTERM)
     assert job.wait() == 130
     assert "python jobs/tune.py --resume interrupted" in job.text()
+    with sqlite3.connect(folder / "results/mlflow.db") as database:
+        assert not database.execute("select name from runs where status = 'RUNNING'").fetchall()
     assert "Traceback" not in job.text()
     job.wait_until_gone(20)
 

@@ -2,13 +2,16 @@
 
 import json
 import re
+import sqlite3
 import subprocess
 import sys
+import tempfile
 import time
+from pathlib import Path
 
 import pytest
 
-from tests.jobs.job import Job
+from tests.jobs.job import Job, TerminalJob
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
 SMALL = ["--set", "clients=3", "--set", "rounds=2", "--set", "local_epochs=1", "--set", "seed=7"]
@@ -124,3 +127,25 @@ def test_without_its_ray_session_it_ends_at_once_and_can_be_gone_on_with(root, t
     assert job.text().endswith("go on with: python jobs/train.py --resume killed\n")
     resumed(root, tmp_path, undisturbed)
     ends_by_itself(job)
+
+
+LOOPBACK = {"0100007F", "0000000000000000FFFF00000100007F", "00000000000000000000000001000000"}
+
+
+@pytest.mark.ray
+def test_on_a_terminal_it_listens_on_loopback_alone_and_ctrl_c_ends_it_in_good_order(root, tmp_path, monkeypatch):
+    """The terminal signals the whole foreground group, so Ray and the fork server as well, if they were in it."""
+    place = Path(tempfile.mkdtemp(dir="/tmp"))  # a path that is short enough for sockets
+    monkeypatch.setenv("RAY_TMPDIR", str(place))
+    job = TerminalJob(root, tmp_path, "train.py", *SMALL, "--set=rounds=500", "--out", "stopped")
+    job.wait_for("round 1/500")
+    assert job.listening() <= LOOPBACK
+    assert len(list(place.iterdir())) == 1
+    job.press_ctrl_c()
+    assert job.wait() == 130
+    job.wait_until_gone(30)
+    assert "Traceback" not in job.text()
+    assert job.text().endswith("interrupted; go on with: python jobs/train.py --resume stopped\r\n")
+    place.rmdir()  # nothing is left there
+    with sqlite3.connect(tmp_path / "results/mlflow.db") as database:
+        assert database.execute("select status from runs").fetchall() == [("KILLED",)]

@@ -197,13 +197,15 @@ def test_a_lock_that_another_keeps_is_logged_once_and_waited_for(store, monkeypa
     assert [record.getMessage().split(" holds ")[0] for record in caplog.records] == ["tracking: another process"]
 
 
-def test_an_experiment_deleted_meanwhile_is_restored_with_its_runs(key, client, own_store, caplog):
-    run = own_store.find_or_create_run(key, "a run")
+def test_an_experiment_deleted_meanwhile_is_restored_with_the_runs_it_had(key, own_store, caplog):
     mine = MlflowClient(own_store.uri)
+    replaced = own_store.find_or_create_run(key, "a run")
+    mine.delete_run(replaced.id)
+    run = own_store.find_or_create_run(key, "a run")
     mine.delete_experiment(mine.get_experiment_by_name("promptfleet").experiment_id)
     assert run.is_deleted
     assert own_store.find_or_create_run(key, "a run").id == run.id
-    assert not run.is_deleted
+    assert (run.is_deleted, replaced.is_deleted) == (False, True)
     assert "the experiment promptfleet was deleted in MLflow; it is restored" in caplog.text
 
 

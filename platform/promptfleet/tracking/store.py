@@ -283,6 +283,7 @@ def _experiment(client: "MlflowClient", path: Path) -> str:
     if experiment.lifecycle_stage != "active":
         logger.warning("tracking: the experiment %s was deleted in MLflow; it is restored", EXPERIMENT)
         client.restore_experiment(experiment.experiment_id)
+        _delete_replaced(client, experiment.experiment_id)
     if experiment.artifact_location != _artifacts(path):
         raise TrackingError(
             f"{path / DATABASE} keeps its artifacts in {experiment.artifact_location}, not in {_artifacts(path)}: "
@@ -292,6 +293,20 @@ def _experiment(client: "MlflowClient", path: Path) -> str:
         if name not in experiment.tags:  # of an older store; a description of the user's own stays
             client.set_experiment_tag(experiment.experiment_id, name, value)
     return experiment.experiment_id
+
+
+def _delete_replaced(client: "MlflowClient", experiment_id: str) -> None:
+    """Delete runs with a later one of the same key, as they were: a restored experiment brings all of its runs back."""
+    keys, token = set(), ""
+    while token is not None:
+        page = client.search_runs([experiment_id], order_by=["attributes.start_time DESC"], page_token=token or None)
+        for run in page:
+            key = run.data.tags.get(KEY_TAG)
+            if key in keys:
+                client.delete_run(run.info.run_id)
+            elif key is not None:
+                keys.add(key)
+        token = page.token or None
 
 
 def _artifacts(path: Path) -> str:

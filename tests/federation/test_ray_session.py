@@ -1,5 +1,6 @@
 """Starting Ray, where it does not start, and when it is joined."""
 
+import re
 from contextlib import contextmanager
 
 import pytest
@@ -9,6 +10,7 @@ from promptfleet.config import StorageConfig
 from promptfleet.errors import ResourceError
 from promptfleet.federation import ray_session as ray_session_module
 from promptfleet.federation.ray_session import ray_session, ray_with
+from promptfleet.federation.ray_start_failures import why_not_started
 
 
 def test_a_ray_that_does_not_start_is_one_clear_line(monkeypatch):
@@ -39,3 +41,27 @@ def test_a_cluster_is_joined_before_anything_is_prepared_and_its_nodes_asked_onc
     with ray_with(lambda: done.append("prepare"), address, fork_server="off", storage=StorageConfig()) as found:
         assert found == (None, ["nodes"])
     assert done == order
+
+
+FATAL = "[2026-11-28 05:52:43,048 C 6728 6728] (gcs_server) gcs_server.cc:474: Check failed: Too many open files"
+
+
+@pytest.mark.parametrize(
+    ("error", "log", "reason"),
+    [
+        ("The current node timed out during startup.", FATAL, r": Check failed: Too many open files"),
+        ("The requested object store memory size is greater than\nthe memory.", "", r": The requested .* than"),
+        (
+            "The current node timed out.",
+            FATAL.replace(" C ", " I "),
+            r"; has this machine too much to do\? \(The .*\.\)",
+        ),
+    ],
+)
+def test_the_true_reason_is_told_first(tmp_path, error, log, reason):
+    logs = tmp_path / "session_2026/logs"
+    logs.mkdir(parents=True)
+    (logs / "gcs_server.out").write_text(f"a line before\n{log}\na line after\n")
+    line = why_not_started(Exception(error), tmp_path)
+    assert re.fullmatch(rf"Ray did not start{reason}( \(train\.py can do without Ray: .*\))?", line)
+    assert ("without Ray" in line) is ("too much to do" not in line)

@@ -8,8 +8,10 @@ import warnings
 
 import pytest
 
+from promptfleet import job_environment
 from promptfleet.command_line import ArgumentParser, path_argument, run
 from promptfleet.errors import BackboneError, ConfigError, DataError, PromptfleetError, ResourceError
+from promptfleet.job_environment import say_interrupted
 from promptfleet.terminal import LiveLine
 
 
@@ -168,3 +170,53 @@ def test_an_error_replaces_the_line_that_a_terminal_was_to_rewrite(terminal, mon
 
     assert outcome(main) == 2
     assert terminal.shown() == "a line that stays\nerror: why\n"
+
+
+def test_ctrl_c_while_a_job_imports_is_one_line(capsys, monkeypatch):
+    say_interrupted(KeyboardInterrupt, KeyboardInterrupt(), None)
+    assert capsys.readouterr().err == "interrupted\n"
+    say_interrupted(ImportError, ImportError("no torch"), None)
+    assert capsys.readouterr().err == "ImportError: no torch\n"
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
+@pytest.mark.parametrize("ctrl_c", [signal.default_int_handler, signal.SIG_IGN], ids=["foreground", "background"])
+def test_told_to_end_a_job_does_what_it_does_after_ctrl_c(capsys, handlers, number, ctrl_c):
+    signal.signal(signal.SIGINT, ctrl_c)
+    assert outcome(lambda: signal.raise_signal(number)) == 130
+    assert capsys.readouterr().err == "interrupted\n"
+
+
+def test_told_to_end_a_sweep_stops_as_tune_does_after_ctrl_c(handlers):
+    stopped = []
+
+    def main():
+        signal.signal(signal.SIGINT, lambda number, frame: stopped.append(number))
+        signal.raise_signal(signal.SIGTERM)
+
+    assert outcome(main) == 0
+    assert stopped == [signal.SIGINT]
+
+
+def test_what_nohup_ignores_stays_ignored(handlers):
+    signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    assert outcome(lambda: signal.raise_signal(signal.SIGHUP)) == 0
+
+
+def test_a_user_without_an_account_has_a_home(monkeypatch):
+    def nowhere(_):
+        raise RuntimeError("Could not determine home directory.")
+
+    monkeypatch.setattr(job_environment.Path, "home", classmethod(nowhere))
+    monkeypatch.setenv("HOME", "")  # so that it is set again afterwards
+    job_environment.have_a_home()
+    assert os.environ["HOME"] == "/"
+
+
+@pytest.fixture
+def handlers():
+    """Signal handlers are afterwards what they were before."""
+    kept = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)}
+    yield
+    for number, handler in kept.items():
+        signal.signal(number, handler)

@@ -2,10 +2,22 @@
 
 import os
 import signal
+import sys
 from pathlib import Path
-from types import FrameType
+from types import FrameType, TracebackType
 
 from promptfleet.job_output import is_unread
+
+
+def say_interrupted(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
+    """Stand in for ``sys.excepthook``: Ctrl-C while a job is still importing is one line, as it is later."""
+    if issubclass(kind, KeyboardInterrupt):
+        print("interrupted", file=sys.stderr)
+    else:
+        sys.__excepthook__(kind, error, trace)
+
+
+sys.excepthook = say_interrupted
 
 
 def end_as_ctrl_c_does() -> None:

@@ -76,7 +76,10 @@ def _streams() -> list[TextIO]:
 
 def _has_no_reader(stream: TextIO) -> bool:
     poll = select.poll()
-    poll.register(stream.fileno(), 0)
+    try:
+        poll.register(stream.fileno(), 0)
+    except (OSError, ValueError):  # no file is behind it, or it is closed
+        return False
     return any(event & (select.POLLERR | select.POLLHUP) for _, event in poll.poll(0))
 
 

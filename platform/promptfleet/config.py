@@ -293,8 +293,9 @@ class FederationConfig(Section):
     @model_validator(mode="after")
     def _check_device(self) -> "FederationConfig":
         device, share = self.runtime.device, self.resources.client.gpu
-        if device == "cpu" and share not in ("auto", 0):
-            raise ValueError(f"runtime.device=cpu needs no GPU: set resources.client.gpu={share:g} to auto")
+        for name, one in {"client": self.resources.client, "server": self.resources.server}.items():
+            if device == "cpu" and one.gpu not in ("auto", 0):
+                raise ValueError(f"runtime.device=cpu needs no GPU: set resources.{name}.gpu={one.gpu:g} to auto")
         if device == "cuda" and share == 0 and self.runtime.backend == "ray":
             raise ValueError("runtime.device=cuda needs a share of a GPU: set resources.client.gpu=0 to auto")
         return self

@@ -1,7 +1,8 @@
 """The one place that decides where a process computes: on the CPU, or on the GPU that it may use.
 
-Clients, and the encoding of images, follow ``runtime.device``. The server computes on the CPU, whatever clients do: its
-states are checkpointed there, and its numbers are then the same with and without Ray. Pretraining uses the CPU alone.
+Clients, and the encoding of images, follow ``runtime.device``. The server keeps its state on the CPU and computes
+there, unless ``resources.server.gpu`` gives it a share: its numbers are then the same with and without Ray. Pretraining
+uses the CPU alone.
 """
 
 import os
@@ -14,7 +15,6 @@ if TYPE_CHECKING:
     import torch
 
 Wanted = Literal["auto", "cpu", "cuda"]
-SERVER_DEVICE = "cpu"
 CUBLAS_WORKSPACE = ("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # cuBLAS repeats its bits; it is read when CUDA starts
 
 
@@ -70,12 +70,21 @@ def set_arithmetic(device: "torch.device", *, tf32: bool = False) -> None:
     torch.backends.cudnn.benchmark = False
 
 
-def from_numpy(array: "np.ndarray", device: "torch.device") -> "torch.Tensor":
-    """Return ``array`` as a tensor on ``device``. On the CPU it shares the array's memory.
+def release_memory(device: "torch.device") -> None:
+    """Give memory of a GPU that this process holds and does not use back to others."""
+    if device.type == "cuda":
+        import torch
 
-    To a GPU it is copied from pinned memory, and nothing waits for the copy.
-    """
+        torch.cuda.empty_cache()
+
+
+def from_numpy(array: "np.ndarray", device: "torch.device") -> "torch.Tensor":
+    """Return ``array`` as a tensor on ``device``, as ``moved`` does. On the CPU it shares the array's memory."""
     import torch
 
-    tensor = torch.from_numpy(array)
+    return moved(torch.from_numpy(array), device)
+
+
+def moved(tensor: "torch.Tensor", device: "torch.device") -> "torch.Tensor":
+    """Return a tensor of the CPU's on ``device``: a GPU copies it from pinned memory, and nothing waits for that."""
     return tensor.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else tensor.to(device)

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from promptfleet.config import FederationConfig
-from promptfleet.devices import check_visible, choose_device, set_arithmetic
+from promptfleet.devices import check_visible, choose_device, moved, set_arithmetic
 from promptfleet.errors import ConfigError, ResourceError
 from promptfleet.federation import local_fleet
 from promptfleet.federation.local_fleet import LocalFleet
@@ -71,10 +71,13 @@ def test_in_process_clients_are_on_the_device_and_the_server_is_not(monkeypatch,
     config = small_config()
     fleet = LocalFleet(prepared)
     fleet.begin(config, type("Partition", (), {"clients": []}))
+    alone = worlds.pop("server")
+    fleet.begin(small_config(resources={"server": {"gpu": 0.05}}), type("Partition", (), {"clients": []}))
     fleet.close()
     assert worlds["clients"].device.type == "meta"
     assert worlds["clients"].clip.tower.weights["positional_embedding"].device.type == "meta"
-    assert worlds["server"].device.type == "cpu"
+    assert alone.device.type == "cpu"
+    assert worlds["server"].device.type == "meta"  # with a share of its own
 
 
 @pytest.fixture
@@ -116,3 +119,20 @@ def test_an_actor_that_sees_more_than_its_own_gpu_is_refused(monkeypatch):
     check_visible(torch.device("cuda"), 2)
     with pytest.raises(ResourceError, match=r"was given 1 GPU\(s\) and sees 2: .*CUDA_VISIBLE_DEVICES"):
         check_visible(torch.device("cuda"), 1)
+
+
+def test_pinned_memory_is_for_copies_to_a_gpu(monkeypatch):
+    copies = []
+
+    class Spy(torch.Tensor):
+        def pin_memory(self):
+            copies.append("pinned")
+            return self
+
+        def to(self, device, **options):
+            copies.append((device.type, options))
+            return self
+
+    for device in ("cpu", "cuda"):
+        moved(torch.zeros(2).as_subclass(Spy), torch.device(device))
+    assert copies == [("cpu", {}), "pinned", ("cuda", {"non_blocking": True})]

@@ -34,6 +34,9 @@ def second_round(name: str, device: torch.device, epochs: int):
     privates, downloads = {client: one.private for client, one in first.items()}, server.select(2, CLIENTS)
     with Card() as card:
         there = world.to(device)
+        same = Server(method, there)  # a server with a share of the card: its state is still the CPU's
+        same.aggregate(1, {client: one.upload for client, one in first.items()})
+        assert equal(same.state, server.state)
         clients = [tiny_client(client, method, there) for client in CLIENTS]
         assert all(equal(client.initial_state(), here[client.id].initial_state()) for client in clients)
         card.counts.clear()

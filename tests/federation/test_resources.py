@@ -123,6 +123,20 @@ def test_what_was_measured_decides_how_many_actors_share_a_gpu(monkeypatch, capl
     assert "0.4 CUDA (measured on NVIDIA H100)" in caplog.records[-1].message
 
 
+def test_a_server_with_a_share_leaves_the_rest_to_clients():
+    with_server = {"resources": {"server": {"gpu": 0.05}}}
+    shares = plan([Node(cpus=8, gpus=1)], **with_server)
+    assert (shares.server_gpu, shares.client_gpu, shares.actors_per_gpu) == (0.05, 0.095, 10)
+    assert shares.bundles()[1] == {"CPU": 0.1, "GPU": 0.05}
+    assert sum(bundle.get("GPU", 0) for bundle in shares.bundles()) <= 1
+    crowded = {"clients": 20, "resources": {"server": {"gpu": 0.05}, "client": {"gpu": 0.05}}}
+    with pytest.raises(ResourceError, match=r"20 client actors .* do not fit: there is room for 19 on 1 GPUs"):
+        plan([Node(cpus=8, gpus=1)], **crowded)
+    assert plan([Node(cpus=8, gpus=1)], **{**crowded, "clients": 19}).actors_per_gpu == 20
+    with pytest.raises(ResourceError, match=r"resources\.server\.gpu=0\.05: there are 0 GPUs"):
+        plan(LAPTOP, **with_server)
+
+
 def test_more_than_one_gpu_must_be_whole():
     with pytest.raises(ResourceError, match=r"gpu=1\.5: more than one GPU must be a whole number"):
         plan([Node(8, 4)], clients=2, resources={"client": {"gpu": 1.5}})

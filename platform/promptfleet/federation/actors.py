@@ -18,7 +18,7 @@ from promptfleet.clip.image_tower import ImageTower
 from promptfleet.config import FederationConfig
 from promptfleet.data.client_split import ClientSplit
 from promptfleet.data.feature_store import open_store
-from promptfleet.devices import SERVER_DEVICE, check_device, check_visible, choose_device, set_arithmetic
+from promptfleet.devices import check_device, check_visible, choose_device, set_arithmetic
 from promptfleet.federation.client_group import ClientGroup
 from promptfleet.federation.fleet import Intake
 from promptfleet.federation.gpu_memory import explaining_full_memory
@@ -105,11 +105,14 @@ class ServerActor:
 
     def __init__(self, frozen: Frozen):
         self._frozen = frozen
-        self._clip = frozen.attach(SERVER_DEVICE)
-        self._image_tower = frozen.attach_images(SERVER_DEVICE)
+        self._device = choose_device("auto" if ray.get_gpu_ids() else "cpu")
+        with explaining_full_memory(side_by_side=1):
+            self._clip = frozen.attach(self._device)
+            self._image_tower = frozen.attach_images(self._device)
 
     def begin(self, config: FederationConfig, rows: Path | None) -> None:
         torch.set_num_threads(config.runtime.threads_per_client)
+        set_arithmetic(self._device, tf32=config.precision == "tf32")
         world = World(config, self._clip, self._frozen.class_names, self._image_tower, rows=rows and KeptRows(rows))
         self._server = Server(load_method(config.method), world)
 

@@ -3,6 +3,7 @@
 import logging
 import time
 from collections.abc import Collection, Iterator, Mapping, Sequence
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -130,7 +131,8 @@ def _encoded(
             except NoEncoder as error:
                 logger.warning("encoding in this process alone, since no node can: %s", error)
     encoder = Encoder(backbone, dataset, kinds, config.features.views, choose_device(config.runtime.device))
-    yield from encode_in_threads(encoder, parts, torch.get_num_threads())
+    with closing(encoder):
+        yield from encode_in_threads(encoder, parts, torch.get_num_threads())
 
 
 def _problem(file: Wanted, dataset: Dataset) -> str | None:

@@ -19,7 +19,7 @@ from promptfleet.config import FederationConfig
 from promptfleet.data.dataset import Dataset
 from promptfleet.data.datasets import load_dataset
 from promptfleet.data.views import random_views
-from promptfleet.devices import set_arithmetic
+from promptfleet.devices import moved, release_memory, set_arithmetic
 from promptfleet.errors import DataError, PromptfleetError
 
 BATCH = 32  # images in one forward pass; on a CPU a larger one is no faster
@@ -86,7 +86,12 @@ class Encoder:
         return self._model.encode_image(self._stack(images), normalize=True)
 
     def _stack(self, images: Iterable[Tensor]) -> Tensor:
-        return torch.stack(list(images)).to(self._device)
+        return moved(torch.stack(list(images)), self._device)
+
+    def close(self) -> None:
+        """Leave the GPU to the processes that train."""
+        self._model.to("cpu")
+        release_memory(self._device)
 
 
 @dataclass(frozen=True)

@@ -18,6 +18,7 @@ from promptfleet.federation.failures import Failure, Failures
 from promptfleet.federation.fleet import CohortUpdate, Intake
 from promptfleet.federation.prepare import Prepared
 from promptfleet.federation.reports import Evaluation, Event
+from promptfleet.federation.resources import server_share
 from promptfleet.federation.server import Server
 from promptfleet.federation.storage.kept_rows import KeptRows
 from promptfleet.methods import load_method
@@ -38,11 +39,12 @@ class LocalFleet:
         self, config: FederationConfig, partition: Partition, upload_noise: float = 0.0, rows: Path | None = None
     ) -> None:
         torch.set_num_threads(config.runtime.threads_per_client)
-        world = replace(self._prepared.world(config), upload_noise=upload_noise)
-        self._server = Server(load_method(config.method), replace(world, rows=rows and KeptRows(rows)))
         device = choose_device(config.runtime.device)
         set_arithmetic(device, tf32=config.precision == "tf32")
-        there = world.to(device)
+        here = replace(self._prepared.world(config), upload_noise=upload_noise)
+        there = here.to(device)
+        servers = there if server_share(config) else here
+        self._server = Server(load_method(config.method), replace(servers, rows=rows and KeptRows(rows)))
         self._group = ClientGroup(there, self._store, dict(enumerate(partition.clients)))
         self._failures = Failures(config.runtime)
         self._clients = range(config.clients)

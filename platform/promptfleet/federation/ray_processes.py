@@ -95,7 +95,7 @@ class Processes:
         return [actor for actor in (getattr(self, "server", None), *self.clients) if actor is not None]
 
     def _start_server(self) -> Any:
-        return self._start(ServerActor, 0, num_cpus=self._shares.server_cpu)
+        return self._start(ServerActor, 0, num_cpus=self._shares.server_cpu, num_gpus=self._shares.server_gpu)
 
     def _start_client(self, index: int) -> Any:
         shares = self._shares

@@ -48,6 +48,7 @@ class Shares:
     client_cpu: float
     client_gpu: float
     client_actors: int
+    server_gpu: float = 0.0
 
     @property
     def actors_per_gpu(self) -> int:
@@ -65,7 +66,8 @@ class Shares:
     def bundles(self) -> list[dict[str, float]]:
         """One placement bundle per process: driver, server, clients."""
         client = {"CPU": self.client_cpu} | ({"GPU": self.client_gpu} if self.client_gpu else {})
-        return [{"CPU": self.driver_cpu}, {"CPU": self.server_cpu}, *[client] * self.client_actors]
+        server = {"CPU": self.server_cpu} | ({"GPU": self.server_gpu} if self.server_gpu else {})
+        return [{"CPU": self.driver_cpu}, server, *[client] * self.client_actors]
 
 
 def plan_shares(config: FederationConfig, nodes: Sequence[Node], *, concurrent: int = 1) -> Shares:
@@ -83,18 +85,26 @@ def plan_shares(config: FederationConfig, nodes: Sequence[Node], *, concurrent: 
     actors = math.ceil(config.clients / config.runtime.clients_per_actor)
     auto_cpu = min(LARGEST_AUTO_CPU_SHARE, math.floor(PRECISION * cpus / ((actors + 2) * concurrent)) / PRECISION)
     client, server = config.resources.client, config.resources.server
+    server_gpu = server_share(config)
     shares = Shares(
         driver_cpu=auto_cpu,
         server_cpu=auto_cpu if server.cpu == "auto" else server.cpu,
         client_cpu=auto_cpu if client.cpu == "auto" else client.cpu,
         client_gpu=client.gpu
         if client.gpu != "auto"
-        else _auto_gpu(actors * concurrent, int(usable), _most_actors(config, nodes)),
+        else _auto_gpu(actors * concurrent, int(usable), _most_actors(config, nodes), 1 - server_gpu),
         client_actors=actors,
+        server_gpu=server_gpu,
     )
     _check_gpus(shares, nodes, config.clients, concurrent)
     _check_cpus(shares, nodes, cpus, concurrent)
     return shares
+
+
+def server_share(config: FederationConfig) -> float:
+    """Return the server's share of a GPU, with which it computes there; ``auto`` is none."""
+    share = config.resources.server.gpu
+    return 0.0 if share == "auto" or config.runtime.device == "cpu" else share
 
 
 def announce_gpus(shares: Shares, config: FederationConfig, prepared: "Prepared", nodes: Sequence[Node]) -> None:
@@ -135,14 +145,14 @@ def _most_actors(config: FederationConfig, nodes: Sequence[Node]) -> int:
     return max(1, gpu_bytes // measured.actor_bytes) if measured and gpu_bytes else AUTO_ACTORS_PER_GPU
 
 
-def _auto_gpu(actors: int, gpus: int, most: int) -> float:
-    """Shares that put as many actors on each GPU as on any other, ``most`` at most; 0 without GPUs."""
-    return _share_of(min(most, math.ceil(actors / gpus))) if gpus else 0.0
+def _auto_gpu(actors: int, gpus: int, most: int, rest: float) -> float:
+    """Shares that put as many actors on the ``rest`` of each GPU, ``most`` at most; 0 without GPUs."""
+    return _share_of(min(most, math.ceil(actors / gpus)), rest) if gpus else 0.0
 
 
-def _share_of(actors_per_gpu: int) -> float:
-    """1/n, rounded down to what Ray can count, so that n of them never exceed one GPU."""
-    return math.floor(PRECISION / actors_per_gpu) / PRECISION
+def _share_of(actors_per_gpu: int, rest: float = 1.0) -> float:
+    """An n-th of ``rest``, rounded down to what Ray can count, so that n of them never exceed it."""
+    return math.floor(PRECISION * rest / actors_per_gpu + 1e-6) / PRECISION
 
 
 def _per_gpu(share: float) -> int:
@@ -151,19 +161,26 @@ def _per_gpu(share: float) -> int:
 
 def _check_gpus(shares: Shares, nodes: Sequence[Node], clients: int, concurrent: int) -> None:
     share, wanted = shares.client_gpu, shares.client_actors * concurrent
+    if shares.server_gpu > sum(node.gpus for node in nodes):
+        raise ResourceError(
+            f"resources.server.gpu={shares.server_gpu:g}: there are {sum(node.gpus for node in nodes):g} GPUs"
+        )
     if share == 0:
         return
     if share > 1 and share != int(share):
         raise ResourceError(f"resources.client.gpu={share}: more than one GPU must be a whole number")
     if share < 1 / PRECISION:
         raise ResourceError(f"resources.client.gpu={share}: Ray counts in steps of {1 / PRECISION:g}, use 0 or more")
-    per_gpu = _per_gpu(share)
-    if share < 1 and 1 - per_gpu * share > LARGEST_WASTE:
+    per_gpu, rest = _per_gpu(share), 1 - shares.server_gpu
+    beside_server = math.floor(rest / share + 1e-9)
+    if share < 1 and beside_server and min(1 - per_gpu * share, rest - beside_server * share) > LARGEST_WASTE:
         raise ResourceError(
             f"resources.client.gpu={share}: {per_gpu} such actors fit a GPU and {1 - per_gpu * share:.2g} of it stays "
             f"unused; use 1/n: {_share_of(per_gpu):g} for {per_gpu}, or {_share_of(per_gpu + 1):g} for {per_gpu + 1}"
         )
     room = sum(int(node.gpus) * per_gpu if share <= 1 else math.floor(node.gpus / share) for node in nodes)
+    if shares.server_gpu and room:  # the servers take theirs of one GPU
+        room -= per_gpu - max(0, math.floor((1 - concurrent * shares.server_gpu) / share + 1e-9))
     if room < wanted:
         found = sum(node.gpus for node in nodes)
         actors = room // concurrent

@@ -118,5 +118,5 @@ def _generator_of(state: State) -> State:
 def _server_state(world: World, generator: State, round_index: int) -> State:
     """The server's state after ``round_index`` rounds from the named tensors ``generator.*``."""
     with torch.no_grad():
-        context = generate_context(_generator_of(generator), world.clip.zero_shot_text)
+        context = generate_context(_generator_of(generator), world.clip.zero_shot_text.cpu())
     return {**generator, "round": torch.tensor(round_index), **context_with_text(world, context)}

@@ -22,11 +22,12 @@ def test_a_sweeps_view_is_sorted_and_has_accuracies_and_the_searched_keys():
     assert shown["selectedColumns"] == [
         "metrics.`final/val_accuracy`",
         "metrics.`final/test_accuracy`",
-        "metrics.`zero_shot/test_accuracy`",
         "params.`experts`",
         "params.`partition.alpha`",
         "tags.`promptfleet.state`",
     ]
+    assert shown["columnOrder"][2:] == shown["selectedColumns"]
+    assert set(shown["columnWidths"]) == set(shown["columnOrder"])
     facets = ("startTime", "lifecycleFilter", "datasetsFilter", "modelVersionFilter")
     assert [shown[name] for name in facets] == ["ALL", "Active", [], "All Runs"]
 

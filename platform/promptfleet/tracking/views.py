@@ -18,7 +18,7 @@ _LONGEST = 20_000  # characters of an experiment's tag
 _MAIN = "accuracy"
 _FOLDED = ("final", "peak_round", "privacy", "round", "seconds", "storage", "test", "traffic", "train", "val")
 _RUNS = 20  # in a chart
-_WIDTH = 125  # of a column, in pixels
+_FIRST = {"attributes.`Run Name`": 280, "runDateAndNestInfo": 130}  # columns of each table, width in pixels
 
 
 @dataclass(frozen=True)
@@ -58,8 +58,8 @@ class View:
             "datasetsFilter": [],
             "modelVersionFilter": "All Runs",
             "selectedColumns": columns,
-            "columnOrder": columns,
-            "columnWidths": dict.fromkeys(columns, _WIDTH),
+            "columnOrder": [*_FIRST, *columns],
+            "columnWidths": _FIRST | {column: _width(column) for column in columns},
             "runsHiddenMode": "FIRST_20_RUNS",
             "compareRunCharts": list(self._charts()),
             "compareRunSections": [_section(_MAIN, shown=True), *(_section(name, shown=False) for name in _FOLDED)],
@@ -105,7 +105,7 @@ def trials_view(name: str, parent: str, keys: Sequence[str]) -> View:
     return View(
         name,
         order_by=metric(VAL),
-        columns=[metric(VAL), metric(TEST), metric(ZERO_SHOT), *map(param, keys), tag("promptfleet.state")],
+        columns=[metric(VAL), metric(TEST), *map(param, keys), tag("promptfleet.state")],
         search=nested_in(parent),
         bars=(VAL, TEST),
         keys=keys,
@@ -114,7 +114,7 @@ def trials_view(name: str, parent: str, keys: Sequence[str]) -> View:
 
 def comparison_view(name: str, parent: str) -> View:
     """Return the view of a comparison's federations, the highest test accuracy first."""
-    columns = [metric(TEST), metric(VAL), metric(ZERO_SHOT), param("method"), param("seed"), tag("promptfleet.state")]
+    columns = [metric(TEST), metric(VAL), param("method"), param("seed"), tag("promptfleet.state")]
     return View(name, order_by=metric(TEST), columns=columns, search=nested_in(parent), bars=(TEST, VAL))
 
 
@@ -142,6 +142,11 @@ def all_runs_view() -> View:
 def nested_in(parent: str) -> str:
     """Return the filter for the runs nested in one, given by its id."""
     return f"{tag('mlflow.parentRunId')} = '{parent}'"
+
+
+def _width(column: str) -> int:
+    """Return the pixels that the column's title takes."""
+    return min(200, 40 + 7 * len(column.split("`")[1]))
 
 
 def _section(name: str, *, shown: bool) -> dict[str, Any]:

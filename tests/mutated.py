@@ -7,6 +7,7 @@ from typing import Any
 import yaml
 from hypothesis import strategies as st
 
+from promptfleet.errors import PromptfleetError
 from promptfleet.yaml_files import read_yaml
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -73,7 +74,7 @@ def documents(draw: st.DrawFn, bases: list[Path]) -> bytes:
     """A file's content: one of ``bases`` with some values or characters replaced, removed, moved or doubled."""
     values = copy.deepcopy(read_yaml(draw(st.sampled_from(bases))))
     for _ in range(draw(st.integers(1, 3))):
-        _mutate(draw, values)
+        mutate(draw, values)
     text = yaml.safe_dump(values, sort_keys=False, allow_unicode=True).encode()
     for _ in range(draw(st.sampled_from([0, 0, 0, 1, 2]))):
         at, cut = draw(st.integers(0, len(text))), draw(st.sampled_from([0, 0, 1, 7, 40]))
@@ -100,7 +101,16 @@ def assignments(draw: st.DrawFn, keys: list[str]) -> list[str]:
     return draw(st.one_of(st.just([]), st.just([]), st.lists(entry, max_size=2)))
 
 
-def _mutate(draw: st.DrawFn, values: dict) -> None:
+def refused_in_one_line(error: PromptfleetError) -> None:
+    """Assert that the error is a line for the user."""
+    message = str(error)
+    assert message
+    assert message.isprintable()
+    assert len(message) < 2100
+
+
+def mutate(draw: st.DrawFn, values: dict) -> None:
+    """Replace, remove, add, move or nest some value."""
     containers = [values, *_containers(values)]
     box = draw(st.sampled_from(containers))
     places = list(box) if isinstance(box, dict) else list(range(len(box)))

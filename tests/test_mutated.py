@@ -19,7 +19,7 @@ from promptfleet.methods.pfedmoap import PFedMoAPConfig
 from promptfleet.search.spec import read_sweep
 from promptfleet.search.study import SweepStudy
 from promptfleet.search.sweep import plan_sweep
-from tests.mutated import CONFIGS, SPACES, assignments, documents
+from tests.mutated import CONFIGS, SPACES, assignments, documents, refused_in_one_line
 
 EXAMPLES = int(os.environ.get("PROMPTFLEET_EXAMPLES", "100"))
 KEYS = sorted(dotted_keys(PFedMoAPConfig))
@@ -36,13 +36,6 @@ def file(tmp_path_factory):
 @pytest.fixture(scope="module")
 def digits():
     return Samples.of_dataset(load_dataset("digits", "data"))
-
-
-def refused_in_one_line(error: PromptfleetError) -> None:
-    message = str(error)
-    assert message
-    assert message.isprintable()
-    assert len(message) < 2100
 
 
 @many

@@ -20,6 +20,8 @@ from promptfleet.escaping import encodable
 
 logger = logging.getLogger(__name__)
 
+FORMATS = ("JPEG", "PNG", "WEBP", "AVIF", "GIF", "BMP", "DIB", "TIFF", "JPEG2000", "PPM", "TGA", "QOI")  # no programs
+MOST_PIXELS = 2**26  # some 600 MB while one is decoded
 HASHED_BYTES = 4096  # of each image's beginning and end
 READERS = 16  # threads; they wait for the disk, not for each other
 CHUNK = 256  # images that a thread takes at a time
@@ -104,12 +106,14 @@ def read_image_file(paths: Sequence[str], index: int) -> Image.Image:
     """Decode one file, whatever its name says it is: grey images as ``L``, all others as ``RGB``.
 
     Raises:
-        DataError: if it cannot be decoded, or has more than 8 bits per channel.
+        DataError: if it cannot be decoded, has more than ``MOST_PIXELS`` or more than 8 bits per channel.
     """
     path = paths[index]
     try:
-        with open_regular(path) as file, Image.open(file) as image:
+        with open_regular(path) as file, Image.open(file, formats=FORMATS) as image:
             wide = image.mode.startswith(("I", "F"))
+            if image.width * image.height > MOST_PIXELS:
+                raise DataError(f"{path}: has {image.width} x {image.height} pixels, more than {MOST_PIXELS}")
             decoded = image.convert("L" if image.mode == "L" else "RGB")
     except DataError:
         raise

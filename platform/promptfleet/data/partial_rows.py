@@ -1,16 +1,19 @@
 """An array that is being made, part by part and in any order, on disk: what was put survives a kill."""
 
 import json
+import math
 import os
 import shutil
 import zlib
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
 from promptfleet.disks import disk_errors
 from promptfleet.errors import DataError
+from promptfleet.strict_json import Count, Counts, parse_json
 
 
 class PartialRows:
@@ -43,7 +46,8 @@ class PartialRows:
                 f"features of images {part.start}..{part.stop - 1} have a NaN or Inf as {self._dtype}; the backbone's "
                 f"weights or the images are damaged"
             )
-        entry = {"start": part.start, "stop": part.stop, "shape": rows.shape[1:], "checksum": zlib.crc32(rows)}
+        entry = {"start": part.start, "stop": part.stop, "shape": rows.shape[1:]}
+        entry["checksum"] = _checksum(part, rows.shape[1:], rows)
         with disk_errors(self._folder):
             with open(self._rows, "r+b") as file:
                 file.seek(part.start * rows[0].nbytes)
@@ -59,8 +63,11 @@ class PartialRows:
 
     def array(self) -> np.ndarray:
         """All rows, mapped. Raises DataError if some were never put."""
-        if sum(map(len, self._done)) != self._samples:
-            raise DataError(f"{self._folder}: {sum(map(len, self._done))} of {self._samples} rows are there")
+        there = np.zeros(self._samples, dtype=bool)
+        for part in self._done:
+            there[part.start : part.stop] = True
+        if not there.all():
+            raise DataError(f"{self._folder}: {there.sum()} of {self._samples} rows are there")
         return np.memmap(self._rows, dtype=self._dtype, mode="r", shape=(self._samples, *self._shape))
 
     def delete(self) -> None:
@@ -70,14 +77,31 @@ class PartialRows:
         """The parts of the journal whose rows are as they were put."""
         if not self._journal.exists():
             return
+        size = self._rows.stat().st_size
         with open(self._rows, "rb") as file:
             for line in self._journal.read_bytes().splitlines():
                 try:
-                    entry = json.loads(line)
-                    part, shape = range(entry["start"], entry["stop"]), tuple(entry["shape"])
-                except (ValueError, KeyError, TypeError):
+                    entry = parse_json(_Entry, line)
+                except ValueError:
                     continue  # torn
-                row_bytes = int(np.prod(shape)) * self._dtype.itemsize
+                part, shape = range(entry.start, entry.stop), tuple(entry.shape)
+                row_bytes = math.prod(shape) * self._dtype.itemsize
+                if not part or part.stop > self._samples or part.stop * row_bytes > size:
+                    continue
                 file.seek(part.start * row_bytes)
-                if zlib.crc32(file.read(len(part) * row_bytes)) == entry["checksum"]:
+                if _checksum(part, shape, file.read(len(part) * row_bytes)) == entry.checksum:
                     yield part, shape
+
+
+@dataclass(frozen=True)
+class _Entry:
+    """A line of the journal: which rows are there, of which shape, and a checksum of all of this."""
+
+    start: Count
+    stop: Count
+    shape: Counts
+    checksum: Count
+
+
+def _checksum(part: range, shape: tuple[int, ...], rows: np.ndarray | bytes) -> int:
+    return zlib.crc32(rows, zlib.crc32(repr((part, shape)).encode()))

@@ -16,7 +16,7 @@ TEST, VAL, ZERO_SHOT = "final/test_accuracy", "final/val_accuracy", "zero_shot/t
 VAL_BY_ROUND, TEST_BY_ROUND = "val/accuracy_mean", "test/accuracy_mean"
 _LONGEST = 20_000  # characters of an experiment's tag
 _MAIN = "accuracy"
-_FOLDED = ("final", "peak_round", "privacy", "round", "seconds", "storage", "test", "traffic", "train", "val")
+_FOLDED = ("peak_round", "privacy", "round", "seconds", "storage", "test", "traffic", "train", "val", "zero_shot")
 _RUNS = 20  # in a chart
 _FIRST = {"attributes.`Run Name`": 280, "runDateAndNestInfo": 130}  # columns of each table, width in pixels
 

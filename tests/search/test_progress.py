@@ -14,7 +14,10 @@ ROUNDS = 3
 
 
 def stage(name, trials_left, *ended, failed=()):
-    study = SimpleNamespace(trials=lambda: ended, trials_left=lambda: trials_left, has_ended=lambda n: n in failed)
+    for number, one in enumerate(ended):
+        one.number = number
+    over = {*range(len(ended)), *failed}
+    study = SimpleNamespace(trials=lambda: ended, trials_left=lambda: trials_left, has_ended=over.__contains__)
     return SimpleNamespace(name=name, study=study)
 
 
@@ -69,7 +72,7 @@ def test_a_resumed_sweep_starts_from_what_is_done():
     tell(progress, 2, 3, 0.6)
     last = stream.getvalue().splitlines()[-1]
     assert "7/8 done, " in last
-    assert "best 0.700 (trial -1)" in last  # outside a study, a trial's number is -1
+    assert "best 0.700 (trial 0)" in last  # outside a study, a trial's number is -1
     assert last.endswith("0 running, 3 stopped early, 2 failed")
 
 

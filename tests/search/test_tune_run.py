@@ -1,6 +1,7 @@
 """Trials whose process dies, under Ray Tune itself: each is gone on with, and none is given up, lost or doubled."""
 
 import io
+import shutil
 from types import SimpleNamespace
 
 import pytest
@@ -9,7 +10,8 @@ from optuna.trial import TrialState
 
 from promptfleet.config import FederationConfig
 from promptfleet.errors import StorageError
-from promptfleet.search import tune_adapters, tune_run
+from promptfleet.search import lost_results, tune_adapters, tune_run
+from promptfleet.search.folders import trial_folder
 from promptfleet.search.progress import SweepProgress
 from promptfleet.search.space import IntRange
 from promptfleet.search.spec import SweepSettings
@@ -40,7 +42,7 @@ def run(ray_session, monkeypatch, tmp_path, said):
         stages = []
         for name, budget in trials.items():
             folder = tmp_path / name
-            folder.mkdir()
+            folder.mkdir(exist_ok=True)
             study = SweepStudy(folder, {"experts": IntRange(0, 9)}, SweepSettings(trials=budget), rounds=1)
             stages.append(Stage(name, folder, study, lambda params: config, SimpleNamespace(id=name), config.storage))
         tune_run.run_trials(stages, tmp_path, None, [], store, writer, concurrent=concurrent)
@@ -95,3 +97,21 @@ def test_a_disk_that_refuses_ends_the_sweep_and_no_trial(run, tmp_path, moment):
         run(trial=2)
     study = SweepStudy(tmp_path / "trial", {"experts": IntRange(0, 9)}, SweepSettings(trials=2), rounds=1)
     assert [trial.state for trial in study.trials()] == [TrialState.COMPLETE, TrialState.RUNNING]
+
+
+def test_results_that_are_gone_are_brought_back_and_the_study_stays(run, tmp_path, monkeypatch, said):
+    def summary(folder, config, trial):
+        path = trial_folder(folder, trial.number) / "rounds"
+        return path.read_text() if path.exists() else None
+
+    monkeypatch.setattr(lost_results, "trial_summary", summary)
+    done = {"trial": [(TrialState.COMPLETE, ALL_ROUNDS)] * 3}
+    assert run(trial=3) == done
+    shutil.rmtree(trial_folder(tmp_path / "trial", 1))
+    order(tmp_path, "trial", 1, 2)  # and its process dies meanwhile
+    assert run(trial=3) == done
+    assert summary(tmp_path / "trial", None, SimpleNamespace(number=1)) == "3"
+    assert "3/3 done, 0s left" in said.getvalue().splitlines()[-1]
+    before = len(said.getvalue())
+    assert run(trial=3) == done
+    assert len(said.getvalue()) == before

@@ -26,7 +26,8 @@ class SweepProgress(NotSaved, tune.Callback):
         self._running: dict[tuple[str, int], float] = {}  # share of the rounds that were run
         self._best: dict[str, tuple[float, int]] = {}
         self._studies = {stage.name: stage.study for stage in stages}
-        ended = [(stage.name, trial) for stage in stages for trial in stage.study.trials() if trial.state.is_finished()]
+        trials = [(stage, trial) for stage in stages for trial in stage.study.trials()]
+        ended = [(stage.name, trial) for stage, trial in trials if stage.study.has_ended(trial.number)]
         for stage, trial in ended:
             if trial.state == TrialState.COMPLETE:
                 self._note(stage, trial.number, trial.value)

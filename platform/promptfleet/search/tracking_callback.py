@@ -34,7 +34,7 @@ class TrackTrials(NotSaved, tune.Callback):
         for stage in self._stages.values():
             written = store.ended_children(stage.parent.id, "trial")
             for trial in stage.study.trials():
-                if trial.state.is_finished() and str(trial.number) not in written:
+                if stage.study.has_ended(trial.number) and str(trial.number) not in written:
                     values = stage.trial(Proposal(trial.number, trial.params, 0))
                     self._writer.submit(self._finish, values, RUN_STATUS[trial.state], trial.user_attrs.get("error"))
 
@@ -51,7 +51,9 @@ class TrackTrials(NotSaved, tune.Callback):
     def on_trial_error(self, iteration: int, trials: list[Trial], trial: Trial, **info: Any) -> None:
         study, number = self._stages[trial.config[STAGE]].study, trial.config[NUMBER]
         if study.has_ended(number):  # and is not begun again
-            self._writer.submit(self._finish, dict(trial.config), "FAILED", study.trials()[number].user_attrs["error"])
+            ended = study.trials()[number]
+            status, reason = RUN_STATUS[ended.state], ended.user_attrs.get("error")
+            self._writer.submit(self._finish, dict(trial.config), status, reason)
 
     def _log_round(self, values: dict[str, Any], report: dict[str, Any]) -> None:
         self._run(values).log_round(round_report_from_dict(report))

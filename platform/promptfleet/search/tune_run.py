@@ -14,6 +14,7 @@ from promptfleet.federation.ray_watch import require_ray
 from promptfleet.federation.resources import Node, Shares, plan_shares
 from promptfleet.federation.settings import federation_config
 from promptfleet.federation.storage.ray_storage import is_shared, where_trials_run
+from promptfleet.search.lost_results import with_lost_results
 from promptfleet.search.progress import SweepProgress
 from promptfleet.search.stage import FEDERATION, FOLDER, Stage
 from promptfleet.search.tracking_callback import TrackTrials
@@ -36,6 +37,7 @@ def run_trials(
 ) -> None:
     """Run what the stages' studies propose until their budgets are spent or Ctrl-C; all of it goes to MLflow.
 
+    So do trials that had ended and whose results are gone from the disk.
     folder is where Tune keeps its own notes, and this process's alone; concurrent trials run side by side.
 
     Raises:
@@ -44,6 +46,7 @@ def run_trials(
     """
     for stage in stages:
         stage.keep_study()
+    stages = [with_lost_results(stage) for stage in stages]
     tracking = TrackTrials(stages, writer)
     persistently(lambda: tracking.catch_up(store))
     if all(stage.study.is_over() for stage in stages):

@@ -1,0 +1,105 @@
+"""Trials that have ended and whose results are gone from the disk: handed out once more, the study stays as it is."""
+
+import logging
+from collections.abc import Sequence
+from dataclasses import replace
+
+from optuna.trial import FrozenTrial, TrialState
+
+from promptfleet.federation.storage.stored import bring_result
+from promptfleet.search.folders import trial_folder
+from promptfleet.search.stage import Stage
+from promptfleet.search.study import Proposal, SweepStudy
+from promptfleet.search.sweep import trial_summary
+
+logger = logging.getLogger(__name__)
+
+
+def with_lost_results(stage: Stage) -> Stage:
+    """Return a stage that also hands out the trials whose results are gone, and says which.
+
+    One that still has a checkpoint gives its result again at once; without one it is computed again, to the same bits.
+    """
+    lost = [trial for trial in stage.study.trials() if _is_lost(stage, trial)]
+    for trial in lost:
+        logger.info("%s %d: its result is gone from the disk and is brought back", stage.name, trial.number)
+    return replace(stage, study=StudyWithLost(stage.study, lost)) if lost else stage
+
+
+def _is_lost(stage: Stage, trial: FrozenTrial) -> bool:
+    if trial.state not in (TrialState.COMPLETE, TrialState.PRUNED):
+        return False
+    config = stage.config(trial.params)
+    if trial_summary(stage.folder, config, trial) is None:
+        bring_result(trial_folder(stage.folder, trial.number), stage.storage)
+        return trial_summary(stage.folder, config, trial) is None
+    return False
+
+
+class StudyWithLost:
+    """A study whose ``lost`` trials count as not ended until they have come to their old ends again."""
+
+    def __init__(self, study: SweepStudy, lost: Sequence[FrozenTrial]):
+        self._study = study
+        self._lost = {trial.number: trial for trial in lost}
+        self._handed_out: set[int] = set()
+
+    def next_proposal(self) -> Proposal | None:
+        for number in self._lost.keys() - self._handed_out:
+            self._handed_out.add(number)
+            trial = self._lost[number]
+            return Proposal(number, dict(trial.params), max(0, _last_round(trial) - 1))
+        return self._study.next_proposal()
+
+    def take_back(self, number: int) -> None:
+        self._handed_out.discard(number)
+        self._study.take_back(number)
+
+    def has_ended(self, number: int) -> bool:
+        return number not in self._lost and self._study.has_ended(number)
+
+    def rounds_reported(self, number: int) -> int:
+        return self._study.rounds_reported(number)
+
+    def trials_left(self) -> int:
+        return self._study.trials_left() + len(self._lost)
+
+    def is_over(self) -> bool:
+        return self.trials_left() == 0
+
+    def report(self, number: int, round_index: int, value: float) -> None:
+        self._study.report(number, round_index, value)
+
+    def should_stop(self, number: int, round_index: int) -> bool:
+        """Return whether it is stopped here: a lost trial where it once was, whatever has been run since."""
+        if number in self._lost:
+            trial = self._lost[number]
+            return trial.state == TrialState.PRUNED and round_index >= _last_round(trial)
+        return self._study.should_stop(number, round_index)
+
+    def complete(self, number: int, value: float) -> None:
+        if not self._is_back(number):
+            self._study.complete(number, value)
+
+    def prune(self, number: int) -> None:
+        if not self._is_back(number):
+            self._study.prune(number)
+
+    def fail(self, number: int, reason: str) -> None:
+        if self._is_back(number):
+            logger.warning("trial %d: its result could not be brought back (%s)", number, reason)
+        else:
+            self._study.fail(number, reason)
+
+    def require_written(self) -> None:
+        self._study.require_written()
+
+    def trials(self) -> list[FrozenTrial]:
+        return self._study.trials()
+
+    def _is_back(self, number: int) -> bool:
+        return self._lost.pop(number, None) is not None
+
+
+def _last_round(trial: FrozenTrial) -> int:
+    return max(trial.intermediate_values, default=0)

@@ -4,7 +4,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from promptfleet.errors import ConfigError
-from promptfleet.yaml_files import parse_yaml, read_yaml
+from promptfleet.yaml_files import dump_yaml, parse_yaml, read_yaml
 
 
 @pytest.mark.parametrize(
@@ -162,3 +162,13 @@ def test_what_cannot_be_merged_or_read(text, message):
 def test_merges_of_merges_do_not_pile_up():
     lines = ["a0: &a0 {x: 1}", *(f"a{n}: &a{n} {{<<: [*a{n - 1}, *a{n - 1}]}}" for n in range(1, 60))]
     assert parse_yaml("\n".join(lines), source="here")["a59"] == {"x": 1}
+
+
+plain = st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text()
+like_numbers = st.from_regex(r"[-+]?[0-9._]{1,4}([eE][-+]?[0-9]{1,3})?", fullmatch=True)
+words = like_numbers | st.sampled_from(["on", "no", "1e3", "010", "1:30", "2026-01-01", "~", "null", "<<", "=", "true"])
+
+
+@given(st.dictionaries(st.text() | words, plain | words | st.lists(plain | words) | st.dictionaries(words, plain)))
+def test_what_is_written_is_read_back(values):
+    assert parse_yaml(dump_yaml(values), source="here") == values

@@ -8,8 +8,6 @@ from itertools import count
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from promptfleet.atomic_files import replacing
 from promptfleet.config import StorageConfig
 from promptfleet.disks import disk_errors, unusable_path
@@ -18,6 +16,7 @@ from promptfleet.federation.settings import read_config
 from promptfleet.federation.storage.remote import bring_file
 from promptfleet.federation.storage.stored import alone_in
 from promptfleet.search.spec import SweepSpec, kept_at, parse_sweep
+from promptfleet.yaml_files import dump_yaml
 
 LONGEST = 200  # bytes of a name, which others are made from
 
@@ -87,7 +86,7 @@ class Shelf:
     def write(self, storage: StorageConfig, folder: Path, values: Mapping[str, Any]) -> None:
         """Replace the file that says what was asked for. Raises StorageError."""
         with disk_errors(), replacing(folder / self.file) as partial:
-            partial.write_text(yaml.safe_dump(dict(values), sort_keys=False))
+            partial.write_text(dump_yaml(values))
         bring_file(storage, folder / self.file)
 
     def _root(self, storage: StorageConfig) -> Path:

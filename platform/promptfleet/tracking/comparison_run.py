@@ -3,8 +3,6 @@
 from collections.abc import Callable, Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
-import yaml
-
 from promptfleet.config import FederationConfig, flatten
 from promptfleet.tracking.federation_run import REASON_TAG, FederationRun, end_run, log_origin
 from promptfleet.tracking.lasting_run import LastingParent
@@ -12,6 +10,7 @@ from promptfleet.tracking.provenance import provenance
 from promptfleet.tracking.store import KIND_TAG, TrackingStore
 from promptfleet.tracking.tracked_run import TrackedRun
 from promptfleet.tracking.views import comparison_view, view_name
+from promptfleet.yaml_files import dump_yaml
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -54,7 +53,7 @@ class ComparisonRun:
             run = store.find_or_create_run(key, f"comparison {name}", tags={KIND_TAG: "comparison"})
             store.save_view(comparison_view(view_name(key), run.id))
             log_origin(run, config, provenance())
-            run.log_text(yaml.safe_dump(dict(values), sort_keys=False), "comparison.yaml")
+            run.log_text(dump_yaml(values), "comparison.yaml")
             run.set_tags({"method": "", "seed": ""})  # which it has several of
             run.log_params({"methods": ",".join(values["methods"]), "seeds": ",".join(map(str, values["seeds"]))})
             shared = flatten(values["federation"])

@@ -6,8 +6,6 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any, Literal
 
-import yaml
-
 from promptfleet.config import FaultsConfig, FederationConfig, flatten, what_counts
 from promptfleet.data.partition_counts import PartitionCounts
 from promptfleet.federation.reports import ClientReport, Event, FederationResult, FederationSummary, RoundReport
@@ -17,6 +15,7 @@ from promptfleet.tracking.lasting_run import LastingRun
 from promptfleet.tracking.provenance import provenance, provenance_tags
 from promptfleet.tracking.store import TrackingStore
 from promptfleet.tracking.tracked_run import Status, TrackedRun
+from promptfleet.yaml_files import dump_yaml
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -155,7 +154,7 @@ class FederationRun:
 def log_origin(run: TrackedRun, config: FederationConfig, origin: Mapping[str, Any]) -> None:
     """Mark a run as running and write what it is made from: tags, ``config.yaml`` and ``provenance.json``."""
     run.set_tags({**federation_tags(config), **provenance_tags(), STATE_TAG: "running"})
-    run.log_text(yaml.safe_dump(config.to_dict(), sort_keys=False), "config.yaml")
+    run.log_text(dump_yaml(config.to_dict()), "config.yaml")
     run.log_text(json.dumps(origin, indent=2), "provenance.json")
 
 

@@ -6,8 +6,6 @@ from dataclasses import asdict, dataclass
 from functools import cache
 from typing import Any, Literal
 
-import yaml
-
 from promptfleet.config import FederationConfig, flatten
 from promptfleet.tracking.descriptions import sweep_note
 from promptfleet.tracking.federation_run import FederationRun, end_run, log_origin
@@ -17,6 +15,7 @@ from promptfleet.tracking.run_names import trial_name
 from promptfleet.tracking.store import KIND_TAG, TrackingStore
 from promptfleet.tracking.tracked_run import TrackedRun
 from promptfleet.tracking.views import trials_view, view_name
+from promptfleet.yaml_files import dump_yaml
 
 ParamValue = int | float | str | bool
 Importances = Callable[[], Mapping[str, float] | None]
@@ -86,7 +85,7 @@ class SweepRun:
             log_origin(run, config, provenance())
             store.save_view(trials_view(view_name(key), run.id, list((search or {}).get("space", {}))))
             if search is not None:
-                run.log_text(yaml.safe_dump(dict(search), sort_keys=False), "search.yaml")
+                run.log_text(dump_yaml(search), "search.yaml")
                 if run.is_new:  # a resumed sweep may ask for more trials; search.yaml then has the newest
                     run.log_params(flatten(search))
             return run

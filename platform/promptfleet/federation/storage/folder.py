@@ -11,8 +11,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from promptfleet.atomic_files import replacing
 from promptfleet.config import (
     WHERE_AND_HOW,
@@ -30,7 +28,7 @@ from promptfleet.federation.storage.checkpoint import clear_checkpoints, newest_
 from promptfleet.federation.storage.kept_rows import clear_rows
 from promptfleet.federation.storage.remote import remote_folder, until_it_answers
 from promptfleet.federation.storage.stored import RESULT_FILE
-from promptfleet.yaml_files import read_yaml
+from promptfleet.yaml_files import dump_yaml, read_yaml
 
 CONFIG_FILE = "config.yaml"
 FEDERATIONS = "federations"  # under storage.path, where nothing else was said
@@ -111,7 +109,7 @@ def begin_folder(folder: Path, config: FederationConfig) -> None:
         clear_rows(folder)
         (folder / RESULT_FILE).unlink(missing_ok=True)
         with replacing(folder / CONFIG_FILE) as partial:
-            partial.write_text(yaml.safe_dump(config.to_dict(), sort_keys=False))
+            partial.write_text(dump_yaml(config.to_dict()))
 
 
 def resumed_config(folder: Path, assignments: Sequence[str], *, trust_code: bool = False) -> FederationConfig:

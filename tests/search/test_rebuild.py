@@ -149,6 +149,17 @@ def test_what_a_folder_holds_of_another_federation_is_put_aside(folder):
     assert (folder / "trials" / "000.other" / "checkpoints").is_dir()
 
 
+def test_a_result_that_cannot_be_read_is_no_missing_one(folder):
+    """Nothing is put aside and no trial is proposed again for a disk that fails."""
+    overwrite(folder / FILE)
+    path = trial_folder(folder, 2) / "result.json"
+    path.unlink()
+    path.mkdir()
+    with pytest.raises(IsADirectoryError):
+        rebuild(folder)
+    assert path.is_dir()
+
+
 def test_killed_meanwhile_the_old_study_is_there_and_can_be_rebuilt(begun, folder, monkeypatch):
     cut_off(folder / FILE)
     before = (folder / FILE).read_bytes()

@@ -12,7 +12,7 @@ from typing import Any
 from optuna.trial import TrialState
 
 from promptfleet.config import FederationConfig, flatten
-from promptfleet.errors import PromptfleetError
+from promptfleet.errors import PromptfleetError, StorageError
 from promptfleet.federation.reports import FederationSummary
 from promptfleet.federation.storage.checkpoint import load_snapshot
 from promptfleet.federation.storage.stored import RESULT_FILE, load_summary
@@ -25,6 +25,7 @@ logger = logging.getLogger(__name__)
 
 BESIDE = "study.rebuilt"  # a folder, which is gone when all is done
 _JOURNAL = f"{FILE}-journal"
+_NO_RESULT = (ValueError, LookupError, TypeError, AttributeError, RecursionError, PromptfleetError)
 
 
 def rebuild_study(
@@ -75,7 +76,17 @@ def _restore(
         params = _params(folder, space)
         wanted = config(params)
         summary: FederationSummary | None = load_summary(folder, wanted.fingerprint())
-    except (OSError, ValueError, LookupError, TypeError, AttributeError, RecursionError, PromptfleetError) as error:
+    except StorageError:
+        raise
+    except (
+        FileNotFoundError,
+        ValueError,
+        LookupError,
+        TypeError,
+        AttributeError,
+        RecursionError,
+        PromptfleetError,
+    ) as error:
         logger.warning("%s: has no result that can be used (%s); the trial is run again", folder, error)
         summary = None
     if summary is not None:
@@ -86,6 +97,8 @@ def _restore(
     proposed = study.trials()[-1].params
     try:
         load_snapshot(folder, config(proposed).fingerprint())
+    except StorageError:
+        raise
     except PromptfleetError:
         folder.rename(_free_name(folder.parent, f"{folder.name}.other"))
 

@@ -266,6 +266,15 @@ def test_the_same_image_under_two_spellings_is_listed_twice(tmp_path, second, li
     assert load_dataset("dtd", tmp_path).class_names == ("banded", "polka-dotted", "veined")
 
 
+def test_a_pet_under_two_spellings_is_listed_twice(tmp_path):
+    folder = tmp_path / "oxford_pets"
+    write_images(folder, ["images/Big_Cat_1.jpg"])
+    (folder / "annotations").mkdir()
+    (folder / "annotations/trainval.txt").write_text("Big_Cat_1 4 1 1\n")
+    (folder / "annotations/test.txt").write_text("./Big_Cat_1 4 1 1\n")
+    assert "test.txt: './Big_Cat_1.jpg' is listed twice" in refusal("oxford_pets", tmp_path)
+
+
 @pytest.mark.parametrize("place", ["train/cat/{}.png", "train/{}/1.png", "{}/train/cat/1.png"])
 def test_names_that_are_no_utf_8_are_read_and_shown_escaped(tmp_path, place):
     path = tmp_path / "imagefolder" / place.format("plain")

@@ -3,6 +3,7 @@
 Source: O. Parkhi, A. Vedaldi, A. Zisserman, C. Jawahar, *Cats and Dogs*, CVPR 2012.
 """
 
+import posixpath
 from pathlib import Path
 
 from promptfleet.data.dataset import Dataset, Part
@@ -26,7 +27,7 @@ def _official(annotations: Path) -> tuple[list[ListedImage], tuple[str, ...]]:
     for part, path in ((Part.TRAIN, annotations / "trainval.txt"), (Part.TEST, annotations / "test.txt")):
         for number, line in read_lines(path):
             image, *numbers = line.split()
-            breed = image.rpartition("_")[0].lower()
+            breed = posixpath.normpath(image).rpartition("_")[0].lower()  # also of ./Abyssinian_100
             if not breed or len(numbers) != 3 or not numbers[0].isdecimal() or int(numbers[0]) < 1:
                 raise DataError(f"{path}:{number}: {line!r} should be Breed_number, class id >= 1, species, breed id")
             class_id = int(numbers[0])

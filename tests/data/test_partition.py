@@ -366,6 +366,15 @@ def test_domain_shift_keeps_the_classes_even_and_domain_dirichlet_does_not():
     assert largest_share("domain_dirichlet") > 0.35
 
 
+@pytest.mark.parametrize("kind", DOMAIN_KINDS)
+def test_a_domain_without_training_samples_is_named(kind):
+    domains = np.repeat([0, 1], 50)
+    official = np.where((domains == 0) & (np.arange(100) % 5 > 0), Part.TRAIN, Part.TEST).astype(np.int64)
+    with pytest.raises(DataError) as caught:
+        partition(made_up_samples(made_up_labels(5, 20), domains, official), 2, kind=kind)
+    assert str(caught.value).startswith(f"partition.kind={kind}: domain 'domain 1' has no sample to train on, and each")
+
+
 def test_domain_schemes_need_domains_and_enough_clients():
     labels = made_up_labels(4, 100)
     with pytest.raises(ConfigError) as caught:

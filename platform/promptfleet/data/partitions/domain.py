@@ -4,7 +4,7 @@ import numpy as np
 
 from promptfleet.config import PartitionConfig
 from promptfleet.data.samples import Samples
-from promptfleet.errors import ConfigError
+from promptfleet.errors import ConfigError, DataError
 
 
 def assign(samples: Samples, *, clients: int, settings: PartitionConfig, rng: np.random.Generator) -> list[np.ndarray]:
@@ -23,7 +23,7 @@ def assign(samples: Samples, *, clients: int, settings: PartitionConfig, rng: np
 def clients_by_domain(samples: Samples, clients: int, settings: PartitionConfig) -> list[np.ndarray]:
     """The clients of each domain: neighbours in client order, and as many as of any other domain, or one more.
 
-    Raises ConfigError as ``assign`` says.
+    Raises ConfigError as ``assign`` says, and DataError if a domain has no sample.
     """
     domains = len(samples.domain_names)
     if samples.domains is None:
@@ -35,5 +35,11 @@ def clients_by_domain(samples: Samples, clients: int, settings: PartitionConfig)
         raise ConfigError(
             f"partition.kind={settings.kind}: clients={clients} cannot have all {domains} domains, one each; set "
             f"clients to {domains} or more"
+        )
+    empty = np.setdiff1d(np.arange(domains), samples.domains)
+    if len(empty):
+        raise DataError(
+            f"partition.kind={settings.kind}: domain {samples.domain_names[empty[0]]!r} has no sample to train on, and "
+            f"each domain has clients of its own; add some, remove the domain, or use partition.kind=dirichlet"
         )
     return np.array_split(np.arange(clients), domains)

@@ -1,6 +1,7 @@
 """Starting Ray, where it does not start, and when it is joined."""
 
 import re
+import sys
 from contextlib import contextmanager
 
 import pytest
@@ -22,6 +23,16 @@ def test_a_ray_that_does_not_start_is_one_clear_line(monkeypatch):
     message = r"^Ray did not start; has this machine too much to do\? \(The current node timed out during startup\.\)$"
     with pytest.raises(ResourceError, match=message), ray_session(fork_server="off"):
         pytest.fail("there is no Ray")
+
+
+def test_a_command_line_that_is_no_utf_8_is_refused_before_ray_is_started(monkeypatch):
+    monkeypatch.setattr(ray, "is_initialized", lambda: False)
+    monkeypatch.setattr(ray, "init", lambda **options: pytest.fail("it was started"))
+    monkeypatch.setattr(sys, "argv", ["train.py", "--set", "data.folder=caf\udce9"])
+    message = r"^data\.folder=caf\\xe9: Ray cannot start from a command line that is no UTF-8; rename"
+    for address in (None, "auto"):
+        with pytest.raises(ResourceError, match=message), ray_session(address, fork_server="off"):
+            pytest.fail("there is no Ray")
 
 
 @pytest.mark.parametrize(

@@ -4,7 +4,7 @@ import logging
 import os
 import socket
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, nullcontext
 from pathlib import Path
 from typing import TypeVar
@@ -13,6 +13,7 @@ from promptfleet.config import StorageConfig
 from promptfleet.devices import gpu_sizes
 from promptfleet.disks import check_writable
 from promptfleet.errors import ResourceError, first_line
+from promptfleet.escaping import encodable
 from promptfleet.federation.fork_server.session import ForkServer, ForkServerError, start_fork_server, unavailable
 from promptfleet.federation.ray_folder import ray_folder
 from promptfleet.federation.ray_helpers import away_from_the_terminal, on_loopback, own_signals, without_helpers
@@ -94,6 +95,7 @@ def ray_session(
 
     with ExitStack() as ours:
         if not ray.is_initialized():
+            _check_command_line(sys.argv)
             if address is None:
                 _start(ray, ours, fork_server)
             else:
@@ -101,6 +103,16 @@ def ray_session(
         from promptfleet.federation.storage.ray_storage import nodes_with_storage
 
         yield nodes_with_storage(storage)
+
+
+def _check_command_line(words: Sequence[str]) -> None:
+    """Raise ResourceError for what Ray, which notes the command line that starts it as UTF-8, cannot note."""
+    odd = [word for word in words if encodable(word) != word]
+    if odd:
+        raise ResourceError(
+            f"{odd[0]}: Ray cannot start from a command line that is no UTF-8; rename that file or folder, or set "
+            f"runtime.backend=local"
+        )
 
 
 def _start(ray, session: ExitStack, wanted: str) -> None:

@@ -14,7 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from promptfleet.data.feature_store import feature_key, feature_path, open_features, open_store, write_features
+from promptfleet.data.feature_store import META, feature_key, feature_path, open_features, open_store, write_features
 from promptfleet.errors import DataError
 
 PARTS = {"backbone": "ViT-B-16/abc", "dataset": "digits/def", "transform": "centre-crop"}
@@ -265,3 +265,46 @@ def test_writer_killed_while_writing_leaves_no_store(tmp_path):
         open_features(feature_path(tmp_path, PARTS))
     path = write_features(tmp_path, PARTS, made_up_features(), np.arange(9))  # the next one is not in its way
     assert len(open_features(path, PARTS)) == 9
+
+
+def crafted(path, **changes):
+    """The file with other metadata, whose checksum is as it was."""
+    with pa.memory_map(str(path)) as source, pa.ipc.open_file(source) as reader:
+        batch = reader.get_batch(0)
+        meta = json.loads(batch.schema.metadata[META]) | changes
+        batch = pa.record_batch([pa.concat_arrays([column]) for column in batch.columns], names=batch.schema.names)
+    batch = batch.replace_schema_metadata({META: changes.get("text") or json.dumps(meta)})
+    with pa.ipc.new_file(str(path.with_name("crafted")), batch.schema) as writer:
+        writer.write_batch(batch)
+    return path.with_name("crafted")
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"shape": [True, 3]},
+        {"shape": [-3]},
+        {"shape": [10**30]},
+        {"shape": ["3"]},
+        {"shape": None},
+        {"dtype": ["float32"]},
+        {"key_parts": [1]},
+        {"key_parts": {"backbone": {"a": "b"}}},
+        {"checksum": "0"},
+        {"text": "[" * 200_000},
+        {"text": "{}"},
+    ],
+)
+def test_crafted_metadata_is_refused(tmp_path, changes):
+    path = write_features(tmp_path, {"backbone": "b"}, np.ones((4, 3), np.float32), np.zeros(4, np.int64))
+    with pytest.raises(DataError) as caught:
+        open_features(crafted(path, **changes))
+    assert "damaged, or no feature store" in str(caught.value) or "no feature store" in str(caught.value)
+
+
+def test_a_nan_with_a_right_checksum_is_refused(tmp_path):
+    features = np.ones((9000, 3), np.float32)
+    features[8999, 1] = np.nan
+    path = write_features(tmp_path, {"backbone": "b"}, features, np.zeros(9000, np.int64))
+    with pytest.raises(DataError, match=r"damaged, or no feature store \(it has a NaN or Inf\)"):
+        open_features(path)

@@ -29,6 +29,7 @@ NONE = -1
 META = b"promptfleet"
 DTYPES = {"float32": pa.float32(), "float16": pa.float16()}
 VERIFIED_BYTES = 2**30
+BLOCK = 4096  # samples whose features are looked at in one go
 
 
 @dataclass(frozen=True, eq=False)
@@ -140,15 +141,21 @@ def open_features(path: str | Path, key_parts: Mapping[str, str] | None = None, 
             sample_ids, labels, domains, official = (_values(batch.column(name), np.int64) for name in INTEGERS)
             features = _values(batch.column("feature").flatten(), np.dtype(dtype)).reshape(len(labels), *shape)
             key_found, checksum = meta["key_parts"], meta["checksum"]
+            feature_key(**key_found)
+    except DataError:
+        raise
     except FileNotFoundError:
         raise DataError(f"{path}: there is no such feature store") from None
     except (PermissionError, IsADirectoryError) as error:
         raise DataError(f"{path}: cannot be read ({error.strerror})") from None
-    except (pa.ArrowException, OSError, ValueError, LookupError, TypeError, AttributeError) as error:
+    except Exception as error:  # a damaged file can fail in any part of its reader
         raise _damaged(path, first_line(error)) from None
     columns = sample_ids, labels, domains, official, features
-    if verify and features.nbytes <= VERIFIED_BYTES and _checksum(key_found, *columns) != checksum:
-        raise _damaged(path, "its content does not match its checksum")
+    if verify and features.nbytes <= VERIFIED_BYTES:
+        if _checksum(key_found, *columns) != checksum:
+            raise _damaged(path, "its content does not match its checksum")
+        if not all(np.isfinite(some).all() for some in np.array_split(features, len(features) // BLOCK + 1)):
+            raise _damaged(path, "it has a NaN or Inf")
     if key_parts is not None and dict(key_parts) != key_found:
         raise DataError(f"{path}: made for other inputs: {_difference(key_found, key_parts)}")
     return FeatureStore(features, labels, domains, official, key_found)

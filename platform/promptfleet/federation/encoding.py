@@ -21,7 +21,7 @@ from promptfleet.disks import disk_errors
 from promptfleet.errors import ConfigError, DataError
 from promptfleet.federation.image_encoder import EncodedPart, Encoder, Kind, encode_in_threads
 from promptfleet.federation.ray_session import ray_runs
-from promptfleet.federation.storage.remote import FEATURES, fetch_missing
+from promptfleet.federation.storage.remote import FEATURES, bring_file, fetch_missing
 from promptfleet.methods.protocol import Needs
 
 logger = logging.getLogger(__name__)
@@ -93,11 +93,14 @@ def encode_missing(
 
     with disk_errors(lock), locked(lock, on_wait):
         problems = {file.path: _problem(file, dataset) for file in files}
-        for path, problem in problems.items():
-            if problem and path.exists():
-                logger.warning("%s; encoding the images again", problem)
+        damaged = [path for path, problem in problems.items() if problem and path.exists()]
+        for path in damaged:
+            logger.warning("%s; encoding the images again", problems[path])
         missing = [file for file in files if problems[file.path]]
-        return _encode(config, backbone, dataset, missing) if missing else None
+        speed = _encode(config, backbone, dataset, missing) if missing else None
+    for path in damaged:
+        bring_file(config.storage, path)  # the address may have the damaged one, of the same name and size
+    return speed
 
 
 def _encode(config: FederationConfig, backbone: Backbone, dataset: Dataset, files: Sequence[Wanted]) -> float:

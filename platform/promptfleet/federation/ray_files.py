@@ -1,15 +1,24 @@
-"""Files of one node on the others: copied once to each, and mapped there by every process that wants them."""
+"""Files of one node on the others: copied once to each, and mapped there by every process that wants them.
+
+A node's copies are in a folder of temporary files whose name is known, so that later jobs find them. It is used only if
+nobody but this user can have put anything there, and a copy only if its size and checksum are right.
+"""
 
 import os
+import stat
 import tempfile
+import uuid
 from collections.abc import Iterator
-from dataclasses import dataclass
+from contextlib import suppress
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import ray
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from promptfleet.atomic_files import locked, replacing
+from promptfleet.data.feature_store import open_features
+from promptfleet.disks import disk_errors
 from promptfleet.errors import DataError
 
 CHUNK = 2**26
@@ -17,15 +26,17 @@ CHUNK = 2**26
 
 @dataclass(frozen=True)
 class NodeFile:
-    """A file that does not change, on the node with id ``node``; without one every node has it.
+    """A file of a feature store, on the node with id ``node``; without one every node has it.
 
-    ``bytes`` and ``written_ns`` tell its copies from those of another one that had the same name.
+    ``bytes`` and ``written_ns`` tell its copies from those of another one that had the same name. ``token`` names a
+    folder that nobody could prepare, for nodes where the usual one is not this user's alone.
     """
 
     path: str
     node: str | None
     bytes: int
     written_ns: int
+    token: str = field(default_factory=lambda: uuid.uuid4().hex)
 
     @classmethod
     def of(cls, path: Path, node: str | None) -> "NodeFile":
@@ -40,17 +51,25 @@ class NodeFile:
         """
         if self.node in (None, ray.get_runtime_context().get_node_id()):
             return Path(self.path)
-        original = Path(self.path)
-        copy = copies_folder() / f"{original.stem}-{self.written_ns:x}{original.suffix}"
-        try:
-            with locked(copy.with_suffix(".lock")):
-                if not copy.exists():
-                    with replacing(copy) as partial, open(partial, "wb") as file:
-                        file.writelines(self._chunks())
-        except OSError as error:
-            address = ray.util.get_node_ip_address()
-            raise DataError(f"node {address}: {copy} cannot be written ({error.strerror or error})") from None
+        original, address = Path(self.path), ray.util.get_node_ip_address()
+        with disk_errors(f"node {address}: {tempfile.gettempdir()}"):
+            copy = copies_folder(self.token) / f"{original.stem}-{self.written_ns:x}{original.suffix}"
+        with disk_errors(f"node {address}: {copy}"), locked(copy.with_suffix(".lock")):
+            if not self._is_whole(copy):
+                with replacing(copy) as partial, open(partial, "wb") as file:
+                    file.writelines(self._chunks())
+                if not self._is_whole(copy):
+                    raise DataError(f"node {address}: {copy} is not what was copied; look after the node's disk")
         return copy
+
+    def _is_whole(self, copy: Path) -> bool:
+        try:
+            if os.lstat(copy).st_size != self.bytes:
+                return False
+            open_features(copy)
+        except (FileNotFoundError, DataError):
+            return False
+        return True
 
     def _chunks(self) -> Iterator[bytes]:
         """The file's content, read on its own node."""
@@ -64,9 +83,28 @@ class NodeFile:
             yield chunk
 
 
-def copies_folder() -> Path:
-    """Where this node keeps copies."""
-    return Path(tempfile.gettempdir()) / f"promptfleet-{os.getuid()}" / "copies"
+def copies_folder(token: str) -> Path:
+    """Where this node keeps copies: the usual folder, or one named after ``token``. Raises DataError: neither is ours.
+
+    Raises OSError: a folder cannot be made.
+    """
+    usual = Path(tempfile.gettempdir()) / f"promptfleet-{os.getuid()}"
+    for folder in (usual, usual.with_name(f"{usual.name}-{token}")):
+        with suppress(FileExistsError):
+            folder.mkdir(mode=0o700)
+        if _is_private(folder):
+            (folder / "copies").mkdir(exist_ok=True)
+            return folder / "copies"
+    raise DataError(f"{usual}: is not a folder of this user alone; remove it, or set TMPDIR to another folder")
+
+
+def _is_private(folder: Path) -> bool:
+    """Whether nobody else can have put anything there; takes away what others may do so far."""
+    found = os.lstat(folder)
+    if not stat.S_ISDIR(found.st_mode) or found.st_uid != os.getuid() or found.st_mode & 0o022:
+        return False
+    folder.chmod(0o700)
+    return True
 
 
 def _read(path: str, start: int, size: int) -> bytes:

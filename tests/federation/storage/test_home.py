@@ -92,6 +92,28 @@ def test_a_machine_goes_on_with_its_own_folder_unless_another_one_has_been_there
     assert f"what was here is now in {storage.folder.with_suffix('.old')}" in caplog.text
 
 
+@pytest.mark.parametrize(
+    "notes", ["", "{}", '{"name": 1, "sent": {}}', '{"name": "a", "sent": {"x": [1, true]}}', "[" * 9999]
+)
+def test_notes_that_are_damaged_count_for_nothing(machine, tmp_path, caplog, notes):
+    storage = machine("a")
+    with at_home(storage):
+        write(storage.folder / "result.json", "1")
+    write(storage.folder / ".home.json", notes)
+    with at_home(storage):
+        assert (storage.folder / "result.json").read_text() == "1"
+    assert f"{storage.folder}/.home.json: damaged (" in caplog.text
+    assert "taking what is at the address" in caplog.text
+
+
+@pytest.mark.parametrize("held", ["", "[]", '{"folder": "a"}', "[" * 9999, '{"process": "x"}'])
+def test_a_mark_of_work_that_is_damaged_is_one_line(machine, tmp_path, held):
+    write(tmp_path / "there" / ".in-use.json", held)
+    message = r"\.in-use\.json: damaged \([^\n]*\); remove it if no job is at work there$"
+    with pytest.raises(DataError, match=message), at_home(machine("a")):
+        pass
+
+
 def test_another_job_of_the_machine_is_refused(machine):
     storage = machine("a")
     message = r"another job of this machine is at work there$"

@@ -9,12 +9,15 @@ import uuid
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, wait
 from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
 
 from promptfleet.atomic_files import locked, replacing
 from promptfleet.config import StorageConfig
 from promptfleet.errors import ConfigError, DataError, first_line
 from promptfleet.federation.storage.lease import RENEW_S, Lease
 from promptfleet.federation.storage.remote import FEATURES, RemoteFolder, until_it_answers
+from promptfleet.strict_json import Count, parse_json
 
 NOTES = ".home.json"  # in the working folder: its name, and what of it is at the address
 CHECKPOINTS = "*/checkpoints/round-*.safetensors"
@@ -62,8 +65,8 @@ class _Home:
         self._storage = storage
         self._notes = storage.folder / NOTES
         self._remote = RemoteFolder(storage, storage.folder)
-        self._known = json.loads(self._notes.read_text()) if self._notes.exists() else None
-        self._name = self._known["name"] if self._known else uuid.uuid4().hex
+        self._known = _read_notes(self._notes)
+        self._name = self._known.name if self._known else uuid.uuid4().hex
         self._lease = Lease(self._remote, self._name)
         self._lost: Exception | None = None
 
@@ -73,7 +76,7 @@ class _Home:
         last, folder = self._lease.take(), self._storage.folder
         logger.info("%s: working in %s", self._storage.address, folder)
         if self._known and last == self._name:  # which has all that is there, and maybe more
-            self._remote.sent = {name: tuple(stamp) for name, stamp in self._known["sent"].items()}
+            self._remote.sent = dict(self._known.sent)
             return
         if folder.exists():
             old = folder.with_suffix(".old")
@@ -128,6 +131,25 @@ class _Home:
     def _note(self) -> None:
         with replacing(self._notes) as partial:
             partial.write_text(json.dumps({"name": self._name, "sent": self._remote.sent}))
+
+
+@dataclass(frozen=True)
+class _Notes:
+    """The working folder's name, and what of it is at the address, as it was here then."""
+
+    name: str
+    sent: dict[str, tuple[Count, Count]]
+
+
+def _read_notes(path: Path) -> _Notes | None:
+    """None without notes, and where they are damaged: what is at the address counts then."""
+    try:
+        return parse_json(_Notes, path.read_bytes())
+    except FileNotFoundError:
+        return None
+    except ValueError as error:
+        logger.warning("%s: damaged (%s); taking what is at the address", path, error)
+        return None
 
 
 def _within(seconds: float, job: Callable[[], object]) -> None:

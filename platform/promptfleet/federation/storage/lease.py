@@ -8,10 +8,12 @@ import logging
 import os
 import socket
 import time
+from dataclasses import asdict, dataclass
 from typing import Any
 
 from promptfleet.errors import DataError
 from promptfleet.federation.storage.remote import RemoteFolder
+from promptfleet.strict_json import parse_json
 
 FILE = ".in-use.json"
 RENEW_S = 2.5
@@ -65,7 +67,14 @@ class Lease:
 
     def _read(self) -> dict[str, Any] | None:
         text = self._remote.read(FILE)
-        return None if text is None else json.loads(text)
+        if text is None:
+            return None
+        try:
+            return asdict(parse_json(_Held, text))
+        except ValueError as error:
+            raise DataError(
+                f"{self._remote.address}/{FILE}: damaged ({error}); remove it if no job is at work there"
+            ) from None
 
     def _write(self, *, held: bool) -> None:
         self._count += 1
@@ -77,3 +86,12 @@ class Lease:
             f"storage.path={self._remote.address}: process {by['process']} on {by['host']} is at work there; "
             f"wait for it, or end it"
         )
+
+
+@dataclass(frozen=True)
+class _Held:
+    folder: str
+    process: int
+    host: str
+    held: bool
+    count: int

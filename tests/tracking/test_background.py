@@ -29,7 +29,7 @@ def test_a_federation_that_is_not_tracked_says_why_once(tmp_path, caplog):
             tracked.log_round(make_report(index))
         tracked.finish(make_result())
     assert tracked.ui_hint is None
-    assert tracked.untracked.endswith("mlflow.db cannot be used for tracking: file is not a database")
+    assert "mlflow.db is damaged (file is not a database)" in tracked.untracked
     assert len(caplog.records) == 1
 
 

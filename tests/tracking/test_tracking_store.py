@@ -165,7 +165,7 @@ def test_a_store_that_was_moved_with_its_artifacts_goes_on_there(key, tmp_path):
 
 def test_a_damaged_store_says_so(tmp_path):
     (tmp_path / "mlflow.db").write_text("this is no database " * 100)
-    with pytest.raises(TrackingError, match=r"mlflow\.db cannot be used for tracking"):
+    with pytest.raises(TrackingError, match=r"mlflow\.db is damaged \(file is not a database\); move it away"):
         TrackingStore.open(tmp_path)
 
 
@@ -240,10 +240,13 @@ def test_the_repository_is_the_checkout(root):
     assert root == store_module._REPOSITORY
 
 
-def test_views_are_listed_newest_first_and_all_runs_last(own_store):
-    for name in ("a", "b", "c", "a"):
-        own_store.save_view(trials_view(name, "0" * 32, ["experts"]))
-    assert own_store.newest_views(2) == ["a", "c", "runs"]
+def test_views_are_listed_newest_first_without_those_of_deleted_runs_and_all_runs_last(own_store, key):
+    parents = [own_store.find_or_create_run(f"{key}/{number}", "a sweep") for number in range(3)]
+    for number in (0, 1, 2, 0):
+        own_store.save_view(trials_view(f"sweep-{number}", parents[number].id, ["experts"]))
+    assert own_store.newest_views(2) == ["sweep-0", "sweep-2", "runs"]
+    MlflowClient(own_store.uri).delete_run(parents[0].id)
+    assert own_store.newest_views(2) == ["sweep-2", "sweep-1", "runs"]
 
 
 def test_a_view_widened_keeps_its_columns(own_store):

@@ -11,6 +11,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, closing, contextmanager
 from importlib.metadata import version
+from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
@@ -24,7 +25,7 @@ from promptfleet.tracking.descriptions import EXPERIMENT_NOTE, NOTE_TAG
 from promptfleet.tracking.errors import TrackingError
 from promptfleet.tracking.outages import PATIENCE_S, cause, is_damage
 from promptfleet.tracking.tracked_run import TrackedRun
-from promptfleet.tracking.views import ALL_RUNS, KEYS, SAVED, VIEW_TAG, View, all_runs_view
+from promptfleet.tracking.views import ALL_RUNS, KEYS, PARENT, SAVED, VIEW_TAG, View, all_runs_view
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -122,10 +123,17 @@ class TrackingStore:
             self.save_view(make(list(dict.fromkeys([*state.get(KEYS, ()), *keys]))))
 
     def newest_views(self, number: int) -> list[str]:
-        """Return the names of so many views, those saved last first, and of the view of all runs."""
+        """Return the names of at most ``number`` views, those saved last first, and of the view of all runs.
+
+        Those of sweeps and comparisons that were deleted in MLflow are left out.
+        """
         saved = self._views()
-        names = sorted(saved, key=lambda name: -saved[name].get(SAVED, 0))
-        return [*[name for name in names if name != ALL_RUNS][:number], ALL_RUNS]
+        newest = sorted(saved.keys() - {ALL_RUNS}, key=lambda name: -saved[name][SAVED])
+        shown = (name for name in newest if not self._is_deleted(saved[name].get(PARENT)))
+        return [*islice(shown, number), ALL_RUNS]
+
+    def _is_deleted(self, run: str | None) -> bool:
+        return run is not None and TrackedRun(self._client, run, is_new=False).is_deleted
 
     def _views(self) -> dict[str, dict[str, Any]]:
         """Return the state of each view by name, of those that this program saved."""

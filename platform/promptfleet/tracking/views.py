@@ -11,7 +11,11 @@ from typing import Any
 
 VIEW_TAG = "mlflow.sharedViewState."
 FEDERATIONS, ALL_RUNS = "federations", "runs"  # names of views
-KEYS, SAVED = "promptfleet.keys", "promptfleet.saved"  # in a view's state, for this program alone
+KEYS, PARENT, SAVED = (
+    "promptfleet.keys",
+    "promptfleet.parent",
+    "promptfleet.saved",
+)  # in a view's state, for this program alone
 TEST, VAL, ZERO_SHOT = "final/test_accuracy", "final/val_accuracy", "zero_shot/test_accuracy"
 VAL_BY_ROUND, TEST_BY_ROUND = "val/accuracy_mean", "test/accuracy_mean"
 _LONGEST = 20_000  # characters of an experiment's tag
@@ -26,13 +30,14 @@ class View:
     """A table of runs. ``name`` is its name in the link.
 
     order_by and columns are ``metric("...")``, ``param("...")`` or ``tag("...")``; search is in MLflow's filter
-    language. keys are the parameters by which the runs differ, for a chart of parallel coordinates; bars are metrics
-    with a chart of bars each.
+    language, and parent the id of the run whose children are shown. keys are the parameters by which the runs differ,
+    for a chart of parallel coordinates; bars are metrics with a chart of bars each.
     """
 
     name: str
     order_by: str
     columns: Sequence[str]
+    parent: str | None = None
     search: str = ""
     bars: Sequence[str] = ()
     keys: Sequence[str] = ()
@@ -50,7 +55,7 @@ class View:
 
     def _state(self, columns: Sequence[str]) -> dict[str, Any]:
         return {
-            "searchFilter": self.search,
+            "searchFilter": nested_in(self.parent) if self.parent else self.search,
             "orderByKey": self.order_by,
             "orderByAsc": False,
             "startTime": "ALL",
@@ -65,6 +70,7 @@ class View:
             "compareRunSections": [_section(_MAIN, shown=True), *(_section(name, shown=False) for name in _FOLDED)],
             "isAccordionReordered": True,
             KEYS: list(self.keys),
+            PARENT: self.parent,
         }
 
     def _charts(self) -> Sequence[dict[str, Any]]:
@@ -106,7 +112,7 @@ def trials_view(name: str, parent: str, keys: Sequence[str]) -> View:
         name,
         order_by=metric(VAL),
         columns=[metric(VAL), metric(TEST), *map(param, keys), tag("promptfleet.state")],
-        search=nested_in(parent),
+        parent=parent,
         bars=(VAL, TEST),
         keys=keys,
     )
@@ -115,7 +121,7 @@ def trials_view(name: str, parent: str, keys: Sequence[str]) -> View:
 def comparison_view(name: str, parent: str) -> View:
     """Return the view of a comparison's federations, the highest test accuracy first."""
     columns = [metric(TEST), metric(VAL), param("method"), param("seed"), tag("promptfleet.state")]
-    return View(name, order_by=metric(TEST), columns=columns, search=nested_in(parent), bars=(TEST, VAL))
+    return View(name, order_by=metric(TEST), columns=columns, parent=parent, bars=(TEST, VAL))
 
 
 def federations_view(keys: Sequence[str]) -> View:

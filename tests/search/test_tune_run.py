@@ -35,7 +35,7 @@ def run(ray_session, monkeypatch, tmp_path, said):
     monkeypatch.setattr(tune_run, "put_frozen", lambda *_, **__: ray.put("nothing"))
     monkeypatch.setattr(tune_run, "plan_shares", NoShares)
     monkeypatch.setattr(tune_run, "SweepProgress", lambda stages: SweepProgress(stages, said))
-    store, writer = SimpleNamespace(ended_children=lambda parent, tag: set()), SimpleNamespace(submit=lambda *_: None)
+    store, writer = SimpleNamespace(ended_children=lambda parent: []), SimpleNamespace(submit=lambda *_: None)
     config = FederationConfig(rounds=ROUNDS)
 
     def run(concurrent=1, **trials):

@@ -359,7 +359,7 @@ def test_a_run_that_is_gone_for_good_is_begun_again(own_store, key):
 def test_a_round_that_could_not_be_written_is_written_with_the_next(start, steps, monkeypatch):
     run = start()
     with monkeypatch.context() as patch:
-        patch.setattr(type(run.run), "log_metrics", lambda *_, **__: (_ for _ in ()).throw(OSError("disk full")))
+        patch.setattr(type(run.run), "log_steps", lambda *_, **__: (_ for _ in ()).throw(OSError("disk full")))
         with pytest.raises(OSError, match="disk full"):
             run.log_round(make_report(1))
     run.log_round(make_report(2))

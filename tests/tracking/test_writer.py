@@ -9,6 +9,7 @@ import time
 import pytest
 
 from promptfleet.tracking import outages
+from promptfleet.tracking import writer as writer_module
 from promptfleet.tracking.errors import TrackingError
 from promptfleet.tracking.writer import BackgroundWriter
 
@@ -152,3 +153,48 @@ def test_a_store_that_stays_away_is_waited_for_and_logged_once(impatient, caplog
     with pytest.raises(TrackingError, match=r"the store cannot be used \(unable to open database file\)"):
         outages.persistently(write, patience_s=0.2)
     assert len(caplog.records) == 1
+
+
+def test_late_jobs_run_when_nothing_else_waits_also_those_that_jobs_submit():
+    gate, seen = threading.Event(), []
+    with BackgroundWriter() as writer:
+        writer.submit(gate.wait, 30)
+        writer.submit_late(seen.append, "figures of 0")
+        for number in range(3):
+            writer.submit(seen.append, number)
+        writer.submit(writer.submit_late, seen.append, "figures of 1")
+        gate.set()
+    assert seen == [0, 1, 2, "figures of 0", "figures of 1"]
+
+
+def test_late_jobs_have_no_more_than_their_time_once_the_writer_is_closed(monkeypatch, caplog):
+    monkeypatch.setattr(writer_module, "LATE_S", 0.0)
+    caplog.set_level(logging.INFO)
+    gate, seen = threading.Event(), []
+    writer = BackgroundWriter()
+    writer.submit(gate.wait, 30)
+    for number in range(3):
+        writer.submit_late(seen.append, number)
+    writer.submit(seen.append, "end of the run")
+    threading.Timer(0.05, gate.set).start()
+    writer.close()
+    assert seen == ["end of the run"]
+    assert "tracking: the figures of 3 runs were left out; --resume draws them" in caplog.text
+    assert writer.failures == 0
+
+
+def test_a_backlog_says_how_far_it_is(monkeypatch, caplog):
+    monkeypatch.setattr(writer_module, "SLOW_S", 0.01)
+    monkeypatch.setattr(writer_module, "PROGRESS_S", 0.01)
+    caplog.set_level(logging.INFO)
+    gates = [threading.Event() for _ in range(3)]
+    writer = BackgroundWriter()
+    for gate in gates:
+        writer.submit(gate.wait, 30)
+    closing = threading.Thread(target=writer.close)
+    closing.start()
+    for left in (3, 2, 1):  # the end itself counts, too
+        while f"MLflow, {left} writes left" not in caplog.text:
+            time.sleep(0.01)
+        gates[3 - left].set()
+    closing.join()

@@ -1,20 +1,21 @@
 """What Tune tells about trials, written to MLflow by a background thread of the driver."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 from optuna.trial import TrialState
 from ray import tune
 from ray.tune.experiment import Trial
 
-from promptfleet.config import fingerprint_of
+from promptfleet.config import StorageConfig, fingerprint_of
 from promptfleet.federation.reports import round_report_from_dict
 from promptfleet.federation.settings import federation_config
-from promptfleet.federation.storage.stored import bring_result, load_result
+from promptfleet.federation.storage.stored import bring_result, load_result, load_summary
 from promptfleet.search.stage import FEDERATION, FOLDER, NUMBER, PARAMS, STAGE, Stage
 from promptfleet.search.study import Proposal
 from promptfleet.search.tune_adapters import NotSaved
-from promptfleet.tracking.federation_run import FederationRun
+from promptfleet.tracking.federation_run import FIGURES_TAG, TO_BE_DRAWN, EndStatus, FederationRun
 from promptfleet.tracking.store import TrackingStore
 from promptfleet.tracking.writer import BackgroundWriter
 
@@ -22,17 +23,19 @@ RUN_STATUS = {TrialState.COMPLETE: "FINISHED", TrialState.PRUNED: "KILLED", Tria
 
 
 class TrackTrials(NotSaved, tune.Callback):
-    """A nested run per trial: a batch of metrics per round, and everything else when it ends."""
+    """A nested run per trial: its rounds in batches, everything else when it ends, and figures when there is time."""
 
     def __init__(self, stages: Sequence[Stage], writer: BackgroundWriter):
         self._stages = {stage.name: stage for stage in stages}
         self._writer = writer
         self._runs: dict[tuple[str, int], FederationRun] = {}
+        self._reports: dict[tuple[str, int], list[dict[str, Any]]] = {}  # that are not written yet
 
     def catch_up(self, store: TrackingStore) -> None:
         """Write what trials gave that had ended before a sweep was killed, and had not reached MLflow yet."""
         for stage in self._stages.values():
-            written = store.ended_children(stage.parent.id, "trial")
+            ended = store.ended_children(stage.parent.id)
+            written = {tags.get("trial") for tags in ended if tags.get(FIGURES_TAG) != TO_BE_DRAWN}
             for trial in stage.study.trials():
                 if stage.study.has_ended(trial.number) and str(trial.number) not in written:
                     values = stage.trial(Proposal(trial.number, trial.params, 0))
@@ -41,7 +44,8 @@ class TrackTrials(NotSaved, tune.Callback):
     def on_trial_result(
         self, iteration: int, trials: list[Trial], trial: Trial, result: dict[str, Any], **info: Any
     ) -> None:
-        self._writer.submit(self._log_round, dict(trial.config), dict(result["report"]))
+        self._reports.setdefault(_key(trial.config), []).append(dict(result["report"]))
+        self._writer.submit(self._log_rounds, dict(trial.config))
 
     def on_trial_complete(self, iteration: int, trials: list[Trial], trial: Trial, **info: Any) -> None:
         last = trial.last_result
@@ -55,19 +59,38 @@ class TrackTrials(NotSaved, tune.Callback):
             status, reason = RUN_STATUS[ended.state], ended.user_attrs.get("error")
             self._writer.submit(self._finish, dict(trial.config), status, reason)
 
-    def _log_round(self, values: dict[str, Any], report: dict[str, Any]) -> None:
-        self._run(values).log_round(round_report_from_dict(report))
+    def _log_rounds(self, values: dict[str, Any]) -> None:
+        """Write what has been reported by now, for which further jobs may be waiting."""
+        reports = self._reports.get(_key(values), [])
+        count = len(reports)
+        if count:
+            self._run(values).log_rounds(map(round_report_from_dict, reports[:count]))
+            del reports[:count]
 
-    def _finish(self, values: dict[str, Any], status: str, reason: str | None = None) -> None:
-        storage = federation_config(values[FEDERATION]).storage
-        folder = storage.folder / values[FOLDER]
+    def _finish(self, values: dict[str, Any], status: EndStatus, reason: str | None = None) -> None:
+        folder, storage = _folder(values)
         bring_result(folder, storage)
         result = load_result(folder, fingerprint_of(values[FEDERATION]))
-        self._run(values).finish(result, status, reason=reason)
+        self._run(values).end(result, status, reason=reason)
+        self._writer.submit_late(self._draw, values, status, reason)
+
+    def _draw(self, values: dict[str, Any], status: EndStatus, reason: str | None) -> None:
+        """Draw from the result on disk, since that of many trials would not fit into memory."""
+        result = load_summary(_folder(values)[0], fingerprint_of(values[FEDERATION]))
+        self._run(values).draw(result, status, reason=reason)
 
     def _run(self, values: dict[str, Any]) -> FederationRun:
-        key = values[STAGE], values[NUMBER]
+        key = _key(values)
         if key not in self._runs:
             parent, config = self._stages[values[STAGE]].parent, federation_config(values[FEDERATION])
             self._runs[key] = parent.child(values[NUMBER], values[PARAMS], config)
         return self._runs[key]
+
+
+def _key(values: Mapping[str, Any]) -> tuple[str, int]:
+    return values[STAGE], values[NUMBER]
+
+
+def _folder(values: Mapping[str, Any]) -> tuple[Path, StorageConfig]:
+    storage = federation_config(values[FEDERATION]).storage
+    return storage.folder / values[FOLDER], storage

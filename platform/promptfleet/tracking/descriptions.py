@@ -4,7 +4,7 @@ from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 from promptfleet.escaping import markdown, markdown_code
-from promptfleet.federation.reports import FederationResult
+from promptfleet.federation.reports import FederationSummary
 
 NOTE_TAG = "mlflow.note.content"
 EXPERIMENT_NOTE = (
@@ -26,7 +26,7 @@ _FIGURES = {
 }
 
 
-def federation_note(result: FederationResult, figures: Collection[str], caveat: str = "") -> str:
+def federation_note(result: FederationSummary, figures: Collection[str], caveat: str = "") -> str:
     """Of a federation that ran all its rounds: its accuracy beside zero-shot's; figures are those that were drawn."""
     return "\n".join(
         [

@@ -2,7 +2,7 @@
 
 import json
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -10,7 +10,7 @@ from promptfleet.config import FaultsConfig, FederationConfig, flatten, what_cou
 from promptfleet.data.partition_counts import PartitionCounts
 from promptfleet.federation.reports import ClientReport, Event, FederationResult, FederationSummary, RoundReport
 from promptfleet.methods.protocol import State
-from promptfleet.tracking.descriptions import failed_note, federation_note, stopped_note
+from promptfleet.tracking.descriptions import NOTE_TAG, failed_note, federation_note, stopped_note
 from promptfleet.tracking.lasting_run import LastingRun
 from promptfleet.tracking.provenance import provenance, provenance_tags
 from promptfleet.tracking.store import TrackingStore
@@ -24,7 +24,9 @@ STATE_TAG = "promptfleet.state"
 REASON_TAG = "promptfleet.reason"
 PARTITION_TAG = "partition_sha256"
 EVENTS_TAG = "promptfleet.events"
+FIGURES_TAG, TO_BE_DRAWN = "promptfleet.figures", "to be drawn"
 _EVERY_ROUND = "val/accuracy_mean"  # a metric that no round lacks
+EndStatus = Literal["FINISHED", "KILLED", "FAILED"]
 _STATES: dict[str, str] = {"FINISHED": "complete", "KILLED": "pruned", "FAILED": "failed"}
 
 
@@ -81,32 +83,41 @@ class FederationRun:
 
         Earlier rounds that could not be written are written with it.
         """
-        self._reports[report.round] = report
+        self.log_rounds([report])
+
+    def log_rounds(self, reports: Iterable[RoundReport]) -> None:
+        """Write several rounds in one batch, see ``log_round``."""
+        self._reports |= {report.round: report for report in reports}
         self._renew()
         self._log_rounds()
 
     def finish(
-        self,
-        result: FederationResult | None,
-        status: Literal["FINISHED", "KILLED", "FAILED"] = "FINISHED",
-        *,
-        reason: str | None = None,
+        self, result: FederationResult | None, status: EndStatus = "FINISHED", *, reason: str | None = None
     ) -> None:
+        """End the run, see ``end``, and draw its figures."""
+        self.end(result, status, reason=reason)
+        self.draw(result, status, reason=reason)
+
+    def end(self, result: FederationResult | None, status: EndStatus, *, reason: str | None = None) -> None:
         """End the run: KILLED is a pruned trial, FAILED one that raised ``reason``.
 
-        With a result its metrics, tables, states and figures are written first; without one, the rounds seen so far.
+        With a result its metrics, tables and states are written first; without one, the rounds seen so far.
         """
         self._renew()
+        tags = self._log_result(result) if result is not None else {}
+        self._log_rounds()
+        note = {NOTE_TAG: self._note(result, status, reason, ())}
+        self.run.set_tags({**tags, **note, **({REASON_TAG: reason} if reason else {}), FIGURES_TAG: TO_BE_DRAWN})
+        end_run(self.run, status, _STATES[status])
+
+    def draw(self, result: FederationSummary | None, status: EndStatus, *, reason: str | None = None) -> None:
+        """Draw the figures of a run that has ended, and tell of them in its description."""
         figures: list[str] = []
         if result is not None:
-            figures = self._log_result(result)
+            figures = self.run.log_figures(federation_figures(result))
         elif self._reports:
-            self._log_rounds()
             figures = self.run.log_figures([("accuracy", lambda: _accuracy_figure(list(self._reports.values())))])
-        self.run.describe(self._note(result, status, reason, figures))
-        if reason:
-            self.run.set_tags({REASON_TAG: reason})
-        end_run(self.run, status, _STATES[status])
+        self.run.set_tags({NOTE_TAG: self._note(result, status, reason, figures), FIGURES_TAG: "drawn"})
 
     def interrupt(self) -> None:
         """Leave the run for a later ``start`` with the same key to continue."""
@@ -119,13 +130,16 @@ class FederationRun:
             self._logged = self.run.steps(_EVERY_ROUND)
 
     def _log_rounds(self) -> None:
-        for index in sorted(self._reports.keys() - self._logged):
-            report = self._reports[index]
-            attacked = honest_metrics(report) if self._config.adversary.fraction > 0 else {}
-            self.run.log_metrics(round_metrics(report, self._config) | attacked, step=index)
-            self._logged.add(index)
+        missing = {index: self._metrics(self._reports[index]) for index in sorted(self._reports.keys() - self._logged)}
+        self.run.log_steps(missing)
+        self._logged |= missing.keys()
 
-    def _note(self, result: FederationResult | None, status: str, reason: str | None, figures: list[str]) -> str:
+    def _metrics(self, report: RoundReport) -> dict[str, float | None]:
+        return round_metrics(report, self._config) | (
+            honest_metrics(report) if self._config.adversary.fraction > 0 else {}
+        )
+
+    def _note(self, result: FederationSummary | None, status: str, reason: str | None, figures: Collection[str]) -> str:
         if status == "FINISHED" and result is not None:
             return federation_note(result, figures, self._config.backbone.caveat)
         done, rounds = max(self._logged, default=0), self._config.rounds
@@ -133,22 +147,23 @@ class FederationRun:
             return failed_note(done, rounds, reason, figures)
         return stopped_note(done, rounds, self.run.metrics.get(_EVERY_ROUND), figures)
 
-    def _log_result(self, result: FederationResult) -> list[str]:
+    def _log_result(self, result: FederationResult) -> dict[str, str]:
+        """Write what it gave but figures; returns the tags that go with it."""
         run = self.run
         self._reports |= {report.round: report for report in result.rounds}  # those of earlier processes, too
         self._log_rounds()
         run.log_final_metrics(final_metrics(result), step=0)  # MLflow draws bars, not lines of one dot
-        run.set_tags({PARTITION_TAG: result.partition_sha256})
+        tags = {PARTITION_TAG: result.partition_sha256}
         run.log_text(result.to_json(), "result.json")
         run.log_table([client_row(client) for client in result.clients], "clients.json")
         events = event_rows(result.rounds)
         if events:
             run.log_table(events, "events.json")
-            run.set_tags({EVENTS_TAG: _counted(row["action"] for row in events)})
+            tags[EVENTS_TAG] = _counted(row["action"] for row in events)
         about = {"method": result.method, "seed": str(result.seed), "state_sha256": result.state_sha256}
         run.log_states(result.server, "states/server.safetensors", metadata=about)
         run.log_states(named_by_client(result.privates), "states/clients.safetensors", metadata=about)
-        return run.log_figures(federation_figures(result))
+        return tags
 
 
 def log_origin(run: TrackedRun, config: FederationConfig, origin: Mapping[str, Any]) -> None:
@@ -251,7 +266,7 @@ def named_by_client(privates: Mapping[int, State]) -> State:
     }
 
 
-def federation_figures(result: FederationResult) -> "Iterator[tuple[str, Callable[[], Figure | None]]]":
+def federation_figures(result: FederationSummary) -> "Iterator[tuple[str, Callable[[], Figure | None]]]":
     """Name and drawing function of each figure of a federation; a function gives None where there is nothing to see."""
     from promptfleet.tracking.figures.experts import experts_figure
     from promptfleet.tracking.figures.gate import gate_figure

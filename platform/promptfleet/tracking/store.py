@@ -171,10 +171,10 @@ class TrackingStore:
         wanted = f"{_nested_in(parent)} and attributes.status = 'RUNNING'"
         return [self._tracked(run) for run in self._search(wanted)]
 
-    def ended_children(self, parent: str, tag: str) -> set[str]:
-        """Return the values of ``tag`` of the runs nested in ``parent`` that have ended."""
+    def ended_children(self, parent: str) -> list[Mapping[str, str]]:
+        """Return the tags of each run nested in ``parent`` that has ended."""
         wanted = f"{_nested_in(parent)} and attributes.status != 'RUNNING'"
-        return {run.data.tags[tag] for run in self._search(wanted) if tag in run.data.tags}
+        return [run.data.tags for run in self._search(wanted)]
 
     def adopt_children(self, before: str, parent: str) -> None:
         """Nest the runs of one parent in another, both given by their ids."""

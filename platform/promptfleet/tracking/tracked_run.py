@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 Status = Literal["RUNNING", "FINISHED", "KILLED", "FAILED"]
-_PARAMS_PER_BATCH = 100  # MLflow's limit
+_PARAMS_PER_BATCH, _METRICS_PER_BATCH = 100, 1000  # MLflow's limits
 _PARAM_LENGTH = 6000  # where MLflow cuts a value
 _TAG_LENGTH = 8000  # MLflow's limit
 
@@ -73,11 +73,21 @@ class TrackedRun:
 
     def log_metrics(self, values: Mapping[str, float | None], *, step: int) -> None:
         """Write all values in one batch; those that are None are left out."""
+        self.log_steps({step: values})
+
+    def log_steps(self, values: Mapping[int, Mapping[str, float | None]]) -> None:
+        """Write the values of several steps in as few batches as MLflow takes; those that are None are left out."""
         from mlflow.entities import Metric
 
         now_ms = int(time.time() * 1000)
-        metrics = [Metric(name, float(value), now_ms, step) for name, value in values.items() if value is not None]
-        self._client.log_batch(self.id, metrics=metrics)
+        metrics = [
+            Metric(name, float(value), now_ms, step)
+            for step, at_step in values.items()
+            for name, value in at_step.items()
+            if value is not None
+        ]
+        for start in range(0, len(metrics), _METRICS_PER_BATCH):
+            self._client.log_batch(self.id, metrics=metrics[start : start + _METRICS_PER_BATCH])
 
     def log_final_metrics(self, values: Mapping[str, float | None], *, step: int) -> None:
         """Write those values that the run does not hold already."""

@@ -5,15 +5,32 @@ import queue
 import threading
 import time
 from collections.abc import Callable
+from itertools import count
+from typing import NamedTuple
 
 from promptfleet.tracking.outages import PATIENCE_S, is_outage, reason, waits
 
 logger = logging.getLogger(__name__)
 SLOW_S = 20.0  # waiting for longer than this is logged
+PROGRESS_S = 10.0  # and then how far it is, so often
+LATE_S = 60.0  # that late jobs may take once the writer is closed
+_NOW, _LATE, _END = range(3)  # in this order
+
+
+class _Item(NamedTuple):
+    """A job in its turn; ``number`` keeps the order of submission."""
+
+    turn: int
+    number: int
+    job: Callable[..., object]
+    arguments: tuple
 
 
 class BackgroundWriter:
     """Runs jobs one after the other in the order they were submitted. As a context manager it closes itself.
+
+    Late jobs run when no others wait. They may be submitted by jobs, also while the writer closes, and those that are
+    left after a minute of closing are left out, which is logged.
 
     While the store is locked or gone, everything is kept in order and written when it is back; once the writer is
     closed it waits for that no longer than a minute. Any other failure of a job is a warning, and the next job runs:
@@ -22,7 +39,8 @@ class BackgroundWriter:
     """
 
     def __init__(self, *, patience_s: float = PATIENCE_S) -> None:
-        self._jobs: queue.SimpleQueue[tuple[Callable[..., object], tuple] | None] = queue.SimpleQueue()
+        self._jobs: queue.PriorityQueue[_Item] = queue.PriorityQueue()
+        self._numbers = count()
         self._patience_s = patience_s
         self._closed = threading.Event()
         self._closed_at = float("inf")
@@ -52,23 +70,35 @@ class BackgroundWriter:
         """Run ``job(*arguments)`` later; returns at once. Raises RuntimeError after ``close``."""
         if self._closed.is_set():
             raise RuntimeError("the tracking writer is closed")
-        self._jobs.put((job, arguments))
+        self._put(_NOW, job, *arguments)
+
+    def submit_late(self, job: Callable[..., object], *arguments: object) -> None:
+        """Run ``job(*arguments)`` when no other job waits, if there is time for it; returns at once."""
+        self._put(_LATE, job, *arguments)
 
     def close(self) -> None:
         """Wait until everything submitted has run; a second call does nothing."""
         if not self._closed.is_set():
             self._closed_at = time.monotonic()
             self._closed.set()
-            self._jobs.put(None)
+            self._put(_END, lambda: None)
         self._thread.join(SLOW_S)
-        if self._thread.is_alive():
-            logger.info("tracking: waiting until everything is written to MLflow")
-            self._thread.join()
+        while self._thread.is_alive():
+            logger.info("tracking: waiting until everything is written to MLflow, %d writes left", self._jobs.qsize())
+            self._thread.join(PROGRESS_S)
+
+    def _put(self, turn: int, job: Callable[..., object], *arguments: object) -> None:
+        self._jobs.put(_Item(turn, next(self._numbers), job, arguments))
 
     def _run(self) -> None:
-        lost = 0
-        while (item := self._jobs.get()) is not None:
-            lost += lost > 0 or not self._finished(*item)
+        lost = left_out = 0
+        while (item := self._jobs.get()).turn != _END:
+            if item.turn == _LATE and (lost or time.monotonic() - self._closed_at > LATE_S):
+                left_out += 1
+            else:
+                lost += lost > 0 or not self._finished(item.job, item.arguments)
+        if left_out:
+            logger.info("tracking: the figures of %d runs were left out; --resume draws them", left_out)
         if lost:
             self._failures += lost
             logger.warning("tracking: the store did not come back; %d writes are not in it", lost)

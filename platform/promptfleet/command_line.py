@@ -10,7 +10,7 @@ from promptfleet.config_types import expand_home
 from promptfleet.disks import is_disk_error, storage_error
 from promptfleet.errors import PromptfleetError, StorageError, did_you_mean, mask_secrets
 from promptfleet.escaping import printable
-from promptfleet.job_environment import end_as_ctrl_c_does, have_a_home
+from promptfleet.job_environment import end_as_ctrl_c_does
 from promptfleet.job_output import UNREAD, flush_output, is_unread, log_to_stderr, printable_output
 from promptfleet.terminal import line_start
 
@@ -80,7 +80,6 @@ def path_argument(text: str) -> str:
 
 def run(main: Callable[[], int | None]) -> NoReturn:
     """Run a job's ``main`` and exit with its status. What a disk refuses is a user's matter too, in one line."""
-    have_a_home()
     end_as_ctrl_c_does()
     log_to_stderr()
     try:

@@ -17,7 +17,16 @@ def say_interrupted(kind: type[BaseException], error: BaseException, trace: Trac
         sys.__excepthook__(kind, error, trace)
 
 
-sys.excepthook = say_interrupted
+def have_a_home() -> None:
+    """Name a home where there is none, as in containers whose user has no account: libraries ask for it."""
+    try:
+        Path.home()
+    except RuntimeError:
+        os.environ["HOME"] = os.sep
+
+
+sys.excepthook = say_interrupted  # both are for the time in which a job imports, too
+have_a_home()
 
 
 def end_as_ctrl_c_does() -> None:
@@ -33,11 +42,3 @@ def _interrupt(number: int, frame: FrameType | None) -> None:
     if not callable(on_ctrl_c):  # ignored, as in background jobs of a script
         raise KeyboardInterrupt
     on_ctrl_c(signal.SIGINT, frame)
-
-
-def have_a_home() -> None:
-    """Name a home where there is none, as in containers whose user has no account: libraries ask for it."""
-    try:
-        Path.home()
-    except RuntimeError:
-        os.environ["HOME"] = os.sep

@@ -145,7 +145,7 @@ def test_on_a_terminal_it_listens_on_loopback_alone_and_ctrl_c_ends_it_in_good_o
     assert job.wait() == 130
     job.wait_until_gone(30)
     assert "Traceback" not in job.text()
-    assert job.text().endswith("interrupted; go on with: python jobs/train.py --resume stopped\r\n")
+    assert job.text().endswith("interrupted; go on with: python jobs/train.py --resume stopped\n")
     place.rmdir()  # nothing is left there
     with sqlite3.connect(tmp_path / "results/mlflow.db") as database:
         assert database.execute("select status from runs").fetchall() == [("KILLED",)]

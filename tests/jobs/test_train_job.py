@@ -29,7 +29,8 @@ def test_both_backends_write_the_same_result(root, tmp_path):
         done = train(root, tmp_path, "--set", f"runtime.backend={backend}", "--out", f"out/{backend}")
         assert done.returncode == 0, done.stderr
         assert done.stderr.count("round ") == 2
-        assert all(line.startswith("round ") for line in done.stderr.splitlines()), "nothing for developers"
+        meant = ("round ", "encod", "tracking: waiting")
+        assert all(line.startswith(meant) for line in done.stderr.splitlines()), "nothing for developers"
         assert "Traceback" not in done.stderr
         assert "test accuracy" in done.stdout
         assert re.search(r"look at it: .*ui.py .*  ->  http://127\.0\.0\.1:5000/\S+=federations$", done.stdout, re.M)

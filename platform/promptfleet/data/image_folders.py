@@ -62,9 +62,9 @@ class ImageTree:
         entries = [entry for entry in self.left_out if not below or entry.path.startswith(below)]
         examples = {entry.reason: entry.path for entry in reversed(entries)}
         counts = Counter(entry.reason for entry in entries).most_common()
-        told = [f"{count} {reason} (such as {examples[reason]})" for reason, count in counts[:_MOST_REASONS]]
+        described = [f"{count} {reason} (such as {examples[reason]})" for reason, count in counts[:_MOST_REASONS]]
         others = sum(count for _, count in counts[_MOST_REASONS:])
-        return ", ".join([*told, *([f"{others} others"] if others else [])])
+        return ", ".join([*described, *([f"{others} others"] if others else [])])
 
     def log_left_out(self) -> None:
         """Write one line on the log if anything is left out."""

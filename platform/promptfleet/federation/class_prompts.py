@@ -17,7 +17,7 @@ from promptfleet.escaping import printable
 
 logger = logging.getLogger(__name__)
 
-_MOST_TOLD = 5  # groups of equal classes, and classes of a group
+_MOST_NAMED = 5  # groups of equal classes, and classes of a group
 
 
 def tokenize_classes(backbone: Backbone, dataset: Dataset, template: str = "{}.") -> Tensor:
@@ -75,11 +75,11 @@ def warn_of_equal_prompts(backbone: Backbone, dataset: Dataset, classes: ClassTo
         (f"{backbone.name} does not know the words that would tell classes apart", same_embeddings),
     ):
         if groups_of_names:
-            told = [_some(_told_apart(group), " and ") for group in groups_of_names]
-            logger.warning("%s: %s: %s", dataset.name, why, _some(told, "; "))
+            described = [_some(_distinguishable(group), " and ") for group in groups_of_names]
+            logger.warning("%s: %s: %s", dataset.name, why, _some(described, "; "))
 
 
-def _told_apart(names: Sequence[str]) -> list[str]:
+def _distinguishable(names: Sequence[str]) -> list[str]:
     """The names in quotes; if some look the same, such as composed and decomposed letters, in ASCII."""
     shown = [f"'{printable(name)}'" for name in names]
     same = len({unicodedata.normalize("NFC", name) for name in shown}) < len(shown)
@@ -87,5 +87,5 @@ def _told_apart(names: Sequence[str]) -> list[str]:
 
 
 def _some(texts: Sequence[str], joint: str) -> str:
-    more = [f"{len(texts) - _MOST_TOLD} more"] if len(texts) > _MOST_TOLD else []
-    return joint.join([*texts[:_MOST_TOLD], *more])
+    more = [f"{len(texts) - _MOST_NAMED} more"] if len(texts) > _MOST_NAMED else []
+    return joint.join([*texts[:_MOST_NAMED], *more])

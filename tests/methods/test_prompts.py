@@ -2,6 +2,7 @@ import numpy as np
 import pytest
 import torch
 
+from promptfleet.clip.prompt_encoder import encode_prompts
 from promptfleet.methods.prompts import (
     context_shape,
     encode_contexts,
@@ -84,6 +85,19 @@ def test_gradients_of_a_small_loss_survive_low_precision(precision, error):
         gradients.append(leaf.grad)
     exact, low = gradients
     assert (low - exact).norm() < error * exact.norm()
+
+
+@pytest.mark.parametrize("precision", ["bfloat16", "float16"])
+def test_weights_that_were_cast_before_give_the_bits_of_those_cast_at_each_use(precision):
+    world, dtype = tiny_world(precision=precision), getattr(torch, precision)
+    context = init_context(world, stream(0, "test"))
+    with torch.autocast("cpu", dtype), torch.no_grad():
+        at_each_use = encode_prompts(world.clip.tower, world.clip.classes, context.unsqueeze(0))[0]
+    assert torch.equal(encode_frozen(world, context), at_each_use)
+    lowered = world.clip.tower.lowered(dtype)
+    assert lowered is world.clip.tower.lowered(dtype)
+    kept = {name for name, tensor in lowered.weights.items() if tensor.dtype == torch.float32}
+    assert kept == {name for name in lowered.weights if ".ln_" in name or "ln_final" in name or "positional" in name}
 
 
 def test_tf32_is_float32_on_a_cpu():

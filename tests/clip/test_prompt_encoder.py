@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from promptfleet.clip.plain_encoder import encode_prompts_plainly, encode_texts
 from promptfleet.clip.prompt_encoder import encode_prompts
-from promptfleet.clip.prompt_layout import ClassTokens
+from promptfleet.clip.prompt_layout import ClassTokens, Packing
 from promptfleet.clip.text_tower import TextTower, text_tower_of
 from promptfleet.clip.tokens import embed_classes
 from tests.fakes import tiny_classes, tiny_token_ids, tiny_tower
@@ -179,3 +179,30 @@ def test_tower_on_another_device_has_the_same_settings():
     assert isinstance(moved, TextTower)
     assert (moved.layers, moved.heads, moved.quick_gelu) == (1, 4, True)
     assert {tensor.device.type for tensor in moved.weights.values()} == {"meta"}
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize(("shape", "position"), [((2, 3), "end"), ((2, 3), "middle"), ((1, 4, 3), "end")])
+def test_gradients_that_are_looked_up_have_the_bits_of_those_that_are_added_up(monkeypatch, dtype, shape, position):
+    tower = tiny_tower()
+    classes = tiny_classes(tower)
+    contexts = torch.randn(*shape, tower.width, generator=torch.Generator().manual_seed(0))
+
+    def gradient() -> torch.Tensor:
+        leaf = contexts.clone().requires_grad_()
+        with torch.autocast("cpu", torch.bfloat16, enabled=dtype != torch.float32):
+            features = encode_prompts(tower, classes, leaf, position)
+        (features * torch.arange(features.numel()).view_as(features)).sum().backward()
+        return leaf.grad
+
+    looked_up = gradient()
+    monkeypatch.setattr(Packing, "pack", lambda self, grid: grid.index_select(1, self.real))
+    monkeypatch.setattr(Packing, "unpack", lambda self, packed: packed.index_select(1, self.grid))
+    assert torch.equal(looked_up, gradient())
+
+
+def test_a_layout_is_made_once_for_contexts_of_one_size():
+    classes = tiny_classes(tiny_tower())
+    layout = classes.layout(3, "end", by_class=False)
+    assert classes.layout(3, "end", by_class=False) is layout
+    assert classes.layout(3, "middle", by_class=False) is not layout

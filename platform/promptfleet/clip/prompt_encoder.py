@@ -22,7 +22,7 @@ def encode_prompts(tower: TextTower, classes: ClassTokens, contexts: Tensor, pos
     """
     prompts = lay_out(tower, classes, contexts, position)
     packing = prompts.packing
-    x = torch.cat([prompts.shared, packing.pack(prompts.own)], dim=1)
+    x = torch.cat([prompts.shared, packing.pack(prompts.own.flatten(1, 2))], dim=1)
     for layer in range(tower.layers - 1):
         x = tower.after_attention(layer, x, _attention(tower, tower.queries_keys_values(layer, x), packing))
     mixed = _attention_of_ends(tower, tower.queries_keys_values(tower.layers - 1, x), packing)
@@ -32,19 +32,19 @@ def encode_prompts(tower: TextTower, classes: ClassTokens, contexts: Tensor, pos
 def _attention(tower: TextTower, projected: Tensor, packing: Packing) -> Tensor:
     """What every token of ``projected [prompts, packed tokens, 3 * width]`` takes from those that it may look at."""
     queries, keys, values = _split(tower, projected[:, : packing.shared])
-    own_queries, own_keys, own_values = _split(tower, projected.index_select(1, packing.grid))
-    scores = queries @ keys.transpose(-1, -2) + packing.shared_causal
+    own_queries, own_keys, own_values = _split(tower, packing.unpack(projected))
+    scores = queries @ keys.transpose(-1, -2)
+    scores = scores + packing.shared_causal.to(scores.dtype)
     shared = torch.softmax(scores, dim=-1) @ values
     own = _attend(own_queries, keys, values, own_keys, own_values, packing.causal, packing.classes)
-    own = tower.join_heads(own).index_select(1, packing.real)
-    return torch.cat([tower.join_heads(shared), own], dim=1)
+    return torch.cat([tower.join_heads(shared), packing.pack(tower.join_heads(own))], dim=1)
 
 
 def _attention_of_ends(tower: TextTower, projected: Tensor, packing: Packing) -> Tensor:
     """``_attention`` of the EOT tokens alone: ``[prompts, classes, width]``."""
     queries, _, _ = _split(tower, projected.index_select(1, packing.ends))
     _, keys, values = _split(tower, projected[:, : packing.shared])
-    _, own_keys, own_values = _split(tower, projected.index_select(1, packing.grid))
+    _, own_keys, own_values = _split(tower, packing.unpack(projected))
     mask = packing.causal[packing.last].unsqueeze(1)
     return tower.join_heads(_attend(queries, keys, values, own_keys, own_values, mask, packing.classes))
 

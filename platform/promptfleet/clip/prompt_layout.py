@@ -1,7 +1,7 @@
 """What stands where in a prompt: learnable context, class name, full stop and end of text."""
 
 from dataclasses import dataclass, field, replace
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
@@ -45,15 +45,17 @@ class Packing:
     """Place of each token in ``[shared tokens][class 0's own][class 1's own]...``, which has no padding.
 
     ``real`` finds the own tokens in the flattened padded grid ``[classes * tokens]``; ``grid`` finds the grid's places
-    in the packed row (padding finds its class's EOT, and nothing real looks at it); ``ends [classes]`` finds EOT there
-    and ``last`` among its class's own tokens. ``causal [tokens, tokens]`` is 0 where an own token may look at another
-    of its class and -inf elsewhere; ``shared_causal`` is the same for shared tokens.
+    in the packed row (padding finds its class's EOT, and nothing real looks at it), and ``padding`` says which of them
+    are none. ``ends [classes]`` finds EOT in the packed row and ``last`` among its class's own tokens. ``causal`` is
+    ``[tokens, tokens]``: 0 where an own token may look at another of its class and -inf elsewhere; ``shared_causal`` is
+    the same for shared tokens.
     """
 
     shared: int
     classes: int
     real: Tensor
     grid: Tensor
+    padding: Tensor
     ends: Tensor
     last: Tensor
     causal: Tensor
@@ -64,19 +66,53 @@ class Packing:
         """Pack ``shared`` tokens and, of each class's ``tokens``, the first ``lengths [classes]``."""
         starts = shared + torch.cumsum(lengths, 0) - lengths
         place = torch.arange(tokens)
-        real = (place < lengths.unsqueeze(1)).flatten().nonzero().squeeze(1)
+        padding = (place >= lengths.unsqueeze(1)).flatten()
+        real = (~padding).nonzero().squeeze(1)
         last = lengths - 1
         grid = starts.unsqueeze(1) + torch.minimum(place, last.unsqueeze(1))
         masks = (torch.full((size, size), float("-inf")).triu(1) for size in (tokens, shared))
-        return cls(shared, len(lengths), real, grid.flatten(), starts + last, last, *masks)
+        return cls(shared, len(lengths), real, grid.flatten(), padding, starts + last, last, *masks)
 
     def to(self, device: torch.device | str) -> "Packing":
         tensors = {name: value.to(device) for name, value in vars(self).items() if isinstance(value, Tensor)}
         return replace(self, **tensors)
 
-    def pack(self, own: Tensor) -> Tensor:
-        """``[prompts, classes, tokens, width] -> [prompts, real tokens, width]``."""
-        return own.flatten(1, 2).index_select(1, self.real)
+    def pack(self, grid: Tensor) -> Tensor:
+        """``[prompts, classes * tokens, width] -> [prompts, real tokens, width]``."""
+        return _Pack.apply(grid, self)
+
+    def unpack(self, packed: Tensor) -> Tensor:
+        """``[prompts, packed tokens, width] -> [prompts, classes * tokens, width]``; no gradient comes from padding."""
+        return _Unpack.apply(packed, self)
+
+
+class _Pack(torch.autograd.Function):
+    """``Packing.pack``. Its gradient is looked up, not added up, which a GPU has to sort for to repeat its bits."""
+
+    @staticmethod
+    def forward(ctx: Any, grid: Tensor, packing: Packing) -> Tensor:
+        ctx.packing = packing
+        return grid.index_select(1, packing.real)
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:
+        packing = ctx.packing
+        spread = gradient.index_select(1, packing.grid - packing.shared)
+        return spread.masked_fill_(packing.padding.unsqueeze(1), 0.0), None
+
+
+class _Unpack(torch.autograd.Function):
+    """``Packing.unpack``, for the same reason. What padding is computed into is masked: its gradient would be zero."""
+
+    @staticmethod
+    def forward(ctx: Any, packed: Tensor, packing: Packing) -> Tensor:
+        ctx.packing = packing
+        return packed.index_select(1, packing.grid)
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:
+        shared = gradient.new_zeros(len(gradient), ctx.packing.shared, gradient.shape[2])
+        return torch.cat([shared, gradient.index_select(1, ctx.packing.real)], dim=1), None
 
 
 @dataclass(frozen=True)

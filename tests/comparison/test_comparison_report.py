@@ -34,7 +34,7 @@ def test_scores_are_over_clients_first_and_seeds_then():
     assert low.worst_client.values == pytest.approx([0.5, 0.6])
     assert high.client_std.values == pytest.approx([(2 / 3) ** 0.5 / 10, 0])
     # two clients train in each of three rounds; each sends 10 bytes and receives 100
-    assert (low.uploaded_bytes, low.downloaded_bytes) == (10, 100)
+    assert (low.uploaded_bytes, low.downloaded_bytes) == (20, 200), "of a round, as in train.py, MLflow and result.json"
     assert low.trained_parameters == 6
     assert len(low.accuracy_by_round) == 3
 

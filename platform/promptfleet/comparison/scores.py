@@ -13,8 +13,8 @@ class MethodScore:
     """One method. Accuracies are fractions of the clients' own test parts, after the last round unless said.
 
     ``worst_client`` and ``client_std`` are the lowest client's accuracy and the standard deviation over clients;
-    bytes are per training client and round; ``trained_parameters`` are those of one client; ``seconds`` of one
-    federation.
+    bytes are those of a round, all its clients together, as in ``RoundReport``; ``trained_parameters`` are those of one
+    client; ``seconds`` of one federation.
     """
 
     method: str
@@ -65,8 +65,8 @@ def _score(method: str, by_seed: Mapping[int, FederationSummary]) -> MethodScore
         zero_shot_accuracy=over_seeds(lambda result: result.zero_shot_accuracy),
         worst_client=over_seeds(lambda result: min(client.test_accuracy for client in result.clients)),
         client_std=over_seeds(lambda result: pstdev(client.test_accuracy for client in result.clients)),
-        uploaded_bytes=_per_client(results, lambda report: report.uploaded_bytes),
-        downloaded_bytes=_per_client(results, lambda report: report.downloaded_bytes),
+        uploaded_bytes=_per_round(results, lambda report: report.uploaded_bytes),
+        downloaded_bytes=_per_round(results, lambda report: report.downloaded_bytes),
         trained_parameters=results[0].trained_parameters,
         seconds=over_seeds(lambda result: result.seconds),
         accuracy_by_round=[
@@ -76,5 +76,5 @@ def _score(method: str, by_seed: Mapping[int, FederationSummary]) -> MethodScore
     )
 
 
-def _per_client(results: Sequence[FederationSummary], size: Callable[[RoundReport], int]) -> float:
-    return fmean(size(report) / len(report.cohort) for result in results for report in result.rounds)
+def _per_round(results: Sequence[FederationSummary], size: Callable[[RoundReport], int]) -> float:
+    return fmean(size(report) for result in results for report in result.rounds)

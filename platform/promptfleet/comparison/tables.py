@@ -23,10 +23,10 @@ HEADERS = (
 LEGEND = (
     "Accuracies in %, mean ± sample standard deviation over seeds. Test accuracy: mean over clients of the accuracy on "
     "their own test parts after the last round, beside it in the round of the best validation accuracy; worst client: "
-    "the lowest of them; spread: their standard deviation. KB per training client and round; trained: parameters that "
-    "one client trains; s: seconds of one federation. p: Wilcoxon's signed-rank test against the best method, paired "
-    "over seeds and clients, after Holm's correction; clients of one seed are not independent, so it is rather too "
-    "small."
+    "the lowest of them; spread: their standard deviation. KB of a round, all its clients together; trained: "
+    "parameters that one client trains; s: seconds of one federation. p: Wilcoxon's signed-rank test against the best "
+    "method, paired over seeds and clients, after Holm's correction; clients of one seed are not independent, so it is "
+    "rather too small."
 )
 
 

@@ -59,6 +59,7 @@ class Evaluation:
 class RoundReport:
     """One communication round. Accuracies are fractions in 0..1 and means over all clients; time in seconds.
 
+    ``downloaded_bytes`` and ``uploaded_bytes`` are those of the real protocol, all clients of the round together.
     ``simulated_time`` is when the server stopped waiting, in updates of the median client (see ``config.faults``).
     ``dropped`` are clients of the cohort without an upload, ``rejected`` those whose upload the server refused,
     with the reason. ``nodes`` says how many clients trained on which node, by its address, where Ray ran them.

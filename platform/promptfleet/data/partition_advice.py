@@ -44,7 +44,7 @@ def _most_clients(works: Callable[[int], bool], most: int) -> int | None:
 def _candidates(name: str, value: float) -> Iterator[float]:
     """Values to try, the nearest to ``value`` first."""
     if name == "min_samples":
-        yield from sorted({value * 3 // 4, value // 2, value // 4, 3} & set(range(3, value)), reverse=True)
+        yield from (fewer for fewer in (value * 3 // 4, value // 2, value // 4, 3) if 3 <= fewer < value)
     elif name == "alpha":
         yield from (alpha for alpha in (1.0, 3.0, 10.0, 100.0) if alpha > value)
     else:

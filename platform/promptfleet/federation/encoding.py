@@ -19,7 +19,8 @@ from promptfleet.data.partial_rows import PartialRows
 from promptfleet.devices import choose_device
 from promptfleet.disks import disk_errors
 from promptfleet.errors import ConfigError, DataError
-from promptfleet.federation.image_encoder import EncodedPart, Encoder, Kind, encode_in_threads
+from promptfleet.federation.image_encoder import BATCH, EncodedPart, Encoder, Kind, encode_in_threads
+from promptfleet.federation.limits import check_views
 from promptfleet.federation.ray_session import ray_runs
 from promptfleet.federation.storage.remote import FEATURES, bring_file, fetch_missing
 from promptfleet.methods.protocol import Needs
@@ -86,6 +87,7 @@ def encode_missing(
         fetch_missing(config.storage, file.path)
     if not any(_problem(file, dataset) for file in files):
         return None
+    _check_views(config, backbone, dataset, files)
     lock = files[0].path.with_name(f"{feature_key(**_content(backbone, dataset))[:16]}.lock")
 
     def on_wait() -> None:
@@ -101,6 +103,22 @@ def encode_missing(
     for path in damaged:
         bring_file(config.storage, path)  # the address may have the damaged one, of the same name and size
     return speed
+
+
+def _check_views(config: FederationConfig, backbone: Backbone, dataset: Dataset, files: Sequence[Wanted]) -> None:
+    side = backbone.architecture.get("vision_cfg", {}).get("image_size", 224)
+    width, height = side if isinstance(side, list | tuple) else (side, side)
+    for file in files:
+        if file.kind == "views" and not file.path.exists():
+            check_views(
+                config.features.views,
+                images=len(dataset),
+                dim=backbone.architecture.get("embed_dim", 1),
+                itemsize=np.dtype(file.dtype).itemsize,
+                pixels=width * height,
+                batch=min(BATCH, len(dataset)),
+                folder=file.path.parent,
+            )
 
 
 def _encode(config: FederationConfig, backbone: Backbone, dataset: Dataset, files: Sequence[Wanted]) -> float:

@@ -22,6 +22,7 @@ from promptfleet.errors import ConfigError
 from promptfleet.federation.class_prompts import check_prompt_fits, warn_of_equal_prompts
 from promptfleet.federation.encoding import encode_missing, features_folder, wanted_files
 from promptfleet.federation.image_encoder import load_inputs
+from promptfleet.federation.limits import check_states
 from promptfleet.federation.partitioning import partition_for
 from promptfleet.federation.text_features import text_features
 from promptfleet.methods import load_method
@@ -85,7 +86,9 @@ def prepare(*configs: FederationConfig) -> Prepared:
     image_tower = backbone.image_tower if Needs.PIXELS in needs else None
     for candidate in configs:
         check_prompt_fits(candidate, clip, dataset.class_names)
-        load_method(candidate.method).check(World(candidate, clip, dataset.class_names, image_tower))
+        method, world = load_method(candidate.method), World(candidate, clip, dataset.class_names, image_tower)
+        method.check(world)
+        check_states(candidate, method.trained_parameters(world))
     samples = Samples.of_dataset(dataset)
     for candidate in {_partition_key(candidate): candidate for candidate in configs}.values():
         partition_for(candidate, samples)

@@ -13,6 +13,7 @@ from promptfleet.config import FederationConfig
 from promptfleet.devices import check_device
 from promptfleet.errors import ResourceError
 from promptfleet.federation.gpu_memory import GIB, ActorMemory, measured_memory
+from promptfleet.federation.limits import check_threads
 
 if TYPE_CHECKING:
     from promptfleet.federation.prepare import Prepared
@@ -81,9 +82,15 @@ def plan_shares(config: FederationConfig, nodes: Sequence[Node], *, concurrent: 
     """
     cpus, gpus = sum(node.cpus for node in nodes), sum(node.gpus for node in nodes)
     check_device(config.runtime.device, gpus, f"on {len(nodes)} node(s)")
+    check_threads(config.runtime.threads_per_client, max((node.cpus for node in nodes), default=0))
     usable = 0 if config.runtime.device == "cpu" else gpus
     actors = math.ceil(config.clients / config.runtime.clients_per_actor)
     auto_cpu = min(LARGEST_AUTO_CPU_SHARE, math.floor(PRECISION * cpus / ((actors + 2) * concurrent)) / PRECISION)
+    if cpus and not auto_cpu:
+        raise ResourceError(
+            f"{concurrent} federation(s) of {actors} client actors are {(actors + 2) * concurrent} processes, too many "
+            f"for {cpus:g} CPUs: raise runtime.clients_per_actor, or run fewer side by side"
+        )
     client, server = config.resources.client, config.resources.server
     server_gpu = server_share(config)
     shares = Shares(

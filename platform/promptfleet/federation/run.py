@@ -1,9 +1,9 @@
 """One federation from a configuration to its result: what ``jobs/train.py`` runs, and what a notebook calls."""
 
 import logging
+import os
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import closing, contextmanager
-from os import fspath
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +13,7 @@ from promptfleet.devices import choose_device
 from promptfleet.disks import check_writable
 from promptfleet.errors import ConfigError, DataError
 from promptfleet.federation.fleet import Fleet
+from promptfleet.federation.limits import check_threads
 from promptfleet.federation.local_fleet import LocalFleet
 from promptfleet.federation.prepare import Prepared, prepare
 from promptfleet.federation.ray_session import local_nodes, ray_with
@@ -63,6 +64,7 @@ def run_federation(
             check_same(folder, config)
     if config.runtime.backend == "local":
         choose_device(config.runtime.device)
+        check_threads(config.runtime.threads_per_client, os.cpu_count() or 1)
     elif address is None:
         plan_shares(config, local_nodes())
     with _fleet(config, address) as (prepared, fleet):
@@ -80,7 +82,7 @@ def run_federation(
 
 def _home_path(folder: str | Path) -> Path:
     try:
-        return Path(expand_home(fspath(folder)))
+        return Path(expand_home(os.fspath(folder)))
     except ValueError as error:
         raise ConfigError(f"folder: {error}") from None
 

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from promptfleet import __version__
+from promptfleet.errors import mask_secrets
 
 _PACKAGES = ("torch", "open_clip_torch", "ray", "optuna", "mlflow", "numpy")
 _SOURCE = Path(__file__).resolve().parents[1] / "__init__.py"
@@ -39,8 +40,8 @@ def versions() -> dict[str, str]:
 
 
 def command() -> str:
-    """The command line of this process, ready to be pasted into a shell."""
-    return shlex.join(sys.orig_argv)
+    """The command line of this process, ready to be pasted into a shell; without passwords in addresses."""
+    return mask_secrets(shlex.join(sys.orig_argv))
 
 
 @cache

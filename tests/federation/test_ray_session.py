@@ -2,7 +2,9 @@
 
 import re
 import sys
+import threading
 from contextlib import contextmanager
+from types import SimpleNamespace
 
 import pytest
 import ray
@@ -76,3 +78,24 @@ def test_the_true_reason_is_told_first(tmp_path, error, log, reason):
     line = why_not_started(Exception(error), tmp_path)
     assert re.fullmatch(rf"Ray did not start{reason}( \(train\.py can do without Ray: .*\))?", line)
     assert ("without Ray" in line) is ("too much to do" not in line)
+
+
+def test_what_ray_prints_whatever_its_log_level_does_not_reach_users(monkeypatch, capsys):
+    from ray._private import worker
+
+    from promptfleet.federation.storage import ray_storage
+
+    monkeypatch.setattr(worker, "print_to_stdstream", worker.print_to_stdstream)  # to be put back
+    monkeypatch.setattr(ray, "is_initialized", lambda: True)
+    monkeypatch.setattr(ray_storage, "nodes_with_storage", lambda storage: [])
+    stopped = threading.Event()
+
+    def poll():
+        stopped.set()
+        return None, {"job_id": None, "error_message": "WARNING: 9 PYTHON worker processes have been started"}
+
+    subscriber = SimpleNamespace(subscribe=lambda: None, poll=poll)
+    driver = SimpleNamespace(gcs_error_subscriber=subscriber, current_job_id=ray.JobID.nil())
+    with ray_session():
+        worker.listen_error_messages(driver, stopped)
+    assert capsys.readouterr() == ("", "")

@@ -4,10 +4,10 @@ import logging
 import os
 import socket
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, nullcontext
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from promptfleet.config import StorageConfig
 from promptfleet.devices import gpu_sizes
@@ -93,6 +93,7 @@ def ray_session(
         os.environ.setdefault(name, value)
     import ray
 
+    ray._private.worker.print_to_stdstream = _note_message
     with ExitStack() as ours:
         if not ray.is_initialized():
             _check_command_line(sys.argv)
@@ -103,6 +104,11 @@ def ray_session(
         from promptfleet.federation.storage.ray_storage import nodes_with_storage
 
         yield nodes_with_storage(storage)
+
+
+def _note_message(message: Mapping[str, Any], **_: Any) -> None:
+    """Keep what Ray would print whatever its log level, such as that many processes have been started, from users."""
+    logger.debug("ray: %s", message.get("lines"))
 
 
 def _check_command_line(words: Sequence[str]) -> None:

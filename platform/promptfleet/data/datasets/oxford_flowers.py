@@ -9,6 +9,7 @@ import numpy as np
 
 from promptfleet.data.dataset import Dataset, Part
 from promptfleet.data.image_files import ListedImage, image_dataset
+from promptfleet.data.matlab_file import read_numbers
 from promptfleet.data.regular_files import open_regular
 from promptfleet.data.split_files import read_coop_split
 from promptfleet.errors import DataError
@@ -47,24 +48,23 @@ def _official(folder: Path) -> tuple[list[ListedImage], tuple[str, ...]]:
 
 def _read_mat(path: Path, *names: str) -> list[np.ndarray]:
     """Whole numbers of a MATLAB file, each variable as int64 ``[n]``."""
-    from scipy.io import loadmat  # here: few need it
-
     try:
         with open_regular(path) as file:
-            content = loadmat(file)
+            content = read_numbers(file.read())
         return [_whole_numbers(content[name]) for name in names]
-    except DataError:
-        raise
     except FileNotFoundError:
         raise DataError(f"{path}: there is no such split file, and no split_zhou_OxfordFlowers.json either") from None
-    except Exception as error:  # a damaged file can fail anywhere in scipy
+    except OSError as error:
+        raise DataError(f"{path}: cannot be read ({error.strerror})") from None
+    except (ValueError, KeyError) as error:
         raise DataError(f"{path}: should be a MATLAB file with {', '.join(names)} ({error})") from None
 
 
 def _whole_numbers(values: np.ndarray) -> np.ndarray:
     """MATLAB's numbers, which may be stored as floats, as int64 ``[n]``."""
-    numbers = values.ravel().astype(np.int64)
-    if (numbers != values.ravel()).any():
+    with np.errstate(invalid="ignore"):  # NaN and numbers beyond int64, which are then not what they were
+        numbers = values.astype(np.int64)
+    if (numbers != values).any():
         raise ValueError("not whole numbers")
     return numbers
 

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 import promptfleet
-from promptfleet.errors import ConfigError, DataError, FederationError
+from promptfleet.errors import ConfigError, DataError, FederationError, StorageError
 from promptfleet.federation.local_fleet import LocalFleet
 from promptfleet.federation.rounds import Federation
 from promptfleet.federation.storage.checkpoint import FOLDER as CHECKPOINTS
@@ -195,7 +195,9 @@ def test_a_full_disk_is_told_and_leaves_the_state_as_it_was(small_config, prepar
 
     with monkeypatch.context() as patch:
         patch.setattr(os, "pwrite", full)
-        with pytest.raises(FederationError, match=r"rows/context: cannot be written \(.*No space left on device\)$"):
+        with pytest.raises(
+            StorageError, match=r"rows/context: cannot be written \(No space left on device\); free some"
+        ):
             federation.run_round()
     assert equal(federation.snapshot().server, snapshot.server)
     federation.restore(snapshot)

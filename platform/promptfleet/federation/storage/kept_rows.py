@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from promptfleet.config import FederationConfig
+from promptfleet.disks import disk_errors
 from promptfleet.errors import ConfigError, DataError, FederationError, first_line
 from promptfleet.methods import load_method
 
@@ -26,13 +27,11 @@ class KeptRows:
     def write(self, kind: str, start: int, rows: Tensor) -> None:
         numbers = _bytes_of(rows).reshape(-1)
         file, offset = self._file(kind), start * rows[0].nbytes
-        try:
+        with disk_errors(self._path(kind)):
             while len(numbers):
                 written = os.pwrite(file, numbers, offset)
                 numbers, offset = numbers[written:], offset + written
             os.fsync(file)
-        except OSError as error:
-            raise FederationError(f"{self._path(kind)}: cannot be written ({first_line(error)})") from None
 
     def read(self, kind: str, ids: Tensor, shape: Sequence[int], dtype: torch.dtype) -> Tensor:
         rows = torch.empty(len(ids), *shape, dtype=dtype)
@@ -54,10 +53,8 @@ class KeptRows:
 
     def _fill(self, kind: str, numbers: np.ndarray, offset: int) -> None:
         while len(numbers):
-            try:
+            with disk_errors(self._path(kind), doing="read"):
                 read = os.preadv(self._file(kind), [numbers], offset)
-            except OSError as error:
-                raise FederationError(f"{self._path(kind)}: cannot be read ({first_line(error)})") from None
             if not read:
                 raise DataError(f"{self._path(kind)}: cut off after {offset} bytes")
             numbers, offset = numbers[read:], offset + read

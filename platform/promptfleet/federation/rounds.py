@@ -14,7 +14,6 @@ from promptfleet.config import FederationConfig
 from promptfleet.data.feature_store import rows_of
 from promptfleet.data.partition_counts import PartitionCounts, count_partition
 from promptfleet.data.samples import Samples
-from promptfleet.disks import disk_errors
 from promptfleet.errors import FederationError
 from promptfleet.federation.adversaries import adversaries
 from promptfleet.federation.cohort import cohort_size, sample_cohort
@@ -34,7 +33,7 @@ from promptfleet.federation.reports import (
     nothing_accepted,
 )
 from promptfleet.federation.state import state_sha256
-from promptfleet.federation.storage.kept_rows import rows_folder
+from promptfleet.federation.storage.kept_rows import make_rows, rows_folder
 from promptfleet.methods import load_method
 from promptfleet.methods.protocol import State
 
@@ -82,9 +81,7 @@ class Federation:
         self._begin()
 
     def _begin(self) -> None:
-        if self._rows is not None:
-            with disk_errors():
-                self._rows.mkdir(parents=True, exist_ok=True)
+        make_rows(self._rows)
         noise = self._privacy.noise_std if self._privacy else 0.0
         self._fleet.begin(self.config, self.partition, noise, self._rows)
         self._privates = self._fleet.initial_states()

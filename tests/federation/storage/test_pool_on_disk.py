@@ -255,6 +255,7 @@ def test_a_server_that_dies_once_its_rows_are_written_changes_nothing(ray_sessio
 @pytest.mark.ray
 def test_a_folder_that_the_server_does_not_see_is_told(ray_session, small_config, tmp_path, monkeypatch):
     monkeypatch.setattr("promptfleet.federation.rounds.rows_folder", lambda *_: tmp_path / "elsewhere")
+    monkeypatch.setattr("promptfleet.federation.rounds.make_rows", lambda path: None)  # made on another node alone
     ray = small_config(rounds=1, pool_storage="disk", runtime={"backend": "ray", "clients_per_actor": 3})
     with pytest.raises(FederationError, match=r"elsewhere/context: cannot be opened where .* that every node sees$"):
         promptfleet.run_federation(ray, folder=tmp_path)

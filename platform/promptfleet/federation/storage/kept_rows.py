@@ -91,6 +91,13 @@ def rows_folder(config: FederationConfig, folder: str | Path | None) -> Path | N
     return Path(folder).absolute() / FOLDER
 
 
+def make_rows(path: Path | None) -> None:
+    """Make what ``rows_folder`` gave. Raises StorageError."""
+    if path is not None:
+        with disk_errors(path):
+            path.mkdir(parents=True, exist_ok=True)
+
+
 def clear_rows(folder: Path) -> None:
     """Remove what a federation in ``folder`` kept."""
     for path in (folder / FOLDER).glob("*"):

@@ -38,7 +38,7 @@ def test_rounds_that_failed_do_not_matter_once_all_of_it_is_written(own_store, m
     with track_federation(config) as tracked, monkeypatch.context() as patch:
         patch.setattr(TrackingStore, "open", lambda _: (_ for _ in ()).throw(OSError("not now")))
         tracked.log_round(make_report(1))
-        tracked._writer._jobs.put((patch.undo, ()))
+        tracked._writer.submit(patch.undo)
         tracked.finish(make_result(config))
     assert tracked.untracked is None
     assert own_store.find_run(config.fingerprint()).steps("val/accuracy_mean") == {1, 2, 3}

@@ -236,9 +236,14 @@ def images() -> list[bytes]:
     return [*files, b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n%%EndComments\n(x) run\n"]
 
 
-def checkpoint_file(folder: Path) -> Path:
-    """That of a federation of three clients after one round."""
+def snapshot(rounds: int = 1) -> Snapshot:
+    """That of a federation of three clients."""
     evaluations = [Evaluation(client, 0.5, 0.25, {"gate": [0.1, 1]}) for client in range(3)]
-    report = RoundReport.of(1, [0, 2], [], {2: "NaN"}, evaluations, 1.5)
+    reports = [RoundReport.of(one, [0, 2], [], {2: "NaN"}, evaluations, 1.5) for one in range(1, rounds + 1)]
     privates = {client: {"prompt": torch.full((2, 3), float(client))} for client in range(3)}
-    return checkpoint.save_snapshot(folder, Snapshot({"context": torch.ones(2)}, privates, [report], evaluations), "x")
+    return Snapshot({"context": torch.ones(2)}, privates, reports, evaluations)
+
+
+def checkpoint_file(folder: Path) -> Path:
+    """The snapshot on disk."""
+    return checkpoint.save_snapshot(folder, snapshot(), "x")

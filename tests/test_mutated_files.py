@@ -34,7 +34,7 @@ from tests import mutated_files as files
 from tests.comparison.values import make_summary
 from tests.mutated import refused_in_one_line
 
-EXAMPLES = int(os.environ.get("PROMPTFLEET_EXAMPLES", "20"))
+EXAMPLES = int(os.environ.get("PROMPTFLEET_EXAMPLES", "10"))
 GIGABYTE = 2**30
 FORBIDDEN = re.compile(
     r"os\.(system|exec|fork|forkpty|posix_spawn|spawn|startfile)|subprocess\.Popen|socket\.connect|pty\.spawn"

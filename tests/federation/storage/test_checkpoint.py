@@ -29,6 +29,7 @@ from promptfleet.federation.storage.checkpoint import (
     save_snapshot,
 )
 from promptfleet.federation.storage.stored import RESULT_FILE, FederationFolder, load_result, load_summary
+from tests.mutated_files import snapshot
 from tests.tiny_federation import equal
 
 
@@ -226,6 +227,12 @@ def _changed(path, name, change):
     return {name: json.dumps(value)}
 
 
+@pytest.fixture
+def three(tmp_path):
+    """Checkpoints of three rounds, as ``saved``, of a federation that never ran."""
+    return "x", [save_snapshot(tmp_path, snapshot(rounds), "x", keep=3) for rounds in (1, 2, 3)]
+
+
 @pytest.mark.parametrize("index", [0.7, 1.0, "0", True, -1, 10**9, 10**30, None, [0]])
 @pytest.mark.parametrize(
     ("name", "change"),
@@ -237,8 +244,8 @@ def _changed(path, name, change):
         ("evaluations", lambda evaluations, index: evaluations[2].update(client=index)),
     ],
 )
-def test_crafted_numbers_with_right_checksums_are_not_used(saved, tmp_path, caplog, name, change, index):
-    fingerprint, files = saved
+def test_crafted_numbers_with_right_checksums_are_not_used(three, tmp_path, caplog, name, change, index):
+    fingerprint, files = three
     if (name, index) == ("clients", 1.0):
         index = 1.5
     _crafted(files[2], **_changed(files[2], name, lambda value: change(value, index)))
@@ -248,8 +255,8 @@ def test_crafted_numbers_with_right_checksums_are_not_used(saved, tmp_path, capl
 
 @pytest.mark.parametrize("name", ["clients", "reports", "evaluations"])
 @pytest.mark.parametrize("text", ["", "{}", "[]", "[" * 200_000 + "]" * 200_000, "9" * 5000, "null"])
-def test_crafted_texts_with_right_checksums_are_not_used(saved, tmp_path, caplog, name, text):
-    fingerprint, files = saved
+def test_crafted_texts_with_right_checksums_are_not_used(three, tmp_path, caplog, name, text):
+    fingerprint, files = three
     _crafted(files[2], **{name: text})
     assert len(load_snapshot(tmp_path, fingerprint, clients=3).reports) == 2
     assert f"{files[2]}: damaged" in caplog.text

@@ -1,10 +1,12 @@
 """Whether somebody is still there, told from sockets; a real session dies in tests/jobs/test_train_job.py."""
 
 import socket
+import subprocess
 import time
+from contextlib import closing
 
 from promptfleet.federation import ray_watch
-from promptfleet.federation.ray_watch import unreachable
+from promptfleet.federation.ray_watch import Ends, unreachable
 
 
 def test_everybody_answers_or_who_does_not_is_named_at_once(monkeypatch):
@@ -30,3 +32,21 @@ def test_a_network_that_comes_back_is_waited_for_and_one_that_does_not_is_not(mo
     monkeypatch.setattr(ray_watch, "PATIENCE_S", 0.02)
     answers = [OSError("No route to host")] * 100
     assert unreachable([("far", 1)]) == "far:1: No route to host"
+
+
+def test_the_end_of_a_process_is_noticed_at_once_and_once():
+    with closing(Ends()) as ends, subprocess.Popen(["sleep", "60"]) as other:
+        with subprocess.Popen(["sleep", "60"]) as agent:
+            names = {agent.pid: "agent", other.pid: "raylet"}
+            assert ends.wait(names, 0.0) is None
+            agent.kill()
+            assert ends.wait(names, 60.0) == "its agent has ended"
+        assert ends.wait(names, 0.0) is None
+        other.kill()
+        assert ends.wait({}, 60.0) == "its raylet has ended"
+
+
+def test_a_process_that_had_ended_before_is_no_news():
+    with closing(Ends()) as ends, subprocess.Popen(["true"]) as process:
+        process.wait()
+        assert ends.wait({process.pid: "agent"}, 0.0) is None

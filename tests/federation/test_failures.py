@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from promptfleet.config import RuntimeConfig
-from promptfleet.errors import FederationError
+from promptfleet.errors import FederationError, MethodError
 from promptfleet.federation.failures import CodeFails, Failure, Failures
 from promptfleet.federation.local_fleet import LocalFleet
 from promptfleet.federation.reports import Event, nothing_accepted
@@ -152,3 +152,13 @@ def test_what_a_machine_lacks_for_a_moment_is_tried_as_often_as_is_set(error):
         assert failures.do_again("train", 0, raised(error), attempt, may_drop=False)
     with pytest.raises(CodeFails, match=r"4 times in a row \(runtime\.retries=3\)"):
         failures.do_again("train", 0, raised(error), 3, may_drop=False)
+
+
+def test_what_is_told_in_words_needs_no_traceback(caplog):
+    failures, failure = Failures(RAY), raised(MethodError("method mine: local_update returned None"))
+    assert failures.do_again("train", 0, failure, 0, may_drop=False)
+    with pytest.raises(
+        CodeFails, match=r"^train: client 0: raised MethodError: method mine: .* None, 2 times in a row$"
+    ):
+        failures.do_again("train", 0, failure, 1, may_drop=False)
+    assert "mine.py" not in caplog.text

@@ -44,7 +44,8 @@ class Failure:
     def of(cls, error: BaseException, trace: str) -> "Failure":
         """The failure of code that raised; only what a machine lacks for a moment may pass."""
         lacks = isinstance(error, OSError | MemoryError) or "OutOfMemory" in type(error).__name__
-        return cls(describe(error), trace, may_pass=lacks)
+        told = isinstance(error, PromptfleetError)  # in words that need no traceback
+        return cls(describe(error), "" if told else trace, may_pass=lacks)
 
     def __str__(self) -> str:
         place = raised_at(self.trace)
@@ -96,7 +97,7 @@ class Failures:
             why = f", {attempts + 1} times in a row (runtime.retries={attempts})"
         else:
             why = f", {attempts + 1} times in a row" if attempts else ", as another client's work did"
-        stops = CodeFails if failure.trace else FederationError
+        stops = FederationError if failure.may_pass and not failure.trace else CodeFails
         raise stops(f"{stage}: client {client}: {failure}{why}{self._how_to_debug(failure)}")
 
     def code_raised(self, who: str, error: BaseException, trace: str) -> PromptfleetError:

@@ -17,13 +17,18 @@ def stage(name, trials_left, *ended, failed=()):
     for number, one in enumerate(ended):
         one.number = number
     over = {*range(len(ended)), *failed}
-    study = SimpleNamespace(trials=lambda: ended, trials_left=lambda: trials_left, has_ended=over.__contains__)
+    study = SimpleNamespace(
+        trials=lambda: ended,
+        trials_left=lambda: trials_left,
+        has_ended=over.__contains__,
+        why_failed="the server raised TypeError in trial {}".format,
+    )
     return SimpleNamespace(name=name, study=study)
 
 
 def trial(number, stage="trial", **last):
     values = {"stage": stage, "trial_number": number, "params": {"experts": 3, "tau": 0.04213}}
-    return SimpleNamespace(config=values, last_result={"rounds": ROUNDS, **last}, error_file="error.txt")
+    return SimpleNamespace(config=values, last_result={"rounds": ROUNDS, **last})
 
 
 def tell(progress, number, rounds, value, stage="trial"):
@@ -47,7 +52,7 @@ def test_counts_best_and_early_stops():
     assert lines[1].endswith(" left   best 0.800 (trial 0)   0 running, 0 stopped early")
     assert lines[3].startswith("trial   1 stopped early after round 1  val 0.900   2/4 done, ")
     assert "best 0.800 (trial 0)" in lines[3]
-    assert lines[5].startswith("trial   2 FAILED, see error.txt   3/4 done, ")
+    assert lines[5].startswith("trial   2 FAILED: the server raised TypeError in trial 2   3/4 done, ")
     assert lines[5].endswith("0 running, 1 stopped early, 1 failed")
 
 
@@ -58,7 +63,7 @@ def test_a_trial_that_is_begun_again_has_not_failed():
     progress.on_trial_error(0, [], trial(2))
     tell(progress, 2, 3, 0.8)
     lines = stream.getvalue().splitlines()
-    assert lines[1] == "trial   2 failed, see error.txt; it is begun again after its last round"
+    assert lines[1] == "trial   2 failed; it is begun again after its last round"
     assert "1/4 done, " in lines[3]
     assert lines[3].endswith("0 running, 0 stopped early")
 

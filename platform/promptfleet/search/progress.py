@@ -67,11 +67,11 @@ class SweepProgress(NotSaved, tune.Callback):
         self._running.pop(_key(trial), None)
         stage, number = _key(trial)
         if not self._studies[stage].has_ended(number):
-            self._say(f"{_label(trial)} failed, see {trial.error_file}; it is begun again after its last round")
+            self._say(f"{_label(trial)} failed; it is begun again after its last round")
             return
         self._done += 1
         self._failed += 1
-        self._ended(f"{_label(trial)} FAILED, see {trial.error_file}", trial)
+        self._ended(f"{_label(trial)} FAILED: {self._studies[stage].why_failed(number)}", trial)
 
     def on_experiment_end(self, trials: list[Trial], **info: Any) -> None:
         self._out.clear()

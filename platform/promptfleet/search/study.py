@@ -104,6 +104,11 @@ class SweepStudy:
         return self._trial(number).state.is_finished()
 
     @patient
+    def why_failed(self, number: int) -> str:
+        """What ``fail`` was told; empty for a trial that has not failed."""
+        return self._trial(number).user_attrs.get("error", "")
+
+    @patient
     def rounds_reported(self, number: int) -> int:
         return len(self._trial(number).intermediate_values)
 

@@ -19,7 +19,7 @@ from promptfleet.escaping import printable
 from promptfleet.federation.ray_session import local_nodes, ray_with
 from promptfleet.federation.ray_watch import leaving_when_ray_is_gone
 from promptfleet.federation.settings import all_keys, assigned_storage, trust_option
-from promptfleet.federation.storage.home import at_home
+from promptfleet.federation.storage.home import synced_storage
 from promptfleet.search.folders import COMPARISONS
 
 NEW_ONLY = ("config", "tune", "trials", "name", "concurrent")
@@ -58,13 +58,16 @@ def main() -> int:
     if arguments.resume:
         _check_nothing_new(arguments)
         storage = assigned_storage(arguments.set)
-        with at_home(storage), COMPARISONS.resume(storage, arguments.resume, alone=not arguments.dry_run) as folder:
+        with (
+            synced_storage(storage),
+            COMPARISONS.resume(storage, arguments.resume, alone=not arguments.dry_run) as folder,
+        ):
             spec = load_comparison(folder / COMPARISONS.file, storage, trust_code=arguments.trust_code)
             if not arguments.dry_run:
                 (rebuild_studies if arguments.rebuild_study else check_studies)(spec, folder)
             return _run(spec, folder, arguments)
     spec = _new_comparison(arguments)
-    with nullcontext() if arguments.dry_run else at_home(next(spec.configs()).storage):
+    with nullcontext() if arguments.dry_run else synced_storage(next(spec.configs()).storage):
         return _run(spec, None, arguments)
 
 

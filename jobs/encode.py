@@ -13,7 +13,7 @@ from promptfleet.federation.encoding import Wanted, encode_missing, features_fol
 from promptfleet.federation.image_encoder import load_inputs
 from promptfleet.federation.ray_session import ray_session
 from promptfleet.federation.settings import all_keys, read_federation_config
-from promptfleet.federation.storage.home import at_home
+from promptfleet.federation.storage.home import synced_storage
 from promptfleet.methods import load_method
 
 
@@ -37,7 +37,7 @@ def main() -> None:
     dataset, backbone = load_inputs(config)
     needs = {load_method(config.method).needs}
     files = wanted_files(backbone, dataset, config.features, needs, features_folder(config))
-    with at_home(config.storage), _ray(config, arguments.address):
+    with synced_storage(config.storage), _ray(config, arguments.address):
         speed = encode_missing(config, backbone, dataset, files)
     for file in files:
         print(_line(file))

@@ -15,7 +15,7 @@ from promptfleet.data.samples import Samples
 from promptfleet.disks import check_writable, disk_errors
 from promptfleet.federation.partitioning import partition_for
 from promptfleet.federation.settings import all_keys, read_federation_config
-from promptfleet.federation.storage.home import at_home
+from promptfleet.federation.storage.home import synced_storage
 from promptfleet.tracking.figures.partition import partition_figure
 from promptfleet.tracking.partition_table import partition_summary, partition_table
 
@@ -38,7 +38,7 @@ def main() -> None:
     arguments = parser.parse_args()
 
     config = read_federation_config(arguments.config, arguments.set, trust_code=arguments.trust_code)
-    with at_home(config.storage):
+    with synced_storage(config.storage):
         _partition(config, arguments)
 
 

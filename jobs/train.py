@@ -19,7 +19,7 @@ from promptfleet.federation.storage.folder import (
     resumed_as,
     resumed_config,
 )
-from promptfleet.federation.storage.home import at_home
+from promptfleet.federation.storage.home import synced_storage
 from promptfleet.federation.storage.stored import RESULT_FILE
 from promptfleet.terminal import LiveLine
 from promptfleet.tracking.background import track_federation
@@ -47,12 +47,12 @@ def main() -> None:
     if arguments.resume:
         storage = assigned_storage(arguments.set)
         out = named_folder(storage, "--resume", arguments.resume)
-        with at_home(storage):
+        with synced_storage(storage):
             _train(resumed_config(out, arguments.set, trust_code=arguments.trust_code), out, arguments)
     else:
         config = read_federation_config(arguments.config, arguments.set, trust_code=arguments.trust_code)
         out = _output_folder(config, arguments.out)
-        with at_home(config.storage):
+        with synced_storage(config.storage):
             _train(config, out, arguments)
 
 

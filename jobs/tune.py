@@ -13,7 +13,7 @@ from promptfleet.escaping import printable
 from promptfleet.federation.ray_session import local_nodes, ray_with
 from promptfleet.federation.ray_watch import leaving_when_ray_is_gone
 from promptfleet.federation.settings import all_keys, assigned_storage, trust_option
-from promptfleet.federation.storage.home import at_home
+from promptfleet.federation.storage.home import synced_storage
 from promptfleet.search.folders import SWEEPS, read_begun
 from promptfleet.search.rebuild import rebuild_study
 from promptfleet.search.spec import SweepSpec, read_sweep
@@ -51,7 +51,7 @@ def main() -> int:
     if arguments.resume:
         _check_storage_only(arguments.set)
         storage = assigned_storage(arguments.set)
-        with at_home(storage), SWEEPS.resume(storage, arguments.resume, alone=not arguments.dry_run) as folder:
+        with synced_storage(storage), SWEEPS.resume(storage, arguments.resume, alone=not arguments.dry_run) as folder:
             spec = read_begun(storage, folder, trials=arguments.trials, trust_code=arguments.trust_code)
             if not arguments.dry_run:
                 check_budget(spec, _study(spec, folder, rebuild=arguments.rebuild_study))
@@ -63,7 +63,7 @@ def main() -> int:
         trials=arguments.trials,
         trust_code=arguments.trust_code,
     )
-    with nullcontext() if arguments.dry_run else at_home(spec.base_config().storage):
+    with nullcontext() if arguments.dry_run else synced_storage(spec.base_config().storage):
         return _run(spec, None, arguments)
 
 

@@ -25,6 +25,7 @@ FOUNDATION = {
     "job_environment",
     "job_output",
     "pickle_outline",
+    "public_names",
     "seeding",
     "storage_address",
     "strict_json",
@@ -182,6 +183,10 @@ def test_heavy_modules_are_seen_when_loaded():
 def test_the_package_itself_is_light():
     heavy = ["torch", "ray", "mlflow", "optuna", "open_clip", "pydantic", "numpy"]
     assert loaded_by("import promptfleet", heavy) == []
+
+
+def test_looking_up_a_method_is_light():
+    assert loaded_by("import promptfleet.methods", ["torch", "ray", "mlflow", "optuna", "numpy"]) == []
 
 
 def test_a_client_process_loads_only_what_it_needs():

@@ -1,15 +1,82 @@
 """promptfleet: personalized federated prompt learning on CLIP, simulated on Ray and searched with Optuna.
 
-The package root stays free of heavy imports, since every client process pays for them.
+The public names are imported at their first use: every client process imports this module, so it has to stay cheap.
+The names that the author of a method needs are in ``promptfleet.methods``.
 """
 
+from typing import TYPE_CHECKING
+
+from promptfleet.public_names import getter
+
+if TYPE_CHECKING:
+    from promptfleet.config import FederationConfig, StorageConfig
+    from promptfleet.errors import (
+        BackboneError,
+        ConfigError,
+        DataError,
+        FederationError,
+        MethodError,
+        PromptfleetError,
+        ResourceError,
+        StorageError,
+    )
+    from promptfleet.federation.reports import (
+        ClientReport,
+        Event,
+        FederationResult,
+        FederationSummary,
+        RoundReport,
+        summary_from_json,
+    )
+    from promptfleet.federation.run import run_federation
+    from promptfleet.federation.storage.home import synced_storage
+
 __version__ = "0.1.0"
-__all__ = ["run_federation"]
+__all__ = [
+    "BackboneError",
+    "ClientReport",
+    "ConfigError",
+    "DataError",
+    "Event",
+    "FederationConfig",
+    "FederationError",
+    "FederationResult",
+    "FederationSummary",
+    "MethodError",
+    "PromptfleetError",
+    "ResourceError",
+    "RoundReport",
+    "StorageConfig",
+    "StorageError",
+    "run_federation",
+    "summary_from_json",
+    "synced_storage",
+]
+_PUBLIC = {  # module -> its public names
+    ".config": ("FederationConfig", "StorageConfig"),
+    ".errors": (
+        "BackboneError",
+        "ConfigError",
+        "DataError",
+        "FederationError",
+        "MethodError",
+        "PromptfleetError",
+        "ResourceError",
+        "StorageError",
+    ),
+    ".federation.reports": (
+        "ClientReport",
+        "Event",
+        "FederationResult",
+        "FederationSummary",
+        "RoundReport",
+        "summary_from_json",
+    ),
+    ".federation.run": ("run_federation",),
+    ".federation.storage.home": ("synced_storage",),
+}
+__getattr__ = getter(__name__, _PUBLIC)
 
 
-def __getattr__(name: str):
-    if name == "run_federation":
-        from promptfleet.federation.run import run_federation
-
-        return run_federation
-    raise AttributeError(f"module 'promptfleet' has no attribute {name!r}")
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

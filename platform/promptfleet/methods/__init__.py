@@ -1,11 +1,134 @@
-"""Federated methods, one file each, found by name."""
+"""Federated methods, one file each, found by name; also the names that the author of a method needs.
+
+Those names are imported at their first use: looking up a method's name does not load torch.
+"""
 
 import traceback
 from importlib import import_module
+from typing import TYPE_CHECKING
 
 from promptfleet.config import FederationConfig, unknown_name
 from promptfleet.errors import ConfigError
-from promptfleet.methods.protocol import Method
+from promptfleet.public_names import getter
+
+if TYPE_CHECKING:
+    from promptfleet.methods.averaging import average_uploads
+    from promptfleet.methods.promptfl import PromptFL, PromptFLConfig
+    from promptfleet.methods.prompts import (
+        context_shape,
+        context_with_text,
+        encode_contexts,
+        encode_frozen,
+        init_context,
+        local_batches,
+        no_context_yet,
+        own_or_given_text,
+        similarity_logits,
+    )
+    from promptfleet.methods.protocol import (
+        Backward,
+        Encode,
+        Examples,
+        Images,
+        LocalUpdate,
+        Message,
+        Method,
+        Needs,
+        Pixels,
+        Rows,
+        State,
+        Update,
+        World,
+    )
+    from promptfleet.methods.sgd import SGD
+    from promptfleet.methods.solo import NoCommunication, SoloConfig
+    from promptfleet.methods.training import (
+        ContextLoss,
+        TrainedContext,
+        loss_metrics,
+        prompt_loss,
+        train_context,
+        train_steps,
+    )
+
+__all__ = [
+    "METHODS",
+    "SGD",
+    "Backward",
+    "ContextLoss",
+    "Encode",
+    "Examples",
+    "Images",
+    "LocalUpdate",
+    "Message",
+    "Method",
+    "Needs",
+    "NoCommunication",
+    "Pixels",
+    "PromptFL",
+    "PromptFLConfig",
+    "Rows",
+    "SoloConfig",
+    "State",
+    "TrainedContext",
+    "Update",
+    "World",
+    "average_uploads",
+    "config_class",
+    "context_shape",
+    "context_with_text",
+    "encode_contexts",
+    "encode_frozen",
+    "init_context",
+    "load_method",
+    "local_batches",
+    "loss_metrics",
+    "no_context_yet",
+    "own_or_given_text",
+    "prompt_loss",
+    "similarity_logits",
+    "train_context",
+    "train_steps",
+]
+_PUBLIC = {  # module -> its public names
+    ".averaging": ("average_uploads",),
+    ".promptfl": ("PromptFL", "PromptFLConfig"),
+    ".prompts": (
+        "context_shape",
+        "context_with_text",
+        "encode_contexts",
+        "encode_frozen",
+        "init_context",
+        "local_batches",
+        "no_context_yet",
+        "own_or_given_text",
+        "similarity_logits",
+    ),
+    ".protocol": (
+        "Backward",
+        "Encode",
+        "Examples",
+        "Images",
+        "LocalUpdate",
+        "Message",
+        "Method",
+        "Needs",
+        "Pixels",
+        "Rows",
+        "State",
+        "Update",
+        "World",
+    ),
+    ".sgd": ("SGD",),
+    ".solo": ("NoCommunication", "SoloConfig"),
+    ".training": ("ContextLoss", "TrainedContext", "loss_metrics", "prompt_loss", "train_context", "train_steps"),
+}
+__getattr__ = getter(__name__, _PUBLIC)
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})
+
 
 METHODS = {  # name -> module:class of this package
     "zero_shot": "zero_shot:ZeroShot",
@@ -25,7 +148,7 @@ METHODS = {  # name -> module:class of this package
 METHOD_MODULES = tuple(f"{__name__}.{place.partition(':')[0]}" for place in METHODS.values())
 
 
-def load_method(name: str) -> Method:
+def load_method(name: str) -> "Method":
     """Return the method of that name, or one from elsewhere as ``module:Class``.
 
     Of a module nothing but its import is run before its class is known to be a method.
@@ -35,11 +158,13 @@ def load_method(name: str) -> Method:
         raise ConfigError(f"method: got {name!r}, should be a name")
     if ":" not in name and name not in METHODS:
         raise unknown_name("method", name, METHODS)
+    from promptfleet.methods.protocol import Method
+
     found = _import(name if ":" in name else f"{__name__}.{METHODS[name]}")
     if not (isinstance(found, type) and issubclass(found, Method)):
-        raise ConfigError(f"method {name!r} is not a subclass of promptfleet.methods.protocol.Method")
+        raise ConfigError(f"method {name!r} is not a subclass of promptfleet.methods.Method")
     if not issubclass(found.Config, FederationConfig):
-        raise ConfigError(f"method {name!r}: its Config is not a subclass of promptfleet.config.FederationConfig")
+        raise ConfigError(f"method {name!r}: its Config is not a subclass of promptfleet.FederationConfig")
     try:
         return found()
     except Exception as error:

@@ -16,7 +16,7 @@ from promptfleet.federation.rounds import Federation
 from promptfleet.federation.settings import federation_config
 from promptfleet.federation.storage import home, lease
 from promptfleet.federation.storage.folder import begin_folder, check_new, named_folder, resumed_config
-from promptfleet.federation.storage.home import at_home
+from promptfleet.federation.storage.home import synced_storage
 from promptfleet.federation.storage.remote import RemoteFolder
 from promptfleet.federation.storage.stored import FederationFolder
 
@@ -57,7 +57,7 @@ def killed(storage):
 
 def test_what_is_written_is_there_at_once_and_found_by_another_machine(machine, tmp_path):
     storage = machine("a")
-    with at_home(storage):
+    with synced_storage(storage):
         write(storage.folder / "sweeps/tune/sweep.yaml", "first")
         until((tmp_path / "there/sweeps/tune/sweep.yaml").exists)
         write(storage.folder / "sweeps/tune/sweep.yaml", "last")
@@ -70,7 +70,7 @@ def test_what_is_written_is_there_at_once_and_found_by_another_machine(machine, 
     names = sorted(path.relative_to(there).as_posix() for path in there.rglob("*") if path.is_file())
     assert names == [".in-use.json", "features/x.arrow", "sweeps/tune/sweep.yaml"]
     storage = machine("b")
-    with at_home(storage):
+    with synced_storage(storage):
         found = sorted(path.name for path in storage.folder.rglob("*") if path.is_file())
         assert found == [".home.json", "sweep.yaml"]
         assert (storage.folder / "sweeps/tune/sweep.yaml").read_text() == "last"
@@ -78,15 +78,15 @@ def test_what_is_written_is_there_at_once_and_found_by_another_machine(machine, 
 
 def test_a_machine_goes_on_with_its_own_folder_unless_another_one_has_been_there(machine, tmp_path, caplog):
     storage = machine("a")
-    with at_home(storage):
+    with synced_storage(storage):
         write(storage.folder / "result.json", "1")
     write(storage.folder / "result.json", "2, which was not brought any more")
-    with at_home(storage):
+    with synced_storage(storage):
         assert (storage.folder / "result.json").read_text().startswith("2")
-    with at_home(machine("b")):
+    with synced_storage(machine("b")):
         write(machine("b").folder / "result.json", "3")
     storage = machine("a")
-    with at_home(storage):
+    with synced_storage(storage):
         assert (storage.folder / "result.json").read_text() == "3"
     assert (storage.folder.with_suffix(".old") / "result.json").read_text().startswith("2")
     assert f"what was here is now in {storage.folder.with_suffix('.old')}" in caplog.text
@@ -97,10 +97,10 @@ def test_a_machine_goes_on_with_its_own_folder_unless_another_one_has_been_there
 )
 def test_notes_that_are_damaged_count_for_nothing(machine, tmp_path, caplog, notes):
     storage = machine("a")
-    with at_home(storage):
+    with synced_storage(storage):
         write(storage.folder / "result.json", "1")
     write(storage.folder / ".home.json", notes)
-    with at_home(storage):
+    with synced_storage(storage):
         assert (storage.folder / "result.json").read_text() == "1"
     assert f"{storage.folder}/.home.json: damaged (" in caplog.text
     assert "taking what is at the address" in caplog.text
@@ -110,20 +110,20 @@ def test_notes_that_are_damaged_count_for_nothing(machine, tmp_path, caplog, not
 def test_a_mark_of_work_that_is_damaged_is_one_line(machine, tmp_path, held):
     write(tmp_path / "there" / ".in-use.json", held)
     message = r"\.in-use\.json: damaged \([^\n]*\); remove it if no job is at work there$"
-    with pytest.raises(DataError, match=message), at_home(machine("a")):
+    with pytest.raises(DataError, match=message), synced_storage(machine("a")):
         pass
 
 
 def test_another_job_of_the_machine_is_refused(machine):
     storage = machine("a")
     message = r"another job of this machine is at work there$"
-    with at_home(storage), pytest.raises(DataError, match=message), at_home(storage):
+    with synced_storage(storage), pytest.raises(DataError, match=message), synced_storage(storage):
         pass
 
 
 def test_another_machine_is_refused_while_somebody_is_at_work(machine):
     message = rf"process {os.getpid()} on \S+ is at work there; wait for it, or end it$"
-    with at_home(machine("a")), pytest.raises(DataError, match=message), at_home(machine("b")):
+    with synced_storage(machine("a")), pytest.raises(DataError, match=message), synced_storage(machine("b")):
         pass
 
 
@@ -131,7 +131,7 @@ def test_what_a_killed_one_left_is_taken_over_once_it_was_watched(machine, tmp_p
     killed(machine("a"))
     write(tmp_path / "there/sweeps/a/sweep.yaml", "begun")
     storage, started = machine("b"), time.monotonic()
-    with at_home(storage):
+    with synced_storage(storage):
         assert 0.2 <= time.monotonic() - started < 5
         assert (storage.folder / "sweeps/a/sweep.yaml").exists()
     assert f"is marked as in use by process {os.getpid()} on" in caplog.text
@@ -147,7 +147,7 @@ def test_who_was_taken_over_writes_no_more_and_says_so(machine, tmp_path):
         until(lambda: not any(thread.name == "promptfleet-home" for thread in threading.enumerate()))
         write(storage.folder / "result.json", "1")
 
-    with pytest.raises(DataError, match="process 1 on elsewhere is at work there"), at_home(storage):
+    with pytest.raises(DataError, match="process 1 on elsewhere is at work there"), synced_storage(storage):
         work()
     assert not (tmp_path / "there" / "result.json").exists()
 
@@ -158,7 +158,7 @@ def test_an_outage_is_waited_for_at_the_end(machine, tmp_path, monkeypatch, capl
     def refuse(*arguments):
         raise OSError("connection lost")
 
-    with at_home(storage):
+    with synced_storage(storage):
         monkeypatch.setattr(RemoteFolder, "_send", refuse)
         write(storage.folder / "result.json", "1")
         threading.Timer(0.3, lambda: monkeypatch.setattr(RemoteFolder, "_send", send)).start()
@@ -176,7 +176,7 @@ def test_an_outage_is_waited_for_at_the_end(machine, tmp_path, monkeypatch, capl
 )
 def test_an_address_that_cannot_be_used_is_one_line_before_anything_starts(machine, address, complaint):
     machine("a")
-    with pytest.raises(ConfigError) as caught, at_home(StorageConfig(path=address)):
+    with pytest.raises(ConfigError) as caught, synced_storage(StorageConfig(path=address)):
         pytest.fail("it began")
     assert str(caught.value).startswith(f"storage.path={address}: {complaint}")
     assert "\n" not in str(caught.value)
@@ -215,11 +215,11 @@ def test_an_address_that_does_not_answer_is_not_waited_for(machine, monkeypatch)
     storage, answered = machine("a"), threading.Event()
     monkeypatch.setattr(home, "ANSWER_S", 0.05)
     monkeypatch.setattr(RemoteFolder, "read", lambda *_: answered.wait(20))
-    with pytest.raises(ConfigError, match=r"cannot be used \(no answer within 0 s\)$"), at_home(storage):
+    with pytest.raises(ConfigError, match=r"cannot be used \(no answer within 0 s\)$"), synced_storage(storage):
         pytest.fail("it began")
     answered.set()
 
 
 def test_a_folder_needs_no_home(tmp_path):
-    with at_home(StorageConfig(path=str(tmp_path / "results"))):
+    with synced_storage(StorageConfig(path=str(tmp_path / "results"))):
         assert not Path(tmp_path / "results").exists()

@@ -31,7 +31,7 @@ logger = logging.getLogger(__name__)
 
 
 @contextmanager
-def at_home(storage: StorageConfig) -> Iterator[None]:
+def synced_storage(storage: StorageConfig) -> Iterator[None]:
     """Have what is at the address of ``storage`` in its folder, and bring there what is new; without one, do nothing.
 
     The working folder of a machine that another one has gone on for since is put aside. On leaving, everything is

@@ -200,7 +200,7 @@ def test_a_federation_at_an_address_starts_again_there_only_if_that_is_asked_for
         begin_folder(folder, config)
         stored.bring()
     assert not checkpoint.exists()
-    assert resumed_config(folder, [f"storage.path={config.storage.path}"]) == config
+    assert resumed_config(folder, [f"storage.path={config.storage.path}"], trust_code=True) == config
 
 
 def test_a_folder_whose_home_is_an_address_is_not_gone_on_with_as_if_it_had_none(machine, tmp_path):

@@ -26,7 +26,7 @@ WHERE_AND_HOW = ("data", "runtime", "resources", "storage", "checkpoints")  # th
 
 
 class Section(BaseModel):
-    """Frozen, strict about types (``"10"`` is no number) and closed to unknown keys."""
+    """A frozen section, strict about types (``"10"`` is no number) and closed to unknown keys."""
 
     model_config = ConfigDict(
         frozen=True,
@@ -50,11 +50,13 @@ class Section(BaseModel):
 
 
 class BackboneConfig(Section):
-    """The frozen CLIP: glyph-clip, or an architecture of open_clip's and where its weights come from."""
+    """The frozen CLIP: glyph-clip, or a model of open_clip and the source of its weights."""
 
-    name: Name = Field("glyph-clip", description="glyph-clip, an open_clip architecture, or hf-hub:OWNER/MODEL")
-    pretrained: Name | None = Field(None, description="open_clip's tag of the weights, or random")
-    checkpoint: FilePath | None = Field(None, description="a local file of weights instead")
+    name: Name = Field("glyph-clip", description="glyph-clip, an architecture of open_clip, or hf-hub:OWNER/MODEL")
+    pretrained: Name | None = Field(
+        None, description="tag of the weights in open_clip, or random (for tests and timing)"
+    )
+    checkpoint: FilePath | None = Field(None, description="local file of weights, in place of pretrained")
 
     @property
     def label(self) -> str:
@@ -85,23 +87,35 @@ class BackboneConfig(Section):
 
 
 class PartitionConfig(Section):
-    """Who gets which samples; every client has a train, a validation and a test part of its own.
+    """The assignment of samples to clients. Each client has its own train, validation and test part.
 
-    Where the dataset comes with a test (or validation) part, a client's share of that is its own, and the fraction
-    has no effect; ``kind`` then deals out the training part, and the other parts follow it.
+    If the dataset has an official test (or validation) part, each client gets a share of it and the fraction has no
+    effect; ``kind`` then divides the training part, and the other parts follow it.
     """
 
     kind: Literal["dirichlet", "pathological", "disjoint", "iid", "quantity", "domain", "domain_dirichlet"] = Field(
-        "dirichlet", description="the scheme, one file each in promptfleet/data/partitions"
+        "dirichlet", description="scheme of the partition, see docs/partitions.md"
     )
-    alpha: float = Field(0.3, gt=0, description="Dirichlet concentration; small is skewed (dirichlet and quantity)")
-    classes_per_client: int = Field(2, ge=1, description="classes each client sees (pathological only)")
-    shots: int | None = Field(None, ge=1, description="most training images of a class that a client keeps; null: all")
-    val_fraction: float = Field(0.15, gt=0, lt=1, description="share of a client's samples kept for validation")
-    test_fraction: float = Field(0.25, gt=0, lt=1, description="share of a client's samples kept for test")
-    min_samples: int = Field(12, ge=3, description="fewest samples dealt to a client (dirichlet and quantity)")
-    file: FilePath | None = Field(None, description="a saved partition; nothing else in this section has an effect")
-    fingerprint: Name | None = Field(None, description="of the partition in the file; filled in when it is first read")
+    alpha: float = Field(
+        0.3,
+        gt=0,
+        description="Dirichlet concentration; small is skewed (dirichlet, domain_dirichlet, quantity)",
+    )
+    classes_per_client: int = Field(2, ge=1, description="classes per client (pathological)")
+    shots: int | None = Field(
+        None, ge=1, description="largest number of training images per class and client; null: all"
+    )
+    val_fraction: float = Field(0.15, gt=0, lt=1, description="fraction of a client's samples used for validation")
+    test_fraction: float = Field(0.25, gt=0, lt=1, description="fraction of a client's samples used for the test")
+    min_samples: int = Field(
+        12, ge=3, description="smallest number of samples per client (dirichlet, domain_dirichlet, quantity)"
+    )
+    file: FilePath | None = Field(
+        None, description="file of a saved partition; the rest of this section then has no effect"
+    )
+    fingerprint: Name | None = Field(
+        None, description="hash of the partition in the file; filled in when the file is first read"
+    )
 
     @model_validator(mode="after")
     def _check_file(self) -> "PartitionConfig":
@@ -111,103 +125,127 @@ class PartitionConfig(Section):
 
 
 class DataConfig(Section):
-    """Where datasets lie."""
+    """The location of the datasets."""
 
-    root: FilePath = Field("data", description="folder with one subfolder per dataset; digits needs none")
+    root: FilePath = Field("data", description="folder with one subfolder per dataset; digits needs no files")
     folder: FilePath | None = Field(
-        None, description="the dataset's subfolder of root, where it has another name than usual"
+        None, description="subfolder of root that holds the dataset; null: the usual name of the dataset"
     )
 
 
 class FeaturesConfig(Section):
-    """How encoded images are kept."""
+    """The stored image features."""
 
-    dtype: Literal["float32", "float16"] = Field("float32", description="of global features and views, on disk")
-    patches_dtype: Literal["float32", "float16"] = Field("float16", description="of patch features, on disk")
-    views: int = Field(0, ge=0, description="augmented views per image, of which each epoch draws one (0: no views)")
+    dtype: Literal["float32", "float16"] = Field("float32", description="type of global features and views on disk")
+    patches_dtype: Literal["float32", "float16"] = Field("float16", description="type of patch features on disk")
+    views: int = Field(
+        0, ge=0, description="augmented views per training image; each epoch draws one of them (0: no views)"
+    )
 
 
 class RuntimeConfig(Section):
-    """How a federation is executed. Nothing here changes a result, except that "drop" leaves out who really failed."""
+    """The execution of a federation. No key here changes a result, unless ``on_client_failure`` drops real failures."""
 
-    backend: Literal["ray", "local"] = Field("ray", description="ray: one actor per client; local: this process")
+    backend: Literal["ray", "local"] = Field(
+        "ray", description="ray: clients in processes of their own; local: everything in this process"
+    )
     device: Literal["auto", "cpu", "cuda"] = Field(
-        "auto", description="where clients train and images are encoded; auto: on GPUs where there are any"
+        "auto", description="device that trains clients and encodes images; auto: GPUs if there are any"
     )
-    clients_per_actor: int = Field(1, ge=1, description="clients that share one actor's process (ray only)")
-    batch_steps: bool = Field(True, description="clients of one process go through the text tower in one batch")
+    clients_per_actor: int = Field(1, ge=1, description="clients per process (ray)")
+    batch_steps: bool = Field(True, description="run the text encoder once for all clients of a process")
     fork_server: Literal["auto", "on", "off"] = Field(
-        "auto", description="fork workers from one process instead of importing everything anew; auto: where possible"
+        "auto", description="fork processes from one that has imported everything; auto: where the system allows it"
     )
-    threads_per_client: int = Field(1, ge=1, description="CPU threads of one client's arithmetic")
-    start_timeout_s: Seconds = Field(300, description="how long actors may take to start")
-    client_timeout_s: Seconds = Field(3600, description="how long one client's update or evaluation may take")
-    server_timeout_s: Seconds = Field(600, description="how long the server may take to select or to aggregate")
+    threads_per_client: int = Field(1, ge=1, description="CPU threads per client")
+    start_timeout_s: Seconds = Field(300, description="time limit for the start of the processes, in seconds")
+    client_timeout_s: Seconds = Field(3600, description="time limit for one client's update or evaluation, in seconds")
+    server_timeout_s: Seconds = Field(
+        600, description="time limit for one selection or aggregation of the server, in seconds"
+    )
     on_client_failure: Literal["retry", "drop", "fail"] = Field(
         "retry",
-        description="of a client that raised, hung or died: do it again; leave its update out of the round; stop",
+        description="after a client raises, hangs or dies: repeat its work, leave it out of the round, or stop",
     )
-    retries: int = Field(3, ge=0, description="how often the same work is done again before the federation stops")
-    min_clients: int = Field(1, ge=0, description="updates a round must get if clients are dropped, or else stop")
+    retries: int = Field(
+        3, ge=0, description="largest number of repetitions of the same work before the federation stops"
+    )
+    min_clients: int = Field(
+        1,
+        ge=0,
+        description="smallest number of updates per round if clients are dropped; with fewer the federation stops",
+    )
 
 
 class ActorShare(Section):
-    """What one actor takes. ``auto`` is decided from the machine, see ``promptfleet.federation.resources``."""
+    """The share of one process, see ``promptfleet.federation.resources``."""
 
-    cpu: Share = "auto"
-    gpu: Share = "auto"
+    cpu: Share = Field("auto", description="CPUs per process; auto: an equal part of the CPUs, at most 0.1")
+    gpu: Share = Field(
+        "auto", description="GPUs per process, such as 0.25 for four to a GPU; auto: an equal part (server: none)"
+    )
 
 
 class ResourcesConfig(Section):
-    """Shares of the cluster that a federation's actors take."""
+    """The CPUs and GPUs of the processes of clients and of the server (ray)."""
 
     client: ActorShare = ActorShare()
     server: ActorShare = ActorShare(gpu=0.0)
 
 
 class FaultsConfig(Section):
-    """Simulated failures of clients, to study robustness with. Times are multiples of the median client's update."""
+    """Simulated failures of clients. The unit of time is the duration of the median client's update."""
 
-    drop_rate: float = Field(0.0, ge=0, lt=1, description="chance that a client of the cohort cannot be reached")
-    crash_rate: float = Field(0.0, ge=0, lt=1, description="chance that it dies in its update, whose work is lost")
-    straggle: float = Field(0.0, ge=0, le=5, description="spread of the update's time: log-normal with this sigma")
-    deadline: float | None = Field(None, gt=0, description="the server waits no longer in a round; without: for all")
+    drop_rate: float = Field(0.0, ge=0, lt=1, description="probability that a client of the cohort cannot be reached")
+    crash_rate: float = Field(
+        0.0, ge=0, lt=1, description="probability that a client crashes during its update and loses it"
+    )
+    straggle: float = Field(0.0, ge=0, le=5, description="sigma of the log-normal duration of an update")
+    deadline: float | None = Field(
+        None, gt=0, description="longest time that the server waits in a round; null: for all clients"
+    )
     over_selection: float = Field(
-        0.0, ge=0, description="so much larger a cohort is asked, and the first that finish are taken"
+        0.0, ge=0, description="fraction of extra clients to ask; the first to finish are used"
     )
 
 
 class AdversaryConfig(Section):
-    """Simulated attackers among the clients, to study robustness with; see ``promptfleet.federation.adversaries``."""
+    """Simulated attackers among the clients, see ``promptfleet.federation.adversaries``."""
 
-    fraction: float = Field(0.0, ge=0, lt=1, description="share of the clients that attack, drawn from the seed")
+    fraction: float = Field(0.0, ge=0, lt=1, description="fraction of the clients that attack; the seed decides which")
     kind: Literal["sign_flip", "noise", "label_flip"] = Field(
-        "sign_flip", description="send the update turned round, or noise of its size; or train on wrong labels"
+        "sign_flip", description="send the reversed update, send noise of its size, or train on wrong labels"
     )
-    scale: float = Field(10.0, gt=0, description="how much larger than the own update (sign_flip and noise)")
+    scale: float = Field(
+        10.0, gt=0, description="size of the attack relative to the client's own update (sign_flip, noise)"
+    )
 
 
 class PrivacyConfig(Section):
-    """Local differential privacy of what clients send; see ``promptfleet.federation.privacy``."""
+    """Local differential privacy of uploads, see ``promptfleet.federation.privacy``."""
 
     epsilon: Literal["none"] | Annotated[float, Field(ge=0.05, le=200)] = Field(
-        "none", description="budget of a client for all rounds together"
+        "none", description="privacy budget of a client for all rounds together; none: no privacy"
     )
-    delta: float = Field(1e-5, ge=1e-10, le=0.3, description="the other half of the budget")
-    clip_norm: float = Field(0.1, gt=0, description="longest step from the downloaded to the uploaded prompt")
+    delta: float = Field(1e-5, ge=1e-10, le=0.3, description="probability that the guarantee of epsilon fails")
+    clip_norm: float = Field(
+        0.1, gt=0, description="largest norm of the step from the downloaded to the uploaded prompt"
+    )
 
 
 class CheckpointsConfig(Section):
-    """What is kept of a federation after each round, to go on from."""
+    """The checkpoints that a federation resumes from. One is written after each round."""
 
-    keep: int = Field(2, ge=1, description="checkpoints of the last rounds to keep, beside that of the best round")
+    keep: int = Field(
+        2, ge=1, description="number of latest checkpoints to keep, in addition to that of the best round"
+    )
 
 
 class StorageConfig(Section):
-    """Where results, features, studies and the MLflow store lie."""
+    """The location of results, features, studies and the MLflow store."""
 
     path: FilePath = Field(
-        "results", description="a folder, or an address like s3://bucket/prefix, see docs/cluster.md"
+        "results", description="folder, or an address such as s3://bucket/prefix, see docs/cluster.md"
     )
 
     @field_validator("path")
@@ -249,34 +287,36 @@ class FederationConfig(Section):
     On a GPU floating-point sums differ in their last digits from those on a CPU.
     """
 
-    seed: int = Field(0, ge=0)
-    method: Name = Field("pfedmoap", description="a name from promptfleet.methods")
-    dataset: Name = Field("digits", description="a name from promptfleet.data.datasets")
-    clients: int = Field(10, ge=1)
-    rounds: int = Field(10, ge=1)
-    participation: Fraction = Field(1.0, description="share of the clients that train in a round")
-    local_epochs: int = Field(3, ge=1)
-    batch_size: int = Field(32, ge=1)
-    shuffle: bool = Field(True, description="a new order of the examples in each local epoch")
-    prompt_length: int = Field(8, ge=1, description="learnable context tokens")
+    seed: int = Field(0, ge=0, description="seed of everything random: partition, cohorts, initial values, batches")
+    method: Name = Field("pfedmoap", description="name of the method, or module:Class for one outside the package")
+    dataset: Name = Field("digits", description="name of the dataset, see docs/data.md")
+    clients: int = Field(10, ge=1, description="number of clients")
+    rounds: int = Field(10, ge=1, description="number of communication rounds")
+    participation: Fraction = Field(1.0, description="fraction of the clients that train in a round")
+    local_epochs: int = Field(3, ge=1, description="passes over a client's training examples per round")
+    batch_size: int = Field(32, ge=1, description="examples per local step")
+    shuffle: bool = Field(True, description="draw a new order of the examples in each local epoch")
+    prompt_length: int = Field(8, ge=1, description="number of learnable context tokens")
     class_token_position: Literal["end", "middle", "front"] = Field(
-        "end", description="where the class name stands in the context"
+        "end", description="position of the class name: after, within or before the context"
     )
-    class_specific_context: bool = Field(False, description="a context of its own for each class")
+    class_specific_context: bool = Field(False, description="learn one context per class")
     precision: Literal["float32", "tf32", "bfloat16", "float16"] = Field(
         "float32",
-        description="of the text tower's arithmetic; what is trained stays in float32. tf32: float32 whose products "
-        "on a GPU are of fewer digits, also outside of the tower",
+        description="arithmetic of the text encoder; trained values stay in float32. tf32: float32 with faster, less "
+        "precise products on a GPU, also outside of the encoder",
     )
-    prompt_lr: float = Field(0.02, gt=0)
-    momentum: float = Field(0.9, ge=0, lt=1)
-    weight_decay: float = Field(5e-4, ge=0)
-    max_upload_norm: float = Field(1e6, gt=0, description="the server rejects uploads with a tensor of larger norm")
+    prompt_lr: float = Field(0.02, gt=0, description="learning rate of the prompt")
+    momentum: float = Field(0.9, ge=0, lt=1, description="momentum of SGD")
+    weight_decay: float = Field(5e-4, ge=0, description="weight decay of SGD")
+    max_upload_norm: float = Field(
+        1e6, gt=0, description="largest norm of an uploaded tensor; the server rejects uploads above it"
+    )
     aggregation: Literal["mean", "median", "trimmed_mean"] = Field(
-        "mean", description="of uploads: weighted by examples, or coordinate-wise with every client counting the same"
+        "mean", description="average of uploads: weighted by examples (mean), or per coordinate with equal weights"
     )
     trim_fraction: float = Field(
-        0.2, ge=0, lt=0.5, description="share of the uploads left out at either end of each coordinate (trimmed_mean)"
+        0.2, ge=0, lt=0.5, description="fraction of uploads to leave out at each end of a coordinate (trimmed_mean)"
     )
     backbone: BackboneConfig = BackboneConfig()
     faults: FaultsConfig = FaultsConfig()

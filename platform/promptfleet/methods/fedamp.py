@@ -32,9 +32,11 @@ class FedAMPConfig(FederationConfig):
     """A federation that runs FedAMP on prompts."""
 
     cloud_share: float = Field(
-        0.2, ge=0, le=1, description="what the others would weigh together in a cloud prompt if they were all the same"
+        0.2, ge=0, le=1, description="weight of all other clients together in a cloud prompt, if all prompts were equal"
     )
-    prox: float = Field(0.01, ge=0, description="pull towards the cloud prompt; stable below 2 / prompt_lr")
+    prox: float = Field(
+        0.01, ge=0, description="weight of the pull towards the cloud prompt; stable below 2 / prompt_lr"
+    )
 
 
 class FedAMP(Method):

@@ -29,11 +29,13 @@ _IMAGES = 64  # whose patches are in memory at a time in prediction
 class FedOTPConfig(FederationConfig):
     """A federation that runs FedOTP."""
 
-    transport_mass: float = Field(0.8, gt=0, le=1, description="gamma, the share of an image's patches that count")
-    transport_epsilon: float = Field(0.1, gt=0, description="entropy of the transport plan; small is sharp")
-    transport_iterations: int = Field(100, ge=1, description="most scaling iterations per transport plan")
+    transport_mass: float = Field(0.8, gt=0, le=1, description="gamma, fraction of an image's patches to transport")
+    transport_epsilon: float = Field(
+        0.1, gt=0, description="entropy regularization of the transport plan; small is sharp"
+    )
+    transport_iterations: int = Field(100, ge=1, description="largest number of scaling iterations per transport plan")
     cold_start: Literal["own", "global"] = Field(
-        "own", description="a client that never trained predicts with its own initial prompt, or the global one twice"
+        "own", description="local prompt of a client before it trains: its own initial prompt, or the global prompt"
     )
 
 

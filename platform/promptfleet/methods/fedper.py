@@ -30,7 +30,7 @@ class FedPerConfig(FederationConfig):
     private_tokens: int = Field(
         default_factory=lambda values: values["prompt_length"] // 2,
         ge=0,
-        description="tokens of the context that stay with the client (default: half of them)",
+        description="number of context tokens that stay with the client; default: half of prompt_length",
     )
 
     @model_validator(mode="after")

@@ -25,9 +25,9 @@ from promptfleet.methods.training import prompt_loss, sgd, train_steps
 class FedPGPConfig(FederationConfig):
     """A federation that runs FedPGP."""
 
-    factor_rank: int = Field(4, ge=1, description="rank of a client's own part of the prompt")
-    contrast_weight: float = Field(1.0, ge=0, description="mu, weight of the contrast in the loss")
-    contrast_temperature: float = Field(0.5, gt=0, description="tau, temperature of the contrast")
+    factor_rank: int = Field(4, ge=1, description="rank of the client's private part of the prompt")
+    contrast_weight: float = Field(1.0, ge=0, description="mu, weight of the contrastive loss")
+    contrast_temperature: float = Field(0.5, gt=0, description="tau, temperature of the contrastive loss")
 
 
 class FedPGP(PromptFL):

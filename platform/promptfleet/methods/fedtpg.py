@@ -31,7 +31,7 @@ class FedTPGConfig(FederationConfig):
     """A federation that runs FedTPG. ``prompt_lr`` is the generator's learning rate in round 1."""
 
     generator_classes: Literal["local", "all"] = Field(
-        "local", description="classes a client's prompt is made for and told apart in training: those it has, or all"
+        "local", description="classes that a client generates prompts for and trains on: its own (local), or all"
     )
 
 

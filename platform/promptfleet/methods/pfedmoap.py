@@ -50,33 +50,37 @@ class PFedMoAPConfig(FederationConfig):
     experts: int = Field(
         default_factory=lambda values: min(3, values["clients"] - 1),
         ge=0,
-        description="K, the non-local experts a client downloads; its own comes on top",
+        description="K, non-local experts per client, in addition to its own; default: 3, or all others of few clients",
     )
-    selection: Selection = Field("nearest", description="which experts, by their distance to the client's own prompt")
+    selection: Selection = Field(
+        "nearest", description="choice of experts by their distance to the client's own prompt"
+    )
     expert_search: Search = Field(
-        "exact", description="the nearest experts, or those of a shortlist by projected prompts: for a million"
+        "exact", description="exact: compare all prompts; projected: compare a shortlist, for pools of up to a million"
     )
-    pool_dtype: Literal["float32", "float16"] = Field("float32", description="of the experts the server keeps")
+    pool_dtype: Literal["float32", "float16"] = Field("float32", description="type of the experts in the pool")
     pool_storage: Literal["memory", "disk"] = Field(
-        "memory", description="where the server has the experts; those on disk are not in checkpoints, but beside them"
+        "memory", description="location of the pool: in memory and checkpoints, or in files next to the checkpoints"
     )
     expert_filter: float | None = Field(
         None,
         gt=0,
-        description="no experts are prompts farther from the median prompt than the median distance plus so many "
-        "median absolute deviations; null: all may be",
+        description="exclude prompts whose distance from the median prompt exceeds the median distance by more than "
+        "this many median absolute deviations; null: exclude none",
     )
     gate: Literal["attention", "linear"] = Field(
-        "attention", description="attention over the experts, or a linear map of the image to a weight for each"
+        "attention", description="attention over the experts, or a linear map from the image to their weights"
     )
     gate_sharing: Literal["kept", "averaged"] = Field(
-        "kept", description="a gate stays with its client, or travels and is averaged with the prompt"
+        "kept", description="keep the gate on its client, or upload and average it like the prompt"
     )
-    gating_temperature: float = Field(0.1, gt=0, description="softmax temperature of attention (published: 0.1)")
-    gate_width: int = Field(64, ge=1, description="width that features are reduced to for the gate (published: 128)")
-    gate_heads: int = Field(8, ge=1, description="heads of attention; must divide gate_width")
+    gating_temperature: float = Field(
+        0.1, gt=0, description="softmax temperature of the attention gate (published: 0.1)"
+    )
+    gate_width: int = Field(64, ge=1, description="width of the reduced features in the gate (published: 128)")
+    gate_heads: int = Field(8, ge=1, description="heads of the attention gate; must divide gate_width")
     gate_lr: float = Field(0.1, gt=0, description="learning rate of the gate")
-    lambda_: float = Field(0.5, ge=0, alias="lambda", description="weight of the local prompt's own logits")
+    lambda_: float = Field(0.5, ge=0, alias="lambda", description="weight of the logits of the local prompt")
 
     @model_validator(mode="after")
     def _check(self) -> "PFedMoAPConfig":

@@ -17,8 +17,14 @@ from promptfleet.methods.protocol import Examples, Images, Message, State, World
 class PFedPromptConfig(PromptFLConfig):
     """A federation that runs pFedPrompt."""
 
-    memory_weight: float = Field(10.0, ge=0, description="alpha, weight of the memory's logits (Tip-Adapter: 1)")
-    memory_sharpness: float = Field(5.5, ge=0, description="beta, how fast a memory fades with distance (5.5)")
+    memory_weight: float = Field(
+        10.0, ge=0, description="alpha, weight of the logits of the local memory (Tip-Adapter: 1)"
+    )
+    memory_sharpness: float = Field(
+        5.5,
+        ge=0,
+        description="beta, sharpness of the memory: decay of a stored example with distance (Tip-Adapter: 5.5)",
+    )
 
 
 class PFedPrompt(PromptFL):

@@ -40,7 +40,7 @@ class SoloConfig(FederationConfig):
     solo_epochs: int = Field(
         default_factory=lambda v: max(1, round(v["rounds"] * v["participation"] * v["local_epochs"])),
         ge=0,
-        description="local epochs of a client in all; by default what it would have in a federation (published: 25)",
+        description="total local epochs per client; default: rounds * participation * local_epochs (published: 25)",
     )
 
 

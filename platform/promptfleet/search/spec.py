@@ -47,15 +47,17 @@ class SweepSettings(Section):
     """The budget of a sweep: everything in a search file beside ``federation`` and ``space``."""
 
     sampler: Literal["tpe", "grid"] = Field(
-        "tpe", description="grid: every combination once, the last key fastest, and nothing is stopped early"
+        "tpe", description="tpe: learn from earlier trials; grid: run each combination once, without early stopping"
     )
-    trials: int = Field(16, ge=1, description="of a grid: as many as it has points")
-    seed: int = Field(0, ge=0, description="of the sampler; the federation has its own")
-    defaults_first: bool = Field(False, description="the first trial keeps the federation's own values, not a draw")
-    startup_trials: int = Field(6, ge=0, description="trials drawn at random before TPE learns from them")
-    grace_rounds: int = Field(2, ge=1, description="rounds every trial may run before it can be stopped early")
-    reduction_factor: int = Field(3, ge=2, description="one in so many trials survives each rung (ASHA)")
-    concurrent_trials: int = Field(1, ge=1, description="federations side by side; 1 makes a sweep repeatable exactly")
+    trials: int = Field(16, ge=1, description="number of trials; a grid runs all its points")
+    seed: int = Field(0, ge=0, description="seed of the sampler; the federation has its own seed")
+    defaults_first: bool = Field(False, description="run the federation's own values as the first trial")
+    startup_trials: int = Field(6, ge=0, description="random trials before TPE learns from them")
+    grace_rounds: int = Field(2, ge=1, description="rounds per trial before it can be stopped early")
+    reduction_factor: int = Field(3, ge=2, description="one of every N trials survives each rung (ASHA)")
+    concurrent_trials: int = Field(
+        1, ge=1, description="trials that run at the same time; with 1 a sweep is exactly repeatable"
+    )
 
 
 @dataclass(frozen=True)

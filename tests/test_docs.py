@@ -1,8 +1,15 @@
 """What docs/ show as code does what they say."""
 
+import importlib.util
 import re
+from typing import Annotated, Literal
 
 import pytest
+from pydantic import Field
+
+from promptfleet.config import Seconds, dotted_fields
+from promptfleet.config_types import FilePath
+from promptfleet.methods import METHODS, config_class
 
 
 @pytest.fixture
@@ -22,3 +29,40 @@ def test_the_worked_example_of_a_method_passes_the_tests_shown_beside_it(adding_
     assert len(tests) == 2
     for test in tests:
         test()
+
+
+@pytest.fixture
+def configuration(root):
+    """The script that writes docs/configuration.md."""
+    spec = importlib.util.spec_from_file_location("configuration", root / "docs" / "configuration.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def test_the_page_of_all_keys_is_current(configuration):
+    written = configuration.PAGE.read_text(encoding="utf-8")
+    assert written == configuration.page(), "run: python docs/configuration.py"
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_every_key_is_on_that_page_and_has_a_meaning(configuration, method):
+    page = configuration.PAGE.read_text(encoding="utf-8")
+    for key, field in dotted_fields(config_class(method)):
+        assert f"| `{key}` |" in page
+        assert field.description, key
+
+
+@pytest.mark.parametrize(
+    ("annotation", "text"),
+    [
+        (int, "integer"),
+        (bool | None, "true or false or null"),
+        (Annotated[int, Field(ge=1, lt=5)], "integer at least 1, below 5"),
+        (Literal["auto"] | Seconds, "`auto` or number above 0, at most 1e+09"),
+        (FilePath | None, "path or null"),
+        (Literal["a", "b"], "`a`, `b`"),
+    ],
+)
+def test_types_are_put_into_words(configuration, annotation, text):
+    assert configuration.words(annotation) == text

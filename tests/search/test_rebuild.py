@@ -1,11 +1,17 @@
 """A study whose database is damaged: said in one line, and made again from what its trials left."""
 
+import os
+import re
 import shutil
+import sqlite3
+from contextlib import closing
 from dataclasses import replace
 
+import optuna
 import pytest
 from optuna.trial import TrialState
 
+from promptfleet.errors import DataError
 from promptfleet.federation.rounds import Snapshot
 from promptfleet.federation.storage.checkpoint import save_snapshot
 from promptfleet.search.folders import trial_folder
@@ -99,17 +105,64 @@ def restore_backup(file):
     (backup / FILE).replace(file)
 
 
+def put_folder(file):
+    file.unlink()
+    file.mkdir()
+    (file / "notes.txt").write_text("mine")
+
+
+def put_pipe(file):
+    file.unlink()
+    os.mkfifo(file)
+
+
+def put_link(file):
+    file.unlink()
+    file.symlink_to("gone/study.db")
+
+
+def changed(*statements):
+    """Its pages are in order, and what is in them is not what was written."""
+
+    def change(file):
+        with closing(sqlite3.connect(file)) as database, database:
+            for statement in statements:
+                database.execute(statement)
+
+    return change
+
+
+CONTENTS = {
+    "a column gone": "alter table trial_intermediate_values drop column intermediate_value_type",
+    "a table gone": "drop table trial_values",
+    "the study gone": "delete from studies",
+    "the first trial gone": "delete from trials where number = 0",
+    "the numbers moved": "update trials set number = number + 1",
+    "a value gone": "delete from trial_params where trial_id = 2 and param_name = 'lambda'",
+    "no distribution": "update trial_params set distribution_json = '{}'",
+    "an unknown state": "update trials set state = 'WEIRD' where number = 1",
+}
+
+
 @pytest.mark.parametrize(
     "damage",
     [
         cut_off,
         overwrite,
         restore_backup,
+        put_folder,
+        put_pipe,
+        put_link,
+        *(changed(statement) for statement in CONTENTS.values()),
         lambda file: file.write_text("this is no database " * 100),
         lambda file: file.write_bytes(b""),
         lambda file: file.unlink(),
     ],
-    ids=["cut off", "overwritten", "an old backup", "no database", "empty", "gone"],
+    ids=[
+        *("cut off", "overwritten", "an old backup", "a folder", "a pipe", "a link to nothing"),
+        *CONTENTS,
+        *("no database", "empty", "gone"),
+    ],
 )
 def test_a_damaged_study_is_one_line_and_is_rebuilt_row_by_row(begun, folder, damage):
     assert {row[1] for row in begun[1]} == {TrialState.COMPLETE, TrialState.PRUNED, TrialState.RUNNING}
@@ -121,6 +174,25 @@ def test_a_damaged_study_is_one_line_and_is_rebuilt_row_by_row(begun, folder, da
     assert rows(open_study(SPEC, folder)) == begun[1]
     kept = {path.name for path in folder.iterdir()} - {f"{FILE}.damaged"}
     assert kept == {FILE, "trials"}
+
+
+@pytest.mark.parametrize("version", ["v99.0.0.a", "v2.4.0.a"])
+def test_a_study_of_another_version_is_one_line_and_is_rebuilt(begun, folder, version):
+    changed(f"update alembic_version set version_num = '{version}'")(folder / FILE)
+    why = f"cannot be used (it is of another version of Optuna than {optuna.__version__}); 6 of its trials"
+    with pytest.raises(DamagedStudy, match=re.escape(f"the study {folder}/{FILE} {why}")):
+        open_study(SPEC, folder)
+    assert rows(rebuild(folder)) == begun[1]
+
+
+def test_a_study_that_another_keeps_locked_is_not_rebuilt(folder, monkeypatch):
+    monkeypatch.setattr("promptfleet.search.study_file.BUSY_S", 0.01)
+    monkeypatch.setattr("promptfleet.search.study_file.PATIENCE_S", 0.0)
+    with closing(sqlite3.connect(folder / FILE, isolation_level=None)) as other:
+        other.execute("begin exclusive")
+        with pytest.raises(DataError, match=r"cannot be used \(database is locked\); --resume goes on once it can$"):
+            rebuild(folder)
+    assert {path.name for path in folder.iterdir()} == {FILE, "trials"}
 
 
 def test_a_study_in_order_is_left_as_it_is(begun, folder):

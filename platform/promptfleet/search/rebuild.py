@@ -19,13 +19,13 @@ from promptfleet.federation.storage.stored import RESULT_FILE, load_summary
 from promptfleet.search.folders import trial_folder, trial_numbers
 from promptfleet.search.space import Parameter
 from promptfleet.search.study import SweepStudy
-from promptfleet.search.study_file import FILE
+from promptfleet.search.study_file import FILE, DamagedStudy
 
 logger = logging.getLogger(__name__)
 
 BESIDE = "study.rebuilt"  # a folder, which is gone when all is done
 _JOURNAL = f"{FILE}-journal"
-_NO_RESULT = (ValueError, LookupError, TypeError, AttributeError, RecursionError, PromptfleetError)
+_NO_RESULT = (FileNotFoundError, ValueError, LookupError, TypeError, AttributeError, RecursionError, PromptfleetError)
 
 
 def rebuild_study(
@@ -34,7 +34,7 @@ def rebuild_study(
     space: Mapping[str, Parameter],
     config: Callable[[Mapping[str, Any]], FederationConfig],
 ) -> SweepStudy:
-    """Return the study in ``folder``, made from the results of its trials where its database cannot be used.
+    """Return the study in ``folder``, made from the results of its trials where its database is damaged.
 
     ``open_in`` opens the study in a folder, ``config`` gives the federation of a trial's params. Which trials were
     stopped early is decided again, in the order of their numbers. A trial without a result is proposed again; what its
@@ -42,7 +42,7 @@ def rebuild_study(
     """
     try:
         study = open_in(folder)
-    except PromptfleetError as error:
+    except DamagedStudy as error:
         logger.info("%s", error)
     else:
         logger.info("%s: there is nothing to rebuild", folder / FILE)
@@ -55,7 +55,7 @@ def rebuild_study(
         _restore(study, trial_folder(folder, number), space, config)
     states = [trial.state for trial in study.trials()]
     for name in (_JOURNAL, FILE):  # a journal left would be taken for the new one's
-        if (folder / name).exists():
+        if os.path.lexists(folder / name):
             (folder / name).rename(_free_name(folder, f"{name}.damaged"))
     os.replace(beside / FILE, folder / FILE)
     shutil.rmtree(beside)
@@ -114,4 +114,4 @@ def _params(folder: Path, space: Mapping[str, Parameter]) -> dict[str, Any]:
 
 def _free_name(folder: Path, name: str) -> Path:
     names = (folder / (name if number == 1 else f"{name}-{number}") for number in count(1))
-    return next(path for path in names if not path.exists())
+    return next(path for path in names if not os.path.lexists(path))

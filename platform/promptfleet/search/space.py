@@ -104,7 +104,7 @@ def _choice(values: Any, where: str) -> Choice:
         raise ConfigError(f"{where}.choice: got {values!r}, should be within -2**53 and 2**53")
     if len(values) > MOST_CHOICES:
         raise ConfigError(f"{where}.choice: {len(values)} values, should be at most {MOST_CHOICES}")
-    if len({(type(value), value) for value in values}) < len(values):
+    if len(set(values)) < len(values):  # 1, 1.0 and true are equal, and a study keeps one of them
         raise ConfigError(f"{where}.choice: a value stands twice in {values!r}")
     return Choice(tuple(values))
 

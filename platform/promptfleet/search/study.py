@@ -78,8 +78,8 @@ class SweepStudy:
         self._space = {key: _distribution(parameter) for key, parameter in space.items()}
         self._settings = settings
         self._milestones = _milestones(settings, rounds)
-        optuna.logging.set_verbosity(optuna.logging.WARNING)
-        self._file = StudyFile(Path(folder))
+        optuna.logging.set_verbosity(optuna.logging.ERROR)  # it warns at each lock that is waited for
+        self._file = StudyFile(Path(folder), self._space)
         self._study = self._file.study
         self._handed_out: set[int] = set()
 

@@ -1,12 +1,15 @@
 """The database of a study: used with patience, and told apart from one that has lost something."""
 
+import os
 import sqlite3
-from collections.abc import Callable
+from collections.abc import Callable, Collection, Sequence
 from contextlib import closing
 from pathlib import Path
 from typing import TypeVar
 
 import optuna
+from optuna.exceptions import OptunaError
+from optuna.trial import FrozenTrial, TrialState
 from sqlalchemy.exc import SQLAlchemyError
 
 from promptfleet.databases import sqlite_address
@@ -18,29 +21,32 @@ FILE = "study.db"
 STUDY = "sweep"
 PATIENCE_S = 600.0  # with a full disk or a locked database
 BUSY_S = 5.0  # of that, what SQLite itself waits for a lock at a time
+_NO_SUCH = ("no such table", "no such column")
+_NO_STUDY = (SQLAlchemyError, OptunaError, LookupError, ValueError, TypeError, AttributeError, RecursionError)
 
 T = TypeVar("T")
 
 
 class DamagedStudy(DataError):
-    """A study whose database cannot be read, or lacks trials that have been run."""
+    """A study whose database can never be read as it is, or lacks something that has been run."""
 
-    def __init__(self, path: Path, why: str):
+    def __init__(self, path: Path, why: str, *, state: str = "is damaged"):
         kept = len(list(path.parent.glob("trials/*/result.json")))
         saved = f"{kept} of its trials have their results on disk: give --rebuild-study with --resume to use them"
-        super().__init__(f"the study {path} is damaged ({why}); {saved}")
+        super().__init__(f"the study {path} {state} ({why}); {saved}")
 
 
 class StudyFile:
-    """An Optuna study in ``folder``, new or continued. An access that fails is repeated for up to ten minutes.
+    """An Optuna study of ``keys`` in ``folder``, new or continued. A failed access is repeated for up to ten minutes.
 
     Raises:
-        DamagedStudy: the database is not what was written.
-        DataError: it cannot be used for ten minutes, or is of another version of Optuna.
+        DamagedStudy: the database is not what was written, or is of another version of Optuna.
+        DataError: it cannot be used for ten minutes.
     """
 
-    def __init__(self, folder: Path):
+    def __init__(self, folder: Path, keys: Collection[str]):
         self.path = folder.absolute() / FILE
+        self._keys = set(keys)
         self.failure: DataError | None = None  # the last one
         self.study: optuna.Study = self.patiently(self._open)
 
@@ -59,30 +65,57 @@ class StudyFile:
             raise self.failure from None
 
     def _open(self) -> optuna.Study:
-        if self.path.exists():
-            self._check()
+        if os.path.lexists(self.path):
+            self._check_file()
+        address = sqlite_address(self.path)
         try:
             study = optuna.create_study(
                 study_name=STUDY,
-                storage=optuna.storages.RDBStorage(
-                    sqlite_address(self.path), engine_kwargs={"connect_args": {"timeout": BUSY_S}}
-                ),
+                storage=optuna.storages.RDBStorage(address, engine_kwargs={"connect_args": {"timeout": BUSY_S}}),
                 direction="maximize",
                 load_if_exists=True,
                 pruner=optuna.pruners.NopPruner(),
             )
-        except (SQLAlchemyError, optuna.exceptions.OptunaError, RuntimeError) as error:  # RuntimeError: of a version
-            if is_outage(error) or is_damage(error):
+            trials = study.get_trials(deepcopy=False)
+        except Exception as error:
+            if (damage := self._damage_of(error)) is None:
                 raise
-            raise DataError(f"the study {self.path} cannot be used: {cause(error)}") from error
-        known, run = len(study.get_trials(deepcopy=False)), trial_numbers(self.path.parent)
-        if run and max(run) >= known:
-            raise DamagedStudy(self.path, f"it knows of {known} trials, there is a folder of number {max(run)}")
-        return study
+        else:
+            lack = _lack(trials, self._keys, trial_numbers(self.path.parent))
+            if lack is None:
+                return study
+            damage = DamagedStudy(self.path, lack)
+        raise damage  # out here, so that no outage is its context
 
-    def _check(self) -> None:
+    def _damage_of(self, error: Exception) -> DamagedStudy | None:
+        """Return what an error of opening says about the content, None where waiting may help."""
+        if is_outage(error):
+            why = cause(error)
+            return DamagedStudy(self.path, why) if why.startswith(_NO_SUCH) else None
+        if type(error) is RuntimeError:
+            version = f"it is of another version of Optuna than {optuna.__version__}"
+            return DamagedStudy(self.path, version, state="cannot be used")
+        return DamagedStudy(self.path, "Optuna cannot read its rows") if isinstance(error, _NO_STUDY) else None
+
+    def _check_file(self) -> None:
         """Raise sqlite3.DatabaseError or DamagedStudy if some page of the file is not what was written."""
+        if not self.path.is_file():
+            raise DamagedStudy(self.path, "it is no file")
         with closing(sqlite3.connect(self.path, timeout=BUSY_S)) as database:
             ((found,), *_) = database.execute("PRAGMA quick_check(1)").fetchall()
         if found != "ok":
             raise DamagedStudy(self.path, " ".join(found.split()))
+
+
+def _lack(trials: Sequence[FrozenTrial], keys: Collection[str], folders: Sequence[int]) -> str | None:
+    """Return what is missing of the trials that were proposed and of those that have folders, None if nothing is."""
+    if folders and folders[-1] >= len(trials):
+        return f"it knows of {len(trials)} trials, there is a folder of number {folders[-1]}"
+    for number, trial in enumerate(trials):
+        if trial.number != number:
+            return f"trial {number} is missing"
+        if trial.params.keys() != keys:
+            return f"trial {number} does not have the keys that are searched"
+        if trial.state == TrialState.COMPLETE and trial.value is None:
+            return f"trial {number} is complete without a value"
+    return None

@@ -13,6 +13,7 @@ from pydantic import AfterValidator, Field, ValidationError
 from promptfleet.assignments import parse_assignments
 from promptfleet.config import (
     FederationConfig,
+    RuntimeConfig,
     Section,
     StorageConfig,
     build,
@@ -166,6 +167,48 @@ def test_unknown_name():
 def test_a_config_is_frozen():
     with pytest.raises(ValidationError, match="frozen"):
         make().clients = 3
+
+
+@pytest.mark.parametrize(
+    ("call", "text"),
+    [
+        (lambda: FederationConfig(clients=0), "FederationConfig: clients: got 0, should be greater than or equal to 1"),
+        (lambda: FederationConfig(clients="5"), "FederationConfig: clients: got '5', should be a valid integer"),
+        (lambda: FederationConfig(client=5), "FederationConfig: unknown key 'client'; did you mean 'clients'?"),
+        (
+            lambda: FederationConfig(experts=3),
+            "FederationConfig: unknown key 'experts', it has what all methods share; a method's own keys go to "
+            "run_federation, in a mapping with these",
+        ),
+        (
+            lambda: FederationConfig(**{"runtime.backend": "local"}),
+            "FederationConfig: 'runtime.backend' is no key here; write a section of keys in place of a dot",
+        ),
+        (
+            lambda: FederationConfig({"clients": 5}),
+            "FederationConfig: takes keys, such as FederationConfig(**values); run_federation takes a mapping as it is",
+        ),
+        (
+            lambda: FederationConfig(runtime=RuntimeConfig(retries=-1)),
+            "RuntimeConfig: retries: got -1, should be greater than or equal to 0",
+        ),
+        (lambda: RuntimeConfig(device=""), "RuntimeConfig: device: got '', should be 'auto', 'cpu' or 'cuda'"),
+        (lambda: FederationConfig(method=""), "FederationConfig: method: got '', should be text that is not empty"),
+        (
+            lambda: config_class("pfedmoap")(clients=3, experts=5),
+            "PFedMoAPConfig: experts=5 must be smaller than clients=3: a client has 2 others to choose from",
+        ),
+    ],
+)
+def test_a_wrong_call_is_refused_in_one_line(call, text):
+    with pytest.raises(ConfigError) as caught:
+        call()
+    assert str(caught.value) == text
+
+
+def test_pydantics_own_way_keeps_its_error():
+    with pytest.raises(ValidationError, match="greater than or equal to 1"):
+        FederationConfig.model_validate({"clients": 0})
 
 
 def test_an_integer_is_good_enough_for_a_float():

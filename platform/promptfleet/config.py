@@ -25,8 +25,21 @@ Share = Literal["auto"] | Annotated[float, Field(ge=0, allow_inf_nan=False)]
 WHERE_AND_HOW = ("data", "runtime", "resources", "storage", "checkpoints")  # the sections that no result depends on
 
 
-class Section(BaseModel):
-    """A frozen section, strict about types (``"10"`` is no number) and closed to unknown keys."""
+class _CheckedWhenCalled(type(BaseModel)):
+    """The type of sections: ``FederationConfig(clients=0)`` is a ConfigError, ``model_validate`` keeps pydantic's."""
+
+    def __call__(cls: type["ModelT"], /, *mappings: Any, **values: Any) -> "ModelT":
+        name = cls.__name__
+        if mappings:
+            raise ConfigError(f"{name}: takes keys, such as {name}(**values); run_federation takes a mapping as it is")
+        try:
+            return super().__call__(**values)
+        except ValidationError as error:
+            raise _wrong_call(cls, values, error) from error
+
+
+class Section(BaseModel, metaclass=_CheckedWhenCalled):
+    """A frozen section, strict about types (``"10"`` is no number) and closed to unknown keys. Raises ConfigError."""
 
     model_config = ConfigDict(
         frozen=True,
@@ -375,10 +388,7 @@ def build(model: type[ModelT], values: Mapping[str, Any], *, source: str) -> Mod
     try:
         return model.model_validate(values)
     except ValidationError as error:
-        problems = [(_key_of(model, problem["loc"]), problem) for problem in error.errors()]
-        key = problems[0][0]
-        text = _explain([problem for where, problem in problems if where == key])
-        raise ConfigError(f"{source}: {key}: {text}" if key else f"{source}: {text}") from None
+        raise _refusal(model, error, source=source) from None
 
 
 def check_keys(model: type[Section], values: Mapping[str, Any], *, source: str) -> None:
@@ -463,20 +473,41 @@ def _given_keys(values: Mapping[str, Any], sections: set[str], prefix: str = "")
             yield key
 
 
+def _wrong_call(model: type[Section], values: Mapping[str, Any], error: ValidationError) -> ConfigError:
+    """The error for ``model(**values)``, which pydantic refuses."""
+    name, known = model.__name__, list(dotted_keys(model))
+    for key in unknown_keys(model, values):
+        if model is FederationConfig and not did_you_mean(key, known, cutoff=0.75):
+            own = "a method's own keys go to run_federation, in a mapping with these"
+            return ConfigError(f"{name}: unknown key {key!r}, it has what all methods share; {own}")
+        return unknown_key(key, known, source=name)
+    return _refusal(model, error, source=name)
+
+
+def _refusal(model: type[Section], error: ValidationError, *, source: str) -> ConfigError:
+    """The error for the first key that pydantic refuses."""
+    problems = [(_key_of(model, problem["loc"]), problem) for problem in error.errors()]
+    key = problems[0][0]
+    text = _explain([problem for where, problem in problems if where == key])
+    return ConfigError(f"{source}: {key}: {text}" if key else f"{source}: {text}")
+
+
 def _key_of(model: type[Section], location: Iterable[str | int]) -> str:
     """The dotted key of pydantic's error location, which also holds the names of a union's branches."""
     parts = {part for key in dotted_keys(model) for part in key.split(".")}
     return ".".join(str(part) for part in location if part in parts)
 
 
+_WANTED = {"model_type": "a section of keys", "string_too_short": "text that is not empty"}  # by pydantic's type
+
+
 def _explain(problems: list[Mapping[str, Any]]) -> str:
     """One sentence for the problems of one key; a union gives one problem per branch."""
+    if problems[0]["type"] == "extra_forbidden":  # all other unknown keys were refused before
+        return f"{problems[0]['loc'][-1]!r} is no key here; write a section of keys in place of a dot"
     if problems[0]["type"] == "value_error":
         return str(problems[0]["ctx"]["error"])
     if problems[0]["type"] == "string_type" and isinstance(problems[0]["input"], int | float):
         return f"got {problems[0]['input']!r}, should be text, which a file has in quotes"
-    wanted = [
-        "a section of keys" if problem["type"] == "model_type" else problem["msg"].removeprefix("Input should be ")
-        for problem in problems
-    ]
+    wanted = [_WANTED.get(problem["type"], problem["msg"].removeprefix("Input should be ")) for problem in problems]
     return f"got {problems[0]['input']!r}, should be {' or '.join(wanted)}"

@@ -4,7 +4,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from promptfleet.errors import ConfigError
-from promptfleet.yaml_files import dump_yaml, parse_yaml, read_yaml
+from promptfleet.yaml_files import as_yaml, dump_yaml, parse_yaml, read_yaml
 
 
 @pytest.mark.parametrize(
@@ -34,6 +34,25 @@ def test_values(text, value):
     parsed = parse_yaml(text, source="here")
     assert parsed == value
     assert type(parsed) is type(value)
+
+
+@pytest.mark.parametrize(
+    ("value", "text"),
+    [
+        (None, "null"),
+        (True, "true"),
+        (1e-5, "1.0e-05"),
+        ("true", "'true'"),
+        ("", "''"),
+        ("Löwe #1", "'Löwe #1'"),
+        ("\x1b[31m", r'"\e[31m"'),
+        ({"choice": [None, "null", 3.0, False]}, "{choice: [null, 'null', 3.0, false]}"),
+        (["word"] * 200, f"[{', '.join(['word'] * 200)}]"),
+    ],
+)
+def test_a_value_on_one_line(value, text):
+    assert as_yaml(value) == text
+    assert parse_yaml(text, source="here") == value
 
 
 @pytest.mark.parametrize(

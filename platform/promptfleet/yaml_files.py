@@ -8,6 +8,7 @@ from typing import Any, ClassVar
 import yaml
 
 from promptfleet.errors import ConfigError, first_line
+from promptfleet.escaping import printable
 
 DEEPEST = 40  # sections within sections
 LARGEST = 100_000  # values in a file, those behind an alias counted each time
@@ -67,6 +68,14 @@ for _one in (_Loader, _Dumper):
 def dump_yaml(values: Mapping[str, Any]) -> str:
     """Return text of which ``read_yaml`` makes the same values; keys stay in their order."""
     return yaml.dump(dict(values), Dumper=_Dumper, sort_keys=False)
+
+
+def as_yaml(value: Any) -> str:
+    """Return ``value`` on one line as a file has it: ``null``, ``true``, ``[0.1, 3.0]``, ``{int: [1, 8]}``."""
+    text = yaml.dump(
+        value, Dumper=_Dumper, default_flow_style=True, sort_keys=False, allow_unicode=True, width=float("inf")
+    )
+    return printable(text.removesuffix("\n").removesuffix("\n..."))
 
 
 def read_yaml(path: str | Path) -> dict[str, Any]:

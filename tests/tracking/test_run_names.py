@@ -10,11 +10,12 @@ from tests.tracking.values import make_config
     ("number", "params", "name"),
     [
         (7, {"experts": 4, "gating_temperature": 0.05}, "trial 07  K=4 tau=0.05"),
-        (123, {"shuffle": True, "prompt_length": 8, "experts": 3}, "trial 123  K=3 L=8 shuffle=True"),
+        (123, {"shuffle": True, "prompt_length": 8, "experts": 3}, "trial 123  K=3 L=8 shuffle=true"),
         (1, {"gate_lr": 0.01, "experts": 3}, "trial 01  K=3 gate_lr=0.01"),
         (1, {"gate_lr": 0.01, "optimizer.prompt_lr": 0.1}, "trial 01  gate_lr=0.01 prompt_lr=0.1"),
         (0, {"partition.alpha": 0.123456}, "trial 00  alpha=0.123"),
         (0, {"a.width": 1, "b.width": 2}, "trial 00  a.width=1 b.width=2"),
+        (0, {"expert_filter": None, "method": "null"}, "trial 00  expert_filter=null method='null'"),
         (0, {}, "trial 00"),
     ],
 )

@@ -128,7 +128,7 @@ def test_words_and_switches_are_categories():
     drawn = slices(trials)
     assert [label.get_text() for label in drawn["kind"].get_xticklabels()] == ["dirichlet", "iid"]
     assert offsets(drawn["kind"]) == [[1, 0.5], [0, 0.6]]
-    assert [label.get_text() for label in drawn["shuffle"].get_xticklabels()] == ["False", "True"]
+    assert [label.get_text() for label in drawn["shuffle"].get_xticklabels()] == ["false", "true"]
 
 
 def test_a_hyperparameter_that_not_every_trial_has():

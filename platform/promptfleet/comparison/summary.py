@@ -15,11 +15,11 @@ from promptfleet.comparison.run import ComparisonOutcome, plan_comparison
 from promptfleet.comparison.spec import ComparisonSpec, method_values, shared_values
 from promptfleet.comparison.tables import HEADERS, LEGEND
 from promptfleet.config import WHERE_AND_HOW, flatten
-from promptfleet.escaping import printable
 from promptfleet.federation.ray_session import local_nodes
 from promptfleet.federation.settings import trust_option
 from promptfleet.search.progress import format_params
 from promptfleet.text_tables import folded, output_columns, render
+from promptfleet.yaml_files import as_yaml
 
 
 def describe_comparison(spec: ComparisonSpec) -> str:
@@ -28,11 +28,11 @@ def describe_comparison(spec: ComparisonSpec) -> str:
     shared = _table("shared by all methods", ("key", "value"))
     for key, value in shared_values(next(spec.configs())).items():
         if key != "seed":
-            shared.add_row(key, printable(str(value)))
+            shared.add_row(key, as_yaml(value))
     methods = _table("methods", ("method", "own values", "tuned over"))
     for method in spec.methods:
         space = spec.tuning[method].space if method in spec.tuning else {}
-        over = "\n".join(f"{key}: {format_params(parameter.entry())}" for key, parameter in space.items())
+        over = "\n".join(f"{key}: {as_yaml(parameter.entry())}" for key, parameter in space.items())
         methods.add_row(method, format_params(_own_values(spec, method)) or "-", over or "-")
     tuning = sum(sweep.settings.trials for sweep in spec.tuning.values())
     return "\n".join(

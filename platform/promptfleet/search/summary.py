@@ -7,7 +7,6 @@ from statistics import fmean, stdev
 from rich.table import Table
 
 from promptfleet.config import flatten
-from promptfleet.escaping import printable
 from promptfleet.federation.ray_session import local_nodes
 from promptfleet.federation.settings import trust_option
 from promptfleet.search.progress import format_params
@@ -16,6 +15,7 @@ from promptfleet.search.sweep import SweepOutcome, plan_sweep
 from promptfleet.text_tables import folded, render
 from promptfleet.tracking.run_names import format_value
 from promptfleet.tracking.sweep_run import TrialRecord, count_states, ranked_trials
+from promptfleet.yaml_files import as_yaml
 
 BEST_SHOWN = 5
 
@@ -28,13 +28,13 @@ def describe_plan(spec: SweepSpec) -> str:
     space.add_column("key")
     space.add_column("values")
     for key, parameter in spec.space.items():
-        space.add_row(key, format_params(parameter.entry()))
+        space.add_row(key, as_yaml(parameter.entry()))
     federation = Table(title="federation", title_justify="left")
     federation.add_column("key")
     federation.add_column("value")
     for key, value in flatten(spec.base_config().to_dict()).items():
         if key not in spec.space:
-            federation.add_row(key, printable(str(value)))
+            federation.add_row(key, as_yaml(value))
     resources = [
         f"resources of one federation: 1 server and {shares.client_actors} client actors",
         f"  each client: {shares.client_cpu:g} CPU, {shares.client_gpu:g} GPU; server: {shares.server_cpu:g} CPU",

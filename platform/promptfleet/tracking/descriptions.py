@@ -5,6 +5,7 @@ from typing import Any
 
 from promptfleet.escaping import markdown, markdown_code
 from promptfleet.federation.reports import FederationSummary
+from promptfleet.yaml_files import as_yaml
 
 NOTE_TAG = "mlflow.note.content"
 EXPERIMENT_NOTE = (
@@ -109,7 +110,7 @@ def _figure_lines(figures: Collection[str]) -> Sequence[str]:
 def _values(entry: Mapping[str, Any]) -> str:
     """``{"float": [0.02, 1.0], "log": True}`` becomes ``0.02 to 1, logarithmic``."""
     if "choice" in entry:
-        values = [markdown(str(value)) for value in entry["choice"]]
+        values = [markdown(as_yaml(value)) for value in entry["choice"]]
         more = f" and {len(values) - _MOST_VALUES} more" if len(values) > _MOST_VALUES else ""
         return ", ".join(values[:_MOST_VALUES]) + more
     low, high = entry["int"] if "int" in entry else entry["float"]

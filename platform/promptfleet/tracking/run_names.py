@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from promptfleet.config import FederationConfig, flatten, what_counts
-from promptfleet.escaping import printable
+from promptfleet.yaml_files import as_yaml
 
 _SHORT = {"experts": "K", "gating_temperature": "tau", "prompt_length": "L"}  # first in names, in this order
 _NAMED = ("method", "dataset", "seed")  # in each name of a federation
@@ -32,8 +32,8 @@ def changed_values(config: FederationConfig) -> dict[str, Any]:
 
 
 def format_value(value: Any) -> str:
-    """A hyperparameter's value as people read it: real numbers with three significant digits."""
-    return f"{value:.3g}" if isinstance(value, float) else printable(str(value))
+    """A hyperparameter's value as a file has it, but real numbers with three significant digits."""
+    return f"{value:.3g}" if isinstance(value, float) else as_yaml(value)
 
 
 def _words(values: Mapping[str, Any]) -> str:

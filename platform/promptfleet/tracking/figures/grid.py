@@ -9,6 +9,7 @@ from matplotlib.figure import Figure
 
 from promptfleet.tracking.figures.style import as_label, dress, legend, line_styles, new_figure, spaced_ticks
 from promptfleet.tracking.figures.sweep import Trial
+from promptfleet.yaml_files import as_yaml
 
 SEED, METHOD = "seed", "method"
 _MOST_LINES, _MOST_TICKS = 24, 16
@@ -77,4 +78,4 @@ def _sample_std(values: Sequence[float]) -> float:
 
 
 def _text(value: Any) -> str:
-    return f"{value:g}" if isinstance(value, float) else str(value)
+    return f"{value:g}" if isinstance(value, float) else as_yaml(value)

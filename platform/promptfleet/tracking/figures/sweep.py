@@ -23,6 +23,7 @@ from promptfleet.tracking.figures.style import (
     spaced_ticks,
     whole_numbers,
 )
+from promptfleet.yaml_files import as_yaml
 
 _VALUE = "validation accuracy (fraction correct)"
 _MOST_COLUMNS = 3
@@ -179,11 +180,11 @@ def _draw_slice(axes: Axes, trials: Sequence[Trial], name: str, log: bool, entry
         _dress_numbers(axes, [*values, *searched], log)
         positions = values
     else:
-        chosen = sorted({str(value) for value in values})
-        offered = [str(value) for value in entry.get("choice", ())]
+        chosen = sorted({as_yaml(value) for value in values})
+        offered = [as_yaml(value) for value in entry.get("choice", ())]
         categories = list(dict.fromkeys([*offered, *chosen]))
         places = {category: place for place, category in enumerate(categories)}
-        positions = [places[str(value)] for value in values]
+        positions = [places[as_yaml(value)] for value in values]
         ticks = spaced_ticks(len(categories), most=_MOST_TICKS)
         axes.set_xticks(ticks, [as_label(categories[tick], 12) for tick in ticks])
         axes.set_xlim(-0.5, len(categories) - 0.5)

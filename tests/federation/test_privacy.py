@@ -11,8 +11,15 @@ from scipy.stats import norm
 
 import promptfleet
 from promptfleet.errors import ConfigError
+from promptfleet.federation.cohort import sample_cohort
 from promptfleet.federation.local_fleet import LocalFleet
-from promptfleet.federation.privacy import most_uploads, planned_cohorts, privacy_budget, private_upload
+from promptfleet.federation.privacy import (
+    MOST_COUNTED_ROUNDS,
+    budget_for,
+    most_uploads,
+    planned_uploads,
+    private_upload,
+)
 from promptfleet.federation.rounds import Federation
 from promptfleet.federation.updates import step_norm, step_of
 from promptfleet.methods.prompts import encode_frozen
@@ -30,7 +37,7 @@ def delta_of(noise: float, epsilon: float, uploads: int) -> float:
 
 
 def budget(cohorts, **privacy):
-    return privacy_budget(tiny_world(privacy={**PRIVACY, **privacy}).config, cohorts)
+    return budget_for(tiny_world(privacy={**PRIVACY, **privacy}).config.privacy, most_uploads(cohorts))
 
 
 @pytest.mark.parametrize(("epsilon", "delta"), [(25.0, 0.05), (1.0, 1e-5), (0.05, 1e-3), (200.0, 1e-10)])
@@ -49,10 +56,18 @@ def test_the_noise_gives_the_budget_back_and_never_less_privacy(epsilon, delta):
 
 def test_who_is_asked_most_often_counts():
     assert most_uploads([[0, 1], [1, 2], [1]]) == 3
-    everybody, some = (list(planned_cohorts(tiny_world(clients=10, rounds=6).config, share)) for share in (1.0, 0.3))
-    assert most_uploads(everybody) == 6
-    assert 2 <= most_uploads(some) < 6  # 18 places for 10 clients
-    assert budget(some).noise_multiplier < budget(everybody).noise_multiplier
+    config = tiny_world(clients=10, rounds=6).config
+    cohorts = [sample_cohort(config.seed, round_index, 10, 0.3) for round_index in range(1, 7)]
+    assert planned_uploads(config, 1.0) == 6
+    assert planned_uploads(config, 0.3) == most_uploads(cohorts)
+    assert 2 <= most_uploads(cohorts) < 6  # 18 places for 10 clients
+
+
+def test_uploads_of_countless_rounds_are_counted_only_where_all_send():
+    config = tiny_world(clients=10, rounds=10**12, faults={"over_selection": 0.5}).config
+    assert planned_uploads(config, 1.0) == planned_uploads(config, 0.7) == 10**12
+    with pytest.raises(ConfigError, match=rf"^privacy\.epsilon: .* at most {MOST_COUNTED_ROUNDS} rounds, got rounds="):
+        planned_uploads(config, 0.3)
 
 
 def test_an_impossible_budget_is_refused_in_one_line(monkeypatch):

@@ -10,6 +10,11 @@ def cohort_size(clients: int, participation: float) -> int:
     return max(1, round(participation * clients))
 
 
+def asked_clients(clients: int, participation: float, *, over_selection: float = 0.0) -> int:
+    """How many clients a round asks: the cohort, and ``over_selection`` times as many beyond it."""
+    return min(clients, math.ceil(cohort_size(clients, participation) * (1 + over_selection)))
+
+
 def sample_cohort(
     seed: int, round_index: int, clients: int, participation: float, *, over_selection: float = 0.0
 ) -> list[int]:
@@ -17,6 +22,6 @@ def sample_cohort(
 
     over_selection is the share of clients that are asked beyond those that are wanted, as far as there are so many.
     """
-    size = min(clients, math.ceil(cohort_size(clients, participation) * (1 + over_selection)))
+    size = asked_clients(clients, participation, over_selection=over_selection)
     chosen = stream(seed, "cohort", round_index=round_index).choice(clients, size=size, replace=False)
     return sorted(chosen.tolist())

@@ -14,7 +14,7 @@ is NumPy's, drawn from the seed: right for a simulation, not for protecting real
 
 import warnings
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from math import sqrt
@@ -22,12 +22,13 @@ from math import sqrt
 import torch
 from numpy.random import Generator
 
-from promptfleet.config import FederationConfig
+from promptfleet.config import FederationConfig, PrivacyConfig
 from promptfleet.errors import ConfigError
-from promptfleet.federation.cohort import sample_cohort
+from promptfleet.federation.cohort import asked_clients, sample_cohort
 from promptfleet.federation.updates import after_step, step_norm, step_of
 from promptfleet.methods.protocol import State
 
+MOST_COUNTED_ROUNDS = 100_000  # in some three seconds
 _PRECISION = 0.01  # of epsilon, as a share of what may be spent
 
 
@@ -56,23 +57,39 @@ class PrivacyBudget:
         return _epsilon(self.noise_multiplier / sqrt(uploads), self.delta, self.epsilon * _PRECISION)
 
 
-def privacy_budget(config: FederationConfig, cohorts: Iterable[Sequence[int]]) -> PrivacyBudget | None:
-    """The budget of a federation that will ask these cohorts; None without privacy.
+def privacy_budget(config: FederationConfig, participation: float) -> PrivacyBudget | None:
+    """The budget of a federation that asks this share of the clients in each round; None without privacy.
 
-    Raises ConfigError if the accountant finds no noise for it.
+    Raises ConfigError as ``budget_for`` and ``planned_uploads`` do.
     """
-    privacy = config.privacy
-    if privacy.epsilon == "none":
+    if config.privacy.epsilon == "none":
         return None
-    noise = _noise_multiplier(privacy.epsilon, privacy.delta) * sqrt(most_uploads(cohorts))
+    return budget_for(config.privacy, planned_uploads(config, participation))
+
+
+def budget_for(privacy: PrivacyConfig, uploads: int) -> PrivacyBudget:
+    """The budget of a client that sends so many uploads. Raises ConfigError if the accountant finds no noise for it."""
+    noise = _noise_multiplier(privacy.epsilon, privacy.delta) * sqrt(uploads)
     return PrivacyBudget(privacy.epsilon, privacy.delta, privacy.clip_norm, noise)
 
 
-def planned_cohorts(config: FederationConfig, participation: float) -> Iterator[list[int]]:
-    """Whom each round will ask."""
-    over_selection = config.faults.over_selection
-    for round_index in range(1, config.rounds + 1):
-        yield sample_cohort(config.seed, round_index, config.clients, participation, over_selection=over_selection)
+def planned_uploads(config: FederationConfig, participation: float) -> int:
+    """How often the client is asked that is asked most often, in all rounds together.
+
+    Raises ConfigError: counting that would take minutes, since each round asks others.
+    """
+    clients, over_selection = config.clients, config.faults.over_selection
+    if asked_clients(clients, participation, over_selection=over_selection) == clients:
+        return config.rounds
+    if config.rounds > MOST_COUNTED_ROUNDS:
+        raise ConfigError(
+            f"privacy.epsilon: how often each client is asked is counted for at most {MOST_COUNTED_ROUNDS} rounds, got "
+            f"rounds={config.rounds}; lower it, or set participation=1"
+        )
+    return most_uploads(
+        sample_cohort(config.seed, round_index, clients, participation, over_selection=over_selection)
+        for round_index in range(1, config.rounds + 1)
+    )
 
 
 def most_uploads(cohorts: Iterable[Sequence[int]]) -> int:

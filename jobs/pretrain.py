@@ -11,12 +11,16 @@ from __future__ import annotations
 import argparse
 import json
 import math
+import os
 import sys
 from pathlib import Path
 
 from promptfleet.command_line import ArgumentParser, path_argument, run
-from promptfleet.errors import ConfigError
+from promptfleet.errors import ConfigError, ResourceError
+from promptfleet.federation.limits import check_threads, memory_bytes, size_text
 from promptfleet.terminal import LiveLine
+
+WORKER_BYTES, IMAGE_BYTES = 500 * 10**6, 800_000  # least memory of a worker, and of each image of its batch
 
 
 def parse(arguments: list[str] | None = None) -> argparse.Namespace:
@@ -44,9 +48,22 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
             raise ConfigError(f"--{name.replace('_', '-')} must be positive, got {value}")
     if not 0 <= options.pen_share <= 1:
         raise ConfigError(f"--pen-share must lie in 0..1, got {options.pen_share:g}")
-    if options.seed < 0:
-        raise ConfigError(f"--seed must not be negative, got {options.seed}")
+    if not 0 <= options.seed < 2**63:
+        raise ConfigError(f"--seed must lie in 0..2**63-1, got {options.seed}")
+    check_threads(options.threads, os.cpu_count() or 1, "--threads")
+    _check_memory(options.workers, options.batch)
     return options
+
+
+def _check_memory(workers: int, batch: int) -> None:
+    """Raise ResourceError: the workers, all on this machine unless RAY_ADDRESS names a cluster, do not fit it."""
+    here = 1 if os.environ.get("RAY_ADDRESS") else workers
+    needed, there = here * (WORKER_BYTES + batch * IMAGE_BYTES), memory_bytes()
+    if needed > there:
+        raise ResourceError(
+            f"--workers {workers} --batch {batch}: they take at least {size_text(needed)} of memory, this machine has "
+            f"{size_text(there)}; lower --batch, or --workers"
+        )
 
 
 def progress_line(record: dict) -> str:

@@ -207,6 +207,21 @@ def test_from_a_shell_too(root, tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--batch", 10**9], "--workers 1 --batch 1000000000: they take at least 800 TB of memory, this machine has "),
+        (["--workers", 10**6], "--workers 1000000 --batch 256: they take at least "),
+        (["--threads", 10**6], "--threads=1000000: there are "),
+        (["--seed", 2**63], "--seed must lie in 0..2**63-1, got 9223372036854775808"),
+        (["--steps", 0], "--steps must be positive, got 0"),
+    ],
+)
+def test_a_pretraining_that_no_machine_holds(job, options, message, tmp_path):
+    refused(job("pretrain.py", *options), f"error: {message}")
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_a_dry_run_prints_the_plan_and_starts_nothing(job, space, tmp_path):
     status, out, err = job("tune.py", "--search", space(SPACE), "--dry-run", "--set", "clients=12", "--trials", "7")
     assert (status, err) == (0, "")

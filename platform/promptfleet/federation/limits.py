@@ -29,8 +29,8 @@ def check_states(config: FederationConfig, numbers: int) -> None:
     """Raise ResourceError: what one client trains, ``numbers`` of float32, does not fit this machine's memory."""
     if 4 * numbers > memory_bytes():
         raise ResourceError(
-            f"method={config.method}: a client trains {numbers:g} numbers, which take {_size(4 * numbers)}; this "
-            f"machine has {_size(memory_bytes())} of memory: lower prompt_length, or the method's own sizes"
+            f"method={config.method}: a client trains {numbers:g} numbers, which take {size_text(4 * numbers)}; this "
+            f"machine has {size_text(memory_bytes())} of memory: lower prompt_length, or the method's own sizes"
         )
 
 
@@ -47,12 +47,13 @@ def check_views(views: int, *, images: int, dim: int, itemsize: int, pixels: int
     for what, (bytes_per_view, there, where) in each.items():
         if views * bytes_per_view > there:
             raise ResourceError(
-                f"features.views={views}: they take {_size(views * bytes_per_view)} of {what}, {where} has "
-                f"{_size(there)}; set it to {there // bytes_per_view} or less"
+                f"features.views={views}: they take {size_text(views * bytes_per_view)} of {what}, {where} has "
+                f"{size_text(there)}; set it to {there // bytes_per_view} or less"
             )
 
 
-def _size(count: float) -> str:
+def size_text(count: float) -> str:
+    """Return ``24.6 GB`` for a number of bytes."""
     for unit in ("B", "KB", "MB", "GB", "TB"):
         if count < 1000:
             return f"{count:.3g} {unit}"

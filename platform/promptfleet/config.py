@@ -295,9 +295,17 @@ class StorageConfig(Section):
 
 
 class FederationConfig(Section):
-    """One federation: its result is a function of these values alone (``runtime`` and below do not change it).
+    """The configuration of one federation, which alone determines its result (sections from ``data`` on do not matter).
 
     On a GPU floating-point sums differ in their last digits from those on a CPU.
+
+    >>> from promptfleet import FederationConfig
+    >>> from promptfleet.methods import config_class
+    >>> config = FederationConfig(method="promptfl", clients=5, partition={"alpha": 0.1})
+    >>> config.partition.alpha, config.rounds
+    (0.1, 10)
+    >>> config_class("pfedmoap")(experts=2).experts  # with the method's own keys
+    2
     """
 
     seed: int = Field(0, ge=0, description="seed of everything random: partition, cohorts, initial values, batches")
@@ -354,13 +362,13 @@ class FederationConfig(Section):
         return self
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain nested values that YAML and JSON can hold, and that give the same config when read back."""
+        """Return plain nested values for YAML and JSON; reading them back gives the same configuration."""
         return self.model_dump(mode="json")
 
     def fingerprint(self) -> str:
-        """Hash of the values that a result depends on: everything except where and how it is computed.
+        """Return a hash of the values that determine the result, which leaves out where and how it is computed.
 
-        A partition's file counts by its content.
+        The file of a partition counts by its content.
         """
         return fingerprint_of(self.to_dict())
 

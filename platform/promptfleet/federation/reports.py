@@ -5,10 +5,14 @@ from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields
 from statistics import fmean, pstdev
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+from promptfleet.federation.frames import client_rounds_frame, clients_frame, rounds_frame
 from promptfleet.methods.protocol import State
 from promptfleet.strict_json import Count, Counts, parse_json, to_json
+
+if TYPE_CHECKING:
+    from pandas import DataFrame
 
 LONGEST_WITHOUT_UPDATE = 3  # rounds, before a federation is said to learn nothing
 
@@ -224,7 +228,7 @@ class FederationSummary:
         return f"{type(self).__name__}({what}, rounds={len(self.rounds)}, test_accuracy={self.test_accuracy:.4f})"
 
     def to_json(self) -> str:
-        """The summary, also that of a result, whose states are left out."""
+        """Return the summary as JSON text, which ``summary_from_json`` reads; the states of a result are left out."""
         plain = {
             **{field.name: getattr(self, field.name) for field in fields(FederationSummary)},
             "rounds": [asdict(report) for report in self.rounds],
@@ -232,10 +236,44 @@ class FederationSummary:
         }
         return to_json(plain)
 
+    def rounds_frame(self) -> "DataFrame":
+        """Return a pandas table with one row per ``round``.
+
+        Columns are the figures of ``RoundReport``: accuracies in 0..1, bytes, seconds. ``cohort``, ``rejected``,
+        ``dropped`` and ``events`` are counts, ``train/NAME`` are further figures of the method. A missing value is NaN.
+        """
+        return rounds_frame(self)
+
+    def clients_frame(self) -> "DataFrame":
+        """Return a pandas table with one row per ``client``: its samples, and its accuracies after the last round."""
+        return clients_frame(self)
+
+    def client_rounds_frame(self) -> "DataFrame":
+        """Return a pandas table with one row per ``round`` and ``client``, for learning curves.
+
+        Columns are ``val_accuracy``, ``test_accuracy`` and ``accepted``: the server used the client's update.
+        """
+        return client_rounds_frame(self)
+
 
 @dataclass(frozen=True, repr=False)
 class FederationResult(FederationSummary):
-    """Everything a federation gives: its summary, and the final states of the server and of each client."""
+    """A federation's summary, and the final states of the server and of each client.
+
+    The tables are for pandas:
+
+    >>> import promptfleet
+    >>> quick = {"method": "promptfl", "clients": 3, "rounds": 2, "local_epochs": 1, "runtime.backend": "local"}
+    >>> result = promptfleet.run_federation(quick)
+    >>> result.rounds_frame()["test_accuracy"].tolist()[-1] == result.test_accuracy
+    True
+    >>> list(result.clients_frame().columns[:3])
+    ['num_train', 'num_val', 'num_test']
+    >>> result.client_rounds_frame()["test_accuracy"].unstack().shape  # [rounds, clients]
+    (2, 3)
+    >>> promptfleet.summary_from_json(result.to_json()).test_accuracy == result.test_accuracy
+    True
+    """
 
     server: State
     privates: Mapping[int, State]

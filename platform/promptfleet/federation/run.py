@@ -42,18 +42,29 @@ def run_federation(
     """Run all rounds of one federation and return its result.
 
     config: values such as ``{"clients": 5, "runtime.backend": "local"}``, nested or with dotted keys; a YAML file's
-    path; or a configuration object, also a ``FederationConfig`` without the method's own keys. on_round is called after
-    each round; address joins a running Ray cluster instead of starting Ray here; folder keeps the configuration,
-    checkpoints and ``result.json``, and a federation that has checkpoints there goes on from the newest; overwrite: it
-    starts again instead, whatever the folder holds. Nothing there is touched before everything is ready for the first
-    round. trust_code: a file may name a method outside this package, which is then imported and run.
+    path; or a configuration object, also a ``FederationConfig`` without the method's own keys. on_round: called after
+    each round. address: join this running Ray cluster; without it Ray starts here. folder: store the configuration,
+    checkpoints and ``result.json`` there, and resume from the newest checkpoint if there is one. overwrite: start again
+    and replace what the folder holds, once everything is ready for the first round. trust_code: allow a file to name a
+    method outside this package, which is then imported and run.
+
+    >>> import promptfleet
+    >>> quick = {"method": "promptfl", "clients": 3, "rounds": 1, "local_epochs": 1, "runtime.backend": "local"}
+    >>> result = promptfleet.run_federation(quick, on_round=lambda report: print("round", report.round))
+    round 1
+    >>> result  # doctest: +ELLIPSIS
+    FederationResult(promptfl on digits, seed=0, clients=3, rounds=1, test_accuracy=0...)
+    >>> promptfleet.run_federation({**quick, "client": 4})
+    Traceback (most recent call last):
+    promptfleet.errors.ConfigError: configuration: unknown key 'client'; did you mean 'clients'?
 
     Raises:
-        ConfigError: a value that cannot be run as written.
-        DataError, BackboneError: a dataset or CLIP that is missing, damaged or impossible; a folder of another one.
-        StorageError: a disk that refuses; it is a DataError.
-        ResourceError: a federation that does not fit.
-        FederationError: one that cannot go on, see ``runtime.on_client_failure``.
+        ConfigError: a value cannot be run as written.
+        DataError, BackboneError: a dataset or CLIP is missing, damaged or impossible; ``folder`` holds another
+            federation.
+        StorageError: the disk refuses to read or write; it is a DataError.
+        ResourceError: the federation does not fit the machine or the cluster.
+        FederationError: too many failures, see ``runtime.on_client_failure``.
     """
     config = configuration_of({} if config is None else config, trust_code=trust_code)
     folder = None if folder is None else _home_path(folder)
@@ -121,7 +132,7 @@ def _restored(stored: FederationFolder, folder: Path, config: FederationConfig) 
 
 @contextmanager
 def _fleet(config: FederationConfig, address: str | None) -> Iterator[tuple[Prepared, Fleet]]:
-    """The federation's frozen inputs, and the processes that will run it."""
+    """Yield the federation's frozen inputs, and the processes that run it."""
     if config.runtime.backend == "local":
         prepared = prepare(config)
         with closing(LocalFleet(prepared)) as fleet:

@@ -151,8 +151,14 @@ METHOD_MODULES = tuple(f"{__name__}.{place.partition(':')[0]}" for place in METH
 def load_method(name: str) -> "Method":
     """Return the method of that name, or one from elsewhere as ``module:Class``.
 
-    Of a module nothing but its import is run before its class is known to be a method.
-    Raises ConfigError: no such method, naming the nearest one there is, or no such class to import.
+    A module is imported, and nothing else in it runs before its class is known to be a method.
+    Raises ConfigError: no such method, naming the nearest one, or no such class to import.
+
+    >>> from promptfleet.methods import METHODS, load_method
+    >>> type(load_method("fedprox")).__name__
+    'FedProx'
+    >>> "pfedmoap" in METHODS
+    True
     """
     if not isinstance(name, str):
         raise ConfigError(f"method: got {name!r}, should be a name")
@@ -172,7 +178,12 @@ def load_method(name: str) -> "Method":
 
 
 def config_class(name: str) -> type[FederationConfig]:
-    """The configuration of a federation that runs the method of that name."""
+    """Return the configuration class of a federation that runs the method of that name; raises as ``load_method``.
+
+    >>> from promptfleet.methods import config_class
+    >>> config_class("fedprox")(method="fedprox", mu=0.1).mu
+    0.1
+    """
     return load_method(name).Config
 
 

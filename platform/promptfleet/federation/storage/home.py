@@ -32,14 +32,20 @@ logger = logging.getLogger(__name__)
 
 @contextmanager
 def synced_storage(storage: StorageConfig) -> Iterator[None]:
-    """Have what is at the address of ``storage`` in its folder, and bring there what is new; without one, do nothing.
+    """Download the results at the address of ``storage`` into its folder, and upload new ones during the block.
 
-    The working folder of a machine that another one has gone on for since is put aside. On leaving, everything is
-    brought, however long that takes.
+    Without an address this does nothing. A working folder that is older than the address is set aside. The end of the
+    block waits until everything is uploaded, however long that takes.
+
+    >>> import promptfleet
+    >>> storage = promptfleet.StorageConfig(path="results")  # or an address, such as s3://bucket/prefix
+    >>> with promptfleet.synced_storage(storage):
+    ...     print(storage.folder)
+    results
 
     Raises:
         ConfigError: the address cannot be used when the block begins.
-        DataError: another job works there; or has taken it over, which is told when the block ends.
+        DataError: another job works there; or has taken it over, which is raised when the block ends.
     """
     if storage.address is None:
         yield

@@ -4,9 +4,10 @@ import pytest
 import yaml
 
 from promptfleet.comparison.spec import load_comparison, parse_methods, parse_seeds, read_comparison
-from promptfleet.config import StorageConfig
+from promptfleet.config import FederationConfig, StorageConfig
 from promptfleet.errors import ConfigError
 from promptfleet.methods import METHODS
+from promptfleet.search.space import FloatRange
 
 METHODS_COMPARED = ("pfedmoap", "promptfl")
 
@@ -118,12 +119,30 @@ def test_tuning_searches_each_methods_own_space_on_other_clients(write):
     assert spec.config("pfedmoap", 0).rounds == 10, "only the tuning is shorter"
 
 
+@pytest.mark.parametrize("method", METHODS)
+def test_a_method_without_a_space_is_tuned_around_its_own_values(write, method):
+    spec = read(methods=(method,), tune=write("tune.yaml", {**TUNE, "defaults_first": True, "methods": {}}))
+    sweep = spec.tuning[method]
+    own = spec.config(method, 0).to_dict()
+    assert "prompt_lr" in sweep.space
+    assert sweep.first_params() == {key: own[key] for key in sweep.space}, "its own values are in its space"
+    assert set(sweep.space) - {"prompt_lr"} <= set(own) - set(FederationConfig().to_dict())
+    assert len(list(sweep.extreme_configs())) > 2, "every extreme is a valid federation"
+
+
+def test_the_space_of_a_method_without_one_keeps_to_what_is_set_and_to_bounds(write):
+    file = write("config.yaml", {"methods": {"fedamp": {"prompt_lr": 0.5, "cloud_share": 0.2}}})
+    tune = write("tune.yaml", {**TUNE, "methods": {}})
+    space = read(file, ["methods.fedamp.prox=1.0"], methods=("fedamp",), tune=tune).tuning["fedamp"].space
+    assert space == {"prompt_lr": FloatRange(0.05, 5.0, log=True), "cloud_share": FloatRange(0.02, 1.0, log=True)}
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [
         ({"federation": {}}, "federation.seed: got None, should be a seed that is not compared"),
         ({"federation": {"seed": 1}}, r"federation.seed: got 1, should be a seed that is not compared \(0, 1\)"),
-        ({"methods": {"pfedmoap": {}}}, "methods.promptfl: there is no such space; write 'promptfl: {}'"),
+        ({"methods": {"pfedmoap": {}, "prompfl": {}}}, "unknown method 'prompfl'; did you mean 'promptfl'"),
         ({"methods": {**TUNE["methods"], "promptfl": {"lambda": {"int": [0, 1]}}}}, "promptfl: unknown key 'lambda'"),
         ({"methods": {**TUNE["methods"], "promptfl": {"clients": {"int": [2, 3]}}}}, "have the same clients"),
         ({"methods": None}, "methods: should be"),

@@ -1,5 +1,6 @@
 """What is compared: methods, seeds, what they share, and each method's own values. Checked before anything starts."""
 
+import logging
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cache
@@ -21,7 +22,10 @@ from promptfleet.errors import ConfigError
 from promptfleet.federation.partitioning import with_partition_fingerprint
 from promptfleet.federation.settings import check_known, federation_config, read_config, text_keys_of, values_for
 from promptfleet.methods import METHODS, config_class
+from promptfleet.search.default_space import default_space
 from promptfleet.search.spec import SweepSpec, kept_at, parse_sweep
+
+logger = logging.getLogger(__name__)
 
 ALL = "all"
 # Of the keys that all methods have, those that each may have its own value of: how its prompt looks and how it learns.
@@ -238,7 +242,8 @@ def _read_tuning(
 ) -> dict[str, SweepSpec]:
     """A search per method from a file with ``trials``, ..., ``federation`` and ``methods: {NAME: space}``.
 
-    What ``--set`` gives is not searched. A method with an empty space is left as it is.
+    Keys given by ``--set`` are not searched. A method with an empty space keeps its values; one that the file does not
+    name has the space of ``default_space``.
     """
     spaces = values.get("methods")
     if not isinstance(spaces, Mapping) or not all(isinstance(space, Mapping | None) for space in spaces.values()):
@@ -253,21 +258,32 @@ def _read_tuning(
             "that nobody is tuned on the clients it is judged by"
         )
     check_known(spec.methods, federation, source=f"{source}: federation")
+    for name in spaces:
+        if name not in spec.methods:
+            config_class(name)  # spaces of other methods are fine, but not those of a misspelt one
     settings = {key: value for key, value in values.items() if key not in ("methods", "federation")}
     fixed = set(flatten(_shared_part(overrides)))
     tuning = {}
     for method in spec.methods:
         where = f"{source}: methods.{method}"
-        if method not in spaces:
-            raise ConfigError(f"{where}: there is no such space; write '{method}: {{}}' to compare it untuned")
-        own_fixed = fixed | set(flatten((overrides.get("methods") or {}).get(method) or {}))
-        for key in spaces[method] or {}:
-            _check_own_key(method, str(key), source)
-        space = {key: entry for key, entry in (spaces[method] or {}).items() if key not in own_fixed}
         base = merge(method_values(method, spec.base, spec.own[method]), method_values(method, federation, {}))
+        entries = spaces[method] or {} if method in spaces else _default_entries(base, where)
+        own_fixed = fixed | set(flatten((overrides.get("methods") or {}).get(method) or {}))
+        for key in entries:
+            _check_own_key(method, str(key), source)
+        space = {key: entry for key, entry in entries.items() if key not in own_fixed}
         if space:
             tuning[method] = parse_sweep({**settings, "federation": base, "space": space}, trials=trials, source=where)
     return tuning
+
+
+def _default_entries(base: Mapping[str, Any], where: str) -> dict[str, Any]:
+    """The space of a method that the file does not name: its learning rate, and numbers that only it has."""
+    config = federation_config(base, source=where)
+    own = [key for key in dotted_keys(type(config)) if key not in _common_keys()]
+    entries = default_space(config, ["prompt_lr", *own])
+    logger.info("%s: there is no space; tuning %s around their values", where, _words(entries))
+    return entries
 
 
 def _list(text: str) -> tuple[str, ...]:

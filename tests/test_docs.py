@@ -66,3 +66,32 @@ def test_every_key_is_on_that_page_and_has_a_meaning(configuration, method):
 )
 def test_types_are_put_into_words(configuration, annotation, text):
     assert configuration.words(annotation) == text
+
+
+def _anchors(text: str) -> set[str]:
+    """The anchors that GitHub gives a page's headings."""
+    headings = re.findall(r"^#+ (.*)$", re.sub(r"```.*?```", "", text, flags=re.DOTALL), flags=re.MULTILINE)
+    return {re.sub(r"[^\w -]", "", heading.lower()).replace(" ", "-") for heading in headings}
+
+
+def test_links_between_pages_lead_somewhere(root):
+    pages = [*root.glob("*.md"), *root.glob("docs/*.md"), root / "benchmarks" / "README.md"]
+    assert {"README.md", "CONTRIBUTING.md", "configuration.md"} <= {page.name for page in pages}
+    broken = []
+    for page in pages:
+        for link in re.findall(r"\]\(([^)\s]+)\)", page.read_text(encoding="utf-8")):
+            if "://" in link:
+                continue
+            path, _, anchor = link.partition("#")
+            target = page.parent / path if path else page
+            if not target.exists() or (anchor and anchor not in _anchors(target.read_text(encoding="utf-8"))):
+                broken.append(f"{page.relative_to(root)}: {link}")
+    assert broken == []
+
+
+def test_the_contributors_page_names_targets_that_exist(root):
+    targets = set(re.findall(r"^([a-z-]+):", (root / "Makefile").read_text(encoding="utf-8"), flags=re.MULTILINE))
+    commands = re.findall(r"\bmake ((?:[a-z-]+ ?)+)", (root / "CONTRIBUTING.md").read_text(encoding="utf-8"))
+    named = {target for command in commands for target in command.split()}
+    assert {"setup", "lint", "test-fast", "test"} <= named
+    assert named <= targets

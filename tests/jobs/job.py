@@ -89,6 +89,7 @@ class TerminalJob(Job):
         options["preexec_fn"] = lambda: fcntl.ioctl(0, termios.TIOCSCTTY, 0)
         process = subprocess.Popen(command, stdin=terminal, stdout=terminal, stderr=terminal, **options)
         os.close(terminal)
+        self.output.touch()
         threading.Thread(target=self._show, daemon=True).start()
         return process
 

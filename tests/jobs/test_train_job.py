@@ -77,7 +77,7 @@ def test_killed_and_resumed_it_is_the_undisturbed_federation(root, tmp_path, und
     job.wait_for("round 2/4")
     job.process.kill()
     job.process.wait()
-    again = train(root, tmp_path, "--set", "runtime.backend=local", "--out", "killed")
+    again = train(root, tmp_path, "--set", "rounds=4", "--set", "runtime.backend=local", "--out", "killed")
     assert (again.returncode, again.stdout) == (2, "")
     assert "holds a federation that was stopped after round" in again.stderr
     resumed(root, tmp_path, undisturbed)
@@ -102,7 +102,7 @@ def test_an_outage_of_an_address_and_the_loss_of_the_machine_cost_nothing(root, 
 
     (there / ".in-use.json").unlink()  # instead of waiting until it counts for nothing
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "other-machine"))
-    done = train(root, tmp_path, *place, "--out", name)
+    done = train(root, tmp_path, "--set", "rounds=4", *place, "--out", name)
     assert (done.returncode, done.stdout) == (2, "")
     assert f"go on with it by --resume {name}" in done.stderr
     command = [sys.executable, str(root / "jobs" / "train.py"), "--resume", name, *place]

@@ -132,18 +132,6 @@ def changed(*statements):
     return change
 
 
-CONTENTS = {
-    "a column gone": "alter table trial_intermediate_values drop column intermediate_value_type",
-    "a table gone": "drop table trial_values",
-    "the study gone": "delete from studies",
-    "the first trial gone": "delete from trials where number = 0",
-    "the numbers moved": "update trials set number = number + 1",
-    "a value gone": "delete from trial_params where trial_id = 2 and param_name = 'lambda'",
-    "no distribution": "update trial_params set distribution_json = '{}'",
-    "an unknown state": "update trials set state = 'WEIRD' where number = 1",
-}
-
-
 @pytest.mark.parametrize(
     "damage",
     [
@@ -151,16 +139,13 @@ CONTENTS = {
         overwrite,
         restore_backup,
         put_folder,
-        put_pipe,
         put_link,
-        *(changed(statement) for statement in CONTENTS.values()),
         lambda file: file.write_text("this is no database " * 100),
         lambda file: file.write_bytes(b""),
         lambda file: file.unlink(),
     ],
     ids=[
-        *("cut off", "overwritten", "an old backup", "a folder", "a pipe", "a link to nothing"),
-        *CONTENTS,
+        *("cut off", "overwritten", "an old backup", "a folder", "a link to nothing"),
         *("no database", "empty", "gone"),
     ],
 )
@@ -174,6 +159,32 @@ def test_a_damaged_study_is_one_line_and_is_rebuilt_row_by_row(begun, folder, da
     assert rows(open_study(SPEC, folder)) == begun[1]
     kept = {path.name for path in folder.iterdir()} - {f"{FILE}.damaged"}
     assert kept == {FILE, "trials"}
+
+
+@pytest.mark.parametrize(
+    ("damage", "why"),
+    [
+        (put_pipe, "it is no file"),
+        (changed("alter table trial_intermediate_values drop column intermediate_value_type"), "no such column: .+"),
+        (changed("drop table trial_values"), "trial 0 is complete without a value"),
+        (changed("delete from studies"), "Optuna cannot read its rows"),
+        (changed("delete from trials where number = 0"), "it knows of 5 trials, there is a folder of number 5"),
+        (changed("update trials set number = number + 1"), "trial 0 is missing"),
+        (
+            changed("delete from trial_params where trial_id = 2 and param_name = 'lambda'"),
+            "trial 1 does not have the keys that are searched",
+        ),
+        (changed("update trial_params set distribution_json = '{}'"), "Optuna cannot read its rows"),
+        (changed("update trial_params set distribution_json = '['"), "Optuna cannot read its rows"),
+        (changed("update trials set state = 'WEIRD' where number = 1"), "Optuna cannot read its rows"),
+    ],
+)
+def test_what_sqlite_reads_and_no_sweep_wrote_is_damage_too(folder, monkeypatch, damage, why):
+    """It is not taken for a lock, which would be waited for."""
+    monkeypatch.setattr("promptfleet.tracking.outages.time.sleep", lambda _: pytest.fail("it waits"))
+    damage(folder / FILE)
+    with pytest.raises(DamagedStudy, match=rf"^the study {folder}/{FILE} is damaged \({why}\); 6 of its trials have"):
+        open_study(SPEC, folder)
 
 
 @pytest.mark.parametrize("version", ["v99.0.0.a", "v2.4.0.a"])

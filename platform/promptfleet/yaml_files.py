@@ -85,7 +85,7 @@ def read_yaml(path: str | Path) -> dict[str, Any]:
         text = path.read_text(encoding="utf-8")
     except FileNotFoundError:
         raise ConfigError(f"{path}: there is no such file") from None
-    except (OSError, UnicodeDecodeError) as error:
+    except (OSError, ValueError) as error:  # also what no file is called, and what is no UTF-8
         raise ConfigError(f"{path}: cannot be read as text ({error})") from None
     value = parse_yaml(text, source=str(path))
     if value is None:

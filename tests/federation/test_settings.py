@@ -7,6 +7,7 @@ import pytest
 
 from promptfleet.config import FederationConfig
 from promptfleet.errors import ConfigError
+from promptfleet.federation.run import run_federation
 from promptfleet.federation.settings import configuration_of, federation_config, read_federation_config
 from promptfleet.methods import config_class
 
@@ -31,6 +32,33 @@ def test_all_that_python_code_may_give_means_the_same(file):
         assert configuration_of(given) == wanted
 
 
+def test_a_file_starts_at_home(file, monkeypatch):
+    monkeypatch.setenv("HOME", str(file.parent))
+    assert configuration_of("~/mine.yaml").clients == 3
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"folder": 3}, "folder: got 3, should be a path"),
+        ({"folder": b"x"}, "folder: got b'x', should be a path"),
+        ({"folder": ""}, "folder: got '', should be a path"),
+        ({"folder": "s3://bucket/x"}, "folder: got 's3://bucket/x', should be a path on this machine"),
+        ({"on_round": 3}, "on_round: got 3, should be a function"),
+        ({"overwrite": "no"}, "overwrite: got 'no', should be True or False"),
+        ({"trust_code": 1}, "trust_code: got 1, should be True or False"),
+        ({"address": 3}, "address: got 3, should be HOST:PORT"),
+        ({"address": ""}, "address: got '', should be HOST:PORT"),
+    ],
+)
+def test_arguments_that_cannot_be_meant_are_refused_before_anything_is_done(arguments, message, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(ConfigError) as caught:
+        run_federation({"clients": 3, "runtime.backend": "local"}, **arguments)
+    assert str(caught.value).startswith(message)
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_a_configuration_object_gets_the_keys_of_its_method():
     config = configuration_of(FederationConfig(method="fedprox", clients=4))
     assert type(config) is config_class("fedprox")
@@ -48,6 +76,13 @@ def test_a_configuration_object_gets_the_keys_of_its_method():
             {"data": {"root": Path("~nobody-here/x")}},
             "data.root: got '~nobody-here/x', but there is no such home folder",
         ),
+        ("", "configuration: got '', should be a path"),
+        ("a\0b", "configuration: got 'a\\x00b', should be a path"),
+        (Path("\udcff.yaml"), r"\xff.yaml: there is no such file"),
+        ("s3://bucket/x.yaml", "configuration: got 's3://bucket/x.yaml', should be a path on this machine"),
+        (b"x.yaml", "configuration: got b'x.yaml', should be a mapping of keys"),
+        (config_class("pfedmoap")().model_copy(update={"clients": 0}), "clients: got 0, should be greater than"),
+        (FederationConfig.model_construct(clients="3"), "clients: got '3', should be a valid integer"),
         (config_class("pfedmoap")(method="promptfl", experts=2), "unknown key 'experts' with method promptfl"),
     ],
 )

@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 from promptfleet.config import FederationConfig
-from promptfleet.config_types import expand_home
 from promptfleet.devices import choose_device
 from promptfleet.disks import check_writable
 from promptfleet.errors import ConfigError, DataError
@@ -21,7 +20,7 @@ from promptfleet.federation.recovery import run_next_round
 from promptfleet.federation.reports import FederationResult, RoundReport
 from promptfleet.federation.resources import announce_gpus, plan_shares
 from promptfleet.federation.rounds import Federation
-from promptfleet.federation.settings import configuration_of
+from promptfleet.federation.settings import configuration_of, local_path
 from promptfleet.federation.storage.checkpoint import DamagedCheckpoint
 from promptfleet.federation.storage.folder import CONFIG_FILE, begin_folder, check_same
 from promptfleet.federation.storage.kept_rows import rows_folder
@@ -66,8 +65,9 @@ def run_federation(
         ResourceError: the federation does not fit the machine or the cluster.
         FederationError: too many failures, see ``runtime.on_client_failure``.
     """
+    _check_arguments(on_round=on_round, address=address, overwrite=overwrite, trust_code=trust_code)
     config = configuration_of({} if config is None else config, trust_code=trust_code)
-    folder = None if folder is None else _home_path(folder)
+    folder = None if folder is None else Path(local_path(folder, "folder"))
     rows_folder(config, folder)
     if folder is not None:
         check_writable(folder)
@@ -91,11 +91,15 @@ def run_federation(
         return stored.result() if stored else federation.result()
 
 
-def _home_path(folder: str | Path) -> Path:
-    try:
-        return Path(expand_home(os.fspath(folder)))
-    except ValueError as error:
-        raise ConfigError(f"folder: {error}") from None
+def _check_arguments(*, on_round: Any, address: Any, **switches: Any) -> None:
+    """Raise ConfigError at an argument of ``run_federation`` that cannot be meant, before anything is done."""
+    if on_round is not None and not callable(on_round):
+        raise ConfigError(f"on_round: got {on_round!r}, should be a function that takes a RoundReport")
+    if address is not None and not (isinstance(address, str) and address.strip()):
+        raise ConfigError(f"address: got {address!r}, should be HOST:PORT or 'auto', or None to start Ray here")
+    for name, value in switches.items():
+        if not isinstance(value, bool):
+            raise ConfigError(f"{name}: got {value!r}, should be True or False")
 
 
 @contextmanager

@@ -18,6 +18,7 @@ from promptfleet.config import (
     unknown_key,
     unknown_keys,
 )
+from promptfleet.config_types import expand_home
 from promptfleet.errors import ConfigError, did_you_mean
 from promptfleet.federation.partitioning import with_partition_fingerprint
 from promptfleet.methods import METHODS, config_class, is_foreign
@@ -47,14 +48,25 @@ def configuration_of(
     Raises ConfigError; trust_code: see ``read_config``.
     """
     if isinstance(given, str | PathLike):
-        return read_federation_config(fspath(given), trust_code=trust_code)
-    if isinstance(given, FederationConfig):
-        if type(given) is config_class(given.method):
-            return given
-        given = given.model_dump(exclude_unset=True, by_alias=True)  # without the method's own keys, or with another's
+        return read_federation_config(local_path(given, "configuration"), trust_code=trust_code)
+    if isinstance(given, FederationConfig):  # of any method's class, and with what ``model_copy`` left unchecked
+        given = given.model_dump(exclude_unset=True, by_alias=True, warnings=False)
     if not isinstance(given, Mapping):
         raise ConfigError(f"configuration: got {given!r}, should be a mapping of keys, a FederationConfig or a path")
     return federation_config(unfold(given, source="configuration"))
+
+
+def local_path(given: str | PathLike[str], name: str) -> str:
+    """A path that Python code gives, with ``~`` replaced. Raises ConfigError: it is none, or an address."""
+    if not isinstance(given, str | PathLike) or not isinstance(fspath(given), str):
+        raise ConfigError(f"{name}: got {given!r}, should be a path")
+    try:
+        path = expand_home(fspath(given))
+    except ValueError as error:
+        raise ConfigError(f"{name}: {error}") from None
+    if "://" in path:
+        raise ConfigError(f"{name}: got {path!r}, should be a path on this machine; an address goes to storage.path")
+    return path
 
 
 def read_config(path: str | Path, *, trust_code: bool, closed: Collection[str] = ()) -> dict[str, Any]:

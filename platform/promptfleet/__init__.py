@@ -4,9 +4,9 @@ The public names are imported at their first use: every client process imports t
 The names that the author of a method needs are in ``promptfleet.methods``.
 """
 
-from typing import TYPE_CHECKING
-
 from promptfleet.public_names import getter
+
+TYPE_CHECKING = False  # type checkers take it for that of typing, whose import costs more than all of this
 
 if TYPE_CHECKING:
     from promptfleet.config import FederationConfig, StorageConfig
@@ -75,7 +75,8 @@ _PUBLIC = {  # module -> its public names
     ".federation.run": ("run_federation",),
     ".federation.storage.home": ("synced_storage",),
 }
-__getattr__ = getter(__name__, _PUBLIC)
+if not TYPE_CHECKING:  # or type checkers would accept every name
+    __getattr__ = getter(__name__, _PUBLIC)
 
 
 def __dir__() -> list[str]:

@@ -123,7 +123,8 @@ _PUBLIC = {  # module -> its public names
     ".solo": ("NoCommunication", "SoloConfig"),
     ".training": ("ContextLoss", "TrainedContext", "loss_metrics", "prompt_loss", "train_context", "train_steps"),
 }
-__getattr__ = getter(__name__, _PUBLIC)
+if not TYPE_CHECKING:  # or type checkers would accept every name
+    __getattr__ = getter(__name__, _PUBLIC)
 
 
 def __dir__() -> list[str]:

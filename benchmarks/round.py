@@ -106,7 +106,7 @@ def compare(model: nn.Module, classes: int, options: argparse.Namespace) -> dict
 
 
 def timed(work: Callable[[], ResultT], device: str) -> tuple[ResultT, float]:
-    """What ``work`` returns, and its seconds; on a card those of a second run, since the first loads libraries."""
+    """Return the result of ``work`` and its seconds; on a card those of a second run: the first loads libraries."""
     if device != "cpu":
         work()
         torch.cuda.synchronize()

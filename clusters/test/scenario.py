@@ -141,7 +141,7 @@ class Scenario:
         check(len(found) == 1 and found[0].endswith(".arrow"), f"on the worker: {found}")
 
     def _cluster_down(self) -> None:
-        """As the comments of clusters/local.yaml say: head and workers, and what was changed on them."""
+        """Stop head and workers by the commands in clusters/local.yaml, and undo what was changed on them."""
         with self._step("clusters/stop.py"):
             stop = self._start("down", sys.executable, "clusters/stop.py", str(self.cluster))
             status = stop.wait(timeout=PATIENCE_S)

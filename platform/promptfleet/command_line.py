@@ -53,7 +53,7 @@ class ArgumentParser(argparse.ArgumentParser):
         self.exit(USER_ERROR, f"{self.prog}: {printable(mask_secrets(message))} (see {self.prog} --help)\n")
 
     def _hint(self, unknown: Sequence[str]) -> str:
-        """What to write for ``--clients 5``, ``--clients=5`` and ``clients=5``."""
+        """Name the option to write for ``--clients 5``, ``--clients=5`` and ``clients=5``."""
         known = list(self._keys())
         options = [option for action in self._actions for option in action.option_strings]
         words, settings = list(unknown), []

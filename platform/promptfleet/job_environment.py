@@ -1,4 +1,4 @@
-"""What a job makes of the signals and of the user that it is run with."""
+"""Signals and user of a job: SIGTERM and SIGHUP end it as Ctrl-C does, and it runs without a home."""
 
 import os
 import signal

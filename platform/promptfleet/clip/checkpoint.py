@@ -129,7 +129,7 @@ def _check_tensors(path: Path, tensors: Mapping[str, Any]) -> None:
 
 
 def _unusual(tensor: Tensor) -> str:
-    """What keeps a tensor from being weights; nothing for plain numbers."""
+    """Return the reason why a tensor cannot be weights; nothing for plain numbers."""
     if tensor.is_quantized or tensor.is_nested or tensor.is_sparse or tensor.is_meta:
         kinds = {"quantized": tensor.is_quantized, "nested": tensor.is_nested, "sparse": tensor.is_sparse}
         return next((kind for kind, is_one in kinds.items() if is_one), "meta, without numbers")

@@ -63,7 +63,7 @@ class _Function(NamedTuple):
 
 
 def read_archive(path: Path) -> tuple[Any, bool]:
-    """What the archive holds, and whether it is of TorchScript.
+    """Read the content of the archive, and whether it is of TorchScript.
 
     Of ``torch.save`` the value, with views of its storages as tensors; of TorchScript parameters and buffers by the
     names that ``state_dict`` of the archived module gives them.

@@ -15,7 +15,7 @@ _OLD_PICKLES = 5  # magic number, version, about the machine, the value, the ord
 
 
 def read_file(path: Path) -> tuple[Any, bool]:
-    """What the file holds, and whether it is an archive of TorchScript; nothing in it is executed.
+    """Read the content of the file, and whether it is of TorchScript; nothing in it is executed.
 
     Raises:
         pickle.UnpicklingError: it refers to more than tensors and plain values, or is no file of weights.

@@ -119,7 +119,7 @@ def _share_out(
     *,
     draws: int | None = None,
 ) -> list[ClientSplit]:
-    """What each client gets of each published part; parts that there are none of are empty.
+    """Deal out each published part to the clients; a part without samples is empty.
 
     draws: most draws of a random scheme, where they are not as many as usual.
     """

@@ -1,4 +1,4 @@
-"""What would work in the place of a partition that cannot be made, found by trying."""
+"""Settings that work in place of those of a partition that cannot be made, found by trying."""
 
 from collections.abc import Callable, Iterator
 

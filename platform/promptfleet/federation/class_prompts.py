@@ -1,4 +1,4 @@
-"""What class names become in a prompt: they have to fit the text tower, and should differ from each other."""
+"""Class names as parts of prompts: they have to fit the text tower, and should differ from each other."""
 
 import logging
 import unicodedata

@@ -31,7 +31,7 @@ class CodeFails(FailsAgain):
 
 @dataclass(frozen=True)
 class Failure:
-    """What happened to a client's work; ``trace`` is the traceback where its code raised.
+    """A failure of a client's work; ``trace`` is the traceback where its code raised.
 
     ``may_pass``: it may go well next time.
     """

@@ -99,7 +99,7 @@ def copies_folder(token: str) -> Path:
 
 
 def _is_private(folder: Path) -> bool:
-    """Whether nobody else can have put anything there; takes away what others may do so far."""
+    """Tell whether no other user can have put anything there; takes away other users' rights."""
     found = os.lstat(folder)
     if not stat.S_ISDIR(found.st_mode) or found.st_uid != os.getuid() or found.st_mode & 0o022:
         return False

@@ -28,7 +28,7 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Node:
-    """What one machine of the cluster offers; ``has_storage`` says whether it has the files under ``storage.path``.
+    """Resources of one machine of the cluster; ``has_storage`` says whether it has the files under ``storage.path``.
 
     ``gpu_bytes`` is the memory of its smallest GPU, 0 where that is not known.
     """

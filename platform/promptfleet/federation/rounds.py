@@ -258,7 +258,7 @@ class Federation:
 
 
 def _loss_events(trained: Sequence[TrainReport]) -> list[Event]:
-    """What is said of losses that are NaN or infinite, with which a round has no mean loss."""
+    """Events for losses that are NaN or infinite; a round with one has no mean loss."""
     bad = sum(not math.isfinite(report.metrics.get("loss", 0.0)) for report in trained)
     return [Event("train", [], f"the loss of {bad} clients is not finite", "train_loss is null")] if bad else []
 

@@ -86,7 +86,7 @@ def read_config(path: str | Path, *, trust_code: bool, closed: Collection[str] =
 
 
 def trust_option(methods: Iterable[str]) -> str:
-    """What a command line needs to read a configuration of these methods back."""
+    """Return the option that a command line needs to read a configuration of these methods again."""
     return " --trust-code" if any(map(is_foreign, methods)) else ""
 
 

@@ -22,7 +22,7 @@ class Frame:
 
     @property
     def is_own(self) -> bool:
-        """Whether it is neither this package's, nor Python's, nor an installed library's."""
+        """Tell whether the frame is neither this package's, nor Python's, nor an installed library's."""
         installed = self.file.startswith(NOT_THEIRS) or "site-packages" in Path(self.file).parts
         return not installed and self.file.endswith(".py")  # and not compiled
 

@@ -189,7 +189,7 @@ def config_class(name: str) -> type[FederationConfig]:
 
 
 def is_foreign(name: str) -> bool:
-    """Whether the name is that of code outside this package."""
+    """Tell whether a method's name is that of code outside this package."""
     return ":" in name and not name.startswith(f"{__name__.partition('.')[0]}.")
 
 

@@ -108,7 +108,7 @@ class SweepSpec:
             raise ConfigError("; ".join([str(error), *hints])) from None
 
     def _searched_hint(self, key: str, params: Mapping[str, Any]) -> str:
-        """What to set a searched key to where its value does not go with the others."""
+        """Advise a value for a searched key that does not go with the others."""
         parameter = self.space[key]
         fitting = [value for value in (parameter.points() or ())[:MOST_TRIED] if self._is_valid({**params, key: value})]
         if not fitting:

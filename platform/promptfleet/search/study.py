@@ -105,7 +105,7 @@ class SweepStudy:
 
     @patient
     def why_failed(self, number: int) -> str:
-        """What ``fail`` was told; empty for a trial that has not failed."""
+        """Return the reason given to ``fail``; empty for a trial that has not failed."""
         return self._trial(number).user_attrs.get("error", "")
 
     @patient

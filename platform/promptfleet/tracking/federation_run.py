@@ -224,7 +224,7 @@ def honest_metrics(report: RoundReport) -> dict[str, float]:
 
 
 def final_metrics(result: FederationResult) -> dict[str, float | None]:
-    """What a federation gave in the end: after its last round, and in the round of the best validation accuracy.
+    """Final metrics: after the last round, and in the round of the best validation accuracy.
 
     MLflow sorts names: the two that matter, ``final/...``, come first.
     """

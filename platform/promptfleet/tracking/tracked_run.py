@@ -40,7 +40,7 @@ class TrackedRun:
 
     @property
     def is_deleted(self) -> bool:
-        """Whether somebody deleted the run in MLflow, for good or into its trash."""
+        """Tell whether the run was deleted in MLflow, for good or into its trash."""
         from mlflow.exceptions import MlflowException
 
         try:

@@ -97,7 +97,7 @@ def write_launcher(folder: Path) -> Path:
 
 
 def last_line(text: str) -> str:
-    """Of what a program said on its standard error, the error itself."""
+    """Take the error itself out of a program's standard error."""
     return next(iter(reversed(text.strip().splitlines())), "")
 
 

@@ -84,6 +84,14 @@ def test_a_wrong_option_is_one_line_that_points_to_the_right_one(capsys, parser,
     assert capsys.readouterr().err == f"train.py: {complaint} (see train.py --help)\n"
 
 
+def test_an_empty_argument_is_named(capsys):
+    job = ArgumentParser(prog="ui.py")
+    job.add_argument("path", nargs="?", metavar="FOLDER")
+    with pytest.raises(SystemExit):
+        job.parse_args([""])
+    assert capsys.readouterr().err.startswith("ui.py: argument FOLDER: got an empty text; leave it out")
+
+
 def test_set_takes_several_again_and_again(parser):
     assert parser.parse_args(["--set", "a=1", "b=2", "--config", "x", "--set", "c=3"]).set == ["a=1", "b=2", "c=3"]
 

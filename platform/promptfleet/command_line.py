@@ -44,9 +44,8 @@ class ArgumentParser(argparse.ArgumentParser):
             self.error(f"unrecognized arguments: {' '.join(unknown)}{self._hint(unknown)}")
         for action in self._actions:
             if getattr(found, action.dest, None) == "":
-                self.error(
-                    f"argument {'/'.join(action.option_strings)}: got an empty text; leave it out for the default"
-                )
+                name = "/".join(action.option_strings) or action.metavar
+                self.error(f"argument {name}: got an empty text; leave it out for the default")
         return found
 
     def error(self, message: str) -> NoReturn:

@@ -131,6 +131,7 @@ def test_a_partition_file_is_read_once_and_found_from_anywhere(tmp_path, monkeyp
         ({"space": {}}, "gating.yaml: nothing to search"),
         ({"space": 3}, "gating.yaml: space: got 3, should be a section of keys"),
         ({**GOOD, "trails": 3}, "gating.yaml: unknown key 'trails'; did you mean 'trials'?"),
+        ({"trials": 3, "methods": {"coop": {}}}, "gating.yaml: is a file for comparisons ('methods'): give it to"),
         ({**GOOD, "trials": 0}, "gating.yaml: trials: got 0, should be greater than or equal to 1"),
         ({**GOOD, "trials": "ten"}, "gating.yaml: trials: got 'ten', should be a valid integer"),
         ({**GOOD, "federation": {"round": 3}}, "federation: unknown key 'round'; did you mean 'rounds'?"),

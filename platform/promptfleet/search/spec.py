@@ -215,6 +215,8 @@ def parse_sweep(
 
 
 def _unknown_setting(key: str, known: Sequence[str], source: str) -> ConfigError:
+    if key == "methods":
+        return ConfigError(f"{source}: is a file for comparisons ('methods'): give it to compare.py by --tune")
     if key.split(".")[0] in {known.split(".")[0] for known in all_keys()} - set(known):
         return ConfigError(f"{source}: unknown key {key!r}; it is a key of the federation: put it under 'federation'")
     return unknown_key(key, known, source=source)

@@ -1,4 +1,4 @@
-"""The typed configuration of one federation: the only place where a default stands.
+"""The typed configuration of one federation: the only place that has the defaults.
 
 ``FederationConfig`` holds what every method shares. A method adds its own hyperparameters by subclassing it (see
 ``promptfleet.methods``), so a YAML file or ``--set`` names all of them side by side: ``clients=10 experts=3``.
@@ -79,12 +79,12 @@ class BackboneConfig(Section):
 
     @property
     def is_random(self) -> bool:
-        """Whether the weights are drawn from the run's seed."""
+        """True if the weights are drawn from the run's seed."""
         return self.pretrained == "random"
 
     @property
     def caveat(self) -> str:
-        """What whoever reads the results must know; empty for weights that were trained."""
+        """A warning to print with the results; empty for trained weights."""
         return "RANDOM WEIGHTS, for tests and timing: accuracies mean nothing" if self.is_random else ""
 
     @model_validator(mode="before")
@@ -268,12 +268,12 @@ class StorageConfig(Section):
 
     @property
     def address(self) -> str | None:
-        """``path``, where it is one of pyarrow's addresses."""
+        """The path if it is an address, which pyarrow opens; None for a folder."""
         return self.path if "://" in self.path else None
 
     @property
     def folder(self) -> Path:
-        """Where this machine has its files: ``path``, or the folder in which it works for an address."""
+        """The local folder: the path itself, or the working folder of an address."""
         if self.address is None:
             return Path(self.path)
         cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
@@ -282,20 +282,20 @@ class StorageConfig(Section):
 
     @property
     def option(self) -> str:
-        """What a command line needs to find it again."""
+        """The option that a command line needs for this storage, with a space before it; empty for the default."""
         return "" if self == StorageConfig() else f" --set {shlex.quote(f'storage.path={self.path}')}"
 
     def name_of(self, folder: Path) -> str:
-        """What a folder is called by whoever works elsewhere with the same address; an absolute path without one."""
+        """Return the name of a folder on all machines that use the same address; without one, its absolute path."""
         return str(folder.absolute() if self.address is None else folder.relative_to(self.folder))
 
     def shown(self, folder: Path) -> str:
-        """A folder as a user would look for it."""
+        """Return a folder as a user would look for it."""
         return str(folder) if self.address is None else f"{self.address.partition('?')[0]}/{self.name_of(folder)}"
 
 
 class FederationConfig(Section):
-    """The configuration of one federation, which alone determines its result (sections from ``data`` on do not matter).
+    """The configuration of one federation, which alone determines its result (from ``runtime`` on nothing changes it).
 
     On a GPU floating-point sums differ in their last digits from those on a CPU.
 
@@ -374,12 +374,12 @@ class FederationConfig(Section):
 
 
 def fingerprint_of(values: Mapping[str, Any]) -> str:
-    """The fingerprint of the federation that wrote ``values`` with ``to_dict``, without building it again."""
+    """Return the fingerprint of the configuration whose ``to_dict`` gave ``values``, without building it again."""
     return hashlib.sha256(json.dumps(what_counts(values), sort_keys=True).encode()).hexdigest()
 
 
 def what_counts(values: Mapping[str, Any]) -> dict[str, Any]:
-    """Those of a configuration's nested values that its result depends on."""
+    """Return the part of a configuration's nested values that determines the result."""
     what = {name: value for name, value in values.items() if name not in WHERE_AND_HOW}
     if folder := values.get("data", {}).get("folder"):  # for dataset=imagefolder it says which images are meant
         what["data.folder"] = folder
@@ -413,7 +413,7 @@ def unknown_keys(model: type[Section], values: Mapping[str, Any]) -> Iterator[st
 
 
 def unknown_key(key: str, known: Iterable[str], *, source: str) -> ConfigError:
-    """The error for a key nobody knows, with the nearest one that exists."""
+    """Return the error for an unknown key; it names the nearest one that exists."""
     known = list(known)
     elsewhere = [candidate for candidate in known if candidate.rsplit(".", 1)[-1] == key.rsplit(".", 1)[-1]][:1]
     hint = did_you_mean(key, known, cutoff=0.4) or did_you_mean(key, elsewhere, cutoff=0)
@@ -421,14 +421,14 @@ def unknown_key(key: str, known: Iterable[str], *, source: str) -> ConfigError:
 
 
 def unknown_name(what: str, name: str, known: Iterable[str]) -> ConfigError:
-    """The error for a dataset, method, ... that does not exist, with the nearest one that does."""
+    """Return the error for an unknown dataset, method, ...; it names the nearest one that exists."""
     known = list(known)
     hint = did_you_mean(str(name), known) or f"there are: {', '.join(known)}"
     return ConfigError(f"unknown {what} {name!r}; {hint}")
 
 
 def dotted_fields(model: type[Section], prefix: str = "") -> Iterator[tuple[str, FieldInfo]]:
-    """Every key a file may set, as ``section.key``, and what there is to know of it."""
+    """Yield every key that a file may set, as ``section.key``, and its field."""
     for name, field in model.model_fields.items():
         key = prefix + (field.alias or name)
         if isinstance(field.annotation, type) and issubclass(field.annotation, Section):
@@ -438,24 +438,24 @@ def dotted_fields(model: type[Section], prefix: str = "") -> Iterator[tuple[str,
 
 
 def dotted_keys(model: type[Section]) -> Iterator[str]:
-    """Every key a file may set, as ``section.key``."""
+    """Return every key that a file may set, as ``section.key``."""
     return (key for key, _ in dotted_fields(model))
 
 
 def text_keys(model: type[Section]) -> dict[str, bool]:
-    """The dotted keys whose values are text, and whether null is one of them."""
+    """Return the dotted keys whose values are text; the value is True if a key may be null."""
     return {key: may_be_none(field.annotation) for key, field in dotted_fields(model) if is_text(field.annotation)}
 
 
 def nest(key: str, value: Any) -> dict[str, Any]:
-    """``nest("partition.alpha", 0.1)`` is ``{"partition": {"alpha": 0.1}}``."""
+    """Return nested values for a dotted key: ``nest("partition.alpha", 0.1)`` is ``{"partition": {"alpha": 0.1}}``."""
     for part in reversed(key.split(".")):
         value = {part: value}
     return value
 
 
 def flatten(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """``{"partition": {"alpha": 0.1}}`` becomes ``{"partition.alpha": 0.1}``."""
+    """Return values by dotted key: ``{"partition": {"alpha": 0.1}}`` becomes ``{"partition.alpha": 0.1}``."""
     flat: dict[str, Any] = {}
     for name, value in values.items():
         flat |= flatten(value, f"{prefix}{name}.") if isinstance(value, Mapping) else {prefix + name: value}
@@ -463,7 +463,7 @@ def flatten(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
 
 
 def merge(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
-    """Values of ``over`` win; sections are merged key by key. Neither argument is changed."""
+    """Return both, section by section; values of ``over`` win. Neither argument is changed."""
     merged = dict(base)
     for key, value in over.items():
         mine = merged.get(key)
@@ -472,7 +472,7 @@ def merge(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _given_keys(values: Mapping[str, Any], sections: set[str], prefix: str = "") -> Iterator[str]:
-    """The dotted keys that ``values`` set; a mapping where no section belongs is one value."""
+    """Yield the dotted keys that ``values`` set; a mapping in place of a plain value is one value."""
     for name, value in values.items():
         key = f"{prefix}{name}"
         if isinstance(value, Mapping) and (key in sections or any(s.startswith(key + ".") for s in sections)):
@@ -510,7 +510,7 @@ _WANTED = {"model_type": "a section of keys", "string_too_short": "text that is 
 
 
 def _explain(problems: list[Mapping[str, Any]]) -> str:
-    """One sentence for the problems of one key; a union gives one problem per branch."""
+    """Return one sentence for the problems of one key; a union gives one problem per branch."""
     if problems[0]["type"] == "extra_forbidden":  # all other unknown keys were refused before
         return f"{problems[0]['loc'][-1]!r} is no key here; write a section of keys in place of a dot"
     if problems[0]["type"] == "value_error":

@@ -276,8 +276,9 @@ def test_two_processes_may_create_the_store_at_once(tmp_path):
     ]
     outputs = [process.communicate(timeout=250) for process in both]
     assert [process.returncode for process in both] == [0, 0], outputs
-    assert outputs[0] == outputs[1], "both see one run, and nothing is written to stderr"
-    assert outputs[0][1] == ""
+    assert outputs[0][0] == outputs[1][0], "both see one run"
+    waiting = f"tracking: another process holds {folder}/mlflow.lock; waiting for it\n"  # on a slow machine
+    assert {written for _, written in outputs} <= {"", waiting}
     assert sorted(path.name for path in folder.iterdir()) == ["mlartifacts", "mlflow.db"]
     assert [path.read_text() for path in folder.rglob("hello.txt")] == ["hello"]
     assert list(tmp_path.iterdir()) == [folder], "nothing begins in a folder of another name"

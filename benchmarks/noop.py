@@ -16,17 +16,17 @@ class NoOp(Method):
     def init_client(self, world, client, rng):
         return {"trained": torch.tensor(0)}
 
-    def select(self, world, server, cohort, rng):
-        return {client: Message({"context": server["context"]}) for client in cohort}
+    def select(self, server, call):
+        return call.to_all(Message({"context": server["context"]}))
 
-    def local_update(self, world, private, download, examples, rng):
-        return Update({"trained": private["trained"] + 1}, download, {})
+    def local_update(self, task):
+        return Update({"trained": task.private["trained"] + 1}, task.download, {})
 
     def upload_shapes(self, world):
         return {"context": PROMPT}
 
-    def aggregate(self, world, server, uploads, num_examples, rng):
+    def aggregate(self, server, arrived):
         return server
 
-    def predict(self, world, private, download, images):
-        return torch.zeros(len(images), len(world.class_names))
+    def predict(self, task, images):
+        return torch.zeros(len(images), len(task.world.class_names))

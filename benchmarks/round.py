@@ -29,7 +29,7 @@ from promptfleet.methods.gate import gate_scores, init_gate, reduce_width
 from promptfleet.methods.lockstep import run_updates
 from promptfleet.methods.pfedmoap import PFedMoAP, PFedMoAPConfig
 from promptfleet.methods.prompts import encode_frozen, init_context
-from promptfleet.methods.protocol import Examples, Images, Message, World
+from promptfleet.methods.protocol import Examples, Images, Message, Task, World
 
 ResultT = TypeVar("ResultT")
 
@@ -143,7 +143,8 @@ def our_round(
     private = to_device(method.init_client(world, 0, rng), start.device)
     private |= {f"gate.{name}": tensor for name, tensor in gate.items()}
     download = Message({"context": start, "experts": experts}, {"expert_text": expert_text})
-    (update,) = run_updates(world, [method.local_update(world, private, download, examples, rng)])
+    task = Task(world, client=0, round=1, private=private, download=download, train=examples, rng=rng)
+    (update,) = run_updates(world, [method.local_update(task)])
     return update.upload.tensors["context"]
 
 

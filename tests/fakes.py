@@ -1,6 +1,6 @@
 """Stand-ins small enough to run in milliseconds: a seeded text tower, class tokens, a world, examples, a client."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 import torch
@@ -17,7 +17,7 @@ from promptfleet.data.client_split import ClientSplit
 from promptfleet.data.feature_store import NONE, FeatureStore
 from promptfleet.federation.client import Client
 from promptfleet.methods.pfedmoap import PFedMoAPConfig
-from promptfleet.methods.protocol import Examples, Images, Method, World
+from promptfleet.methods.protocol import Arrived, Examples, Images, Message, Method, State, Task, World
 
 VOCABULARY = 40  # the last two ids are SOS and EOT, as in CLIP's own
 NAME_LENGTHS = (1, 3, 2, 1)
@@ -114,6 +114,33 @@ def tiny_examples(world: World, count: int = 10, *, seed: int = 0) -> Examples:
     features = F.normalize(text[labels] + noise, dim=-1)
     patch_noise = torch.randn(count, PATCHES, text.shape[1], generator=generator) * text.shape[1] ** -0.5
     return Examples(Images(features, F.normalize(features.unsqueeze(1) + patch_noise, dim=-1)), labels)
+
+
+def tiny_task(
+    world: World,
+    private: State | None = None,
+    download: Message | None = None,
+    train: Examples | None = None,
+    *,
+    seed: int = 0,
+    round_index: int = 1,
+) -> Task:
+    """Client 0's task with an empty state, download and training part where none is given; ``seed`` is its rng's."""
+    nothing = Examples(Images(torch.empty(0, world.clip.tower.dim)), torch.empty(0, dtype=torch.int64))
+    return Task(
+        world=world,
+        client=0,
+        round=round_index,
+        private=private or {},
+        download=download or Message({}),
+        train=nothing if train is None else train,
+        rng=np.random.default_rng(seed),
+    )
+
+
+def tiny_arrived(world: World, uploads: Mapping[int, Message], num_examples: Mapping[int, int]) -> Arrived:
+    """Uploads of round 1 as a method's ``aggregate`` gets them."""
+    return Arrived(world, 1, uploads, num_examples, np.random.default_rng(0))
 
 
 def tiny_client(

@@ -34,17 +34,17 @@ class Faulty(Method):
         drawn = torch.tensor(rng.normal(size=_shape(world)))
         return {"drawn": drawn, "id": torch.tensor(client), "round": torch.tensor(0)}
 
-    def select(self, world, server, cohort, rng):
-        suffer(world, "select", int(server["round"]) + 1, None)
-        noise = torch.tensor(rng.normal(size=_shape(world)), dtype=torch.float32)
-        message = {"context": server["context"], "noise": noise}
-        return {client: Message({**message, "round": server["round"]}) for client in cohort}
+    def select(self, server, call):
+        suffer(call.world, "select", int(server["round"]) + 1, None)
+        noise = torch.tensor(call.rng.normal(size=_shape(call.world)), dtype=torch.float32)
+        return call.to_all(Message({"context": server["context"], "noise": noise, "round": server["round"]}))
 
-    def local_update(self, world, private, download, examples, rng):
-        client, now = int(private["id"]), int(download.tensors["round"]) + 1
+    def local_update(self, task):
+        world, private, sent = task.world, task.private, task.download.tensors
+        client, now = int(private["id"]), int(sent["round"]) + 1
         fault = suffer(world, "train", now, client)
-        drawn = torch.tensor(rng.normal(size=_shape(world))) * len(examples)
-        context = download.tensors["context"] * 0.5 + drawn.float() + download.tensors["noise"]
+        drawn = torch.tensor(task.rng.normal(size=_shape(world))) * len(task.train)
+        context = sent["context"] * 0.5 + drawn.float() + sent["noise"]
         uploads = {
             "nan": context * float("nan"),
             "inf": context.index_fill(0, torch.tensor([0]), float("inf")),
@@ -59,16 +59,18 @@ class Faulty(Method):
     def upload_shapes(self, world):
         return {"context": _shape(world)}
 
-    def aggregate(self, world, server, uploads, num_examples, rng):
+    def aggregate(self, server, arrived):
         now = int(server["round"]) + 1
-        suffer(world, "aggregate", now, None)
-        context = sum(upload.tensors["context"] * num_examples[client] for client, upload in uploads.items())
-        return {"context": context / sum(num_examples.values()), "round": torch.tensor(now)}
+        suffer(arrived.world, "aggregate", now, None)
+        counts = arrived.num_examples
+        context = sum(tensor * counts[client] for client, tensor in arrived.sent("context").items())
+        return {"context": context / sum(counts.values()), "round": torch.tensor(now)}
 
-    def predict(self, world, private, download, images):
-        suffer(world, "evaluate", int(download.tensors["round"]), int(private["id"]))
-        weights = (private["drawn"].float() + download.tensors["context"])[:, :3].reshape(-1)
-        return images.features[:, : len(weights)] * weights @ torch.ones(len(weights), len(world.class_names))
+    def predict(self, task, images):
+        private, sent = task.private, task.download.tensors
+        suffer(task.world, "evaluate", int(sent["round"]), int(private["id"]))
+        weights = (private["drawn"].float() + sent["context"])[:, :3].reshape(-1)
+        return images.features[:, : len(weights)] * weights @ torch.ones(len(weights), len(task.world.class_names))
 
 
 def _shape(world):

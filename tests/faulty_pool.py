@@ -11,7 +11,7 @@ class FaultyPoolConfig(PFedMoAPConfig):
 class FaultyPool(PFedMoAP):
     Config = FaultyPoolConfig
 
-    def aggregate(self, world, server, *arguments):
-        state = super().aggregate(world, server, *arguments)
-        suffer(world, "aggregated", int(state["round"]), None)
+    def aggregate(self, server, arrived):
+        state = super().aggregate(server, arrived)
+        suffer(arrived.world, "aggregated", int(state["round"]), None)
         return state

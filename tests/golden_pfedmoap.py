@@ -12,6 +12,7 @@ from promptfleet.federation.client import Client
 from promptfleet.federation.server import Server
 from promptfleet.methods.pfedmoap import PFedMoAP, _mixture_logits
 from promptfleet.methods.protocol import Images
+from tests.fakes import tiny_task
 from tests.parity import Golden, relative_error
 
 Device = torch.device | str
@@ -85,7 +86,7 @@ def check_trajectory(trajectory: Golden, device: Device) -> None:
             privates[i], uploads[i], report = member.train(round_index, privates[i], downloads[i])
             assert relative_error(privates[i]["context"], golden[f"{key}.ctx"]) < 1e-3, key
             assert report.metrics["last_loss"] == pytest.approx(float(golden[f"{key}.loss_last"]), abs=1e-3)
-            logits = method.predict(world, privates[i], downloads[i], test_images[i])
+            logits = method.predict(tiny_task(world, privates[i], downloads[i]), test_images[i])
             assert torch.allclose(logits, golden[f"{key}.test_logits"], atol=2e-3), key
         assert server.aggregate(round_index, uploads) == {}
         assert relative_error(server.state["context"], golden[f"r{round_index - 1}.global_ctx"]) < 1e-3

@@ -3,7 +3,6 @@
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
-import numpy as np
 import torch
 
 from promptfleet.federation.client import Client
@@ -11,7 +10,7 @@ from promptfleet.federation.server import Server
 from promptfleet.federation.state import state_sha256
 from promptfleet.methods import config_class, load_method
 from promptfleet.methods.protocol import Examples, Message, Method, State, World
-from tests.fakes import tiny_client, tiny_clip, tiny_examples, tiny_world
+from tests.fakes import tiny_client, tiny_clip, tiny_examples, tiny_task, tiny_world
 
 ALL = range(4)
 
@@ -54,10 +53,9 @@ class TinyFederation:
 
     def logits(self, client: int, count: int = 8) -> torch.Tensor:
         """Of images that nobody trained on, with the state that ``personalize`` gives."""
-        rng = np.random.default_rng(0)
         download, images = self.download(client), tiny_examples(self.world, count, seed=77).images
-        private = self.method.personalize(self.world, self.privates[client], download, self.examples(client), rng)
-        return self.method.predict(self.world, private, download, images)
+        private = self.method.personalize(tiny_task(self.world, self.privates[client], download, self.examples(client)))
+        return self.method.predict(tiny_task(self.world, private, download), images)
 
     def sha256(self) -> str:
         return state_sha256(self.server.state, self.privates)

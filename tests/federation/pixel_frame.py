@@ -25,20 +25,17 @@ class PixelFrame(Method):
     def init_server(self, world, rng):
         return {"frame": torch.zeros(3, *world.image_tower.image_size)}
 
-    def init_client(self, world, client, rng):
-        return {}
+    def select(self, server, call):
+        return call.to_all(Message({"frame": server["frame"]}))
 
-    def select(self, world, server, cohort, rng):
-        return {client: Message({"frame": server["frame"]}) for client in cohort}
-
-    def local_update(self, world, private, download, examples, rng):
-        config, frame = world.config, download.tensors["frame"].clone().requires_grad_()
+    def local_update(self, task):
+        config, frame = task.config, task.download.tensors["frame"].clone().requires_grad_()
         optimizer = SGD([frame], lr=config.frame_lr, momentum=config.momentum, weight_decay=0.0)
         losses = []
         for _ in range(config.local_epochs):
-            for chosen in torch.from_numpy(rng.permutation(len(examples))).split(config.batch_size):
-                batch = examples[chosen]
-                loss = F.cross_entropy(logits(world, frame, batch.images), batch.labels)
+            for chosen in torch.from_numpy(task.rng.permutation(len(task.train))).split(config.batch_size):
+                batch = task.train[chosen]
+                loss = F.cross_entropy(logits(task.world, frame, batch.images), batch.labels)
                 yield Backward(loss)
                 optimizer.step()
                 losses.append(loss.item())
@@ -48,12 +45,11 @@ class PixelFrame(Method):
     def upload_shapes(self, world):
         return {"frame": (3, *world.image_tower.image_size)}
 
-    def aggregate(self, world, server, uploads, num_examples, rng):
-        total = sum(num_examples[client] for client in uploads)
-        return {"frame": sum(up.tensors["frame"] * (num_examples[i] / total) for i, up in uploads.items())}
+    def aggregate(self, server, arrived):
+        return arrived.mean()
 
-    def predict(self, world, private, download, images):
-        return logits(world, download.tensors["frame"], images)
+    def predict(self, task, images):
+        return logits(task.world, task.download.tensors["frame"], images)
 
 
 def logits(world, frame, images):

@@ -7,7 +7,7 @@ from promptfleet.federation.server import Server
 from promptfleet.federation.state import state_sha256
 from promptfleet.methods.pfedmoap import PFedMoAP
 from promptfleet.methods.protocol import Examples, Images
-from tests.fakes import tiny_client, tiny_examples, tiny_world
+from tests.fakes import tiny_client, tiny_examples, tiny_task, tiny_world
 
 
 def first_round(world, **client):
@@ -88,8 +88,8 @@ def test_a_learning_rate_that_overflows_keeps_the_private_state_and_gives_a_reas
 class BrokenGate(PFedMoAP):
     """Trains as usual and ends with one Inf in the gate, which is never uploaded."""
 
-    def local_update(self, world, private, download, examples, rng):
-        update = yield from super().local_update(world, private, download, examples, rng)
+    def local_update(self, task):
+        update = yield from super().local_update(task)
         update.private["gate.value.bias"][3] = float("inf")
         return update
 
@@ -109,7 +109,7 @@ def test_evaluation_counts_right_answers_on_validation_and_test_part():
     world = tiny_world()
     member, private, download = first_round(world, held_out=4)
     held_out = tiny_examples(world, 8, seed=1000)
-    logits = PFedMoAP().predict(world, private, download, held_out.images)
+    logits = PFedMoAP().predict(tiny_task(world, private, download), held_out.images)
     right = (logits.argmax(dim=1) == held_out.labels).numpy()
     evaluation = member.evaluate(1, private, download)
     assert (evaluation.val_accuracy, evaluation.test_accuracy) == (right[:4].mean(), right[4:].mean())
@@ -119,14 +119,14 @@ def test_evaluation_counts_right_answers_on_validation_and_test_part():
 class Personalized(PFedMoAP):
     """Predicts with what ``personalize`` returned: a constant first class."""
 
-    def personalize(self, world, private, download, examples, rng):
-        assert len(examples) == 6
-        assert np.issubdtype(type(rng.integers(5)), np.integer)
-        return {**private, "personal": torch.tensor(1)}
+    def personalize(self, task):
+        assert len(task.train) == 6
+        assert np.issubdtype(type(task.rng.integers(5)), np.integer)
+        return {**task.private, "personal": torch.tensor(1)}
 
-    def predict(self, world, private, download, images):
+    def predict(self, task, images):
         logits = torch.zeros(len(images), 4)
-        logits[:, 0] = private["personal"]
+        logits[:, 0] = task.private["personal"]
         return logits
 
 

@@ -96,8 +96,8 @@ def test_with_all_rejected_the_state_stays(server):
 
 def test_uploads_are_taken_in_the_order_of_ids(server):
     class Recorder(PFedMoAP):
-        def aggregate(self, world, server, uploads, num_examples, rng):
-            self.seen = list(uploads), dict(num_examples)
+        def aggregate(self, server, arrived):
+            self.seen = list(arrived.uploads), dict(arrived.num_examples)
             return server
 
     method = Recorder()

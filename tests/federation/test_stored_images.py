@@ -6,7 +6,7 @@ from promptfleet.data.feature_store import NONE, FeatureStore
 from promptfleet.federation.stored_images import images_of
 from promptfleet.methods.prompts import local_batches
 from promptfleet.methods.protocol import Examples, Images, Needs
-from tests.fakes import tiny_world
+from tests.fakes import tiny_task, tiny_world
 
 CPU = torch.device("cpu")
 
@@ -51,7 +51,7 @@ def test_each_epoch_draws_a_view_per_example(store):
     examples = Examples(Images(torch.from_numpy(store.features), views=views), torch.arange(6))
 
     def batches(seed: int) -> list[Examples]:
-        return list(local_batches(world, examples, np.random.default_rng(seed)))
+        return list(local_batches(tiny_task(world, train=examples, seed=seed)))
 
     drawn = []
     for batch in batches(0):

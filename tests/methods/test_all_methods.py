@@ -13,9 +13,9 @@ from promptfleet.federation.storage.checkpoint import load_snapshot, save_snapsh
 from promptfleet.federation.wire import stack, unstack
 from promptfleet.methods import METHODS, load_method
 from promptfleet.methods.lockstep import run_updates
-from promptfleet.methods.protocol import Message, Method
+from promptfleet.methods.protocol import Call, Message, Method
 from tests import tiny_federation as tiny
-from tests.fakes import tiny_examples
+from tests.fakes import tiny_arrived, tiny_examples, tiny_task
 from tests.tiny_federation import ALL, TinyFederation, equal
 
 pytestmark = pytest.mark.parametrize("name", sorted(METHODS))
@@ -32,9 +32,9 @@ def test_a_name_is_a_method_with_a_configuration_that_names_it(name):
 
 def test_nothing_given_is_changed_and_nothing_given_back_has_a_gradient(name):
     fed = tiny_federation(name).run([ALL, ALL])
-    method, world, rng = fed.method, fed.world, np.random.default_rng(0)
+    method, world = fed.method, fed.world
     private, download, examples = fed.privates[0], fed.download(0), tiny_examples(fed.world, 9)
-    begun = method.local_update(world, private, download, examples, rng)
+    begun = method.local_update(tiny_task(world, private, download, examples))
     (update,) = run_updates(world, [begun])
     server = dict(fed.server.state)
     given = {
@@ -46,12 +46,12 @@ def test_nothing_given_is_changed_and_nothing_given_back_has_a_gradient(name):
     }
     before = {part: {key: tensor.clone() for key, tensor in state.items()} for part, state in given.items()}
 
-    (again,) = run_updates(world, [method.local_update(world, private, download, examples, rng)])
-    method.select(world, server, ALL, rng)
-    aggregated = method.aggregate(world, server, {0: update.upload}, {0: 9}, rng)
-    personal = method.personalize(world, private, download, examples, rng)
-    method.describe(world, personal, download, examples.images)
-    method.predict(world, personal, download, examples.images)
+    (again,) = run_updates(world, [method.local_update(tiny_task(world, private, download, examples))])
+    method.select(server, Call(world, 3, ALL, np.random.default_rng(0)))
+    aggregated = method.aggregate(server, tiny_arrived(world, {0: update.upload}, {0: 9}))
+    personal = method.personalize(tiny_task(world, private, download, examples))
+    method.describe(tiny_task(world, personal, download), examples.images)
+    method.predict(tiny_task(world, personal, download), examples.images)
 
     for part, state in given.items():
         assert equal(state, before[part]), part

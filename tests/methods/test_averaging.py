@@ -5,8 +5,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from promptfleet.methods.averaging import average_uploads, mean_over_clients, trimmed, trimmed_mean_over_clients
-from promptfleet.methods.protocol import Message
+from promptfleet.methods.averaging import average, mean_over_clients, trimmed, trimmed_mean_over_clients
 from tests.fakes import tiny_world
 from tests.tiny_federation import ALL, tiny_federation
 
@@ -26,9 +25,8 @@ def test_mean_is_weighted_by_examples():
     ],
 )
 def test_counts_and_masks_have_a_mean_of_real_numbers(values, mean, aggregation):
-    tensors, world = dict(enumerate(values)), tiny_world(aggregation=aggregation)
-    uploads = {client: Message({"count": tensor}) for client, tensor in tensors.items()}
-    found = average_uploads(world, uploads, {0: 3, 1: 7})["count"]
+    uploads = {client: {"count": tensor} for client, tensor in enumerate(values)}
+    found = average(tiny_world(aggregation=aggregation).config, uploads, {0: 3, 1: 7})["count"]
     if aggregation != "mean":  # of two, both count the same
         mean = torch.stack(values).double().mean(dim=0).tolist()
     assert found.dtype == torch.float32
@@ -47,9 +45,9 @@ def test_mean_does_not_depend_on_the_order_of_uploads():
 
 def aggregated(values, aggregation, **config):
     """Of uploads of one number each, all senders but the first with one example."""
-    uploads = {client: Message({"context": torch.tensor([value])}) for client, value in enumerate(values)}
+    uploads = {client: {"context": torch.tensor([value])} for client, value in enumerate(values)}
     weights = {client: 1000 if client == 0 else 1 for client in uploads}
-    return average_uploads(tiny_world(aggregation=aggregation, **config), uploads, weights)["context"].item()
+    return average(tiny_world(aggregation=aggregation, **config).config, uploads, weights)["context"].item()
 
 
 def test_median_and_trimmed_mean_count_every_client_the_same():

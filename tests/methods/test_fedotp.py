@@ -8,7 +8,7 @@ from promptfleet.methods import fedotp
 from promptfleet.methods.fedotp import FedOTP, FedOTPConfig
 from promptfleet.methods.prompts import encode_frozen, similarity_logits
 from promptfleet.methods.protocol import Images, Message
-from tests.fakes import tiny_examples, tiny_world
+from tests.fakes import tiny_examples, tiny_task, tiny_world
 from tests.tiny_federation import ALL, equal, tiny_federation
 
 ONE_STEP = {"local_epochs": 1, "batch_size": 100, "shuffle": False, "momentum": 0.0, "weight_decay": 0.01}
@@ -72,7 +72,7 @@ def equal_prompts_and_patches(**config):
     text = encode_frozen(world, torch.full((3, 16), 0.1))
     private = {"context": torch.zeros(3, 16), "text": text, "participations": torch.tensor(1)}
     images = Images(features, features.unsqueeze(1).repeat(1, 5, 1))
-    logits = FedOTP().predict(world, private, Message({}, {"text": text}), images)
+    logits = FedOTP().predict(tiny_task(world, private, Message({}, {"text": text})), images)
     return logits, similarity_logits(world, features, text)
 
 
@@ -155,7 +155,7 @@ def test_training_learns():
     examples = fed.examples(0)
 
     def loss():
-        logits = fed.method.predict(fed.world, fed.privates[0], fed.download(0), examples.images)
+        logits = fed.method.predict(tiny_task(fed.world, fed.privates[0], fed.download(0)), examples.images)
         return F.cross_entropy(logits, examples.labels)
 
     before = loss()

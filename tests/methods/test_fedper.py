@@ -5,6 +5,7 @@ from promptfleet.config import build
 from promptfleet.errors import ConfigError
 from promptfleet.methods.fedper import FedPerConfig
 from promptfleet.methods.prompts import encode_frozen
+from tests.fakes import tiny_task
 from tests.tiny_federation import ALL, tiny_federation
 
 COHORTS = [ALL, ALL]
@@ -52,7 +53,7 @@ def test_a_prompt_is_the_shared_tokens_then_the_private_ones():
     fed = tiny_federation("fedper", private_tokens=1).run([[0, 1]])
     download = fed.download(2)
     for i, own in [(0, fed.privates[0]["private"]), (2, fed.server.state["private"])]:
-        personal = fed.method.personalize(fed.world, fed.privates[i], download, fed.examples(i), None)
+        personal = fed.method.personalize(tiny_task(fed.world, fed.privates[i], download, fed.examples(i)))
         together = torch.cat([fed.server.state["shared"], own])
         assert torch.equal(personal["text"], encode_frozen(fed.world, together))
 

@@ -11,7 +11,7 @@ from promptfleet.methods.fedtpg import FedTPGConfig, cosine
 from promptfleet.methods.prompt_generator import generate_context
 from promptfleet.methods.prompts import encode_frozen, similarity_logits
 from promptfleet.methods.protocol import Images
-from tests.fakes import tiny_client, tiny_clip, tiny_examples, tiny_world
+from tests.fakes import tiny_client, tiny_clip, tiny_examples, tiny_task, tiny_world
 from tests.tiny_federation import ALL, tiny_federation
 
 ONE_STEP = {"local_epochs": 1, "batch_size": 100, "shuffle": False, "momentum": 0.0, "weight_decay": 0.01}
@@ -115,7 +115,9 @@ def test_training_learns():
     examples = fed.examples(3)
 
     def loss():
-        return F.cross_entropy(fed.method.predict(fed.world, {}, fed.download(3), examples.images), examples.labels)
+        return F.cross_entropy(
+            fed.method.predict(tiny_task(fed.world, {}, fed.download(3)), examples.images), examples.labels
+        )
 
     before = loss()
     fed.run([[3]] * 3)
@@ -129,7 +131,7 @@ def test_local_classes_change_the_result():
         fed.clients[0] = tiny_client(0, fed.method, fed.world, train=examples_of(fed.world, [0, 2]))
         fed.run([cohort])
     images = Images(tiny_examples(local.world, 8, seed=77).images.features)
-    logits = [fed.method.predict(fed.world, {}, fed.download(1), images) for fed in (local, everything)]
+    logits = [fed.method.predict(tiny_task(fed.world, {}, fed.download(1)), images) for fed in (local, everything)]
     assert not torch.allclose(*logits, atol=1e-5)
 
 

@@ -2,7 +2,6 @@
 
 from itertools import pairwise
 
-import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
@@ -17,7 +16,7 @@ from promptfleet.methods.prompts import encode_frozen, similarity_logits
 from promptfleet.methods.protocol import Message, State
 from promptfleet.methods.sketches import sketch
 from promptfleet.seeding import stream
-from tests.fakes import tiny_client, tiny_examples, tiny_world
+from tests.fakes import tiny_client, tiny_examples, tiny_task, tiny_world
 from tests.tiny_federation import ALL, TinyFederation, equal
 from tests.tiny_federation import tiny_federation as federation
 
@@ -78,7 +77,7 @@ def test_training_learns():
     fed = federation(local_epochs=5).run([ALL])
     examples = tiny_examples(fed.world, 6, seed=0)  # what client 0 trains on
     before = similarity_logits(fed.world, examples.images.features, Server(PFedMoAP(), fed.world).state["text"])
-    after = PFedMoAP().predict(fed.world, fed.privates[0], fed.download(0), examples.images)
+    after = PFedMoAP().predict(tiny_task(fed.world, fed.privates[0], fed.download(0)), examples.images)
     assert F.cross_entropy(after, examples.labels) < F.cross_entropy(before, examples.labels)
 
 
@@ -130,11 +129,11 @@ def test_experts_and_everything_else_a_client_gets_stay_as_they_are():
     given = {"private": private, "tensors": download.tensors, "attached": download.attached}
     given["examples"] = {"features": examples.images.features, "labels": examples.labels}
     before = {part: {name: tensor.clone() for name, tensor in state.items()} for part, state in given.items()}
-    begun = method.local_update(fed.world, private, download, examples, np.random.default_rng(0))
+    begun = method.local_update(tiny_task(fed.world, private, download, examples))
     (update,) = run_updates(fed.world, [begun])
-    method.predict(fed.world, private, download, examples.images)
-    method.describe(fed.world, private, download, examples.images)
-    method.personalize(fed.world, private, download, examples, np.random.default_rng(0))
+    method.predict(tiny_task(fed.world, private, download), examples.images)
+    method.describe(tiny_task(fed.world, private, download), examples.images)
+    method.personalize(tiny_task(fed.world, private, download, examples))
     for part, state in given.items():
         assert equal(state, before[part]), part
         assert not any(tensor.requires_grad or tensor.grad is not None for tensor in state.values()), part
@@ -453,7 +452,9 @@ def test_a_linear_gate_weighs_experts_by_their_place():
     assert sum(described) == pytest.approx(1, abs=1e-5)
     swapped = Message(download.tensors, {**download.attached, "expert_text": download.attached["expert_text"].flip(0)})
     images = tiny_examples(fed.world, 8, seed=77).images
-    assert not torch.allclose(PFedMoAP().predict(fed.world, private, swapped, images), fed.logits(1), atol=1e-4)
+    assert not torch.allclose(
+        PFedMoAP().predict(tiny_task(fed.world, private, swapped), images), fed.logits(1), atol=1e-4
+    )
 
 
 @pytest.mark.parametrize(

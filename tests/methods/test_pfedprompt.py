@@ -1,10 +1,9 @@
-import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
 
 from promptfleet.methods.pfedprompt import memory_scores
-from tests.fakes import tiny_examples
+from tests.fakes import tiny_examples, tiny_task
 from tests.tiny_federation import ALL, tiny_federation
 
 
@@ -33,8 +32,8 @@ def test_the_order_of_memories_does_not_matter():
     examples, images = fed.examples(3), tiny_examples(fed.world, 8, seed=77).images
     logits = []
     for order in (torch.arange(12), torch.arange(12).flip(0)):
-        private = fed.method.personalize(fed.world, {}, fed.download(3), examples[order], np.random.default_rng(0))
-        logits.append(fed.method.predict(fed.world, private, fed.download(3), images))
+        private = fed.method.personalize(tiny_task(fed.world, {}, fed.download(3), examples[order]))
+        logits.append(fed.method.predict(tiny_task(fed.world, private, fed.download(3)), images))
     assert torch.allclose(logits[0], logits[1], rtol=0, atol=1e-5)
 
 

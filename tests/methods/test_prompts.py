@@ -13,7 +13,7 @@ from promptfleet.methods.prompts import (
 )
 from promptfleet.methods.protocol import Examples, Images
 from promptfleet.seeding import stream
-from tests.fakes import tiny_world
+from tests.fakes import tiny_task, tiny_world
 
 
 def numbered(count):
@@ -22,7 +22,7 @@ def numbered(count):
 
 def batches(count, seed=0, **config):
     world = tiny_world(**{"batch_size": 4, "local_epochs": 2, **config})
-    return [batch.labels.tolist() for batch in local_batches(world, numbered(count), np.random.default_rng(seed))]
+    return [batch.labels.tolist() for batch in local_batches(tiny_task(world, train=numbered(count), seed=seed))]
 
 
 def test_each_epoch_is_a_new_order_of_everything_with_a_smaller_last_batch():
@@ -34,7 +34,7 @@ def test_each_epoch_is_a_new_order_of_everything_with_a_smaller_last_batch():
 
 
 def test_features_and_labels_stay_together():
-    for batch in local_batches(tiny_world(), numbered(9), np.random.default_rng(0)):
+    for batch in local_batches(tiny_task(tiny_world(), train=numbered(9))):
         assert batch.images.features.flatten().tolist() == batch.labels.tolist()
 
 

@@ -19,8 +19,9 @@ from promptfleet.methods.lockstep import run_updates
 from promptfleet.methods.prompt_generator import generate_context, generator_shapes
 from promptfleet.methods.promptfl import PromptFL
 from promptfleet.methods.prompts import encode_contexts
-from promptfleet.methods.protocol import Examples, Images, Message, World
+from promptfleet.methods.protocol import Call, Examples, Images, Message, World
 from promptfleet.methods.transport import transport_plans
+from tests.fakes import tiny_arrived, tiny_task
 from tests.parity import Golden, load_golden, relative_error
 
 CLOSE, GRADIENT = 1e-4, 1e-3  # absolute, of features, logits and losses; relative, of a gradient's norm
@@ -34,8 +35,7 @@ def make_world(golden: Golden, method, *, zero_shot_text=None, **config) -> Worl
 
 def step(method, world, private, download, examples):
     """The update of one batch, and its loss."""
-    rng = np.random.default_rng(0)
-    (update,) = run_updates(world, [method.local_update(world, private, download, examples, rng)])
+    (update,) = run_updates(world, [method.local_update(tiny_task(world, private, download, examples))])
     return update, update.metrics["loss"]
 
 
@@ -73,14 +73,14 @@ def test_fedotp(name):
     plans, _ = transport_plans(similarity, mass=mass, epsilon=epsilon, iterations=iterations)
     theirs = values["plans"].unflatten(0, (len(features), -1)).permute(0, 3, 1, 2)
     near(plans * plans.shape[-1], theirs * plans.shape[-1])
-    near(method.predict(world, private, download, images), values["logits"])
+    near(method.predict(tiny_task(world, private, download), images), values["logits"])
     assert loss == pytest.approx(float(values["loss"]), abs=CLOSE)
     ended = torch.stack([update.upload.tensors["context"], update.private["context"]])
     for gradient, wanted in zip(values["context"] - ended, values["grad_context"], strict=True):
         assert relative_error(gradient, wanted) < GRADIENT
 
     if name == "vit_script_cifar100":  # the published loop stops by the mean change, ours once all have converged
-        at_its_own_stop = method.predict(make_world(golden, method, **transport), private, download, images)
+        at_its_own_stop = method.predict(tiny_task(make_world(golden, method, **transport), private, download), images)
         near(at_its_own_stop, values["logits"], 2e-3)
 
 
@@ -113,8 +113,8 @@ def test_fedpgp():
     ended = {"sigma": update.upload.tensors["context"], "U": update.private["left"], "V": update.private["right"]}
     for name, end in ended.items():
         assert relative_error(values[name] - end, values[f"grad_{name}"]) < GRADIENT, name
-    tested = method.personalize(world, private, download, examples, np.random.default_rng(0))
-    logits = method.predict(world, tested, download, examples.images)
+    tested = method.personalize(tiny_task(world, private, download, examples))
+    logits = method.predict(tiny_task(world, tested, download), examples.images)
     near(logits, values["logits_tested"])
     near(logits, values["logits"])
 
@@ -129,7 +129,7 @@ def test_promptfl():
         text = encode_contexts(world, values["context"][None])[0]
     examples = Examples(Images(features), values["labels"])
     download = Message({"context": values["context"]}, attached={"text": text})
-    near(method.predict(world, {}, download, examples.images), values["logits"])
+    near(method.predict(tiny_task(world, {}, download), examples.images), values["logits"])
     update, loss = step(method, world, {}, download, examples)
     assert loss == pytest.approx(float(values["loss"]), abs=CLOSE)
     assert relative_error(values["context"] - update.upload.tensors["context"], values["grad_context"]) < GRADIENT
@@ -143,7 +143,7 @@ def test_fedprox_has_the_published_loss_and_the_gradient_of_its_penalty():
     examples = Examples(Images(golden.image_features(values["images"])), values["labels"])
     context = values["context"].clone().requires_grad_()
     text = encode_contexts(world, context[None])[0]
-    loss = method.loss(world, Message({"context": values["anchor"]}))(context, text, examples)
+    loss = method.loss(tiny_task(world, download=Message({"context": values["anchor"]})))(context, text, examples)
     assert loss.item() == pytest.approx(float(values["loss"]), abs=CLOSE)
     loss.backward()
     penalty = mu * (values["context"] - values["anchor"])
@@ -181,13 +181,13 @@ def test_fedtpg():
         else:  # zero but for rounding
             assert gradient.norm() < 1e-6 * whole, name
 
-    rng = np.random.default_rng(0)
-    server = method.aggregate(world, {"round": torch.tensor(4)}, {0: Message(sent)}, {0: 8}, rng)
+    server = method.aggregate({"round": torch.tensor(4)}, tiny_arrived(world, {0: Message(sent)}, {0: 8}))
     near(server["context"], values["context_of_all"])
-    (download,) = method.select(world, server, [0], rng).values()
-    near(method.predict(world, {}, download, examples.images), values["logits_of_all"])
+    (download,) = method.select(server, Call(world, 6, [0], np.random.default_rng(0))).values()
+    near(method.predict(tiny_task(world, {}, download), examples.images), values["logits_of_all"])
     tripled = {name: 3 * tensor for name, tensor in sent.items()}
-    mean = method.aggregate(world, server, {0: Message(sent), 1: Message(tripled)}, {0: 8, 1: 80}, rng)
+    both = {0: Message(sent), 1: Message(tripled)}
+    mean = method.aggregate(server, tiny_arrived(world, both, {0: 8, 1: 80}))
     for name in sent:  # clients of different size count the same
         near(mean[name], 2 * sent[name])
     rates = [cosine(float(golden.meta["lr"]), index, rounds) for index in range(rounds)]

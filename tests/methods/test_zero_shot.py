@@ -10,7 +10,7 @@ from promptfleet.federation.prepare import prepare
 from promptfleet.federation.settings import federation_config
 from promptfleet.methods import load_method
 from promptfleet.methods.protocol import Images, Message, World
-from tests.fakes import tiny_examples
+from tests.fakes import tiny_examples, tiny_task
 from tests.tiny_federation import ALL, tiny_federation
 
 
@@ -27,7 +27,7 @@ def test_it_is_open_clips_own_zero_shot_on_the_same_images(tmp_path):
         classifier = open_clip.build_zero_shot_classifier(model, open_clip.tokenize, CLASS_NAMES, templates)
         wanted = model.logit_scale.exp() * features @ classifier
     world = World(config, prepared.clip, prepared.class_names)
-    logits = load_method("zero_shot").predict(world, {}, Message({}), Images(features))
+    logits = load_method("zero_shot").predict(tiny_task(world, {}, Message({})), Images(features))
     assert torch.allclose(logits, wanted, atol=1e-4)
     accuracy = (logits.argmax(dim=1).numpy() == dataset.labels[chosen]).mean()
     assert accuracy > 0.7  # chance is 0.1

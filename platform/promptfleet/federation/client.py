@@ -25,6 +25,7 @@ from promptfleet.methods.protocol import (
     PixelReader,
     Pixels,
     State,
+    Task,
     Update,
     World,
 )
@@ -85,23 +86,32 @@ class Client:
 
     def evaluate(self, round_index: int, private: State, download: Message) -> Evaluation:
         """Accuracy on the client's own validation and test part."""
-        private, download = to_device(private, self._device), to_device(download, self._device)
-        rng = self._rng("personalize", round_index)
-        private = self._method.personalize(self._world, private, download, self._train, rng)
+        task = self._task("personalize", round_index, private, download)
+        task = replace(task, private=self._method.personalize(task))
         with torch.inference_mode():
-            described = self._method.describe(self._world, private, download, self._test.images)
+            described = self._method.describe(task, self._test.images)
             return Evaluation(
                 client=self.id,
-                val_accuracy=self._accuracy(private, download, self._val),
-                test_accuracy=self._accuracy(private, download, self._test),
+                val_accuracy=self._accuracy(task, self._val),
+                test_accuracy=self._accuracy(task, self._test),
                 described={name: tensor.tolist() for name, tensor in described.items()},
             )
 
     def _begin(self, round_index: int, private: State, download: Message) -> Update | LocalUpdate:
-        private, download = to_device(private, self._device), to_device(download, self._device)
-        rng = self._rng("local_update", round_index)
+        task = self._task("local_update", round_index, private, download)
         examples = replace(self._train, images=self._train.images.for_update())
-        return self._method.local_update(self._world, private, download, examples, rng)
+        return self._method.local_update(replace(task, train=examples))
+
+    def _task(self, role: str, round_index: int, private: State, download: Message) -> Task:
+        return Task(
+            world=self._world,
+            client=self.id,
+            round=round_index,
+            private=to_device(private, self._device),
+            download=to_device(download, self._device),
+            train=self._train,
+            rng=self._rng(role, round_index),
+        )
 
     def _finish(self, round_index: int, private: State, download: Message, update: Update, seconds: float) -> Trained:
         next_private, message = to_device(update.private, "cpu"), to_device(update.upload, "cpu")
@@ -135,13 +145,13 @@ class Client:
         attached = self._method.attachments(self._world, to_device(tensors, self._device))
         return Message(tensors, to_device(attached, "cpu"))
 
-    def _accuracy(self, private: State, download: Message, examples: Examples) -> float:
+    def _accuracy(self, task: Task, examples: Examples) -> float:
         everything = torch.arange(len(examples), device=self._device)
         size = len(examples) if self._read_pixels is None else self._world.config.batch_size
         correct = []
         for part in everything.split(size):
             images = examples.images if size == len(examples) else examples.images[part]
-            logits = self._method.predict(self._world, private, download, images)
+            logits = self._method.predict(task, images)
             correct.append((logits.argmax(dim=1) == examples.labels[part]).sum())
         return torch.stack(correct).sum().item() / len(examples)
 

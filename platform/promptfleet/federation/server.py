@@ -6,7 +6,7 @@ import torch
 
 from promptfleet.federation.client import Upload
 from promptfleet.federation.state import find_non_finite
-from promptfleet.methods.protocol import Message, Method, State, World
+from promptfleet.methods.protocol import Arrived, Call, Message, Method, State, World
 from promptfleet.seeding import stream
 
 
@@ -26,7 +26,7 @@ class Server:
     def select(self, round_index: int, cohort: Sequence[int]) -> dict[int, Message]:
         """The download of each client of ``cohort``, to train in a round or to be evaluated after it."""
         rng = stream(self._world.config.seed, "select", round_index=round_index)
-        return self._method.select(self._world, self.state, cohort, rng)
+        return self._method.select(self.state, Call(self._world, round_index, cohort, rng))
 
     def aggregate(self, round_index: int, uploads: Mapping[int, Upload]) -> dict[int, str]:
         """Take in one round's uploads, in the order of client ids. Returns why which ones were rejected.
@@ -37,13 +37,14 @@ class Server:
         problems = {client: self._problem(uploads[client]) for client in sorted(uploads)}
         accepted = [client for client, problem in problems.items() if problem is None]
         if accepted:
-            self.state = self._method.aggregate(
+            arrived = Arrived(
                 self._world,
-                self.state,
+                round_index,
                 {client: uploads[client].message for client in accepted},
                 {client: uploads[client].num_examples for client in accepted},
                 stream(self._world.config.seed, "aggregate", round_index=round_index),
             )
+            self.state = self._method.aggregate(self.state, arrived)
         return {client: problem for client, problem in problems.items() if problem is not None}
 
     def kept_out(self) -> dict[int, str]:

@@ -12,15 +12,15 @@ import torch
 from torch import Tensor
 
 from promptfleet.config import FederationConfig
-from promptfleet.methods.protocol import Message, State, World
 
 
-def average_uploads(world: World, uploads: Mapping[int, Message], num_examples: Mapping[int, int]) -> State:
-    """Each uploaded tensor over clients, by name, as ``config.aggregation`` says. At least one upload."""
-    config = world.config
+def average(
+    config: FederationConfig, uploads: Mapping[int, Mapping[str, Tensor]], num_examples: Mapping[int, int]
+) -> dict[str, Tensor]:
+    """Average each uploaded tensor over clients, by name, as ``config.aggregation`` says. At least one upload."""
     averaged = {}
-    for name in next(iter(uploads.values())).tensors:
-        tensors = {client: upload.tensors[name] for client, upload in uploads.items()}
+    for name in next(iter(uploads.values())):
+        tensors = {client: upload[name] for client, upload in uploads.items()}
         if config.aggregation == "mean":
             averaged[name] = mean_over_clients(tensors, num_examples)
         else:

@@ -19,7 +19,7 @@ from promptfleet.methods.prompts import (
     own_or_given_text,
     similarity_logits,
 )
-from promptfleet.methods.protocol import Examples, Images, LocalUpdate, Message, State, Update, World
+from promptfleet.methods.protocol import Images, LocalUpdate, Message, State, Task, Update, World
 from promptfleet.methods.solo import NoCommunication, SoloConfig, epochs_now
 from promptfleet.methods.training import train_context
 
@@ -40,17 +40,15 @@ class CoOp(NoCommunication):
     def init_client(self, world: World, client: int, rng: np.random.Generator) -> State:
         return {**no_context_yet(world), "epochs": torch.tensor(0)}
 
-    def local_update(
-        self, world: World, private: State, download: Message, examples: Examples, rng: np.random.Generator
-    ) -> LocalUpdate:
-        epochs = epochs_now(world, private)
-        start = private["context"] if private["participations"] > 0 else download.attached["context"]
-        trained = yield from train_context(world, start, examples, rng, epochs=epochs)
+    def local_update(self, task: Task) -> LocalUpdate:
+        private, epochs = task.private, epochs_now(task)
+        start = private["context"] if private["participations"] > 0 else task.download.attached["context"]
+        trained = yield from train_context(task, start, epochs=epochs)
         next_private = {**trained.kept(private), "epochs": private["epochs"] + epochs}
         return Update(next_private, Message({}), trained.metrics)
 
     def trained_parameters(self, world: World) -> int:
         return prod(context_shape(world))
 
-    def predict(self, world: World, private: State, download: Message, images: Images) -> Tensor:
-        return similarity_logits(world, images.features, own_or_given_text(private, download))
+    def predict(self, task: Task, images: Images) -> Tensor:
+        return similarity_logits(task.world, images.features, own_or_given_text(task))

@@ -7,8 +7,6 @@ needs no scale of its own, and alpha/sigma is ``cloud_share`` divided by the num
 negative; lambda/alpha is one number, ``prox``. Distances are squared and the penalty has a gradient, unlike in PFLlib.
 """
 
-from collections.abc import Mapping, Sequence
-
 import numpy as np
 import torch
 from pydantic import Field
@@ -24,7 +22,19 @@ from promptfleet.methods.prompts import (
     own_or_given_text,
     similarity_logits,
 )
-from promptfleet.methods.protocol import Examples, Images, LocalUpdate, Message, Method, State, Update, World
+from promptfleet.methods.protocol import (
+    Arrived,
+    Call,
+    Examples,
+    Images,
+    LocalUpdate,
+    Message,
+    Method,
+    State,
+    Task,
+    Update,
+    World,
+)
 from promptfleet.methods.training import prompt_loss, train_context
 
 
@@ -60,46 +70,33 @@ class FedAMP(Method):
     def init_client(self, world: World, client: int, rng: np.random.Generator) -> State:
         return no_context_yet(world)
 
-    def select(
-        self, world: World, server: State, cohort: Sequence[int], rng: np.random.Generator
-    ) -> dict[int, Message]:
+    def select(self, server: State, call: Call) -> dict[int, Message]:
         pool = server["pool.context"]
-        weights = cloud_weights(pool, server["pool.trained"], world.config.cloud_share)
+        weights = cloud_weights(pool, server["pool.trained"], call.world.config.cloud_share)
         return {
-            client: Message(
-                tensors={"context": cloud_prompt(pool, weights[client], client)}, attached={"text": server["text"]}
-            )
-            for client in cohort
+            client: Message({"context": cloud_prompt(pool, weights[client], client)}, {"text": server["text"]})
+            for client in call.clients
         }
 
-    def local_update(
-        self, world: World, private: State, download: Message, examples: Examples, rng: np.random.Generator
-    ) -> LocalUpdate:
-        cloud = download.tensors["context"]
+    def local_update(self, task: Task) -> LocalUpdate:
+        cloud = task.download.tensors["context"]
 
         def loss(context: Tensor, text: Tensor, batch: Examples) -> Tensor:
-            return prompt_loss(world, text, batch) + world.config.prox / 2 * (context - cloud).square().sum()
+            return prompt_loss(task.world, text, batch) + task.config.prox / 2 * (context - cloud).square().sum()
 
-        trained = yield from train_context(world, cloud, examples, rng, loss=loss)
-        return Update(trained.kept(private), Message({"context": trained.context}), trained.metrics)
+        trained = yield from train_context(task, cloud, loss=loss)
+        return Update(trained.kept(task.private), Message({"context": trained.context}), trained.metrics)
 
     def upload_shapes(self, world: World) -> dict[str, tuple[int, ...]]:
         return {"context": context_shape(world)}
 
-    def aggregate(
-        self,
-        world: World,
-        server: State,
-        uploads: Mapping[int, Message],
-        num_examples: Mapping[int, int],
-        rng: np.random.Generator,
-    ) -> State:
-        contexts = {client: upload.tensors["context"] for client, upload in uploads.items()}
+    def aggregate(self, server: State, arrived: Arrived) -> State:
+        contexts = arrived.sent("context")
         trained = updated(server["pool.trained"], dict.fromkeys(contexts, torch.tensor(True)))
         return {**server, "pool.context": updated(server["pool.context"], contexts), "pool.trained": trained}
 
-    def predict(self, world: World, private: State, download: Message, images: Images) -> Tensor:
-        return similarity_logits(world, images.features, own_or_given_text(private, download))
+    def predict(self, task: Task, images: Images) -> Tensor:
+        return similarity_logits(task.world, images.features, own_or_given_text(task))
 
 
 def cloud_weights(pool: Tensor, trained: Tensor, share: float) -> Tensor:

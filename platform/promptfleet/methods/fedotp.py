@@ -18,7 +18,18 @@ from torch import Tensor
 from promptfleet.config import FederationConfig
 from promptfleet.methods.promptfl import PromptFL
 from promptfleet.methods.prompts import context_with_text, init_context
-from promptfleet.methods.protocol import Encode, Examples, Images, LocalUpdate, Message, Needs, State, Update, World
+from promptfleet.methods.protocol import (
+    Encode,
+    Examples,
+    Images,
+    LocalUpdate,
+    Message,
+    Needs,
+    State,
+    Task,
+    Update,
+    World,
+)
 from promptfleet.methods.training import sgd, train_steps
 from promptfleet.methods.transport import transport_plans
 
@@ -52,40 +63,36 @@ class FedOTP(PromptFL):
     def init_client(self, world: World, client: int, rng: np.random.Generator) -> State:
         return {**context_with_text(world, init_context(world, rng)), "participations": torch.tensor(0)}
 
-    def local_update(
-        self, world: World, private: State, download: Message, examples: Examples, rng: np.random.Generator
-    ) -> LocalUpdate:
-        shared = download.tensors["context"].clone().requires_grad_()
-        own = private["context"].clone().requires_grad_()
+    def local_update(self, task: Task) -> LocalUpdate:
+        shared = task.download.tensors["context"].clone().requires_grad_()
+        own = task.private["context"].clone().requires_grad_()
         not_finite = []
 
         def loss(text: Tensor, batch: Examples) -> Tensor:
-            logits, finite = _transport_logits(world, batch.images.patches, text)
+            logits, finite = _transport_logits(task.world, batch.images.patches, text)
             not_finite.append((~finite).sum())
             return F.cross_entropy(logits, batch.labels)
 
         metrics = yield from train_steps(
-            world,
-            examples,
-            rng,
-            optimizers=[sgd(world, [shared, own], world.config.prompt_lr)],
+            task,
+            optimizers=[sgd(task.world, [shared, own], task.config.prompt_lr)],
             contexts=lambda: torch.stack([shared, own]),
             loss=loss,
         )
         (text,) = yield Encode(own.detach().unsqueeze(0))
-        next_private = {"context": own.detach(), "text": text, "participations": private["participations"] + 1}
+        next_private = {"context": own.detach(), "text": text, "participations": task.private["participations"] + 1}
         upload = Message({"context": shared.detach()})
         return Update(next_private, upload, {**metrics, "uniform_plans": float(sum(not_finite))})
 
     def trained_parameters(self, world: World) -> int:
         return 2 * super().trained_parameters(world)
 
-    def predict(self, world: World, private: State, download: Message, images: Images) -> Tensor:
-        shared = download.attached["text"]
-        cold = private["participations"] == 0 and world.config.cold_start == "global"
-        text = torch.stack([shared, shared if cold else private["text"]])
+    def predict(self, task: Task, images: Images) -> Tensor:
+        shared = task.download.attached["text"]
+        cold = task.private["participations"] == 0 and task.config.cold_start == "global"
+        text = torch.stack([shared, shared if cold else task.private["text"]])
         batches = torch.arange(len(images)).split(_IMAGES)
-        return torch.cat([_transport_logits(world, images[chosen].patches, text)[0] for chosen in batches])
+        return torch.cat([_transport_logits(task.world, images[chosen].patches, text)[0] for chosen in batches])
 
 
 def _transport_logits(world: World, patches: Tensor, text: Tensor) -> tuple[Tensor, Tensor]:

@@ -4,7 +4,6 @@ Source: Arivazhagan et al., "Federated Learning with Personalization Layers", ar
 trained together, P_sh averaged. Half and half, as in a public port to prompts; the pFedMoAP paper does not say.
 """
 
-from collections.abc import Mapping, Sequence
 from math import prod
 
 import numpy as np
@@ -13,14 +12,13 @@ from pydantic import Field, model_validator
 from torch import Tensor
 
 from promptfleet.config import FederationConfig
-from promptfleet.methods.averaging import average_uploads
 from promptfleet.methods.prompts import (
     context_shape,
     encode_frozen,
     init_context,
     similarity_logits,
 )
-from promptfleet.methods.protocol import Examples, Images, LocalUpdate, Message, Method, State, Update, World
+from promptfleet.methods.protocol import Arrived, Call, Images, LocalUpdate, Message, Method, State, Task, Update, World
 from promptfleet.methods.training import train_context
 
 
@@ -58,18 +56,13 @@ class FedPer(Method):
         _, private = _split(world, torch.zeros(context_shape(world)))
         return {"private": private, "participations": torch.tensor(0)}
 
-    def select(
-        self, world: World, server: State, cohort: Sequence[int], rng: np.random.Generator
-    ) -> dict[int, Message]:
-        download = Message(tensors={"shared": server["shared"]}, attached={"private": server["private"]})
-        return dict.fromkeys(cohort, download)
+    def select(self, server: State, call: Call) -> dict[int, Message]:
+        return call.to_all(Message({"shared": server["shared"]}, {"private": server["private"]}))
 
-    def local_update(
-        self, world: World, private: State, download: Message, examples: Examples, rng: np.random.Generator
-    ) -> LocalUpdate:
-        trained = yield from train_context(world, _joined(private, download), examples, rng)
-        shared, own = _split(world, trained.context)
-        next_private = {"private": own, "participations": private["participations"] + 1}
+    def local_update(self, task: Task) -> LocalUpdate:
+        trained = yield from train_context(task, _joined(task))
+        shared, own = _split(task.world, trained.context)
+        next_private = {"private": own, "participations": task.private["participations"] + 1}
         return Update(next_private, Message({"shared": shared}), trained.metrics)
 
     def upload_shapes(self, world: World) -> dict[str, tuple[int, ...]]:
@@ -79,23 +72,14 @@ class FedPer(Method):
     def trained_parameters(self, world: World) -> int:
         return prod(context_shape(world))
 
-    def aggregate(
-        self,
-        world: World,
-        server: State,
-        uploads: Mapping[int, Message],
-        num_examples: Mapping[int, int],
-        rng: np.random.Generator,
-    ) -> State:
-        return {**server, **average_uploads(world, uploads, num_examples)}
+    def aggregate(self, server: State, arrived: Arrived) -> State:
+        return {**server, **arrived.mean()}
 
-    def personalize(
-        self, world: World, private: State, download: Message, examples: Examples, rng: np.random.Generator
-    ) -> State:
-        return {"text": encode_frozen(world, _joined(private, download))}
+    def personalize(self, task: Task) -> State:
+        return {"text": encode_frozen(task.world, _joined(task))}
 
-    def predict(self, world: World, private: State, download: Message, images: Images) -> Tensor:
-        return similarity_logits(world, images.features, private["text"])
+    def predict(self, task: Task, images: Images) -> Tensor:
+        return similarity_logits(task.world, images.features, task.private["text"])
 
 
 def _split(world: World, context: Tensor) -> tuple[Tensor, Tensor]:
@@ -105,7 +89,8 @@ def _split(world: World, context: Tensor) -> tuple[Tensor, Tensor]:
     return shared.clone(), own.clone()
 
 
-def _joined(private: State, download: Message) -> Tensor:
+def _joined(task: Task) -> Tensor:
     """The context of downloaded shared tokens and the client's own, or their start where it never trained."""
-    own = private["private"] if private["participations"] > 0 else download.attached["private"]
-    return torch.cat([download.tensors["shared"], own], dim=-2)
+    has_trained = task.private["participations"] > 0
+    own = task.private["private"] if has_trained else task.download.attached["private"]
+    return torch.cat([task.download.tensors["shared"], own], dim=-2)

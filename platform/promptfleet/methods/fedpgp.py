@@ -18,7 +18,7 @@ from torch import Tensor
 from promptfleet.config import FederationConfig
 from promptfleet.methods.promptfl import PromptFL
 from promptfleet.methods.prompts import CONTEXT_STD, context_shape, encode_frozen, similarity_logits
-from promptfleet.methods.protocol import Examples, Images, LocalUpdate, Message, State, Update, World
+from promptfleet.methods.protocol import Examples, Images, LocalUpdate, Message, State, Task, Update, World
 from promptfleet.methods.training import prompt_loss, sgd, train_steps
 
 
@@ -48,12 +48,10 @@ class FedPGP(PromptFL):
 
         return {"left": normal(*classes, tokens, rank), "right": normal(*classes, rank, width)}
 
-    def local_update(
-        self, world: World, private: State, download: Message, examples: Examples, rng: np.random.Generator
-    ) -> LocalUpdate:
-        config = world.config
-        shared = download.tensors["context"].clone().requires_grad_()
-        left, right = (private[name].clone().requires_grad_() for name in ("left", "right"))
+    def local_update(self, task: Task) -> LocalUpdate:
+        config, world = task.config, task.world
+        shared = task.download.tensors["context"].clone().requires_grad_()
+        left, right = (task.private[name].clone().requires_grad_() for name in ("left", "right"))
 
         def loss(text: Tensor, batch: Examples) -> Tensor:
             personal, general = text
@@ -61,9 +59,7 @@ class FedPGP(PromptFL):
             return prompt_loss(world, personal, batch) + config.contrast_weight * contrast
 
         metrics = yield from train_steps(
-            world,
-            examples,
-            rng,
+            task,
             optimizers=[sgd(world, [shared, left, right], config.prompt_lr)],
             contexts=lambda: torch.stack([shared + left @ right, shared]),
             loss=loss,
@@ -74,14 +70,13 @@ class FedPGP(PromptFL):
         *classes, tokens, width = context_shape(world)
         return super().trained_parameters(world) + prod(classes) * world.config.factor_rank * (tokens + width)
 
-    def personalize(
-        self, world: World, private: State, download: Message, examples: Examples, rng: np.random.Generator
-    ) -> State:
+    def personalize(self, task: Task) -> State:
         """Text features of the client's part on top of the global prompt as it is now."""
-        return {"text": encode_frozen(world, download.tensors["context"] + private["left"] @ private["right"])}
+        own = task.private["left"] @ task.private["right"]
+        return {"text": encode_frozen(task.world, task.download.tensors["context"] + own)}
 
-    def predict(self, world: World, private: State, download: Message, images: Images) -> Tensor:
-        return similarity_logits(world, images.features, private["text"])
+    def predict(self, task: Task, images: Images) -> Tensor:
+        return similarity_logits(task.world, images.features, task.private["text"])
 
 
 def contrastive_loss(anchor: Tensor, general: Tensor, personal: Tensor, temperature: float) -> Tensor:

@@ -8,7 +8,7 @@ from pydantic import Field
 from torch import Tensor
 
 from promptfleet.methods.promptfl import PromptFL, PromptFLConfig
-from promptfleet.methods.protocol import Examples, Message, World
+from promptfleet.methods.protocol import Examples, Task
 from promptfleet.methods.training import ContextLoss, prompt_loss
 
 
@@ -23,10 +23,10 @@ class FedProx(PromptFL):
 
     Config = FedProxConfig
 
-    def loss(self, world: World, download: Message) -> ContextLoss:
-        anchor = download.tensors["context"]
+    def loss(self, task: Task) -> ContextLoss:
+        anchor = task.download.tensors["context"]
 
         def loss(context: Tensor, text: Tensor, batch: Examples) -> Tensor:
-            return prompt_loss(world, text, batch) + world.config.mu / 2 * (context - anchor).square().sum()
+            return prompt_loss(task.world, text, batch) + task.config.mu / 2 * (context - anchor).square().sum()
 
         return loss

@@ -6,7 +6,6 @@ bare names; prediction is over all classes of the dataset, from a prompt made fo
 """
 
 import math
-from collections.abc import Mapping, Sequence
 from typing import Literal
 
 import numpy as np
@@ -17,11 +16,10 @@ from torch import Tensor
 
 from promptfleet.config import FederationConfig
 from promptfleet.errors import ConfigError
-from promptfleet.methods.averaging import average_uploads
 from promptfleet.methods.prompt_generator import HEADS, generate_context, generator_shapes, init_generator
 from promptfleet.methods.promptfl import PromptFL
 from promptfleet.methods.prompts import context_with_text, similarity_logits
-from promptfleet.methods.protocol import Examples, LocalUpdate, Message, State, Update, World
+from promptfleet.methods.protocol import Arrived, Call, Examples, LocalUpdate, Message, State, Task, Update, World
 from promptfleet.methods.training import sgd, train_steps
 
 _GENERATOR = "generator."
@@ -55,51 +53,37 @@ class FedTPG(PromptFL):
         generator = init_generator(*_sizes(world), rng)
         return _server_state(world, {_GENERATOR + name: tensor for name, tensor in generator.items()}, 0)
 
-    def select(
-        self, world: World, server: State, cohort: Sequence[int], rng: np.random.Generator
-    ) -> dict[int, Message]:
+    def select(self, server: State, call: Call) -> dict[int, Message]:
         tensors = {name: tensor for name, tensor in server.items() if name not in ("context", "text")}
-        return dict.fromkeys(cohort, Message(tensors, attached={"text": server["text"]}))
+        return call.to_all(Message(tensors, attached={"text": server["text"]}))
 
-    def local_update(
-        self, world: World, private: State, download: Message, examples: Examples, rng: np.random.Generator
-    ) -> LocalUpdate:
-        config = world.config
-        generator = {name: tensor.clone().requires_grad_() for name, tensor in _generator_of(download.tensors).items()}
-        classes = torch.arange(len(world.clip.classes), device=examples.labels.device)
+    def local_update(self, task: Task) -> LocalUpdate:
+        config, world, sent, labels = task.config, task.world, task.download.tensors, task.train.labels
+        generator = {name: tensor.clone().requires_grad_() for name, tensor in _generator_of(sent).items()}
+        classes = torch.arange(len(world.clip.classes), device=labels.device)
         if config.generator_classes == "local":
-            classes = examples.labels.unique()
+            classes = labels.unique()
         class_text = world.clip.zero_shot_text[classes]
 
         def loss(text: Tensor, batch: Examples) -> Tensor:
             logits = similarity_logits(world, batch.images.features, text[0, classes])
             return F.cross_entropy(logits, torch.searchsorted(classes, batch.labels))
 
-        learning_rate = cosine(config.prompt_lr, int(download.tensors["round"]), config.rounds)
+        learning_rate = cosine(config.prompt_lr, int(sent["round"]), config.rounds)
         metrics = yield from train_steps(
-            world,
-            examples,
-            rng,
+            task,
             optimizers=[sgd(world, list(generator.values()), learning_rate)],
             contexts=lambda: generate_context(generator, class_text).unsqueeze(0),
             loss=loss,
         )
         upload = {_GENERATOR + name: tensor.detach() for name, tensor in generator.items()}
-        return Update(private, Message(upload), metrics)
+        return Update(task.private, Message(upload), metrics)
 
     def upload_shapes(self, world: World) -> dict[str, tuple[int, ...]]:
         return {_GENERATOR + name: shape for name, shape in generator_shapes(*_sizes(world)).items()}
 
-    def aggregate(
-        self,
-        world: World,
-        server: State,
-        uploads: Mapping[int, Message],
-        num_examples: Mapping[int, int],
-        rng: np.random.Generator,
-    ) -> State:
-        mean = average_uploads(world, uploads, dict.fromkeys(uploads, 1))
-        return _server_state(world, mean, int(server["round"]) + 1)
+    def aggregate(self, server: State, arrived: Arrived) -> State:
+        return _server_state(arrived.world, arrived.mean("equal"), int(server["round"]) + 1)
 
 
 def cosine(start: float, step: int, steps: int) -> float:

@@ -11,7 +11,7 @@ from pydantic import Field
 from torch import Tensor
 
 from promptfleet.methods.prompts import local_batches, similarity_logits
-from promptfleet.methods.protocol import Examples, Images, Message, State, Update, World
+from promptfleet.methods.protocol import Images, Message, State, Task, Update, World
 from promptfleet.methods.solo import NoCommunication, SoloConfig, epochs_now
 from promptfleet.methods.training import loss_metrics, prompt_loss, sgd
 
@@ -31,23 +31,21 @@ class LinearProbe(NoCommunication):
     def init_client(self, world: World, client: int, rng: np.random.Generator) -> State:
         return {"head": world.clip.zero_shot_text.clone(), "epochs": torch.tensor(0)}
 
-    def local_update(
-        self, world: World, private: State, download: Message, examples: Examples, rng: np.random.Generator
-    ) -> Update:
-        epochs = epochs_now(world, private)
-        head = private["head"].clone().requires_grad_()
-        optimizer = sgd(world, [head], world.config.head_lr)
+    def local_update(self, task: Task) -> Update:
+        epochs = epochs_now(task)
+        head = task.private["head"].clone().requires_grad_()
+        optimizer = sgd(task.world, [head], task.config.head_lr)
         losses = []
-        for batch in local_batches(world, examples, rng, epochs):
-            loss = prompt_loss(world, head, batch)
+        for batch in local_batches(task, epochs):
+            loss = prompt_loss(task.world, head, batch)
             loss.backward()
             optimizer.step()
             losses.append(loss.detach())
-        next_private = {"head": head.detach(), "epochs": private["epochs"] + epochs}
+        next_private = {"head": head.detach(), "epochs": task.private["epochs"] + epochs}
         return Update(next_private, Message({}), loss_metrics(losses))
 
     def trained_parameters(self, world: World) -> int:
         return world.clip.zero_shot_text.numel()
 
-    def predict(self, world: World, private: State, download: Message, images: Images) -> Tensor:
-        return similarity_logits(world, images.features, private["head"])
+    def predict(self, task: Task, images: Images) -> Tensor:
+        return similarity_logits(task.world, images.features, task.private["head"])

@@ -20,7 +20,6 @@ from torch import Tensor
 
 from promptfleet.config import FederationConfig
 from promptfleet.errors import ConfigError
-from promptfleet.methods.averaging import average_uploads
 from promptfleet.methods.disk_pool import Entries, no_entries, with_entries
 from promptfleet.methods.expert_pool import Search, Selection, fitting, select_experts, updated, updated_sketches
 from promptfleet.methods.gate import gate_scores, gate_weights, init_gate, reduce_width
@@ -36,7 +35,19 @@ from promptfleet.methods.prompts import (
     own_or_given_text,
     similarity_logits,
 )
-from promptfleet.methods.protocol import Examples, Images, LocalUpdate, Message, Method, State, Update, World
+from promptfleet.methods.protocol import (
+    Arrived,
+    Call,
+    Examples,
+    Images,
+    LocalUpdate,
+    Message,
+    Method,
+    State,
+    Task,
+    Update,
+    World,
+)
 from promptfleet.methods.sketches import WIDTH
 from promptfleet.methods.training import sgd, train_context
 
@@ -143,41 +154,31 @@ class PFedMoAP(Method):
             **(_init_gate(world.config, rng) if world.config.gate_sharing == "kept" else {}),
         }
 
-    def select(
-        self, world: World, server: State, cohort: Sequence[int], rng: np.random.Generator
-    ) -> dict[int, Message]:
-        config = world.config
-        draws = rng.integers(
-            2**63, size=config.clients
-        )  # a stream of its own for each client, whoever else is asked for
-        chosen = _select(world, server, cohort, draws)
+    def select(self, server: State, call: Call) -> dict[int, Message]:
+        draws = call.rng.integers(2**63, size=call.world.config.clients)  # a seed per client, in whatever part it comes
+        chosen = _select(call.world, server, call.clients, draws)
         as_many = defaultdict(list)  # clients whose experts are taken from the pool in one go
         for client, ids in chosen.items():
             as_many[len(ids)].append(client)
         messages = {}
         for clients in as_many.values():
             ids = torch.tensor([chosen[client] for client in clients], dtype=torch.int64)
-            experts, texts = (_entries(world, server, kind)[ids].float() for kind in _KINDS)
+            experts, texts = (_entries(call.world, server, kind)[ids].float() for kind in _KINDS)
             for client, *own in zip(clients, experts, texts, ids, strict=True):
                 messages[client] = _download(server, *own)
-        return {client: messages[client] for client in cohort}
+        return {client: messages[client] for client in call.clients}
 
-    def local_update(
-        self, world: World, private: State, download: Message, examples: Examples, rng: np.random.Generator
-    ) -> LocalUpdate:
-        experts = download.attached["expert_text"]
+    def local_update(self, task: Task) -> LocalUpdate:
+        world, private, experts = task.world, task.private, task.download.attached["expert_text"]
         with_experts = len(experts) > 0
-        gate = {
-            name: tensor.clone().requires_grad_(with_experts) for name, tensor in _gate_of(private, download).items()
-        }
+        gate = {name: tensor.clone().requires_grad_(with_experts) for name, tensor in _gate_of(task).items()}
 
         def loss(_: Tensor, text: Tensor, batch: Examples) -> Tensor:
             return F.cross_entropy(_mixture_logits(world, gate, batch.images, text, experts), batch.labels)
 
         gate_optimizers = [sgd(world, list(gate.values()), world.config.gate_lr)] if with_experts else []
-        trained = yield from train_context(
-            world, download.tensors["context"], examples, rng, loss=loss, also=gate_optimizers
-        )
+        start = task.download.tensors["context"]
+        trained = yield from train_context(task, start, loss=loss, also=gate_optimizers)
         trained_gate = {_GATE + name: tensor.detach() for name, tensor in gate.items()}
         is_kept = world.config.gate_sharing == "kept"
         next_private = {
@@ -201,17 +202,9 @@ class PFedMoAP(Method):
         prompt, gate = prod(context_shape(world)), sum(prod(shape) for shape in _gate_shapes(world.config).values())
         return prompt + gate if world.config.experts else prompt
 
-    def aggregate(
-        self,
-        world: World,
-        server: State,
-        uploads: Mapping[int, Message],
-        num_examples: Mapping[int, int],
-        rng: np.random.Generator,
-    ) -> State:
-        contexts = {client: upload.tensors["context"] for client, upload in uploads.items()}
-        texts = {client: upload.attached["text"] for client, upload in uploads.items()}
-        mean = average_uploads(world, uploads, num_examples)
+    def aggregate(self, server: State, arrived: Arrived) -> State:
+        world, contexts, mean = arrived.world, arrived.sent("context"), arrived.mean()
+        texts = {client: upload.attached["text"] for client, upload in arrived.uploads.items()}
         now = server["round"] + 1
         pool = {
             **_updated_entries(world, server, {"context": contexts, "text": texts}),
@@ -223,7 +216,7 @@ class PFedMoAP(Method):
             "round": now,
             **pool,
         }
-        return {**next_server, **_updated_sketches(world, server, next_server, rng)}
+        return {**next_server, **_updated_sketches(world, server, next_server, arrived.rng)}
 
     def keeps_rows(self, config: PFedMoAPConfig) -> bool:
         return config.pool_storage == "disk"
@@ -241,20 +234,19 @@ class PFedMoAP(Method):
             for client, distance in outliers.distances.items()
         }
 
-    def predict(self, world: World, private: State, download: Message, images: Images) -> Tensor:
-        experts = download.attached["expert_text"]
-        if not private["gate_ready"]:
+    def predict(self, task: Task, images: Images) -> Tensor:
+        experts = task.download.attached["expert_text"]
+        if not task.private["gate_ready"]:
             experts = experts[:0]
-        text = own_or_given_text(private, download)
-        return _mixture_logits(world, _gate_of(private, download), images, text, experts)
+        return _mixture_logits(task.world, _gate_of(task), images, own_or_given_text(task), experts)
 
-    def describe(self, world: World, private: State, download: Message, images: Images) -> State:
+    def describe(self, task: Task, images: Images) -> State:
         """``experts [K']``: ids, nearest first; ``gate_weights [1 + K']``: mean attention, the local expert first."""
-        ids, experts = download.attached["expert_ids"], download.attached["expert_text"]
-        if not private["gate_ready"] or len(experts) == 0:
+        ids, experts = (task.download.attached[name] for name in ("expert_ids", "expert_text"))
+        if not task.private["gate_ready"] or len(experts) == 0:
             return {}
-        together = torch.cat([private["text"].unsqueeze(0), experts])
-        weights = _gate_weights(world.config, _gate_of(private, download), images, together)
+        together = torch.cat([task.private["text"].unsqueeze(0), experts])
+        weights = _gate_weights(task.config, _gate_of(task), images, together)
         return {"experts": ids, "gate_weights": weights.mean(dim=tuple(range(weights.dim() - 1)))}
 
 
@@ -380,7 +372,7 @@ def _gate_tensors(state: State) -> State:
     return {name: tensor for name, tensor in state.items() if name.startswith(_GATE)}
 
 
-def _gate_of(private: State, download: Message) -> State:
+def _gate_of(task: Task) -> State:
     """The client's own gate or, where gates are averaged, the downloaded one."""
-    gate = _gate_tensors(private) or _gate_tensors(download.tensors)
+    gate = _gate_tensors(task.private) or _gate_tensors(task.download.tensors)
     return {name.removeprefix(_GATE): tensor for name, tensor in gate.items()}

@@ -5,13 +5,12 @@ WWW 2023 (doi:10.1145/3543507.3583518), from its abstract; the memory's formula 
 z = s f T(P_g)^T + alpha exp(-beta (1 - f F^T)) Y. Nobody trains through the memory.
 """
 
-import numpy as np
 import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor
 
 from promptfleet.methods.promptfl import PromptFL, PromptFLConfig
-from promptfleet.methods.protocol import Examples, Images, Message, State, World
+from promptfleet.methods.protocol import Images, State, Task
 
 
 class PFedPromptConfig(PromptFLConfig):
@@ -32,20 +31,14 @@ class PFedPrompt(PromptFL):
 
     Config = PFedPromptConfig
 
-    def personalize(
-        self, world: World, private: State, download: Message, examples: Examples, rng: np.random.Generator
-    ) -> State:
-        return {"features": examples.images.features, "labels": examples.labels}
+    def personalize(self, task: Task) -> State:
+        return {"features": task.train.images.features, "labels": task.train.labels}
 
-    def predict(self, world: World, private: State, download: Message, images: Images) -> Tensor:
-        config = world.config
-        memory = memory_scores(
-            images.features,
-            private["features"],
-            F.one_hot(private["labels"], len(world.clip.classes)).to(images.features.dtype),
-            config.memory_sharpness,
-        )
-        return super().predict(world, private, download, images) + config.memory_weight * memory
+    def predict(self, task: Task, images: Images) -> Tensor:
+        config, memory = task.config, task.private
+        one_hot = F.one_hot(memory["labels"], len(task.world.clip.classes)).to(images.features.dtype)
+        scores = memory_scores(images.features, memory["features"], one_hot, config.memory_sharpness)
+        return super().predict(task, images) + config.memory_weight * scores
 
 
 def memory_scores(images: Tensor, memory: Tensor, one_hot: Tensor, sharpness: float) -> Tensor:

@@ -4,7 +4,6 @@ Source: Cheng, Chadha, Duchi, "Federated Asymptotics: A Model for Comparing Fede
 arXiv:2108.07313. Only the prompt moves, always from the global one, and the fine-tuned copy is never uploaded.
 """
 
-import numpy as np
 from pydantic import Field
 from torch import Tensor
 
@@ -12,7 +11,7 @@ from promptfleet.config import FederationConfig
 from promptfleet.methods.lockstep import run_alone
 from promptfleet.methods.promptfl import PromptFL
 from promptfleet.methods.prompts import similarity_logits
-from promptfleet.methods.protocol import Examples, Images, Message, State, World
+from promptfleet.methods.protocol import Images, State, Task
 from promptfleet.methods.training import train_context
 
 
@@ -27,12 +26,10 @@ class PromptFLFineTuned(PromptFL):
 
     Config = PromptFLFineTunedConfig
 
-    def personalize(
-        self, world: World, private: State, download: Message, examples: Examples, rng: np.random.Generator
-    ) -> State:
-        epochs = world.config.finetune_epochs
-        tuned = run_alone(world, train_context(world, download.tensors["context"], examples, rng, epochs=epochs))
+    def personalize(self, task: Task) -> State:
+        epochs = task.config.finetune_epochs
+        tuned = run_alone(task.world, train_context(task, task.download.tensors["context"], epochs=epochs))
         return {"text": tuned.text}
 
-    def predict(self, world: World, private: State, download: Message, images: Images) -> Tensor:
-        return similarity_logits(world, images.features, private["text"])
+    def predict(self, task: Task, images: Images) -> Tensor:
+        return similarity_logits(task.world, images.features, task.private["text"])

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from promptfleet.clip.prompt_encoder import encode_prompts
 from promptfleet.devices import from_numpy
-from promptfleet.methods.protocol import Examples, Images, Message, State, World
+from promptfleet.methods.protocol import Examples, Images, State, Task, World
 
 CONTEXT_STD = 0.02
 FLOAT16_SCALE = 2.0**10  # of gradients within the tower: many are too small for float16 once the loss is
@@ -39,9 +39,9 @@ def no_context_yet(world: World) -> State:
     }
 
 
-def own_or_given_text(private: State, download: Message) -> Tensor:
+def own_or_given_text(task: Task) -> Tensor:
     """Text features of the client's own prompt, or of the downloaded one where it never trained."""
-    return private["text"] if private["participations"] > 0 else download.attached["text"]
+    return task.private["text"] if task.private["participations"] > 0 else task.download.attached["text"]
 
 
 def encode_contexts(world: World, contexts: Tensor) -> Tensor:
@@ -75,33 +75,30 @@ def similarity_logits(world: World, features: Tensor, text: Tensor) -> Tensor:
     return world.clip.logit_scale * features @ text.T
 
 
-def local_batches(
-    world: World, examples: Examples, rng: np.random.Generator, epochs: int | None = None
-) -> Iterator[Examples]:
-    """Batches of ``epochs`` (default: ``local_epochs``), each in a new order; the last of an epoch may be smaller.
+def local_batches(task: Task, epochs: int | None = None) -> Iterator[Examples]:
+    """Batches of ``task.train`` in ``epochs`` (default: ``local_epochs``), each in a new order.
 
-    Where the images have views, each epoch sees one of them per image instead of the image itself.
+    The last batch of an epoch may be smaller. Where the images have views, an epoch sees one of them per image instead
+    of the image itself.
     """
-    config = world.config
-    for order, drawn in _draw_epochs(world, examples, rng, config.local_epochs if epochs is None else epochs):
-        epoch = examples if drawn is None else _with_views(examples, drawn)
-        for chosen in order.split(config.batch_size):
+    for order, drawn in _draw_epochs(task, task.config.local_epochs if epochs is None else epochs):
+        epoch = task.train if drawn is None else _with_views(task.train, drawn)
+        for chosen in order.split(task.config.batch_size):
             yield epoch[chosen]
 
 
-def _draw_epochs(
-    world: World, examples: Examples, rng: np.random.Generator, epochs: int
-) -> list[tuple[Tensor, Tensor | None]]:
+def _draw_epochs(task: Task, epochs: int) -> list[tuple[Tensor, Tensor | None]]:
     """Order of the examples in each epoch and, where there are views, the one of each example.
 
     All of it is drawn on the CPU and copied to the examples' device at once: no step waits for a copy.
     """
+    examples, rng = task.train, task.rng
     count, views, device = len(examples), examples.images.views, examples.labels.device
     orders, drawn = [], []
     for _ in range(epochs):
         if views is not None:
             drawn.append(rng.integers(views.shape[1], size=count))
-        orders.append(rng.permutation(count) if world.config.shuffle else np.arange(count))
+        orders.append(rng.permutation(count) if task.config.shuffle else np.arange(count))
     if not orders:
         return []
     moved = from_numpy(np.stack([*orders, *drawn]), device)

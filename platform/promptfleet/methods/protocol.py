@@ -11,7 +11,7 @@ from collections.abc import Callable, Generator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from enum import Enum
 from math import prod
-from typing import ClassVar, Protocol
+from typing import ClassVar, Literal, Protocol
 
 import numpy as np
 import torch
@@ -20,6 +20,7 @@ from torch import Tensor
 from promptfleet.clip.frozen import FrozenClip
 from promptfleet.clip.image_tower import ImageTower
 from promptfleet.config import FederationConfig
+from promptfleet.methods.averaging import average
 
 State = dict[str, Tensor]
 PixelReader = Callable[[np.ndarray], Tensor]  # sample indices -> [images, 3, height, width]
@@ -168,6 +169,69 @@ class Update:
 
 
 @dataclass(frozen=True)
+class Task:
+    """One client's part of a round: everything that this client may look at.
+
+    ``round`` counts from 1; an evaluation belongs to the round that it follows. ``train`` are the client's training
+    examples. All randomness comes from ``rng``, whose stream depends on the seed, the client, the round and the
+    function that gets the task.
+    """
+
+    world: World
+    client: int
+    round: int
+    private: State
+    download: Message
+    train: Examples
+    rng: np.random.Generator
+
+    @property
+    def config(self) -> FederationConfig:
+        """The federation's configuration."""
+        return self.world.config
+
+
+@dataclass(frozen=True)
+class Call:
+    """A request for downloads: everything that the server may look at when it makes them, apart from its state.
+
+    ``clients`` may be a part of the cohort. ``rng`` is the same for each part of a round.
+    """
+
+    world: World
+    round: int
+    clients: Sequence[int]
+    rng: np.random.Generator
+
+    def to_all(self, message: Message) -> dict[int, Message]:
+        """Give every client the same download."""
+        return dict.fromkeys(self.clients, message)
+
+
+@dataclass(frozen=True)
+class Arrived:
+    """The accepted uploads of a round, at least one, in the order of client ids, and the examples behind each."""
+
+    world: World
+    round: int
+    uploads: Mapping[int, Message]
+    num_examples: Mapping[int, int]
+    rng: np.random.Generator
+
+    def sent(self, name: str) -> State:
+        """Return the uploaded tensor ``name`` of each client, by client id."""
+        return {client: upload.tensors[name] for client, upload in self.uploads.items()}
+
+    def mean(self, weights: Literal["examples", "equal"] = "examples") -> State:
+        """Average each uploaded tensor over clients, by name, as ``config.aggregation`` says.
+
+        A mean weighs clients by ``weights``; median and trimmed mean count every client the same.
+        """
+        counts = self.num_examples if weights == "examples" else dict.fromkeys(self.uploads, 1)
+        return average(self.world.config, {client: upload.tensors for client, upload in self.uploads.items()}, counts)
+
+
+@dataclass(frozen=True)
 class Encode:
     """Yielded by a local update: text features of ``contexts [prompts, (classes,) tokens, width]``, please.
 
@@ -201,24 +265,20 @@ class Method(ABC):
     def init_server(self, world: World, rng: np.random.Generator) -> State:
         """The server's state before round 1."""
 
-    @abstractmethod
     def init_client(self, world: World, client: int, rng: np.random.Generator) -> State:
         """A client's private state before it ever trained; "never trained" is a flag in it, not a missing key."""
+        return {}
 
     @abstractmethod
-    def select(
-        self, world: World, server: State, cohort: Sequence[int], rng: np.random.Generator
-    ) -> dict[int, Message]:
-        """What each client of ``cohort`` downloads, to train or to be evaluated, from the state of the last round.
+    def select(self, server: State, call: Call) -> dict[int, Message]:
+        """Return what each of ``call.clients`` downloads, to train or to be evaluated, from the last round's state.
 
-        No client's depends on who else is in the cohort, which may be asked for in parts.
+        A client's download must not depend on the rest of the cohort, which may be asked for in several parts.
         """
 
     @abstractmethod
-    def local_update(
-        self, world: World, private: State, download: Message, examples: Examples, rng: np.random.Generator
-    ) -> Update | LocalUpdate:
-        """Train on the client's own examples.
+    def local_update(self, task: Task) -> Update | LocalUpdate:
+        """Train on ``task.train``.
 
         Written as a generator, ``text = yield Encode(contexts)`` and ``yield Backward(loss)``, it reads like a loop of
         its own, and the clients of one actor still go through the text tower together (see ``lockstep``).
@@ -237,15 +297,8 @@ class Method(ABC):
         return sum(prod(shape) for shape in self.upload_shapes(world).values())
 
     @abstractmethod
-    def aggregate(
-        self,
-        world: World,
-        server: State,
-        uploads: Mapping[int, Message],
-        num_examples: Mapping[int, int],
-        rng: np.random.Generator,
-    ) -> State:
-        """The server's next state from the accepted uploads, which come in the order of client ids; at least one."""
+    def aggregate(self, server: State, arrived: Arrived) -> State:
+        """Make the server's next state from the accepted uploads."""
 
     def keeps_rows(self, config: FederationConfig) -> bool:
         """Whether the server keeps something in ``World.rows``."""
@@ -259,15 +312,13 @@ class Method(ABC):
         return {}
 
     @abstractmethod
-    def predict(self, world: World, private: State, download: Message, images: Images) -> Tensor:
-        """Logits ``[images, classes]``."""
+    def predict(self, task: Task, images: Images) -> Tensor:
+        """Logits ``[images, classes]``; ``task.private`` is what ``personalize`` gave."""
 
-    def personalize(
-        self, world: World, private: State, download: Message, examples: Examples, rng: np.random.Generator
-    ) -> State:
+    def personalize(self, task: Task) -> State:
         """The private state to predict with, where that takes the training examples once more; never uploaded."""
-        return private
+        return task.private
 
-    def describe(self, world: World, private: State, download: Message, images: Images) -> State:
+    def describe(self, task: Task, images: Images) -> State:
         """Small tensors that figures want to show about a client, such as its gate's mean weights."""
         return {}

@@ -1,12 +1,10 @@
 """What methods without communication share: nothing goes up, and the server never changes."""
 
-from collections.abc import Mapping, Sequence
-
 import numpy as np
 from pydantic import Field
 
 from promptfleet.config import FederationConfig
-from promptfleet.methods.protocol import Message, Method, State, World
+from promptfleet.methods.protocol import Arrived, Call, Message, Method, State, Task, World
 
 
 class NoCommunication(Method):
@@ -15,22 +13,13 @@ class NoCommunication(Method):
     def init_server(self, world: World, rng: np.random.Generator) -> State:
         return {}
 
-    def select(
-        self, world: World, server: State, cohort: Sequence[int], rng: np.random.Generator
-    ) -> dict[int, Message]:
-        return dict.fromkeys(cohort, Message(tensors={}, attached=server))
+    def select(self, server: State, call: Call) -> dict[int, Message]:
+        return call.to_all(Message(tensors={}, attached=server))
 
     def upload_shapes(self, world: World) -> dict[str, tuple[int, ...]]:
         return {}
 
-    def aggregate(
-        self,
-        world: World,
-        server: State,
-        uploads: Mapping[int, Message],
-        num_examples: Mapping[int, int],
-        rng: np.random.Generator,
-    ) -> State:
+    def aggregate(self, server: State, arrived: Arrived) -> State:
         return server
 
 
@@ -44,6 +33,6 @@ class SoloConfig(FederationConfig):
     )
 
 
-def epochs_now(world: World, private: State) -> int:
+def epochs_now(task: Task) -> int:
     """Local epochs to train in this round, where ``epochs`` of the private state counts those done."""
-    return min(world.config.local_epochs, world.config.solo_epochs - int(private["epochs"]))
+    return min(task.config.local_epochs, task.config.solo_epochs - int(task.private["epochs"]))

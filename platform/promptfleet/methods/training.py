@@ -7,13 +7,12 @@ its clients still go through the text tower together (see ``lockstep``).
 from collections.abc import Callable, Generator, Sequence
 from dataclasses import dataclass
 
-import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from promptfleet.methods.prompts import local_batches, similarity_logits
-from promptfleet.methods.protocol import Backward, Encode, Examples, State, World
+from promptfleet.methods.protocol import Backward, Encode, Examples, State, Task, World
 from promptfleet.methods.sgd import SGD
 
 ContextLoss = Callable[[Tensor, Tensor, Examples], Tensor]
@@ -43,9 +42,7 @@ def sgd(world: World, parameters: Sequence[Tensor], lr: float) -> SGD:
 
 
 def train_steps(
-    world: World,
-    examples: Examples,
-    rng: np.random.Generator,
+    task: Task,
     *,
     optimizers: Sequence[SGD],
     contexts: Callable[[], Tensor],
@@ -58,7 +55,7 @@ def train_steps(
     from their text features ``[prompts, classes, dim]``. Without a step there are no metrics.
     """
     losses = []
-    for batch in local_batches(world, examples, rng, epochs):
+    for batch in local_batches(task, epochs):
         text = yield Encode(contexts())
         value = loss(text, batch)
         yield Backward(value)
@@ -69,10 +66,8 @@ def train_steps(
 
 
 def train_context(
-    world: World,
+    task: Task,
     start: Tensor,
-    examples: Examples,
-    rng: np.random.Generator,
     *,
     loss: ContextLoss | None = None,
     also: Sequence[SGD] = (),
@@ -83,13 +78,11 @@ def train_context(
     ``loss(context, text, batch)`` defaults to the cross-entropy of CLIP's logits; ``also`` are optimizers of what else
     that loss depends on.
     """
-    loss = loss or (lambda _, text, batch: prompt_loss(world, text, batch))
+    loss = loss or (lambda _, text, batch: prompt_loss(task.world, text, batch))
     context = start.clone().requires_grad_()
     metrics = yield from train_steps(
-        world,
-        examples,
-        rng,
-        optimizers=[sgd(world, [context], world.config.prompt_lr), *also],
+        task,
+        optimizers=[sgd(task.world, [context], task.config.prompt_lr), *also],
         contexts=lambda: context.unsqueeze(0),
         loss=lambda text, batch: loss(context, text[0], batch),
         epochs=epochs,

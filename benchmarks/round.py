@@ -26,7 +26,7 @@ from promptfleet.clip.tokens import class_texts, embed_classes
 from promptfleet.config import BackboneConfig
 from promptfleet.federation.state import to_device
 from promptfleet.methods.gate import gate_scores, init_gate, reduce_width
-from promptfleet.methods.lockstep import run_updates
+from promptfleet.methods.lockstep import run_alone
 from promptfleet.methods.pfedmoap import PFedMoAP, PFedMoAPConfig
 from promptfleet.methods.prompts import encode_frozen, init_context
 from promptfleet.methods.protocol import Examples, Images, Message, Task, World
@@ -144,7 +144,7 @@ def our_round(
     private |= {f"gate.{name}": tensor for name, tensor in gate.items()}
     download = Message({"context": start, "experts": experts}, {"expert_text": expert_text})
     task = Task(world, client=0, round=1, private=private, download=download, train=examples, rng=rng)
-    (update,) = run_updates(world, [method.local_update(task)])
+    update = run_alone(world, method.local_update(task))
     return update.upload.tensors["context"]
 
 

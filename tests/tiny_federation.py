@@ -9,6 +9,7 @@ from promptfleet.federation.client import Client
 from promptfleet.federation.server import Server
 from promptfleet.federation.state import state_sha256
 from promptfleet.methods import config_class, load_method
+from promptfleet.methods.lockstep import run_alone
 from promptfleet.methods.protocol import Examples, Message, Method, State, World
 from tests.fakes import tiny_client, tiny_clip, tiny_examples, tiny_task, tiny_world
 
@@ -54,7 +55,8 @@ class TinyFederation:
     def logits(self, client: int, count: int = 8) -> torch.Tensor:
         """Of images that nobody trained on, with the state that ``personalize`` gives."""
         download, images = self.download(client), tiny_examples(self.world, count, seed=77).images
-        private = self.method.personalize(tiny_task(self.world, self.privates[client], download, self.examples(client)))
+        task = tiny_task(self.world, self.privates[client], download, self.examples(client))
+        private = run_alone(self.world, self.method.personalize(task), "personalize")
         return self.method.predict(tiny_task(self.world, private, download), images)
 
     def sha256(self) -> str:

@@ -5,8 +5,9 @@ from promptfleet.federation.client import Upload
 from promptfleet.federation.server import Server
 from promptfleet.federation.state import state_sha256
 from promptfleet.methods.pfedmoap import PFedMoAP
-from promptfleet.methods.prompts import encode_frozen
-from promptfleet.methods.protocol import Message
+from promptfleet.methods.promptfl import PromptFL
+from promptfleet.methods.prompts import encode_frozen, init_context
+from promptfleet.methods.protocol import Encode, Message
 from tests.fakes import tiny_world
 
 SHAPE = (3, 16)
@@ -127,3 +128,42 @@ def test_selecting_reads_and_never_writes(server):
 def test_first_state_depends_on_the_seed_alone():
     one, two, other = (Server(PFedMoAP(), tiny_world(seed=seed)) for seed in (0, 0, 1))
     assert sha(one) == sha(two) != sha(other)
+
+
+class ByWork(PromptFL):
+    """PromptFL whose server computes its states step by step; remembers what it was asked for."""
+
+    def __init__(self):
+        self.asked = []
+
+    def init_server(self, world, rng):
+        self.asked.append("init_server")
+        context = init_context(world, rng)
+        (text,) = yield Encode(context.unsqueeze(0))
+        return {"context": context, "text": text}
+
+    def aggregate(self, server, arrived):
+        self.asked.append("aggregate")
+        context = arrived.mean()["context"]
+        (text,) = yield Encode(context.unsqueeze(0))
+        return {"context": context, "text": text}
+
+
+def test_a_server_that_works_step_by_step_has_the_same_states():
+    world, states = tiny_world(), []
+    for method in (PromptFL(), ByWork()):
+        server = Server(method, world)
+        states.append([sha(server)])
+        assert server.aggregate(1, {1: good(0.25), 2: good(0.75)}) == {}
+        states[-1].append(sha(server))
+    assert states[0] == states[1]
+    assert len(set(states[0])) == 2
+
+
+def test_a_server_that_loads_a_state_does_not_make_a_first_one():
+    method, world = ByWork(), tiny_world()
+    server = Server(method, world)
+    server.load(Server(PromptFL(), world).state)
+    server.select(1, [0])
+    assert server.aggregate(1, {0: good(0.25)}) == {}
+    assert method.asked == ["aggregate"]

@@ -5,14 +5,14 @@ import pytest
 import torch
 
 from promptfleet.errors import ConfigError
-from promptfleet.federation.client import Upload, train_together
+from promptfleet.federation.client import Upload, evaluate_together, train_together
 from promptfleet.federation.reports import Evaluation
 from promptfleet.federation.rounds import Snapshot
 from promptfleet.federation.state import state_sha256
 from promptfleet.federation.storage.checkpoint import load_snapshot, save_snapshot
 from promptfleet.federation.wire import stack, unstack
 from promptfleet.methods import METHODS, load_method
-from promptfleet.methods.lockstep import run_updates
+from promptfleet.methods.lockstep import run_alone
 from promptfleet.methods.protocol import Call, Message, Method
 from tests import tiny_federation as tiny
 from tests.fakes import tiny_arrived, tiny_examples, tiny_task
@@ -35,7 +35,7 @@ def test_nothing_given_is_changed_and_nothing_given_back_has_a_gradient(name):
     method, world = fed.method, fed.world
     private, download, examples = fed.privates[0], fed.download(0), tiny_examples(fed.world, 9)
     begun = method.local_update(tiny_task(world, private, download, examples))
-    (update,) = run_updates(world, [begun])
+    update = run_alone(world, begun)
     server = dict(fed.server.state)
     given = {
         "server": server,
@@ -46,10 +46,10 @@ def test_nothing_given_is_changed_and_nothing_given_back_has_a_gradient(name):
     }
     before = {part: {key: tensor.clone() for key, tensor in state.items()} for part, state in given.items()}
 
-    (again,) = run_updates(world, [method.local_update(tiny_task(world, private, download, examples))])
+    again = run_alone(world, method.local_update(tiny_task(world, private, download, examples)))
     method.select(server, Call(world, 3, ALL, np.random.default_rng(0)))
     aggregated = method.aggregate(server, tiny_arrived(world, {0: update.upload}, {0: 9}))
-    personal = method.personalize(tiny_task(world, private, download, examples))
+    personal = run_alone(world, method.personalize(tiny_task(world, private, download, examples)), "personalize")
     method.describe(tiny_task(world, personal, download), examples.images)
     method.predict(tiny_task(world, personal, download), examples.images)
 
@@ -69,6 +69,13 @@ def test_side_by_side_gives_the_same_bits_as_one_after_the_other(name):
         assert equal(alone.private, together[i].private)
         assert equal(alone.upload.message.tensors, together[i].upload.message.tensors)
         assert alone.report.metrics == together[i].report.metrics
+
+
+def test_evaluation_side_by_side_gives_the_same_as_one_after_the_other(name):
+    fed = tiny_federation(name).run([ALL])
+    downloads = fed.server.select(1, ALL)
+    alone = [client.evaluate(1, fed.privates[i], downloads[i]) for i, client in fed.clients.items()]
+    assert evaluate_together(list(fed.clients.values()), 1, fed.privates, downloads) == alone
 
 
 def test_the_order_of_clients_does_not_matter_and_a_repetition_gives_the_same(name):

@@ -4,6 +4,7 @@ import torch
 from promptfleet.config import build
 from promptfleet.errors import ConfigError
 from promptfleet.methods.fedper import FedPerConfig
+from promptfleet.methods.lockstep import run_alone
 from promptfleet.methods.prompts import encode_frozen
 from tests.fakes import tiny_task
 from tests.tiny_federation import ALL, tiny_federation
@@ -53,7 +54,8 @@ def test_a_prompt_is_the_shared_tokens_then_the_private_ones():
     fed = tiny_federation("fedper", private_tokens=1).run([[0, 1]])
     download = fed.download(2)
     for i, own in [(0, fed.privates[0]["private"]), (2, fed.server.state["private"])]:
-        personal = fed.method.personalize(tiny_task(fed.world, fed.privates[i], download, fed.examples(i)))
+        task = tiny_task(fed.world, fed.privates[i], download, fed.examples(i))
+        personal = run_alone(fed.world, fed.method.personalize(task), "personalize")
         together = torch.cat([fed.server.state["shared"], own])
         assert torch.equal(personal["text"], encode_frozen(fed.world, together))
 

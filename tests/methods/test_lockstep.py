@@ -4,13 +4,14 @@ import pytest
 import torch
 
 from promptfleet.errors import MethodError
-from promptfleet.federation.client import train_together
+from promptfleet.federation.client import evaluate_together, train_together
 from promptfleet.federation.server import Server
 from promptfleet.methods import lockstep
-from promptfleet.methods.lockstep import run_updates
+from promptfleet.methods.lockstep import run_alone, run_together
 from promptfleet.methods.pfedmoap import PFedMoAP
 from promptfleet.methods.protocol import Encode, Examples, Images, Message, Update
 from tests.fakes import tiny_client, tiny_examples, tiny_world
+from tests.tiny_federation import tiny_federation
 
 METHOD = PFedMoAP()
 
@@ -98,7 +99,7 @@ def test_an_update_without_prompts_needs_no_tower(encodings):
         return Update({"text": text}, Message({}), {})
 
     world = tiny_world()
-    first, second = run_updates(world, [plain, asks_once(torch.zeros(2, 3, world.clip.tower.width))])
+    first, second = run_together(world, [plain, asks_once(torch.zeros(2, 3, world.clip.tower.width))])
     assert first is plain
     assert second.private["text"].shape == (2, 4, world.clip.tower.dim)
     assert encodings == [2]
@@ -127,9 +128,22 @@ def test_a_local_update_that_is_none_is_one_line(monkeypatch, update, what):
         rf"^method pfedmoap: local_update {what}, should be a generator .* returns an Update, or return one itself$"
     )
     with pytest.raises(MethodError, match=wanted):
-        run_updates(tiny_world(), [update])
+        run_together(tiny_world(), [update])
 
 
-def test_what_is_to_be_driven_and_is_no_generator_is_one_line():
-    with pytest.raises(MethodError, match=r"a dict was to be driven, should be a generator$"):
-        lockstep.run_alone(tiny_world(), {})
+@pytest.mark.parametrize("function", ["init_server", "aggregate", "personalize"])
+def test_work_of_another_function_comes_to_a_state(monkeypatch, function):
+    monkeypatch.setattr(lockstep, "encode_contexts", lambda world, contexts: contexts)
+    assert run_alone(tiny_world(), {"a": torch.ones(1)}, function).keys() == {"a"}
+    wanted = rf"^method pfedmoap: {function} came to None, should be .* and returns a state, or return one itself$"
+    with pytest.raises(MethodError, match=wanted):
+        run_alone(tiny_world(), comes_to_nothing(), function)
+
+
+def test_clients_tune_before_an_evaluation_in_the_same_runs_of_the_text_tower(encodings):
+    fed = tiny_federation("promptfl_ft", batch_size=4, finetune_epochs=1)
+    downloads = fed.server.select(1, range(4))
+    encodings.clear()
+    evaluate_together(list(fed.clients.values()), 1, fed.privates, downloads)
+    # batches of 6, 8, 10 and 12 examples: 2, 2, 3 and 3 steps, and the text features of what came of them
+    assert encodings == [4, 4, 2, 2, 2]

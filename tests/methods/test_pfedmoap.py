@@ -10,7 +10,7 @@ from promptfleet.clip.prompt_encoder import encode_prompts
 from promptfleet.errors import ConfigError
 from promptfleet.federation.server import Server
 from promptfleet.methods.gate import gate_scores, reduce_width
-from promptfleet.methods.lockstep import run_updates
+from promptfleet.methods.lockstep import run_alone
 from promptfleet.methods.pfedmoap import PFedMoAP
 from promptfleet.methods.prompts import encode_frozen, similarity_logits
 from promptfleet.methods.protocol import Message, State
@@ -130,7 +130,7 @@ def test_experts_and_everything_else_a_client_gets_stay_as_they_are():
     given["examples"] = {"features": examples.images.features, "labels": examples.labels}
     before = {part: {name: tensor.clone() for name, tensor in state.items()} for part, state in given.items()}
     begun = method.local_update(tiny_task(fed.world, private, download, examples))
-    (update,) = run_updates(fed.world, [begun])
+    update = run_alone(fed.world, begun)
     method.predict(tiny_task(fed.world, private, download), examples.images)
     method.describe(tiny_task(fed.world, private, download), examples.images)
     method.personalize(tiny_task(fed.world, private, download, examples))

@@ -27,7 +27,7 @@ def test_without_epochs_it_predicts_as_promptfl():
 def test_a_client_tunes_the_global_prompt_as_it_would_train_it():
     fed = tiny_federation("promptfl_ft", finetune_epochs=2).run([ALL])  # as many as local_epochs
     given = fed.world, {}, fed.download(1), fed.examples(1)
-    tuned = fed.method.personalize(tiny_task(*given, seed=3))
+    tuned = run_alone(fed.world, fed.method.personalize(tiny_task(*given, seed=3)), "personalize")
     update = run_alone(fed.world, fed.method.local_update(tiny_task(*given, seed=3)))
     assert torch.equal(tuned["text"], encode_frozen(fed.world, update.upload.tensors["context"]))
     assert tuned.keys() == {"text"}
@@ -40,5 +40,6 @@ def test_fitting_its_own_examples_better_is_what_it_is_for():
     def loss(text):
         return torch.nn.functional.cross_entropy(20.0 * examples.images.features @ text.T, examples.labels)
 
-    tuned = fed.method.personalize(tiny_task(fed.world, {}, download, examples))
+    task = tiny_task(fed.world, {}, download, examples)
+    tuned = run_alone(fed.world, fed.method.personalize(task), "personalize")
     assert loss(tuned["text"]) < loss(download.attached["text"])

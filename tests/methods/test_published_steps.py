@@ -15,7 +15,7 @@ from promptfleet.methods.fedotp import FedOTP
 from promptfleet.methods.fedpgp import FedPGP
 from promptfleet.methods.fedprox import FedProx
 from promptfleet.methods.fedtpg import FedTPG, cosine
-from promptfleet.methods.lockstep import run_updates
+from promptfleet.methods.lockstep import run_alone
 from promptfleet.methods.prompt_generator import generate_context, generator_shapes
 from promptfleet.methods.promptfl import PromptFL
 from promptfleet.methods.prompts import encode_contexts
@@ -35,7 +35,7 @@ def make_world(golden: Golden, method, *, zero_shot_text=None, **config) -> Worl
 
 def step(method, world, private, download, examples):
     """The update of one batch, and its loss."""
-    (update,) = run_updates(world, [method.local_update(tiny_task(world, private, download, examples))])
+    update = run_alone(world, method.local_update(tiny_task(world, private, download, examples)))
     return update, update.metrics["loss"]
 
 
@@ -113,7 +113,7 @@ def test_fedpgp():
     ended = {"sigma": update.upload.tensors["context"], "U": update.private["left"], "V": update.private["right"]}
     for name, end in ended.items():
         assert relative_error(values[name] - end, values[f"grad_{name}"]) < GRADIENT, name
-    tested = method.personalize(tiny_task(world, private, download, examples))
+    tested = run_alone(world, method.personalize(tiny_task(world, private, download, examples)), "personalize")
     logits = method.predict(tiny_task(world, tested, download), examples.images)
     near(logits, values["logits_tested"])
     near(logits, values["logits"])

@@ -16,10 +16,9 @@ from promptfleet.federation.privacy import private_upload
 from promptfleet.federation.reports import Evaluation, TrainReport
 from promptfleet.federation.state import find_non_finite, to_device
 from promptfleet.federation.stored_images import images_of
-from promptfleet.methods.lockstep import run_updates
+from promptfleet.methods.lockstep import SIDE_BY_SIDE, run_together
 from promptfleet.methods.protocol import (
     Examples,
-    LocalUpdate,
     Message,
     Method,
     PixelReader,
@@ -27,6 +26,7 @@ from promptfleet.methods.protocol import (
     State,
     Task,
     Update,
+    Work,
     World,
 )
 from promptfleet.seeding import stream
@@ -86,8 +86,10 @@ class Client:
 
     def evaluate(self, round_index: int, private: State, download: Message) -> Evaluation:
         """Accuracy on the client's own validation and test part."""
-        task = self._task("personalize", round_index, private, download)
-        task = replace(task, private=self._method.personalize(task))
+        return evaluate_together([self], round_index, {self.id: private}, {self.id: download})[0]
+
+    def _evaluate(self, task: Task) -> Evaluation:
+        """Predict with a task whose private state is personalized."""
         with torch.inference_mode():
             described = self._method.describe(task, self._test.images)
             return Evaluation(
@@ -97,7 +99,7 @@ class Client:
                 described={name: tensor.tolist() for name, tensor in described.items()},
             )
 
-    def _begin(self, round_index: int, private: State, download: Message) -> Update | LocalUpdate:
+    def _begin(self, round_index: int, private: State, download: Message) -> Update | Work[Update]:
         task = self._task("local_update", round_index, private, download)
         examples = replace(self._train, images=self._train.images.for_update())
         return self._method.local_update(replace(task, train=examples))
@@ -171,9 +173,26 @@ def train_together(
     """``Client.train`` of several clients of one world, stepped side by side; the seconds are shared equally."""
     started = time.perf_counter()
     begun = (client._begin(round_index, privates[client.id], downloads[client.id]) for client in clients)
-    updates = run_updates(clients[0]._world, begun)
+    updates = run_together(clients[0]._world, begun)
     seconds = (time.perf_counter() - started) / len(clients)
     return {
         client.id: client._finish(round_index, privates[client.id], downloads[client.id], update, seconds)
         for client, update in zip(clients, updates, strict=True)
     }
+
+
+def evaluate_together(
+    clients: Sequence[Client], round_index: int, privates: Mapping[int, State], downloads: Mapping[int, Message]
+) -> list[Evaluation]:
+    """``Client.evaluate`` of several clients of one world, personalized side by side."""
+    evaluations = []
+    for start in range(0, len(clients), SIDE_BY_SIDE):  # so that no more personalized states are in memory
+        group = clients[start : start + SIDE_BY_SIDE]
+        tasks = [
+            client._task("personalize", round_index, privates[client.id], downloads[client.id]) for client in group
+        ]
+        begun = (client._method.personalize(task) for client, task in zip(group, tasks, strict=True))
+        states = run_together(clients[0]._world, begun, "personalize")
+        for client, task, state in zip(group, tasks, states, strict=True):
+            evaluations.append(client._evaluate(replace(task, private=state)))
+    return evaluations

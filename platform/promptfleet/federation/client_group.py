@@ -4,7 +4,7 @@ from collections.abc import Iterable, Mapping
 
 from promptfleet.data.client_split import ClientSplit
 from promptfleet.data.feature_store import FeatureStore
-from promptfleet.federation.client import Client, Trained, train_together
+from promptfleet.federation.client import Client, Trained, evaluate_together, train_together
 from promptfleet.federation.gpu_memory import explaining_full_memory
 from promptfleet.federation.reports import Evaluation
 from promptfleet.methods import load_method
@@ -52,9 +52,10 @@ class ClientGroup:
     def evaluate(
         self, round_index: int, privates: Mapping[int, State], downloads: Mapping[int, Message]
     ) -> list[Evaluation]:
-        """Accuracies of the clients that have a download."""
-        with explaining_full_memory(side_by_side=1):
-            return [
-                self._clients[client].evaluate(round_index, privates[client], download)
-                for client, download in downloads.items()
-            ]
+        """Accuracies of the clients that have a download, personalized as ``train`` trains."""
+        clients = [self._clients[client] for client in downloads]
+        together = self._world.config.runtime.batch_steps
+        with explaining_full_memory(min(len(clients), SIDE_BY_SIDE) if together else 1):
+            if together:
+                return evaluate_together(clients, round_index, privates, downloads)
+            return [client.evaluate(round_index, privates[client.id], downloads[client.id]) for client in clients]

@@ -1,11 +1,13 @@
 """The server: the method's server state, what clients download from it, and which uploads it lets in."""
 
 from collections.abc import Mapping, Sequence
+from functools import cached_property
 
 import torch
 
 from promptfleet.federation.client import Upload
 from promptfleet.federation.state import find_non_finite
+from promptfleet.methods.lockstep import run_alone
 from promptfleet.methods.protocol import Arrived, Call, Message, Method, State, World
 from promptfleet.seeding import stream
 
@@ -16,7 +18,12 @@ class Server:
     def __init__(self, method: Method, world: World):
         self._method = method
         self._world = world
-        self.state: State = method.init_server(world, stream(world.config.seed, "init_server"))
+
+    @cached_property
+    def state(self) -> State:
+        """The method's first state until a round is done; computed only if no other one is loaded."""
+        rng = stream(self._world.config.seed, "init_server")
+        return run_alone(self._world, self._method.init_server(self._world, rng), "init_server")
 
     def load(self, state: State) -> None:
         """Go on from ``state``. Raises DataError: what it refers to on disk is not there."""
@@ -44,7 +51,7 @@ class Server:
                 {client: uploads[client].num_examples for client in accepted},
                 stream(self._world.config.seed, "aggregate", round_index=round_index),
             )
-            self.state = self._method.aggregate(self.state, arrived)
+            self.state = run_alone(self._world, self._method.aggregate(self.state, arrived), "aggregate")
         return {client: problem for client, problem in problems.items() if problem is not None}
 
     def kept_out(self) -> dict[int, str]:

@@ -19,7 +19,7 @@ from promptfleet.methods.prompts import (
     own_or_given_text,
     similarity_logits,
 )
-from promptfleet.methods.protocol import Images, LocalUpdate, Message, State, Task, Update, World
+from promptfleet.methods.protocol import Images, Message, State, Task, Update, Work, World
 from promptfleet.methods.solo import NoCommunication, SoloConfig, epochs_now
 from promptfleet.methods.training import train_context
 
@@ -40,7 +40,7 @@ class CoOp(NoCommunication):
     def init_client(self, world: World, client: int, rng: np.random.Generator) -> State:
         return {**no_context_yet(world), "epochs": torch.tensor(0)}
 
-    def local_update(self, task: Task) -> LocalUpdate:
+    def local_update(self, task: Task) -> Work[Update]:
         private, epochs = task.private, epochs_now(task)
         start = private["context"] if private["participations"] > 0 else task.download.attached["context"]
         trained = yield from train_context(task, start, epochs=epochs)

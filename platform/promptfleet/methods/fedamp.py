@@ -27,12 +27,12 @@ from promptfleet.methods.protocol import (
     Call,
     Examples,
     Images,
-    LocalUpdate,
     Message,
     Method,
     State,
     Task,
     Update,
+    Work,
     World,
 )
 from promptfleet.methods.training import prompt_loss, train_context
@@ -78,7 +78,7 @@ class FedAMP(Method):
             for client in call.clients
         }
 
-    def local_update(self, task: Task) -> LocalUpdate:
+    def local_update(self, task: Task) -> Work[Update]:
         cloud = task.download.tensors["context"]
 
         def loss(context: Tensor, text: Tensor, batch: Examples) -> Tensor:

@@ -22,12 +22,12 @@ from promptfleet.methods.protocol import (
     Encode,
     Examples,
     Images,
-    LocalUpdate,
     Message,
     Needs,
     State,
     Task,
     Update,
+    Work,
     World,
 )
 from promptfleet.methods.training import sgd, train_steps
@@ -63,7 +63,7 @@ class FedOTP(PromptFL):
     def init_client(self, world: World, client: int, rng: np.random.Generator) -> State:
         return {**context_with_text(world, init_context(world, rng)), "participations": torch.tensor(0)}
 
-    def local_update(self, task: Task) -> LocalUpdate:
+    def local_update(self, task: Task) -> Work[Update]:
         shared = task.download.tensors["context"].clone().requires_grad_()
         own = task.private["context"].clone().requires_grad_()
         not_finite = []

@@ -14,11 +14,22 @@ from torch import Tensor
 from promptfleet.config import FederationConfig
 from promptfleet.methods.prompts import (
     context_shape,
-    encode_frozen,
     init_context,
     similarity_logits,
 )
-from promptfleet.methods.protocol import Arrived, Call, Images, LocalUpdate, Message, Method, State, Task, Update, World
+from promptfleet.methods.protocol import (
+    Arrived,
+    Call,
+    Encode,
+    Images,
+    Message,
+    Method,
+    State,
+    Task,
+    Update,
+    Work,
+    World,
+)
 from promptfleet.methods.training import train_context
 
 
@@ -59,7 +70,7 @@ class FedPer(Method):
     def select(self, server: State, call: Call) -> dict[int, Message]:
         return call.to_all(Message({"shared": server["shared"]}, {"private": server["private"]}))
 
-    def local_update(self, task: Task) -> LocalUpdate:
+    def local_update(self, task: Task) -> Work[Update]:
         trained = yield from train_context(task, _joined(task))
         shared, own = _split(task.world, trained.context)
         next_private = {"private": own, "participations": task.private["participations"] + 1}
@@ -75,8 +86,9 @@ class FedPer(Method):
     def aggregate(self, server: State, arrived: Arrived) -> State:
         return {**server, **arrived.mean()}
 
-    def personalize(self, task: Task) -> State:
-        return {"text": encode_frozen(task.world, _joined(task))}
+    def personalize(self, task: Task) -> Work[State]:
+        (text,) = yield Encode(_joined(task).unsqueeze(0))
+        return {"text": text}
 
     def predict(self, task: Task, images: Images) -> Tensor:
         return similarity_logits(task.world, images.features, task.private["text"])

@@ -17,8 +17,8 @@ from torch import Tensor
 
 from promptfleet.config import FederationConfig
 from promptfleet.methods.promptfl import PromptFL
-from promptfleet.methods.prompts import CONTEXT_STD, context_shape, encode_frozen, similarity_logits
-from promptfleet.methods.protocol import Examples, Images, LocalUpdate, Message, State, Task, Update, World
+from promptfleet.methods.prompts import CONTEXT_STD, context_shape, similarity_logits
+from promptfleet.methods.protocol import Encode, Examples, Images, Message, State, Task, Update, Work, World
 from promptfleet.methods.training import prompt_loss, sgd, train_steps
 
 
@@ -48,7 +48,7 @@ class FedPGP(PromptFL):
 
         return {"left": normal(*classes, tokens, rank), "right": normal(*classes, rank, width)}
 
-    def local_update(self, task: Task) -> LocalUpdate:
+    def local_update(self, task: Task) -> Work[Update]:
         config, world = task.config, task.world
         shared = task.download.tensors["context"].clone().requires_grad_()
         left, right = (task.private[name].clone().requires_grad_() for name in ("left", "right"))
@@ -70,10 +70,11 @@ class FedPGP(PromptFL):
         *classes, tokens, width = context_shape(world)
         return super().trained_parameters(world) + prod(classes) * world.config.factor_rank * (tokens + width)
 
-    def personalize(self, task: Task) -> State:
+    def personalize(self, task: Task) -> Work[State]:
         """Text features of the client's part on top of the global prompt as it is now."""
         own = task.private["left"] @ task.private["right"]
-        return {"text": encode_frozen(task.world, task.download.tensors["context"] + own)}
+        (text,) = yield Encode((task.download.tensors["context"] + own).unsqueeze(0))
+        return {"text": text}
 
     def predict(self, task: Task, images: Images) -> Tensor:
         return similarity_logits(task.world, images.features, task.private["text"])

@@ -19,7 +19,7 @@ from promptfleet.errors import ConfigError
 from promptfleet.methods.prompt_generator import HEADS, generate_context, generator_shapes, init_generator
 from promptfleet.methods.promptfl import PromptFL
 from promptfleet.methods.prompts import context_with_text, similarity_logits
-from promptfleet.methods.protocol import Arrived, Call, Examples, LocalUpdate, Message, State, Task, Update, World
+from promptfleet.methods.protocol import Arrived, Call, Examples, Message, State, Task, Update, Work, World
 from promptfleet.methods.training import sgd, train_steps
 
 _GENERATOR = "generator."
@@ -57,7 +57,7 @@ class FedTPG(PromptFL):
         tensors = {name: tensor for name, tensor in server.items() if name not in ("context", "text")}
         return call.to_all(Message(tensors, attached={"text": server["text"]}))
 
-    def local_update(self, task: Task) -> LocalUpdate:
+    def local_update(self, task: Task) -> Work[Update]:
         config, world, sent, labels = task.config, task.world, task.download.tensors, task.train.labels
         generator = {name: tensor.clone().requires_grad_() for name, tensor in _generator_of(sent).items()}
         classes = torch.arange(len(world.clip.classes), device=labels.device)

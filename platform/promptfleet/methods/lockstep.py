@@ -1,78 +1,74 @@
-"""Local updates run side by side, their prompts through the text tower in one batch."""
+"""Work of several clients side by side, their prompts through the text tower in one batch."""
 
 from collections import defaultdict
 from collections.abc import Generator, Iterable, Sequence
 from itertools import islice
-from typing import Any, TypeVar
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from promptfleet.errors import MethodError
 from promptfleet.methods.prompts import encode_contexts
-from promptfleet.methods.protocol import Backward, Encode, LocalUpdate, Update, World
+from promptfleet.methods.protocol import Backward, Encode, ResultT, Update, Work, World
 
-ResultT = TypeVar("ResultT")
-SIDE_BY_SIDE = 16  # updates at a time: more would hold more memory, and are no faster
+SIDE_BY_SIDE = 16  # generators at a time: more would hold more memory, and are no faster
+RESULTS = {"init_server": dict, "local_update": Update, "aggregate": dict, "personalize": dict}
 
 
-def run_updates(world: World, updates: Iterable[Update | LocalUpdate]) -> list[Update]:
-    """Drive local updates to their ends; what several of them ask for at the same time is answered in one go.
+def run_together(
+    world: World, works: Iterable[ResultT | Work[ResultT]], function: str = "local_update"
+) -> list[ResultT]:
+    """Run what a method's ``function`` returned to its results, answering simultaneous requests in one batch.
 
-    Each keeps its own parameters, loss and optimizers. Alone, an update is driven as a loop of its own would be. An
-    update is taken from ``updates`` when its turn comes, so that what it holds is not in memory before.
+    Each work keeps its own parameters, loss and optimizers. Alone, it runs as a loop of its own would. It is taken
+    from ``works`` when its turn comes, so that what it holds is not in memory before.
 
     Raises:
-        MethodError: one of them is neither an ``Update`` nor a generator that comes to one, or asks for anything else.
+        MethodError: one is neither a result nor a generator that comes to one, or asks for anything else.
     """
-    todo, done = iter(updates), []
+    todo, done = iter(works), []
     while group := list(islice(todo, SIDE_BY_SIDE)):
-        done += _run_group(world, group)
+        done += _run_group(world, group, function)
     return done
 
 
-def _run_group(world: World, updates: Sequence[Update | LocalUpdate]) -> list[Update]:
-    done = {index: update for index, update in enumerate(updates) if isinstance(update, Update)}
-    waiting = {index: _advance(world, update, None) for index, update in enumerate(updates) if index not in done}
+def run_alone(world: World, work: ResultT | Work[ResultT], function: str = "local_update") -> ResultT:
+    """Run one work to its result, as ``run_together`` does."""
+    return run_together(world, [work], function)[0]
+
+
+def _run_group(world: World, works: Sequence[ResultT | Work[ResultT]], function: str) -> list[ResultT]:
+    result = RESULTS[function]
+    done = {index: work for index, work in enumerate(works) if isinstance(work, result)}
+    waiting = {index: _advance(world, work, None, function) for index, work in enumerate(works) if index not in done}
     while waiting:
-        answers = _answer(world, {index: asked for index, asked in waiting.items() if not isinstance(asked, Update)})
+        answers = _answer(world, {index: asked for index, asked in waiting.items() if not isinstance(asked, result)})
         done |= {index: asked for index, asked in waiting.items() if index not in answers}
-        waiting = {index: _advance(world, updates[index], answer) for index, answer in answers.items()}
-    return [done[index] for index in range(len(updates))]
+        waiting = {index: _advance(world, works[index], answer, function) for index, answer in answers.items()}
+    return [done[index] for index in range(len(works))]
 
 
-def run_alone(world: World, steps: Generator[Encode | Backward, Tensor | None, ResultT]) -> ResultT:
-    """Drive one generator that asks as a local update does, for example in ``personalize``; returns what it returns."""
-    answer = None
-    if not isinstance(steps, Generator):
-        raise MethodError(f"method {world.config.method}: {_named(steps)} was to be driven, should be a generator")
-    while True:
-        try:
-            asked = steps.send(answer)
-        except StopIteration as end:
-            return end.value
-        answer = _answer(world, {0: asked})[0]
-
-
-def _advance(world: World, update: LocalUpdate, answer: Tensor | None) -> Encode | Backward | Update:
-    """What the update asks for next, or what it came to."""
-    if not isinstance(update, Generator):
-        raise _unexpected(world, "local_update returned", update)
+def _advance(world: World, work: Work[ResultT], answer: Tensor | None, function: str) -> Encode | Backward | ResultT:
+    """Return the next request of the work, or its result."""
+    if not isinstance(work, Generator):
+        raise _unexpected(world, function, "returned", work)
     try:
-        asked = update.send(answer)
+        asked = work.send(answer)
     except StopIteration as end:
-        if not isinstance(end.value, Update):
-            raise _unexpected(world, "local_update came to", end.value) from None
+        if not isinstance(end.value, RESULTS[function]):
+            raise _unexpected(world, function, "came to", end.value) from None
         return end.value
     if not isinstance(asked, Encode | Backward):
-        raise _unexpected(world, "local_update asked for", asked)
+        raise _unexpected(world, function, "asked for", asked)
     return asked
 
 
-def _unexpected(world: World, what: str, value: Any) -> MethodError:
+def _unexpected(world: World, function: str, did: str, value: Any) -> MethodError:
+    result = "an Update" if RESULTS[function] is Update else "a state"
     return MethodError(
-        f"method {world.config.method}: {what} {_named(value)}, should be a generator that yields Encode and Backward "
-        f"and returns an Update, or return one itself"
+        f"method {world.config.method}: {function} {did} {_named(value)}, should be a generator that yields Encode and "
+        f"Backward and returns {result}, or return one itself"
     )
 
 

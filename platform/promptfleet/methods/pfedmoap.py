@@ -40,12 +40,12 @@ from promptfleet.methods.protocol import (
     Call,
     Examples,
     Images,
-    LocalUpdate,
     Message,
     Method,
     State,
     Task,
     Update,
+    Work,
     World,
 )
 from promptfleet.methods.sketches import WIDTH
@@ -168,7 +168,7 @@ class PFedMoAP(Method):
                 messages[client] = _download(server, *own)
         return {client: messages[client] for client in call.clients}
 
-    def local_update(self, task: Task) -> LocalUpdate:
+    def local_update(self, task: Task) -> Work[Update]:
         world, private, experts = task.world, task.private, task.download.attached["expert_text"]
         with_experts = len(experts) > 0
         gate = {name: tensor.clone().requires_grad_(with_experts) for name, tensor in _gate_of(task).items()}

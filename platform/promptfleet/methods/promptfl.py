@@ -16,7 +16,7 @@ from promptfleet.methods.prompts import (
     init_context,
     similarity_logits,
 )
-from promptfleet.methods.protocol import Arrived, Call, Images, LocalUpdate, Message, Method, State, Task, Update, World
+from promptfleet.methods.protocol import Arrived, Call, Images, Message, Method, State, Task, Update, Work, World
 from promptfleet.methods.training import ContextLoss, train_context
 
 
@@ -45,7 +45,7 @@ class PromptFL(Method):
         """The loss that a local update minimizes; None is the cross-entropy."""
         return None
 
-    def local_update(self, task: Task) -> LocalUpdate:
+    def local_update(self, task: Task) -> Work[Update]:
         trained = yield from train_context(task, task.download.tensors["context"], loss=self.loss(task))
         return Update(task.private, Message({"context": trained.context}), trained.metrics)
 

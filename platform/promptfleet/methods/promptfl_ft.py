@@ -8,10 +8,9 @@ from pydantic import Field
 from torch import Tensor
 
 from promptfleet.config import FederationConfig
-from promptfleet.methods.lockstep import run_alone
 from promptfleet.methods.promptfl import PromptFL
 from promptfleet.methods.prompts import similarity_logits
-from promptfleet.methods.protocol import Images, State, Task
+from promptfleet.methods.protocol import Images, State, Task, Work
 from promptfleet.methods.training import train_context
 
 
@@ -26,9 +25,9 @@ class PromptFLFineTuned(PromptFL):
 
     Config = PromptFLFineTunedConfig
 
-    def personalize(self, task: Task) -> State:
-        epochs = task.config.finetune_epochs
-        tuned = run_alone(task.world, train_context(task, task.download.tensors["context"], epochs=epochs))
+    def personalize(self, task: Task) -> Work[State]:
+        start, epochs = task.download.tensors["context"], task.config.finetune_epochs
+        tuned = yield from train_context(task, start, epochs=epochs)
         return {"text": tuned.text}
 
     def predict(self, task: Task, images: Images) -> Tensor:

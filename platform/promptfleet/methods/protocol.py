@@ -11,7 +11,7 @@ from collections.abc import Callable, Generator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from enum import Enum
 from math import prod
-from typing import ClassVar, Literal, Protocol
+from typing import ClassVar, Literal, Protocol, TypeVar
 
 import numpy as np
 import torch
@@ -233,7 +233,7 @@ class Arrived:
 
 @dataclass(frozen=True)
 class Encode:
-    """Yielded by a local update: text features of ``contexts [prompts, (classes,) tokens, width]``, please.
+    """Yielded by work: text features of ``contexts [prompts, (classes,) tokens, width]``, please.
 
     Answered with ``[prompts, classes, dim]``, unit norm, which gradients flow through.
     """
@@ -243,16 +243,22 @@ class Encode:
 
 @dataclass(frozen=True)
 class Backward:
-    """Yielded by a local update: gradients of the scalar ``loss``, please; they are in ``grad`` afterwards."""
+    """Yielded by work: gradients of the scalar ``loss``, please; they are in ``grad`` afterwards."""
 
     loss: Tensor
 
 
-LocalUpdate = Generator[Encode | Backward, Tensor | None, Update]
+ResultT = TypeVar("ResultT")
+Work = Generator[Encode | Backward, Tensor | None, ResultT]  # a computation that comes to a result
 
 
 class Method(ABC):
-    """A federated method. All functions are pure: no argument is changed, all randomness comes from ``rng``."""
+    """A federated method. All functions are pure: no argument is changed, all randomness comes from ``rng``.
+
+    Functions that may return ``Work`` can be generators instead. Written as ``text = yield Encode(contexts)`` and
+    ``yield Backward(loss)``, one reads like a loop of its own; local updates and personalizations of the clients of
+    one process still go through the text tower together (see ``lockstep``).
+    """
 
     Config: ClassVar[type[FederationConfig]] = FederationConfig
     needs: ClassVar[Needs] = Needs.GLOBAL
@@ -262,8 +268,8 @@ class Method(ABC):
         """Raise ConfigError where the configuration does not fit this backbone or these classes."""
 
     @abstractmethod
-    def init_server(self, world: World, rng: np.random.Generator) -> State:
-        """The server's state before round 1."""
+    def init_server(self, world: World, rng: np.random.Generator) -> State | Work[State]:
+        """The server's state before round 1; not asked for where a run resumes."""
 
     def init_client(self, world: World, client: int, rng: np.random.Generator) -> State:
         """A client's private state before it ever trained; "never trained" is a flag in it, not a missing key."""
@@ -277,12 +283,8 @@ class Method(ABC):
         """
 
     @abstractmethod
-    def local_update(self, task: Task) -> Update | LocalUpdate:
-        """Train on ``task.train``.
-
-        Written as a generator, ``text = yield Encode(contexts)`` and ``yield Backward(loss)``, it reads like a loop of
-        its own, and the clients of one actor still go through the text tower together (see ``lockstep``).
-        """
+    def local_update(self, task: Task) -> Update | Work[Update]:
+        """Train on ``task.train``."""
 
     @abstractmethod
     def upload_shapes(self, world: World) -> dict[str, tuple[int, ...]]:
@@ -297,7 +299,7 @@ class Method(ABC):
         return sum(prod(shape) for shape in self.upload_shapes(world).values())
 
     @abstractmethod
-    def aggregate(self, server: State, arrived: Arrived) -> State:
+    def aggregate(self, server: State, arrived: Arrived) -> State | Work[State]:
         """Make the server's next state from the accepted uploads."""
 
     def keeps_rows(self, config: FederationConfig) -> bool:
@@ -315,7 +317,7 @@ class Method(ABC):
     def predict(self, task: Task, images: Images) -> Tensor:
         """Logits ``[images, classes]``; ``task.private`` is what ``personalize`` gave."""
 
-    def personalize(self, task: Task) -> State:
+    def personalize(self, task: Task) -> State | Work[State]:
         """The private state to predict with, where that takes the training examples once more; never uploaded."""
         return task.private
 

@@ -1,10 +1,10 @@
 """Local training that prompt methods share: SGD over batches, with the loss and the prompts left to the method.
 
-Both functions are generators for ``yield from`` in a local update, so that a method reads like a loop of its own and
-its clients still go through the text tower together (see ``lockstep``).
+Both functions are work for ``yield from`` in a local update or a personalization: a method reads like a loop of its
+own, and its clients still go through the text tower together (see ``lockstep``).
 """
 
-from collections.abc import Callable, Generator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from promptfleet.methods.prompts import local_batches, similarity_logits
-from promptfleet.methods.protocol import Backward, Encode, Examples, State, Task, World
+from promptfleet.methods.protocol import Backward, Encode, Examples, State, Task, Work, World
 from promptfleet.methods.sgd import SGD
 
 ContextLoss = Callable[[Tensor, Tensor, Examples], Tensor]
@@ -48,7 +48,7 @@ def train_steps(
     contexts: Callable[[], Tensor],
     loss: Callable[[Tensor, Examples], Tensor],
     epochs: int | None = None,
-) -> Generator[Encode | Backward, Tensor | None, dict[str, float]]:
+) -> Work[dict[str, float]]:
     """Step ``optimizers`` once per batch of ``epochs`` (default: ``local_epochs``); returns the metrics.
 
     ``contexts()`` makes ``[prompts, (classes,) tokens, width]`` from what is trained, ``loss(text, batch)`` a scalar
@@ -72,7 +72,7 @@ def train_context(
     loss: ContextLoss | None = None,
     also: Sequence[SGD] = (),
     epochs: int | None = None,
-) -> Generator[Encode | Backward, Tensor | None, TrainedContext]:
+) -> Work[TrainedContext]:
     """Train one context from ``start``, which stays as it is.
 
     ``loss(context, text, batch)`` defaults to the cross-entropy of CLIP's logits; ``also`` are optimizers of what else

@@ -2,7 +2,7 @@
 
 import torch
 
-from promptfleet.methods.protocol import Message, Method, Update
+from promptfleet.methods.protocol import Message, Method, Spec, Update
 
 PROMPT = (16, 512)
 
@@ -22,8 +22,8 @@ class NoOp(Method):
     def local_update(self, task):
         return Update({"trained": task.private["trained"] + 1}, task.download, {})
 
-    def upload_shapes(self, world):
-        return {"context": PROMPT}
+    def uploads(self, world):
+        return {"context": Spec(PROMPT)}
 
     def aggregate(self, server, arrived):
         return server

@@ -8,7 +8,7 @@ from pathlib import Path
 import torch
 
 from promptfleet.config import FederationConfig
-from promptfleet.methods.protocol import Message, Method, Update
+from promptfleet.methods.protocol import Message, Method, Spec, Update
 
 
 def order(folder, stage, round_index, fault, *, client=None, times=1):
@@ -56,8 +56,8 @@ class Faulty(Method):
         suffer(world, "trained", now, client)
         return Update(private, Message({"context": uploads.get(fault, context)}), {"loss": float(drawn.sum())})
 
-    def upload_shapes(self, world):
-        return {"context": _shape(world)}
+    def uploads(self, world):
+        return {"context": Spec(_shape(world))}
 
     def aggregate(self, server, arrived):
         now = int(server["round"]) + 1

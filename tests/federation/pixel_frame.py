@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from pydantic import Field
 
 from promptfleet.config import FederationConfig
-from promptfleet.methods.protocol import Backward, Message, Method, Needs, Update
+from promptfleet.methods.protocol import Backward, Message, Method, Needs, Spec, Update
 from promptfleet.methods.sgd import SGD
 
 
@@ -42,8 +42,8 @@ class PixelFrame(Method):
         frame = frame.detach()
         return Update({}, Message({"frame": frame}), {"loss": float(np.mean(losses))})
 
-    def upload_shapes(self, world):
-        return {"frame": (3, *world.image_tower.image_size)}
+    def uploads(self, world):
+        return {"frame": Spec((3, *world.image_tower.image_size))}
 
     def aggregate(self, server, arrived):
         return arrived.mean()

@@ -10,7 +10,9 @@ from promptfleet.federation.adversaries import adversaries, attacked, flipped
 from promptfleet.federation.local_fleet import LocalFleet
 from promptfleet.federation.rounds import Federation
 from promptfleet.federation.updates import step_norm, step_of
+from promptfleet.methods.promptfl import PromptFL
 from promptfleet.methods.prompts import encode_frozen
+from promptfleet.methods.protocol import Spec
 from promptfleet.seeding import stream
 from tests.fakes import tiny_world
 from tests.tiny_federation import tiny_federation
@@ -84,6 +86,18 @@ def test_a_client_sends_what_the_attack_makes_of_its_update_and_keeps_what_it_le
         assert torch.equal(sent.private["context"], good.private["context"])
         text = sent.upload.message.attached["text"]
         assert torch.allclose(text, encode_frozen(attacker.world, context), atol=1e-6)
+
+
+def test_an_attack_leaves_what_is_not_trained_as_it_is(monkeypatch):
+    uploads = []
+    for trained in (True, False):
+        monkeypatch.setattr(PromptFL, "uploads", lambda _, world, it=trained: {"context": Spec((3, 16), trained=it)})
+        fed = tiny_federation("promptfl", adversary={"fraction": 0.25, "scale": 2.0})
+        (bad,) = adversaries(fed.world.config)
+        uploads.append(fed.clients[bad].train(1, {}, fed.download(bad)).upload.message.tensors["context"])
+    start = fed.download(bad).tensors["context"]
+    assert torch.allclose(uploads[0] - start, -2 * (uploads[1] - start), atol=1e-6)
+    assert not torch.equal(uploads[1], start)
 
 
 def test_wrong_labels_are_the_adversarys_alone_and_mirror_the_right_ones():

@@ -16,6 +16,7 @@ from promptfleet.federation.local_fleet import LocalFleet
 from promptfleet.federation.privacy import (
     MOST_COUNTED_ROUNDS,
     budget_for,
+    check_noise_hides,
     most_uploads,
     planned_uploads,
     private_upload,
@@ -23,6 +24,7 @@ from promptfleet.federation.privacy import (
 from promptfleet.federation.rounds import Federation
 from promptfleet.federation.updates import step_norm, step_of
 from promptfleet.methods.prompts import encode_frozen
+from promptfleet.methods.protocol import Spec
 from promptfleet.seeding import stream
 from tests.fakes import tiny_client, tiny_world
 from tests.tiny_federation import tiny_federation
@@ -177,3 +179,20 @@ def test_attack_privacy_and_robust_average_give_the_same_bits_everywhere(ray_ses
     assert len({result.epsilon_spent for result in results}) == 1
     assert results[0].clients == results[1].clients == results[2].clients
     assert [report.events for report in results[1].rounds] == [report.events for report in results[0].rounds]
+
+
+@pytest.mark.parametrize(
+    ("spec", "what"),
+    [
+        (Spec((2,), torch.bool), r"of type torch\.bool"),
+        (Spec((), torch.int64), r"of type torch\.int64"),
+        (Spec((2,), trained=False), "that is not trained"),
+    ],
+)
+def test_a_method_that_noise_cannot_hide_is_refused_before_the_first_round(spec, what):
+    promised = {"context": Spec((3, 16)), "other": spec}
+    check_noise_hides(tiny_world().config, promised)
+    private = tiny_world(privacy={"epsilon": 5.0, "delta": 0.05}).config
+    check_noise_hides(private, {"context": Spec((3, 16))})
+    with pytest.raises(ConfigError, match=rf"^privacy\.epsilon: the method uploads other {what}, and noise hides"):
+        check_noise_hides(private, promised)

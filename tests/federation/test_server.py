@@ -7,7 +7,7 @@ from promptfleet.federation.state import state_sha256
 from promptfleet.methods.pfedmoap import PFedMoAP
 from promptfleet.methods.promptfl import PromptFL
 from promptfleet.methods.prompts import encode_frozen, init_context
-from promptfleet.methods.protocol import Encode, Message
+from promptfleet.methods.protocol import Encode, Message, Spec
 from tests.fakes import tiny_world
 
 SHAPE = (3, 16)
@@ -167,3 +167,32 @@ def test_a_server_that_loads_a_state_does_not_make_a_first_one():
     server.select(1, [0])
     assert server.aggregate(1, {0: good(0.25)}) == {}
     assert method.asked == ["aggregate"]
+
+
+MASKED = {"context": Spec(SHAPE), "mask": Spec((4,), torch.bool), "count": Spec((), torch.int64)}
+
+
+class Masked(PromptFL):
+    """Uploads a mask and a count, too."""
+
+    def uploads(self, world):
+        return MASKED
+
+
+@pytest.mark.parametrize(
+    ("changed", "problem"),
+    [
+        ({}, None),
+        ({"mask": torch.ones(4)}, "mask is of type torch.float32, should be torch.bool"),
+        ({"count": torch.tensor(3, dtype=torch.int32)}, "count is of type torch.int32, should be torch.int64"),
+        ({"context": torch.zeros(SHAPE).half()}, "context is of type torch.float16, should be torch.float32"),
+    ],
+)
+def test_every_tensor_of_an_upload_has_the_promised_type(changed, problem):
+    tensors = {"context": torch.zeros(SHAPE), "mask": torch.ones(4, dtype=torch.bool), "count": torch.tensor(3)}
+    rejected = Server(Masked(), tiny_world()).aggregate(1, {0: Upload(Message({**tensors, **changed}), 5)})
+    assert rejected.get(0) == problem
+
+
+def test_trained_parameters_are_real_numbers():
+    assert Masked().trained_parameters(tiny_world()) == 3 * 16

@@ -13,7 +13,7 @@ from promptfleet.federation.storage.checkpoint import load_snapshot, save_snapsh
 from promptfleet.federation.wire import stack, unstack
 from promptfleet.methods import METHODS, load_method
 from promptfleet.methods.lockstep import run_alone
-from promptfleet.methods.protocol import Call, Message, Method
+from promptfleet.methods.protocol import Call, Message, Method, Spec
 from tests import tiny_federation as tiny
 from tests.fakes import tiny_arrived, tiny_examples, tiny_task
 from tests.tiny_federation import ALL, TinyFederation, equal
@@ -99,7 +99,8 @@ def test_uploads_have_the_promised_shapes_and_a_wrong_one_leaves_the_server_as_i
     fed = tiny_federation(name).run([ALL])
     _, upload, report = fed.clients[1].train(2, fed.privates[1], fed.download(1))
     tensors = upload.message.tensors
-    assert {key: tuple(tensor.shape) for key, tensor in tensors.items()} == fed.method.upload_shapes(fed.world)
+    found = {key: Spec(tuple(tensor.shape), tensor.dtype) for key, tensor in tensors.items()}
+    assert found == fed.method.uploads(fed.world)
     assert report.uploaded_bytes == upload.message.num_bytes
     state = fed.server.state
     for key, tensor in tensors.items():

@@ -140,7 +140,9 @@ class Client:
             return message
         if attacks:
             rng = self._rng("attack", round_index)
-            tensors = attacked(config.adversary, tensors, download.tensors, rng)
+            specs = self._method.uploads(self._world)
+            points = {name: tensor for name, tensor in tensors.items() if name in specs and specs[name].is_point}
+            tensors = tensors | attacked(config.adversary, points, download.tensors, rng)
         else:
             rng, clip_norm = self._rng("privacy", round_index), config.privacy.clip_norm
             tensors = private_upload(tensors, download.tensors, clip_norm, self._world.upload_noise, rng)

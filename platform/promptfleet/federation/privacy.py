@@ -14,7 +14,7 @@ is NumPy's, drawn from the seed: right for a simulation, not for protecting real
 
 import warnings
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from math import sqrt
@@ -26,7 +26,7 @@ from promptfleet.config import FederationConfig, PrivacyConfig
 from promptfleet.errors import ConfigError
 from promptfleet.federation.cohort import asked_clients, sample_cohort
 from promptfleet.federation.updates import after_step, step_norm, step_of
-from promptfleet.methods.protocol import State
+from promptfleet.methods.protocol import Spec, State
 
 MOST_COUNTED_ROUNDS = 100_000  # in some three seconds
 _PRECISION = 0.01  # of epsilon, as a share of what may be spent
@@ -92,6 +92,22 @@ def planned_uploads(config: FederationConfig, participation: float) -> int:
     )
 
 
+def check_noise_hides(config: FederationConfig, uploads: Mapping[str, Spec]) -> None:
+    """Raise ConfigError if uploads shall be private and not all are trained real numbers, which noise hides."""
+    if config.privacy.epsilon == "none":
+        return
+    for name, spec in sorted(uploads.items()):
+        if not spec.is_point:
+            raise _not_hidden(name, "that is not trained" if spec.dtype.is_floating_point else f"of type {spec.dtype}")
+
+
+def _not_hidden(name: str, what: str) -> ConfigError:
+    return ConfigError(
+        f"privacy.epsilon: the method uploads {name} {what}, and noise hides trained real numbers alone; set it to "
+        "none, or use another method"
+    )
+
+
 def most_uploads(cohorts: Iterable[Sequence[int]]) -> int:
     """How many of the cohorts the client is in that is in most of them."""
     return max(Counter(client for cohort in cohorts for client in cohort).values(), default=0)
@@ -106,10 +122,7 @@ def private_upload(upload: State, download: State, clip_norm: float, noise_std: 
         raise ValueError("an upload needs noise to be private")
     for name, tensor in upload.items():
         if not tensor.is_floating_point():
-            raise ConfigError(
-                f"privacy.epsilon: the method uploads {name} of type {tensor.dtype}, and noise hides real numbers "
-                "alone; set it to none, or use another method"
-            )
+            raise _not_hidden(name, f"of type {tensor.dtype}")
     step = step_of(upload, download)
     shorter = clip_norm / max(step_norm(step), clip_norm)
     noisy = {

@@ -21,7 +21,7 @@ from promptfleet.federation.faults import turnout
 from promptfleet.federation.fleet import Fleet, Handle, Intake
 from promptfleet.federation.partitioning import partition_for
 from promptfleet.federation.prepare import Prepared
-from promptfleet.federation.privacy import privacy_budget
+from promptfleet.federation.privacy import check_noise_hides, privacy_budget
 from promptfleet.federation.reports import (
     ClientReport,
     Evaluation,
@@ -71,8 +71,9 @@ class Federation:
         method = load_method(config.method)
         self._participation = 1.0 if method.everybody_trains else config.participation
         self._adversaries = adversaries(config)
-        sends = bool(method.upload_shapes(prepared.world(config)))
-        self._privacy = privacy_budget(config, self._participation) if sends else None
+        uploads = method.uploads(prepared.world(config))
+        check_noise_hides(config, uploads)
+        self._privacy = privacy_budget(config, self._participation) if uploads else None
         store = prepared.open_store()
         self._samples = Samples.of_store(store, prepared.class_names, prepared.domain_names)
         self.partition = partition_for(config, self._samples)

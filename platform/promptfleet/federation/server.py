@@ -3,8 +3,6 @@
 from collections.abc import Mapping, Sequence
 from functools import cached_property
 
-import torch
-
 from promptfleet.federation.client import Upload
 from promptfleet.federation.state import find_non_finite
 from promptfleet.methods.lockstep import run_alone
@@ -62,20 +60,22 @@ class Server:
         if upload.message is None:
             return upload.problem
         shapes = {name: tuple(tensor.shape) for name, tensor in upload.message.tensors.items()}
-        wanted = self._method.upload_shapes(self._world)
+        promised = self._method.uploads(self._world)
+        wanted = {name: spec.shape for name, spec in promised.items()}
         if shapes != wanted:
             return f"uploaded {shapes}, should be {wanted}"
+        for name, tensor in sorted(upload.message.tensors.items()):
+            if tensor.dtype != promised[name].dtype:
+                return f"{name} is of type {tensor.dtype}, should be {promised[name].dtype}"
         bad = find_non_finite(upload.message.tensors) or find_non_finite(upload.message.attached)
         if bad:
             return f"{bad} is not finite"
         return self._too_unusual(upload.message.tensors)
 
     def _too_unusual(self, tensors: State) -> str | None:
-        """Real numbers are float32, whatever the arithmetic was, and nobody learns a prompt of enormous norm."""
+        """Name a tensor of enormous norm, which no client shall learn from."""
         limit = self._world.config.max_upload_norm
         for name in sorted(tensors):
-            if tensors[name].is_floating_point() and tensors[name].dtype != torch.float32:
-                return f"{name} is of type {tensors[name].dtype}, should be torch.float32"
             norm = float(tensors[name].double().norm())
             if norm > limit:
                 return f"{name} has norm {norm:.3g}, max_upload_norm is {limit:g}"

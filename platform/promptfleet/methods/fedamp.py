@@ -29,6 +29,7 @@ from promptfleet.methods.protocol import (
     Images,
     Message,
     Method,
+    Spec,
     State,
     Task,
     Update,
@@ -87,8 +88,8 @@ class FedAMP(Method):
         trained = yield from train_context(task, cloud, loss=loss)
         return Update(trained.kept(task.private), Message({"context": trained.context}), trained.metrics)
 
-    def upload_shapes(self, world: World) -> dict[str, tuple[int, ...]]:
-        return {"context": context_shape(world)}
+    def uploads(self, world: World) -> dict[str, Spec]:
+        return {"context": Spec(context_shape(world))}
 
     def aggregate(self, server: State, arrived: Arrived) -> State:
         contexts = arrived.sent("context")

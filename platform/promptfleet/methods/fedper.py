@@ -24,6 +24,7 @@ from promptfleet.methods.protocol import (
     Images,
     Message,
     Method,
+    Spec,
     State,
     Task,
     Update,
@@ -76,9 +77,9 @@ class FedPer(Method):
         next_private = {"private": own, "participations": task.private["participations"] + 1}
         return Update(next_private, Message({"shared": shared}), trained.metrics)
 
-    def upload_shapes(self, world: World) -> dict[str, tuple[int, ...]]:
+    def uploads(self, world: World) -> dict[str, Spec]:
         *before, _, width = context_shape(world)
-        return {"shared": (*before, world.config.prompt_length - world.config.private_tokens, width)}
+        return {"shared": Spec((*before, world.config.prompt_length - world.config.private_tokens, width))}
 
     def trained_parameters(self, world: World) -> int:
         return prod(context_shape(world))

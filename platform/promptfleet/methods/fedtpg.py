@@ -19,7 +19,7 @@ from promptfleet.errors import ConfigError
 from promptfleet.methods.prompt_generator import HEADS, generate_context, generator_shapes, init_generator
 from promptfleet.methods.promptfl import PromptFL
 from promptfleet.methods.prompts import context_with_text, similarity_logits
-from promptfleet.methods.protocol import Arrived, Call, Examples, Message, State, Task, Update, Work, World
+from promptfleet.methods.protocol import Arrived, Call, Examples, Message, Spec, State, Task, Update, Work, World
 from promptfleet.methods.training import sgd, train_steps
 
 _GENERATOR = "generator."
@@ -79,8 +79,8 @@ class FedTPG(PromptFL):
         upload = {_GENERATOR + name: tensor.detach() for name, tensor in generator.items()}
         return Update(task.private, Message(upload), metrics)
 
-    def upload_shapes(self, world: World) -> dict[str, tuple[int, ...]]:
-        return {_GENERATOR + name: shape for name, shape in generator_shapes(*_sizes(world)).items()}
+    def uploads(self, world: World) -> dict[str, Spec]:
+        return {_GENERATOR + name: Spec(shape) for name, shape in generator_shapes(*_sizes(world)).items()}
 
     def aggregate(self, server: State, arrived: Arrived) -> State:
         return _server_state(arrived.world, arrived.mean("equal"), int(server["round"]) + 1)

@@ -42,6 +42,7 @@ from promptfleet.methods.protocol import (
     Images,
     Message,
     Method,
+    Spec,
     State,
     Task,
     Update,
@@ -191,9 +192,9 @@ class PFedMoAP(Method):
         )
         return Update(next_private, upload, trained.metrics)
 
-    def upload_shapes(self, world: World) -> dict[str, tuple[int, ...]]:
-        is_averaged = world.config.gate_sharing == "averaged"
-        return {"context": context_shape(world), **(_gate_shapes(world.config) if is_averaged else {})}
+    def uploads(self, world: World) -> dict[str, Spec]:
+        gate = _gate_shapes(world.config) if world.config.gate_sharing == "averaged" else {}
+        return {name: Spec(shape) for name, shape in {"context": context_shape(world), **gate}.items()}
 
     def attachments(self, world: World, tensors: State) -> State:
         return {"text": encode_frozen(world, tensors["context"])}

@@ -16,7 +16,7 @@ from promptfleet.methods.prompts import (
     init_context,
     similarity_logits,
 )
-from promptfleet.methods.protocol import Arrived, Call, Images, Message, Method, State, Task, Update, Work, World
+from promptfleet.methods.protocol import Arrived, Call, Images, Message, Method, Spec, State, Task, Update, Work, World
 from promptfleet.methods.training import ContextLoss, train_context
 
 
@@ -49,8 +49,8 @@ class PromptFL(Method):
         trained = yield from train_context(task, task.download.tensors["context"], loss=self.loss(task))
         return Update(task.private, Message({"context": trained.context}), trained.metrics)
 
-    def upload_shapes(self, world: World) -> dict[str, tuple[int, ...]]:
-        return {"context": context_shape(world)}
+    def uploads(self, world: World) -> dict[str, Spec]:
+        return {"context": Spec(context_shape(world))}
 
     def aggregate(self, server: State, arrived: Arrived) -> State:
         return context_with_text(arrived.world, arrived.mean()["context"])

@@ -160,6 +160,24 @@ class Message:
 
 
 @dataclass(frozen=True)
+class Spec:
+    """The form of one uploaded tensor.
+
+    ``trained`` is false for real numbers that are no parameters, such as statistics. Attacks alter trained real numbers
+    alone, and privacy has noise for nothing else.
+    """
+
+    shape: tuple[int, ...]
+    dtype: torch.dtype = torch.float32
+    trained: bool = True
+
+    @property
+    def is_point(self) -> bool:
+        """Whether training moves it a little: trained real numbers, and no mask or count."""
+        return self.trained and self.dtype.is_floating_point
+
+
+@dataclass(frozen=True)
 class Update:
     """What a client's local update gives: its next private state, what it uploads, and figures to report."""
 
@@ -287,16 +305,16 @@ class Method(ABC):
         """Train on ``task.train``."""
 
     @abstractmethod
-    def upload_shapes(self, world: World) -> dict[str, tuple[int, ...]]:
-        """Shape of every tensor of an upload; the server rejects others."""
+    def uploads(self, world: World) -> dict[str, Spec]:
+        """Promise the form of every tensor of an upload; the server rejects others."""
 
     def attachments(self, world: World, tensors: State) -> State:
         """What goes with an upload of ``tensors``; asked where privacy or an attack has altered those of an update."""
         return {}
 
     def trained_parameters(self, world: World) -> int:
-        """How many numbers a client's local update trains; by default those that it uploads."""
-        return sum(prod(shape) for shape in self.upload_shapes(world).values())
+        """Count the numbers that a client's local update trains; by default the trained ones that it uploads."""
+        return sum(prod(spec.shape) for spec in self.uploads(world).values() if spec.is_point)
 
     @abstractmethod
     def aggregate(self, server: State, arrived: Arrived) -> State | Work[State]:

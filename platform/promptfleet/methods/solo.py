@@ -4,7 +4,7 @@ import numpy as np
 from pydantic import Field
 
 from promptfleet.config import FederationConfig
-from promptfleet.methods.protocol import Arrived, Call, Message, Method, State, Task, World
+from promptfleet.methods.protocol import Arrived, Call, Message, Method, Spec, State, Task, World
 
 
 class NoCommunication(Method):
@@ -16,7 +16,7 @@ class NoCommunication(Method):
     def select(self, server: State, call: Call) -> dict[int, Message]:
         return call.to_all(Message(tensors={}, attached=server))
 
-    def upload_shapes(self, world: World) -> dict[str, tuple[int, ...]]:
+    def uploads(self, world: World) -> dict[str, Spec]:
         return {}
 
     def aggregate(self, server: State, arrived: Arrived) -> State:

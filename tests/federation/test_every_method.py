@@ -2,11 +2,13 @@
 
 import pytest
 
+from promptfleet.federation import local_fleet, rounds
 from promptfleet.federation.cohort import sample_cohort
 from promptfleet.federation.local_fleet import LocalFleet
 from promptfleet.federation.resources import Node, plan_shares
 from promptfleet.federation.rounds import Federation
 from promptfleet.methods import METHODS, load_method
+from promptfleet.methods.promptfl import PromptFL
 from promptfleet.methods.protocol import Needs
 
 ON_FEATURES = [name for name in METHODS if load_method(name).needs is Needs.GLOBAL]
@@ -19,12 +21,42 @@ def run(config, prepared, fleet):
     return federation.result()
 
 
-def test_everybody_trains_where_a_method_says_so(small_config, prepared):
+def test_all_clients_train_where_a_method_says_so(small_config, prepared):
     fleet = LocalFleet(prepared)
     for name, wanted in [("linear_probe", [0, 1, 2]), ("zero_shot", sample_cohort(0, 1, 3, 0.34))]:
         config = small_config(method=name, rounds=1, participation=0.34)
         assert run(config, prepared, fleet).rounds[0].cohort == wanted
     fleet.close()
+
+
+class Fades(PromptFL):
+    """PromptFL with fewer clients in each round; remembers what downloads were for."""
+
+    def __init__(self):
+        self.calls = []
+
+    def participation(self, config, round_index):
+        return config.participation / round_index
+
+    def select(self, server, call):
+        self.calls.append((call.purpose, call.round, len(call.clients)))
+        return super().select(server, call)
+
+
+def test_a_method_says_who_trains_in_which_round_and_is_told_what_downloads_are_for(
+    monkeypatch, small_config, prepared
+):
+    method = Fades()
+    for module in (local_fleet, rounds):
+        monkeypatch.setattr(module, "load_method", lambda name: method)
+    config = small_config(method="promptfl", clients=3, rounds=3, participation=1.0)
+    result = run(config, prepared, LocalFleet(prepared))
+    cohorts = [sample_cohort(0, round_index, 3, 1 / round_index) for round_index in (1, 2, 3)]
+    assert [report.cohort for report in result.rounds] == cohorts
+    assert [len(cohort) for cohort in cohorts] == [3, 2, 1]
+    train, evaluate = ([call[1:] for call in method.calls if call[0] == why] for why in ("train", "evaluate"))
+    assert train == [(1, 3), (2, 2), (3, 1)]
+    assert evaluate == [(1, 3), (2, 3), (3, 3)]
 
 
 def test_zero_shot_scores_what_every_result_names_as_zero_shot(small_config, prepared):

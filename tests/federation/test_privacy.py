@@ -56,20 +56,29 @@ def test_the_noise_gives_the_budget_back_and_never_less_privacy(epsilon, delta):
     assert plan.noise_std == plan.noise_multiplier * 2 * 0.02
 
 
+def always(share):
+    """The participation of a method in which it does not depend on the round."""
+    return lambda config, round_index: share
+
+
 def test_who_is_asked_most_often_counts():
     assert most_uploads([[0, 1], [1, 2], [1]]) == 3
     config = tiny_world(clients=10, rounds=6).config
     cohorts = [sample_cohort(config.seed, round_index, 10, 0.3) for round_index in range(1, 7)]
-    assert planned_uploads(config, 1.0) == 6
-    assert planned_uploads(config, 0.3) == most_uploads(cohorts)
+    assert planned_uploads(config, always(1.0)) == 6
+    assert planned_uploads(config, always(0.3)) == most_uploads(cohorts)
+    assert planned_uploads(config, lambda _, index: 1.0 if index < 6 else 0.3) == 6
+    assert planned_uploads(config, lambda _, index: 0.3 if index == 3 else 0.1) == most_uploads(
+        sample_cohort(config.seed, index, 10, 0.3 if index == 3 else 0.1) for index in range(1, 7)
+    )
     assert 2 <= most_uploads(cohorts) < 6  # 18 places for 10 clients
 
 
 def test_uploads_of_countless_rounds_are_counted_only_where_all_send():
     config = tiny_world(clients=10, rounds=10**12, faults={"over_selection": 0.5}).config
-    assert planned_uploads(config, 1.0) == planned_uploads(config, 0.7) == 10**12
+    assert planned_uploads(config, always(1.0)) == planned_uploads(config, always(0.7)) == 10**12
     with pytest.raises(ConfigError, match=rf"^privacy\.epsilon: .* at most {MOST_COUNTED_ROUNDS} rounds, got rounds="):
-        planned_uploads(config, 0.3)
+        planned_uploads(config, always(0.3))
 
 
 def test_an_impossible_budget_is_refused_in_one_line(monkeypatch):

@@ -3,6 +3,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from promptfleet.methods import fedamp
 from promptfleet.methods.fedamp import cloud_prompt, cloud_weights
 from tests.fakes import tiny_examples
 from tests.tiny_federation import ALL, tiny_federation
@@ -104,3 +105,14 @@ def test_the_pull_has_a_gradient():
     )
     cloud = fed.download(0).tensors["context"]
     assert (tight - cloud).norm() < 0.95 * (loose - cloud).norm()
+
+
+def test_to_evaluate_no_cloud_prompt_is_mixed_and_none_is_needed(monkeypatch):
+    fed = tiny_federation("fedamp").run([[0, 1, 2]])
+    with_prompts, without = fed.server.select(1, ALL), fed.server.select(1, ALL, "evaluate")
+    assert all(message.num_bytes == 0 for message in without.values())
+    for i, client in fed.clients.items():  # client 3 never trained
+        found = [client.evaluate(1, fed.privates[i], downloads[i]) for downloads in (with_prompts, without)]
+        assert found[0] == found[1]
+    monkeypatch.setattr(fedamp, "cloud_weights", None)
+    assert fed.server.select(1, ALL, "evaluate").keys() == set(ALL)

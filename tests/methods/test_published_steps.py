@@ -183,7 +183,7 @@ def test_fedtpg():
 
     server = method.aggregate({"round": torch.tensor(4)}, tiny_arrived(world, {0: Message(sent)}, {0: 8}))
     near(server["context"], values["context_of_all"])
-    (download,) = method.select(server, Call(world, 6, [0], np.random.default_rng(0))).values()
+    (download,) = method.select(server, Call(world, 6, [0], "train", np.random.default_rng(0))).values()
     near(method.predict(tiny_task(world, {}, download), examples.images), values["logits_of_all"])
     tripled = {name: 3 * tensor for name, tensor in sent.items()}
     both = {0: Message(sent), 1: Message(tripled)}

@@ -8,6 +8,7 @@ from promptfleet.errors import PromptfleetError
 from promptfleet.federation.reports import FederationSummary
 from promptfleet.federation.settings import federation_config
 from promptfleet.methods import load_method
+from promptfleet.methods.protocol import Method
 
 
 class ComparisonError(PromptfleetError):
@@ -17,7 +18,7 @@ class ComparisonError(PromptfleetError):
 def check_same_conditions(results: Mapping[tuple[str, int], FederationSummary]) -> None:
     """Raise ComparisonError unless the methods of each seed shared partition, cohorts and settings.
 
-    results by method and seed. Where clients train alone, there is no cohort to share: everybody does in each round.
+    results by method and seed. A method that decides itself how many clients train in a round has cohorts of its own.
     """
     first: dict[tuple[int, str], tuple[str, Any]] = {}
     for (method, seed), result in results.items():
@@ -38,7 +39,7 @@ def conditions(result: FederationSummary) -> dict[str, Any]:
         "test parts": [client.num_test for client in result.clients],
         "rounds done": len(result.rounds),
     }
-    if not load_method(result.method).everybody_trains:
+    if type(load_method(result.method)).participation is Method.participation:
         found["cohorts"] = [list(report.cohort) for report in result.rounds]
     return found
 

@@ -42,7 +42,7 @@ from promptfleet.federation.wire import (
     unstack_uploads,
 )
 from promptfleet.methods import load_method
-from promptfleet.methods.protocol import World
+from promptfleet.methods.protocol import Purpose, World
 
 if TYPE_CHECKING:
     from promptfleet.federation.prepare import Prepared
@@ -116,9 +116,9 @@ class ServerActor:
         world = World(config, self._clip, self._frozen.class_names, self._image_tower, rows=rows and KeptRows(rows))
         self._server = Server(load_method(config.method), world)
 
-    def select(self, round_index: int, cohorts: Sequence[Sequence[int]]) -> list[Stacked]:
+    def select(self, round_index: int, cohorts: Sequence[Sequence[int]], purpose: Purpose) -> list[Stacked]:
         """Downloads for each actor's part of the cohort; called with as many return values."""
-        downloads = self._server.select(round_index, [client for clients in cohorts for client in clients])
+        downloads = self._server.select(round_index, list(chain(*cohorts)), purpose)
         parts = [stack_messages({client: downloads[client] for client in clients}) for clients in cohorts]
         return parts if len(parts) > 1 else parts[0]
 

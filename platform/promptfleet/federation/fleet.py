@@ -12,7 +12,7 @@ from typing import Any, Protocol
 from promptfleet.config import FederationConfig
 from promptfleet.data.partition import Partition
 from promptfleet.federation.reports import Evaluation, Event, TrainReport
-from promptfleet.methods.protocol import State
+from promptfleet.methods.protocol import Purpose, State
 
 Handle = Any
 
@@ -59,7 +59,7 @@ class Fleet(Protocol):
     def initial_states(self) -> dict[int, Handle]:
         """Every client's private state before it ever trained."""
 
-    def select(self, round_index: int, cohort: Sequence[int]) -> Handle:
+    def select(self, round_index: int, cohort: Sequence[int], purpose: Purpose = "train") -> Handle:
         """Downloads of the clients of ``cohort``."""
 
     def train(self, round_index: int, privates: Mapping[int, Handle], downloads: Handle) -> CohortUpdate:

@@ -22,7 +22,7 @@ from promptfleet.federation.resources import server_share
 from promptfleet.federation.server import Server
 from promptfleet.federation.storage.kept_rows import KeptRows
 from promptfleet.methods import load_method
-from promptfleet.methods.protocol import Message, State
+from promptfleet.methods.protocol import Message, Purpose, State
 
 T = TypeVar("T")
 
@@ -52,8 +52,8 @@ class LocalFleet:
     def initial_states(self) -> dict[int, State]:
         return self._group.initial_states(self._clients)
 
-    def select(self, round_index: int, cohort: Sequence[int]) -> dict[int, Message]:
-        return self._server.select(round_index, cohort)
+    def select(self, round_index: int, cohort: Sequence[int], purpose: Purpose = "train") -> dict[int, Message]:
+        return self._server.select(round_index, cohort, purpose)
 
     def train(self, round_index: int, privates: Mapping[int, State], downloads: Mapping[int, Message]) -> CohortUpdate:
         def work(clients: Sequence[int]) -> Mapping[int, Trained]:

@@ -14,7 +14,7 @@ is NumPy's, drawn from the seed: right for a simulation, not for protecting real
 
 import warnings
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from math import sqrt
@@ -29,6 +29,7 @@ from promptfleet.federation.updates import after_step, step_norm, step_of
 from promptfleet.methods.protocol import Spec, State
 
 MOST_COUNTED_ROUNDS = 100_000  # in some three seconds
+Participation = Callable[[FederationConfig, int], float]  # share of the clients that train in a round, from 1
 _PRECISION = 0.01  # of epsilon, as a share of what may be spent
 
 
@@ -57,7 +58,7 @@ class PrivacyBudget:
         return _epsilon(self.noise_multiplier / sqrt(uploads), self.delta, self.epsilon * _PRECISION)
 
 
-def privacy_budget(config: FederationConfig, participation: float) -> PrivacyBudget | None:
+def privacy_budget(config: FederationConfig, participation: Participation) -> PrivacyBudget | None:
     """The budget of a federation that asks this share of the clients in each round; None without privacy.
 
     Raises ConfigError as ``budget_for`` and ``planned_uploads`` do.
@@ -73,13 +74,15 @@ def budget_for(privacy: PrivacyConfig, uploads: int) -> PrivacyBudget:
     return PrivacyBudget(privacy.epsilon, privacy.delta, privacy.clip_norm, noise)
 
 
-def planned_uploads(config: FederationConfig, participation: float) -> int:
-    """How often the client is asked that is asked most often, in all rounds together.
+def planned_uploads(config: FederationConfig, participation: Participation) -> int:
+    """Count how often the client is asked that is asked most often, in all rounds together.
 
+    An upper bound where there are more rounds than are counted, and each counted one asks all clients.
     Raises ConfigError: counting that would take minutes, since each round asks others.
     """
     clients, over_selection = config.clients, config.faults.over_selection
-    if asked_clients(clients, participation, over_selection=over_selection) == clients:
+    shares = [participation(config, index) for index in range(1, min(config.rounds, MOST_COUNTED_ROUNDS) + 1)]
+    if all(asked_clients(clients, share, over_selection=over_selection) == clients for share in set(shares)):
         return config.rounds
     if config.rounds > MOST_COUNTED_ROUNDS:
         raise ConfigError(
@@ -87,8 +90,8 @@ def planned_uploads(config: FederationConfig, participation: float) -> int:
             f"rounds={config.rounds}; lower it, or set participation=1"
         )
     return most_uploads(
-        sample_cohort(config.seed, round_index, clients, participation, over_selection=over_selection)
-        for round_index in range(1, config.rounds + 1)
+        sample_cohort(config.seed, round_index, clients, share, over_selection=over_selection)
+        for round_index, share in enumerate(shares, start=1)
     )
 
 

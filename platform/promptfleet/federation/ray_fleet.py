@@ -30,7 +30,7 @@ from promptfleet.federation.reports import Evaluation, Event
 from promptfleet.federation.resources import Shares
 from promptfleet.federation.shared_memory import pack
 from promptfleet.federation.wire import join, stack, to_arrays, to_tensors, unstack
-from promptfleet.methods.protocol import State
+from promptfleet.methods.protocol import Purpose, State
 
 MANY = 128  # clients of one actor; more are selected for in parts, so that it begins with some meanwhile
 PART, GROWTH = 32, 3  # the first part, which it waits for; each of the others is so many times the one before
@@ -75,6 +75,7 @@ class Selection:
     server: Any
     round_index: int
     cohort: Sequence[int]
+    purpose: Purpose
     calls: Sequence[Call]
 
     def of(self, clients: Container[int]) -> list[Call]:
@@ -119,14 +120,14 @@ class RayFleet:
         outcomes, _ = self._calls.run("begin", calls, submit)
         return _in_blocks((outcome.call.clients, outcome.refs[0]) for outcome in outcomes)
 
-    def select(self, round_index: int, cohort: Sequence[int]) -> Selection:
+    def select(self, round_index: int, cohort: Sequence[int], purpose: Purpose = "train") -> Selection:
         groups, calls = self._evened(self._by_actor(cohort)), []
         for chosen in _parts(max(map(len, groups.values()), default=0)):
             parts = {actor: part for actor, clients in groups.items() if (part := clients[chosen])}
             select = self._processes.server.select.options(num_returns=len(parts))
-            downloads = _listed(select.remote(round_index, list(parts.values())))
+            downloads = _listed(select.remote(round_index, list(parts.values()), purpose))
             calls += [Call(actor, parts[actor], ref) for actor, ref in zip(parts, downloads, strict=True)]
-        return Selection(self._processes.server, round_index, cohort, calls)
+        return Selection(self._processes.server, round_index, cohort, purpose, calls)
 
     def train(self, round_index: int, privates: Mapping[int, Block], downloads: Selection) -> CohortUpdate:
         def submit(call: Call) -> Sequence[ObjectRef]:
@@ -211,7 +212,7 @@ class RayFleet:
                 replaced = selection.server is not self._processes.server
                 if not replaced and not self._await_aggregate(after_waiting=failure.hangs):
                     self._restart_server("select", str(failure), attempt)
-                selection = self.select(selection.round_index, selection.cohort)
+                selection = self.select(selection.round_index, selection.cohort, selection.purpose)
         raise AssertionError
 
     def _await_aggregate(self, *, after_waiting: bool = False) -> bool:

@@ -68,12 +68,11 @@ class Federation:
         self._prepared = prepared
         self._fleet = fleet
         self._rows = rows_folder(config, folder)
-        method = load_method(config.method)
-        self._participation = 1.0 if method.everybody_trains else config.participation
+        self._method = method = load_method(config.method)
         self._adversaries = adversaries(config)
         uploads = method.uploads(prepared.world(config))
         check_noise_hides(config, uploads)
-        self._privacy = privacy_budget(config, self._participation) if uploads else None
+        self._privacy = privacy_budget(config, method.participation) if uploads else None
         store = prepared.open_store()
         self._samples = Samples.of_store(store, prepared.class_names, prepared.domain_names)
         self.partition = partition_for(config, self._samples)
@@ -98,7 +97,8 @@ class Federation:
         """Hand out downloads, train the cohort, aggregate, evaluate every client at the same point."""
         started = time.perf_counter()
         config, fleet, round_index = self.config, self._fleet, self.rounds_done + 1
-        cohort, wanted = self._cohort(round_index), cohort_size(config.clients, self._participation)
+        cohort = self._cohort(round_index)
+        wanted = cohort_size(config.clients, self._method.participation(config, round_index))
         arriving = turnout(config.seed, round_index, cohort, wanted, config.faults)
 
         downloads, self._ahead = self._ahead or fleet.select(round_index, cohort), None
@@ -106,7 +106,7 @@ class Federation:
         trained = fleet.train(round_index, present, downloads)
         self._check_enough(len(present), trained.dropped)
         fleet.aggregate(round_index, trained.uploads)
-        downloads = fleet.select(round_index, range(config.clients))
+        downloads = fleet.select(round_index, range(config.clients), "evaluate")
         if round_index < config.rounds:  # while clients are evaluated the server has nothing else to do
             self._ahead = fleet.select(round_index + 1, self._cohort(round_index + 1))
         before, self._privates = self._privates, {**self._privates, **trained.privates}
@@ -144,8 +144,9 @@ class Federation:
         return report
 
     def _cohort(self, round_index: int) -> list[int]:
-        seed, clients, over_selection = self.config.seed, self.config.clients, self.config.faults.over_selection
-        return sample_cohort(seed, round_index, clients, self._participation, over_selection=over_selection)
+        config, share = self.config, self._method.participation(self.config, round_index)
+        over_selection = config.faults.over_selection
+        return sample_cohort(config.seed, round_index, config.clients, share, over_selection=over_selection)
 
     def _simulated_events(self, round_index: int, intake: Intake) -> list[Event]:
         """Who attacks, told in the first round, and whose uploads are given to nobody."""
@@ -229,7 +230,7 @@ class Federation:
         )
 
     def _trained_parameters(self) -> int:
-        return load_method(self.config.method).trained_parameters(self._prepared.world(self.config))
+        return self._method.trained_parameters(self._prepared.world(self.config))
 
     def _check_enough(self, cohort: int, dropped: Mapping[int, str]) -> None:
         wanted = min(self.config.runtime.min_clients, cohort)

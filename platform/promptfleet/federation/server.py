@@ -6,7 +6,7 @@ from functools import cached_property
 from promptfleet.federation.client import Upload
 from promptfleet.federation.state import find_non_finite
 from promptfleet.methods.lockstep import run_alone
-from promptfleet.methods.protocol import Arrived, Call, Message, Method, State, World
+from promptfleet.methods.protocol import Arrived, Call, Message, Method, Purpose, State, World
 from promptfleet.seeding import stream
 
 
@@ -28,10 +28,10 @@ class Server:
         self._method.check_rows(self._world, state)
         self.state = state
 
-    def select(self, round_index: int, cohort: Sequence[int]) -> dict[int, Message]:
+    def select(self, round_index: int, cohort: Sequence[int], purpose: Purpose = "train") -> dict[int, Message]:
         """The download of each client of ``cohort``, to train in a round or to be evaluated after it."""
         rng = stream(self._world.config.seed, "select", round_index=round_index)
-        return self._method.select(self.state, Call(self._world, round_index, cohort, rng))
+        return self._method.select(self.state, Call(self._world, round_index, cohort, purpose, rng))
 
     def aggregate(self, round_index: int, uploads: Mapping[int, Upload]) -> dict[int, str]:
         """Take in one round's uploads, in the order of client ids. Returns why which ones were rejected.

@@ -20,19 +20,16 @@ from promptfleet.methods.prompts import (
     similarity_logits,
 )
 from promptfleet.methods.protocol import Images, Message, State, Task, Update, Work, World
-from promptfleet.methods.solo import NoCommunication, SoloConfig, epochs_now
+from promptfleet.methods.solo import Solo, epochs_now
 from promptfleet.methods.training import train_context
 
 
-class CoOp(NoCommunication):
+class CoOp(Solo):
     """A prompt per client, all from one start.
 
     Server state: ``context``, the start, and its ``text`` features; it follows from the seed, so it is attached to
     downloads and counts no bytes. Private state: ``context``, its ``text``, ``participations``, ``epochs``.
     """
-
-    Config = SoloConfig
-    everybody_trains = True
 
     def init_server(self, world: World, rng: np.random.Generator) -> State:
         return context_with_text(world, init_context(world, rng))

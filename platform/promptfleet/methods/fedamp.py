@@ -55,7 +55,8 @@ class FedAMP(Method):
 
     Server state: ``context``, where everybody starts, its ``text`` features, and every client's last prompt
     ``pool.context`` [clients, tokens, width] with ``pool.trained`` [clients], whether it has one.
-    Private state: ``context``, its ``text``, ``participations``. Down: the cloud prompt ``context``; up: ``context``.
+    Private state: ``context``, its ``text``, ``participations``. Down to train: the cloud prompt ``context``; up:
+    ``context``. Nothing goes down to be evaluated.
     """
 
     Config = FedAMPConfig
@@ -72,6 +73,8 @@ class FedAMP(Method):
         return no_context_yet(world)
 
     def select(self, server: State, call: Call) -> dict[int, Message]:
+        if call.purpose == "evaluate":  # a client predicts with its own prompt, or where it started
+            return call.to_all(Message({}, {"text": server["text"]}))
         pool = server["pool.context"]
         weights = cloud_weights(pool, server["pool.trained"], call.world.config.cloud_share)
         return {

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from promptfleet.methods.prompts import local_batches, similarity_logits
 from promptfleet.methods.protocol import Images, Message, State, Task, Update, World
-from promptfleet.methods.solo import NoCommunication, SoloConfig, epochs_now
+from promptfleet.methods.solo import Solo, SoloConfig, epochs_now
 from promptfleet.methods.training import loss_metrics, prompt_loss, sgd
 
 
@@ -22,11 +22,10 @@ class LinearProbeConfig(SoloConfig):
     head_lr: float = Field(0.03, gt=0, description="learning rate of the linear head")
 
 
-class LinearProbe(NoCommunication):
+class LinearProbe(Solo):
     """Private state: ``head`` [classes, dim] and ``epochs``. It has no prompt: the keys about one have no effect."""
 
     Config = LinearProbeConfig
-    everybody_trains = True
 
     def init_client(self, world: World, client: int, rng: np.random.Generator) -> State:
         return {"head": world.clip.zero_shot_text.clone(), "epochs": torch.tensor(0)}

@@ -23,6 +23,7 @@ from promptfleet.config import FederationConfig
 from promptfleet.methods.averaging import average
 
 State = dict[str, Tensor]
+Purpose = Literal["train", "evaluate"]
 PixelReader = Callable[[np.ndarray], Tensor]  # sample indices -> [images, 3, height, width]
 
 
@@ -213,12 +214,14 @@ class Task:
 class Call:
     """A request for downloads: everything that the server may look at when it makes them, apart from its state.
 
-    ``clients`` may be a part of the cohort. ``rng`` is the same for each part of a round.
+    ``clients`` may be a part of the cohort. ``purpose`` is to train in ``round``, or to be evaluated after it.
+    ``rng`` is the same for each part of a round.
     """
 
     world: World
     round: int
     clients: Sequence[int]
+    purpose: Purpose
     rng: np.random.Generator
 
     def to_all(self, message: Message) -> dict[int, Message]:
@@ -280,7 +283,6 @@ class Method(ABC):
 
     Config: ClassVar[type[FederationConfig]] = FederationConfig
     needs: ClassVar[Needs] = Needs.GLOBAL
-    everybody_trains: ClassVar[bool] = False  # in every round, whatever ``participation`` says
 
     def check(self, world: World) -> None:  # noqa: B027  most methods fit everywhere
         """Raise ConfigError where the configuration does not fit this backbone or these classes."""
@@ -295,8 +297,9 @@ class Method(ABC):
 
     @abstractmethod
     def select(self, server: State, call: Call) -> dict[int, Message]:
-        """Return what each of ``call.clients`` downloads, to train or to be evaluated, from the last round's state.
+        """Return what each of ``call.clients`` downloads, from the last round's state.
 
+        An evaluation needs no more than ``personalize`` and ``predict`` use.
         A client's download must not depend on the rest of the cohort, which may be asked for in several parts.
         """
 
@@ -319,6 +322,10 @@ class Method(ABC):
     @abstractmethod
     def aggregate(self, server: State, arrived: Arrived) -> State | Work[State]:
         """Make the server's next state from the accepted uploads."""
+
+    def participation(self, config: FederationConfig, round_index: int) -> float:
+        """Return the share of the clients that train in a round, more than 0; by default ``config.participation``."""
+        return config.participation
 
     def keeps_rows(self, config: FederationConfig) -> bool:
         """Whether the server keeps something in ``World.rows``."""

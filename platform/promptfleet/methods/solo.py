@@ -33,6 +33,15 @@ class SoloConfig(FederationConfig):
     )
 
 
+class Solo(NoCommunication):
+    """Base of methods whose clients train alone: all of them in every round."""
+
+    Config = SoloConfig
+
+    def participation(self, config: FederationConfig, round_index: int) -> float:
+        return 1.0
+
+
 def epochs_now(task: Task) -> int:
     """Local epochs to train in this round, where ``epochs`` of the private state counts those done."""
     return min(task.config.local_epochs, task.config.solo_epochs - int(task.private["epochs"]))

@@ -14,28 +14,15 @@ from torch import Tensor
 
 from promptfleet.config import FederationConfig
 from promptfleet.methods.expert_pool import updated
+from promptfleet.methods.promptfl import PromptFL
 from promptfleet.methods.prompts import (
-    context_shape,
     context_with_text,
     init_context,
     no_context_yet,
     own_or_given_text,
     similarity_logits,
 )
-from promptfleet.methods.protocol import (
-    Arrived,
-    Call,
-    Examples,
-    Images,
-    Message,
-    Method,
-    Spec,
-    State,
-    Task,
-    Update,
-    Work,
-    World,
-)
+from promptfleet.methods.protocol import Arrived, Call, Examples, Images, Message, State, Task, Update, Work, World
 from promptfleet.methods.training import prompt_loss, train_context
 
 
@@ -50,7 +37,7 @@ class FedAMPConfig(FederationConfig):
     )
 
 
-class FedAMP(Method):
+class FedAMP(PromptFL):
     """Attentive message passing between prompts.
 
     Server state: ``context``, where everybody starts, its ``text`` features, and every client's last prompt
@@ -90,9 +77,6 @@ class FedAMP(Method):
 
         trained = yield from train_context(task, cloud, loss=loss)
         return Update(trained.kept(task.private), Message({"context": trained.context}), trained.metrics)
-
-    def uploads(self, world: World) -> dict[str, Spec]:
-        return {"context": Spec(context_shape(world))}
 
     def aggregate(self, server: State, arrived: Arrived) -> State:
         contexts = arrived.sent("context")

@@ -18,18 +18,7 @@ from torch import Tensor
 from promptfleet.config import FederationConfig
 from promptfleet.methods.promptfl import PromptFL
 from promptfleet.methods.prompts import context_with_text, init_context
-from promptfleet.methods.protocol import (
-    Encode,
-    Examples,
-    Images,
-    Message,
-    Needs,
-    State,
-    Task,
-    Update,
-    Work,
-    World,
-)
+from promptfleet.methods.protocol import Encode, Examples, Images, Message, Needs, State, Task, Update, Work, World
 from promptfleet.methods.training import sgd, train_steps
 from promptfleet.methods.transport import transport_plans
 

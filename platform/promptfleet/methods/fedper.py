@@ -12,11 +12,7 @@ from pydantic import Field, model_validator
 from torch import Tensor
 
 from promptfleet.config import FederationConfig
-from promptfleet.methods.prompts import (
-    context_shape,
-    init_context,
-    similarity_logits,
-)
+from promptfleet.methods.prompts import context_shape, init_context, similarity_logits
 from promptfleet.methods.protocol import (
     Arrived,
     Call,

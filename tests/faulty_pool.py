@@ -13,5 +13,5 @@ class FaultyPool(PFedMoAP):
 
     def aggregate(self, server, arrived):
         state = super().aggregate(server, arrived)
-        suffer(arrived.world, "aggregated", int(state["round"]), None)
+        suffer(arrived.world, "aggregated", arrived.round, None)
         return state

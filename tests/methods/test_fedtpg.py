@@ -66,7 +66,6 @@ def test_every_client_counts_the_same_in_the_mean_of_the_whole_network():
     for name in uploads[0].message.tensors:
         mean = torch.stack([upload.message.tensors[name] for upload in uploads.values()]).mean(dim=0)
         assert torch.allclose(fed.server.state[name], mean, atol=1e-6), name
-    assert fed.server.state["round"] == 1
 
 
 def test_everybody_predicts_over_all_classes_with_the_prompt_made_for_all():
@@ -84,7 +83,7 @@ def test_a_message_is_the_whole_network_and_larger_than_a_prompt():
     report = fed.clients[0].train(1, {}, fed.download(0)).report
     floats = sum(tensor.numel() for tensor in generator_of(fed.server.state).values())
     assert report.uploaded_bytes == 4 * floats
-    assert report.downloaded_bytes == 4 * floats + 8  # and the round
+    assert report.downloaded_bytes == 4 * floats
     assert floats > 50 * 3 * 16
 
 
@@ -96,18 +95,11 @@ def test_learning_rates_fall_along_a_cosine_of_the_round():
     download = fed.download(0)
     steps = []
     for done in range(3):
-        download.tensors["round"] = torch.tensor(done)
         stepped = fed.clients[0].train(done + 1, {}, download).upload.message.tensors
         steps.append(stepped["generator.output.weight"] - download.tensors["generator.output.weight"])
     assert torch.allclose(steps[1], 0.75 * steps[0], atol=1e-7)
     assert torch.allclose(steps[2], 0.25 * steps[0], atol=1e-7)
     assert steps[0].abs().max() > 1e-4
-
-
-def test_the_server_counts_rounds_for_the_learning_rate():
-    fed = tiny_federation("fedtpg")
-    assert fed.download(0).tensors["round"] == 0
-    assert fed.run([[0], [1]]).download(0).tensors["round"] == 2
 
 
 def test_training_learns():

@@ -170,7 +170,7 @@ def test_fedtpg():
         near(generate_context(net, values["class_text"][available]), values["context"])
 
     examples = Examples(Images(features), available[values["labels"]])
-    update, loss = step(method, world, {}, Message({**sent, "round": torch.tensor(0)}), examples)
+    update, loss = step(method, world, {}, Message(sent), examples)
     assert loss == pytest.approx(float(values["loss"]), abs=CLOSE)
     gradients = {name: sent[name] - update.upload.tensors[name] for name in sent}
     whole = torch.cat([values[f"grad_{name}"].flatten() for name in sent]).norm()
@@ -181,7 +181,7 @@ def test_fedtpg():
         else:  # zero but for rounding
             assert gradient.norm() < 1e-6 * whole, name
 
-    server = method.aggregate({"round": torch.tensor(4)}, tiny_arrived(world, {0: Message(sent)}, {0: 8}))
+    server = method.aggregate({}, tiny_arrived(world, {0: Message(sent)}, {0: 8}))
     near(server["context"], values["context_of_all"])
     (download,) = method.select(server, Call(world, 6, [0], "train", np.random.default_rng(0))).values()
     near(method.predict(tiny_task(world, {}, download), examples.images), values["logits_of_all"])

@@ -52,15 +52,16 @@ def select_experts(
 
 
 def updated_sketches(
-    frame: Tensor, sketches: Tensor, contexts: Points, rounds: Tensor, rng: np.random.Generator
+    frame: Tensor, sketches: Tensor, contexts: Points, rounds_before: Tensor, rounds: Tensor, rng: np.random.Generator
 ) -> tuple[Tensor, Tensor]:
     """Frame ``[WIDTH, numbers]`` and sketches ``[clients, WIDTH]`` of a pool that has just taken in a round's uploads.
 
-    After rounds 1, 2, 4, 8, ... both are made anew, from the pool as it is then, since prompts move, if ever less;
-    after the others only the sketches of what was uploaded.
+    Both are computed again after rounds 1, 2, 4, 8, ..., or the next one with uploads, from the pool as it is then,
+    since prompts move, if ever less; after the others only the sketches of what was uploaded. ``rounds_before`` and
+    ``rounds [clients]`` are those of each client's upload, without and with this round.
     """
     now = int(rounds.max())
-    if now & (now - 1) == 0:
+    if now.bit_length() > int(rounds_before.max()).bit_length():
         frame = principal_frame(contexts, rounds > 0, rng)
         return frame, sketch(contexts, frame)
     new = (rounds == now).nonzero().flatten()

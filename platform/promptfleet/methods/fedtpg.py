@@ -36,9 +36,9 @@ class FedTPGConfig(FederationConfig):
 class FedTPG(PromptFL):
     """A prompt generator that is averaged as a whole, every client counting the same.
 
-    Server state: ``generator.*``, ``round``, and for prediction the ``context`` for all classes with its ``text``
-    features. Clients keep nothing and predict as in PromptFL. Down: ``generator.*`` and ``round``, which decides the
-    learning rate (cosine over rounds); up: ``generator.*``.
+    Server state: ``generator.*``, and for prediction the ``context`` for all classes with its ``text`` features.
+    Clients keep nothing and predict as in PromptFL. Down and up: ``generator.*``. The learning rate falls along a
+    cosine over rounds.
     """
 
     Config = FedTPGConfig
@@ -51,15 +51,15 @@ class FedTPG(PromptFL):
 
     def init_server(self, world: World, rng: np.random.Generator) -> State:
         generator = init_generator(*_sizes(world), rng)
-        return _server_state(world, {_GENERATOR + name: tensor for name, tensor in generator.items()}, 0)
+        return _server_state(world, {_GENERATOR + name: tensor for name, tensor in generator.items()})
 
     def select(self, server: State, call: Call) -> dict[int, Message]:
-        tensors = {name: tensor for name, tensor in server.items() if name not in ("context", "text")}
+        tensors = {name: tensor for name, tensor in server.items() if name.startswith(_GENERATOR)}
         return call.to_all(Message(tensors, attached={"text": server["text"]}))
 
     def local_update(self, task: Task) -> Work[Update]:
-        config, world, sent, labels = task.config, task.world, task.download.tensors, task.train.labels
-        generator = {name: tensor.clone().requires_grad_() for name, tensor in _generator_of(sent).items()}
+        config, world, labels, sent = task.config, task.world, task.train.labels, _generator_of(task.download.tensors)
+        generator = {name: tensor.clone().requires_grad_() for name, tensor in sent.items()}
         classes = torch.arange(len(world.clip.classes), device=labels.device)
         if config.generator_classes == "local":
             classes = labels.unique()
@@ -69,7 +69,7 @@ class FedTPG(PromptFL):
             logits = similarity_logits(world, batch.images.features, text[0, classes])
             return F.cross_entropy(logits, torch.searchsorted(classes, batch.labels))
 
-        learning_rate = cosine(config.prompt_lr, int(sent["round"]), config.rounds)
+        learning_rate = cosine(config.prompt_lr, task.round - 1, config.rounds)
         metrics = yield from train_steps(
             task,
             optimizers=[sgd(world, list(generator.values()), learning_rate)],
@@ -83,7 +83,7 @@ class FedTPG(PromptFL):
         return {_GENERATOR + name: Spec(shape) for name, shape in generator_shapes(*_sizes(world)).items()}
 
     def aggregate(self, server: State, arrived: Arrived) -> State:
-        return _server_state(arrived.world, arrived.mean("equal"), int(server["round"]) + 1)
+        return _server_state(arrived.world, arrived.mean("equal"))
 
 
 def cosine(start: float, step: int, steps: int) -> float:
@@ -99,8 +99,8 @@ def _generator_of(state: State) -> State:
     return {name.removeprefix(_GENERATOR): tensor for name, tensor in state.items() if name.startswith(_GENERATOR)}
 
 
-def _server_state(world: World, generator: State, round_index: int) -> State:
-    """The server's state after ``round_index`` rounds from the named tensors ``generator.*``."""
+def _server_state(world: World, generator: State) -> State:
+    """Make the server's state from the named tensors ``generator.*``."""
     with torch.no_grad():
         context = generate_context(_generator_of(generator), world.clip.zero_shot_text.cpu())
-    return {**generator, "round": torch.tensor(round_index), **context_with_text(world, context)}
+    return {**generator, **context_with_text(world, context)}

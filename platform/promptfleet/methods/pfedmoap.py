@@ -118,7 +118,7 @@ class PFedMoAPConfig(FederationConfig):
 class PFedMoAP(Method):
     """Mixture of personalized prompts.
 
-    Server state: ``context`` (global, [tokens, width]), its ``text`` features [classes, dim], ``round``, and the pool:
+    Server state: ``context`` (global, [tokens, width]), its ``text`` features [classes, dim], and the pool:
     ``pool.context`` [clients, tokens, width], ``pool.text`` [clients, classes, dim], ``pool.round`` [clients] (0: none)
     and, with ``expert_search=projected`` or many clients, ``pool.frame`` and by it ``pool.sketch`` [clients, 64].
     With ``pool_storage=disk`` the first two are rows of ``World.rows``, and the state has ``pool.place`` [clients], the
@@ -141,7 +141,6 @@ class PFedMoAP(Method):
         context = init_context(world, rng)
         return {
             **context_with_text(world, context),
-            "round": torch.tensor(0),
             **_init_entries(config, {"context": context.shape, "text": (len(classes), tower.dim)}),
             "pool.round": torch.zeros(config.clients, dtype=torch.int64),
             **(_init_gate(config, rng) if config.gate_sharing == "averaged" else {}),
@@ -206,15 +205,13 @@ class PFedMoAP(Method):
     def aggregate(self, server: State, arrived: Arrived) -> State:
         world, contexts, mean = arrived.world, arrived.sent("context"), arrived.mean()
         texts = {client: upload.attached["text"] for client, upload in arrived.uploads.items()}
-        now = server["round"] + 1
         pool = {
             **_updated_entries(world, server, {"context": contexts, "text": texts}),
-            "pool.round": updated(server["pool.round"], dict.fromkeys(contexts, now)),
+            "pool.round": updated(server["pool.round"], dict.fromkeys(contexts, torch.tensor(arrived.round))),
         }
         next_server = {
             **context_with_text(world, mean["context"]),
             **_gate_tensors(mean),
-            "round": now,
             **pool,
         }
         return {**next_server, **_updated_sketches(world, server, next_server, arrived.rng)}
@@ -321,8 +318,8 @@ def _init_sketches(config: PFedMoAPConfig, numbers: int) -> State:
 def _updated_sketches(world: World, server: State, next_server: State, rng: np.random.Generator) -> State:
     if "pool.frame" not in server:
         return {}
-    contexts, rounds = _entries(world, next_server, "context"), next_server["pool.round"]
-    frame, sketches = updated_sketches(server["pool.frame"], server["pool.sketch"], contexts, rounds, rng)
+    contexts, rounds = _entries(world, next_server, "context"), (server["pool.round"], next_server["pool.round"])
+    frame, sketches = updated_sketches(server["pool.frame"], server["pool.sketch"], contexts, *rounds, rng)
     return {"pool.frame": frame, "pool.sketch": sketches}
 
 

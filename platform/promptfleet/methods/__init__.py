@@ -12,7 +12,6 @@ from promptfleet.errors import ConfigError
 from promptfleet.public_names import getter
 
 if TYPE_CHECKING:
-    from promptfleet.methods.averaging import average_uploads
     from promptfleet.methods.promptfl import PromptFL, PromptFLConfig
     from promptfleet.methods.prompts import (
         context_shape,
@@ -26,22 +25,26 @@ if TYPE_CHECKING:
         similarity_logits,
     )
     from promptfleet.methods.protocol import (
+        Arrived,
         Backward,
+        Call,
         Encode,
         Examples,
         Images,
-        LocalUpdate,
         Message,
         Method,
         Needs,
         Pixels,
         Rows,
+        Spec,
         State,
+        Task,
         Update,
+        Work,
         World,
     )
     from promptfleet.methods.sgd import SGD
-    from promptfleet.methods.solo import NoCommunication, SoloConfig
+    from promptfleet.methods.solo import NoCommunication, Solo, SoloConfig
     from promptfleet.methods.training import (
         ContextLoss,
         TrainedContext,
@@ -54,12 +57,13 @@ if TYPE_CHECKING:
 __all__ = [
     "METHODS",
     "SGD",
+    "Arrived",
     "Backward",
+    "Call",
     "ContextLoss",
     "Encode",
     "Examples",
     "Images",
-    "LocalUpdate",
     "Message",
     "Method",
     "Needs",
@@ -68,12 +72,15 @@ __all__ = [
     "PromptFL",
     "PromptFLConfig",
     "Rows",
+    "Solo",
     "SoloConfig",
+    "Spec",
     "State",
+    "Task",
     "TrainedContext",
     "Update",
+    "Work",
     "World",
-    "average_uploads",
     "config_class",
     "context_shape",
     "context_with_text",
@@ -91,7 +98,6 @@ __all__ = [
     "train_steps",
 ]
 _PUBLIC = {  # module -> its public names
-    ".averaging": ("average_uploads",),
     ".promptfl": ("PromptFL", "PromptFLConfig"),
     ".prompts": (
         "context_shape",
@@ -105,22 +111,26 @@ _PUBLIC = {  # module -> its public names
         "similarity_logits",
     ),
     ".protocol": (
+        "Arrived",
         "Backward",
+        "Call",
         "Encode",
         "Examples",
         "Images",
-        "LocalUpdate",
         "Message",
         "Method",
         "Needs",
         "Pixels",
         "Rows",
+        "Spec",
         "State",
+        "Task",
         "Update",
+        "Work",
         "World",
     ),
     ".sgd": ("SGD",),
-    ".solo": ("NoCommunication", "SoloConfig"),
+    ".solo": ("NoCommunication", "Solo", "SoloConfig"),
     ".training": ("ContextLoss", "TrainedContext", "loss_metrics", "prompt_loss", "train_context", "train_steps"),
 }
 if not TYPE_CHECKING:  # or type checkers would accept every name

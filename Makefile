@@ -63,7 +63,7 @@ bench-scale: $(READY) ## measure 10 to 1,000 clients and 100,000 experts (some 7
 	done
 	$(BIN)/python benchmarks/scale_figure.py "$(RESULTS)/benchmarks/scale.json" --out "$(RESULTS)/benchmarks/scale.png"
 
-chaos: $(READY) ## kill processes of running sweeps at random, see that nothing is lost (KILLS=200; half an hour)
+chaos: $(READY) ## shoot at processes of running jobs at random, see that nothing is lost (KILLS=200; half an hour)
 	$(BIN)/python benchmarks/chaos.py --kills $(KILLS)
 
 lint: $(READY) ## check style and formatting, change nothing

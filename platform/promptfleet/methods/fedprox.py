@@ -1,7 +1,8 @@
 """PromptFL + FedProx: a local prompt is held near the global one.
 
 Source: Li et al., "Federated Optimization in Heterogeneous Networks", arXiv:1812.06127: CE + mu/2 ||P - P_g||^2.
-Differs from pFedMoAP's published code, where the penalty is made of detached tensors and has no gradient.
+Differs from pFedMoAP's published code and three related repositories: there the penalty is made of detached tensors and
+has no gradient.
 """
 
 from pydantic import Field

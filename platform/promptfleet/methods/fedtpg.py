@@ -2,7 +2,10 @@
 
 Source: Qiu et al., "Federated Text-driven Prompt Generation for Vision-Language Models", ICLR 2024 (arXiv:2310.06123).
 Differs: the classes' text features are those of the dataset's template, which every federation has at hand, not of the
-bare names; prediction is over all classes of the dataset, from a prompt made for all of them.
+bare names; prediction is over all classes of the dataset, from a prompt made for all of them. Each local update starts
+without momentum, where the published client keeps its optimizer's over rounds: with a step per round that is most of
+the way (in 40 rounds parameters moved by 0.355 with it and by 0.109 without). The cosine counts rounds of the
+federation, the published one those in which the client itself trained.
 """
 
 import math

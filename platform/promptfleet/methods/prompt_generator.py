@@ -39,7 +39,11 @@ def generator_shapes(tokens: int, width: int, dim: int) -> dict[str, tuple[int, 
 
 
 def init_generator(tokens: int, width: int, dim: int, rng: np.random.Generator) -> State:
-    """Queries normal with the deviation of a context, norms the identity, linear maps uniform as torch starts them."""
+    """Draw queries with the deviation of a context and weights uniform within 1/sqrt(inputs); norms start as identity.
+
+    Differs: all biases start at zero. The published code draws query, key and value by Xavier's rule and the biases of
+    the feed-forward network as ``torch.nn.Linear`` does.
+    """
 
     def initial(name: str, shape: tuple[int, ...]) -> np.ndarray:
         layer, _, kind = name.partition(".")

@@ -183,6 +183,7 @@ class Masked(PromptFL):
     ("changed", "problem"),
     [
         ({}, None),
+        ({"count": torch.tensor(10**9)}, None),  # max_upload_norm is for real numbers
         ({"mask": torch.ones(4)}, "mask is of type torch.float32, should be torch.bool"),
         ({"count": torch.tensor(3, dtype=torch.int32)}, "count is of type torch.int32, should be torch.int64"),
         ({"context": torch.zeros(SHAPE).half()}, "context is of type torch.float16, should be torch.float32"),

@@ -73,10 +73,12 @@ class Server:
         return self._too_unusual(upload.message.tensors)
 
     def _too_unusual(self, tensors: State) -> str | None:
-        """Name a tensor of enormous norm, which no client shall learn from."""
+        """Name real numbers of enormous norm, which no client shall learn from; masks and counts have no limit."""
         limit = self._world.config.max_upload_norm
-        for name in sorted(tensors):
-            norm = float(tensors[name].double().norm())
+        for name, tensor in sorted(tensors.items()):
+            if not tensor.is_floating_point():
+                continue
+            norm = float(tensor.double().norm())
             if norm > limit:
                 return f"{name} has norm {norm:.3g}, max_upload_norm is {limit:g}"
         return None

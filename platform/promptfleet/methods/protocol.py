@@ -174,7 +174,7 @@ class Spec:
 
     @property
     def is_point(self) -> bool:
-        """Whether training moves it a little: trained real numbers, and no mask or count."""
+        """Tell whether training moves it a little: trained real numbers, and no mask or count."""
         return self.trained and self.dtype.is_floating_point
 
 

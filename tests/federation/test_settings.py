@@ -111,3 +111,12 @@ def test_a_key_of_another_method_is_answered_with_whose_it_is(assignments, messa
     with pytest.raises(ConfigError) as caught:
         read_federation_config(None, assignments)
     assert str(caught.value) == message
+
+
+def test_a_search_file_is_sent_to_the_job_that_takes_it(tmp_path):
+    path = tmp_path / "search.yaml"
+    path.write_text("trials: 3\nspace: {prompt_lr: {float: [0.01, 0.1]}}\n")
+    with pytest.raises(
+        ConfigError, match=r"search\.yaml: is a search file \('space'\): give it to tune\.py by --search$"
+    ):
+        read_federation_config(path)

@@ -14,6 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
+from promptfleet.data import feature_store
 from promptfleet.data.feature_store import META, feature_key, feature_path, open_features, open_store, write_features
 from promptfleet.errors import DataError
 
@@ -185,6 +186,27 @@ def test_changed_value_is_named(store_path):
     with pytest.raises(DataError, match="its content does not match its checksum"):
         open_features(store_path)
     assert open_features(store_path, verify=False).features[0, 0] == 0
+
+
+def test_a_large_file_is_read_whole_once_and_again_when_it_has_changed(store_path, monkeypatch):
+    read = []
+    checksum = feature_store._checksum
+    monkeypatch.setattr(feature_store, "ALWAYS_VERIFIED_BYTES", 0)
+    monkeypatch.setattr(feature_store, "_checksum", lambda *parts: read.append(1) or checksum(*parts))
+    for _ in range(3):
+        open_features(store_path)
+    assert len(read) == 1
+
+    content = store_path.read_bytes()
+    place = content.index(made_up_features().tobytes())
+    store_path.write_bytes(content[:place] + b"\0\0\0\0" + content[place + 4 :])
+    for _ in range(2):
+        with pytest.raises(DataError, match="its content does not match its checksum"):
+            open_features(store_path)
+    assert len(read) == 3
+    store_path.with_suffix(".verified").write_bytes(b"\xff")
+    write_features(store_path.parent, PARTS, made_up_features(), np.arange(9))
+    assert np.array_equal(open_features(store_path).features, made_up_features())
 
 
 def test_other_arrow_file(tmp_path):

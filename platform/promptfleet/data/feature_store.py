@@ -12,6 +12,7 @@ import json
 import math
 import zlib
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -28,7 +29,7 @@ INTEGERS = ("sample_id", "label", "domain", "official")  # the int64 columns; th
 NONE = -1
 META = b"promptfleet"
 DTYPES = {"float32": pa.float32(), "float16": pa.float16()}
-VERIFIED_BYTES = 2**30
+ALWAYS_VERIFIED_BYTES = 2**30  # larger files are read whole once, and again when they have changed
 BLOCK = 4096  # samples whose features are looked at in one go
 
 
@@ -123,9 +124,9 @@ def open_features(path: str | Path, key_parts: Mapping[str, str] | None = None, 
     """Map one file of a feature store into memory.
 
     With ``key_parts``, the file must have been written for exactly these. A file that is cut short, or whose structure
-    is damaged, is always refused. ``verify`` also reads all values of a file of up to 1 GiB once and compares their
-    checksum (3 GB/s, about), so that a changed value is found; processes that open what another one has just verified
-    may leave it out.
+    is damaged, is always refused. ``verify`` also reads all values and compares their checksum (3 GB/s, about), so that
+    a changed value is found. A file above 1 GiB that was verified is not read again while its size, its time of change
+    and its inode stay. Processes that open what another one has just verified may leave it out.
 
     Raises:
         DataError: if the file is missing, no feature store, of another format version, damaged, or of another key.
@@ -151,14 +152,40 @@ def open_features(path: str | Path, key_parts: Mapping[str, str] | None = None, 
     except Exception as error:  # a damaged file can fail in any part of its reader
         raise _damaged(path, first_line(error)) from None
     columns = sample_ids, labels, domains, official, features
-    if verify and features.nbytes <= VERIFIED_BYTES:
+    is_large = features.nbytes > ALWAYS_VERIFIED_BYTES
+    if verify and not (is_large and _is_known(path)):
         if _checksum(key_found, *columns) != checksum:
             raise _damaged(path, "its content does not match its checksum")
         if not all(np.isfinite(some).all() for some in np.array_split(features, len(features) // BLOCK + 1)):
             raise _damaged(path, "it has a NaN or Inf")
+        if is_large:
+            _remember(path)
     if key_parts is not None and dict(key_parts) != key_found:
         raise DataError(f"{path}: made for other inputs: {_difference(key_found, key_parts)}")
     return FeatureStore(features, labels, domains, official, key_found)
+
+
+def _is_known(path: Path) -> bool:
+    """Tell whether this very file was verified before, see ``_remember``."""
+    try:
+        return _note_of(path).read_text() == _identity(path)
+    except (OSError, ValueError):
+        return False
+
+
+def _remember(path: Path) -> None:
+    """Note in a file of its own that this one was verified; without it the next start verifies once more."""
+    with suppress(OSError), replacing(_note_of(path)) as partial:
+        partial.write_text(_identity(path))
+
+
+def _note_of(path: Path) -> Path:
+    return path.with_suffix(".verified")
+
+
+def _identity(path: Path) -> str:
+    status = path.stat()
+    return f"{status.st_size} {status.st_mtime_ns} {status.st_ino}"
 
 
 def _values(array: pa.Array, dtype: type) -> np.ndarray:

@@ -18,6 +18,7 @@ from gpu_parts.cifar100 import make_inputs, paper_config
 from gpu_parts.encoder import TOKENS
 from gpu_parts.part import Row, Setting, run_part
 from promptfleet.clip.prompt_encoder import encode_prompts
+from promptfleet.federation.gpu_shares import share_of
 from promptfleet.federation.prepare import Prepared
 
 ACTORS, CLIENTS, ROUNDS = (1, 4, 10, 20), 20, 5
@@ -59,7 +60,7 @@ def _federation(setting: Setting, prepared: Prepared, *, clients: int, clients_p
 
     actors = -(-clients // clients_per_actor)
     runtime = {"backend": "ray", "device": setting.device.type, "clients_per_actor": clients_per_actor}
-    share = {"client": {"gpu": int(10_000 / actors) / 10_000}} if setting.on_card else {}
+    share = {"client": {"gpu": share_of(actors)}} if setting.on_card else {}
     more = {"clients": clients, "participation": 1.0, "runtime": runtime, "resources": share}
     experts = {"experts": min(9, clients - 1)}
     config = paper_config(setting, **more, **experts, partition={"kind": "iid"})

@@ -9,6 +9,7 @@ import promptfleet
 from promptfleet.errors import FederationError, ResourceError
 from promptfleet.federation.fork_server.server import unsafe
 from promptfleet.federation.gpu_memory import ActorMemory
+from promptfleet.federation.gpu_shares import share_of
 from promptfleet.federation.ray_session import ray_session
 from promptfleet.federation.resources import check_memory, plan_shares
 
@@ -37,7 +38,7 @@ def test_actors_that_do_not_fit_the_card_are_refused_with_a_share_that_does(card
     memory = ActorMemory.of(digits_config(), prepared)
     total = torch.cuda.get_device_properties(card).total_memory
     fits = total // memory.bytes
-    config = digits_config(runtime={"backend": "ray"}, resources={"client": {"gpu": int(10_000 / (2 * fits)) / 10_000}})
+    config = digits_config(runtime={"backend": "ray"}, resources={"client": {"gpu": share_of(2 * fits)}})
     with ray_session() as nodes:
         shares = plan_shares(config, nodes)
     with pytest.raises(ResourceError, match=r"use resources\.client\.gpu=[\d.]+ and runtime\.clients_per_actor=\d+"):

@@ -20,6 +20,7 @@ from promptfleet.clip.activations import activation_bytes
 from promptfleet.config import FederationConfig
 from promptfleet.devices import gpu_sizes
 from promptfleet.errors import ResourceError
+from promptfleet.federation.gpu_shares import share_of
 from promptfleet.methods.lockstep import SIDE_BY_SIDE
 from promptfleet.methods.prompts import context_shape
 
@@ -113,8 +114,7 @@ def what_fits(total: int, needed: int, side_by_side: int) -> str:
     cuda = math.ceil(ASSUMED_CUDA_GIB * GIB)
     actors = total // (cuda + needed)
     if actors:
-        share = math.floor(10_000 / actors) / 10_000
-        return f"use resources.client.gpu={share:g} or more, with runtime.clients_per_actor for fewer actors"
+        return f"use resources.client.gpu={share_of(actors):g} or more, with runtime.clients_per_actor for fewer actors"
     clients = max(0, total - cuda) * side_by_side // needed
     if clients:
         return f"use runtime.clients_per_actor={clients} or less, or runtime.batch_steps=false"

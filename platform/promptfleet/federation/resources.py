@@ -13,6 +13,7 @@ from promptfleet.config import FederationConfig
 from promptfleet.devices import check_device
 from promptfleet.errors import ResourceError
 from promptfleet.federation.gpu_memory import GIB, ActorMemory, measured_memory
+from promptfleet.federation.gpu_shares import PRECISION, share_of
 from promptfleet.federation.limits import check_threads
 
 if TYPE_CHECKING:
@@ -21,7 +22,6 @@ if TYPE_CHECKING:
 AUTO_ACTORS_PER_GPU = 10  # at most, unless the table knows how many fit: each holds CUDA and weights of its own
 LARGEST_WASTE = 0.05  # of a GPU, where shares are not quite 1/n, such as 0.33
 LARGEST_AUTO_CPU_SHARE = 0.1
-PRECISION = 10_000  # Ray counts in ten-thousandths
 
 logger = logging.getLogger(__name__)
 
@@ -130,7 +130,7 @@ def check_memory(shares: Shares, memory: ActorMemory, clients: int, gpu_bytes: i
         return
     fits = gpu_bytes // memory.bytes
     packed = math.ceil(clients / (fits * gpus)) if fits and gpus else 0
-    advice = f"resources.client.gpu={_share_of(fits):g} and runtime.clients_per_actor={packed}" if fits else ""
+    advice = f"resources.client.gpu={share_of(fits):g} and runtime.clients_per_actor={packed}" if fits else ""
     raise ResourceError(
         f"{shares.describe_gpus(memory)}, which has {gpu_bytes / GIB:.1f} GiB: "
         f"use {advice or 'a smaller runtime.clients_per_actor, or a larger GPU'}"
@@ -154,12 +154,7 @@ def _most_actors(config: FederationConfig, nodes: Sequence[Node]) -> int:
 
 def _auto_gpu(actors: int, gpus: int, most: int, rest: float) -> float:
     """Shares that put as many actors on the ``rest`` of each GPU, ``most`` at most; 0 without GPUs."""
-    return _share_of(min(most, math.ceil(actors / gpus)), rest) if gpus else 0.0
-
-
-def _share_of(actors_per_gpu: int, rest: float = 1.0) -> float:
-    """An n-th of ``rest``, rounded down to what Ray can count, so that n of them never exceed it."""
-    return math.floor(PRECISION * rest / actors_per_gpu + 1e-6) / PRECISION
+    return share_of(min(most, math.ceil(actors / gpus)), rest) if gpus else 0.0
 
 
 def _per_gpu(share: float) -> int:
@@ -183,7 +178,7 @@ def _check_gpus(shares: Shares, nodes: Sequence[Node], clients: int, concurrent:
     if share < 1 and beside_server and min(1 - per_gpu * share, rest - beside_server * share) > LARGEST_WASTE:
         raise ResourceError(
             f"resources.client.gpu={share}: {per_gpu} such actors fit a GPU and {1 - per_gpu * share:.2g} of it stays "
-            f"unused; use 1/n: {_share_of(per_gpu):g} for {per_gpu}, or {_share_of(per_gpu + 1):g} for {per_gpu + 1}"
+            f"unused; use 1/n: {share_of(per_gpu):g} for {per_gpu}, or {share_of(per_gpu + 1):g} for {per_gpu + 1}"
         )
     room = sum(int(node.gpus) * per_gpu if share <= 1 else math.floor(node.gpus / share) for node in nodes)
     if shares.server_gpu and room:  # the servers take theirs of one GPU

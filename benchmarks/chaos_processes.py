@@ -26,7 +26,7 @@ TITLES = {  # what a process calls itself
     "raylet": ("raylet/raylet",),
     "gcs": ("gcs_server",),
     "agent": ("dashboard/agent.py", "ray::DashboardAgent", "runtime_env/agent/main.py", "ray::RuntimeEnvAgent"),
-    "fork_server": ("promptfleet/federation/fork_server/server.py",),
+    "fork_server": ("promptfleet/cluster/fork_server/server.py",),
 }
 WEIGHTS = {
     "client": 8,

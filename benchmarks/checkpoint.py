@@ -12,11 +12,11 @@ from contextlib import closing
 from pathlib import Path
 
 from measuring import report
+from promptfleet.federation.checkpoints.folder import FederationFolder
 from promptfleet.federation.local_fleet import LocalFleet
 from promptfleet.federation.prepare import prepare
 from promptfleet.federation.rounds import Federation
 from promptfleet.federation.settings import federation_config
-from promptfleet.federation.storage.stored import FederationFolder
 
 
 def main() -> None:

@@ -21,8 +21,8 @@ from promptfleet.clip.backbone import GLYPH_CLIP, Backbone, load_backbone
 from promptfleet.config import BackboneConfig, FeaturesConfig
 from promptfleet.data.dataset import Dataset
 from promptfleet.data.datasets import load_dataset
-from promptfleet.federation.encoding import PART, encode_missing, wanted_files
-from promptfleet.federation.image_encoder import BATCH, encode_in_threads
+from promptfleet.features.encoding import PART, encode_missing, wanted_files
+from promptfleet.features.image_encoder import BATCH, encode_in_threads
 from promptfleet.federation.settings import federation_config
 from promptfleet.methods.protocol import Needs
 

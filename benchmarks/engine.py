@@ -22,12 +22,12 @@ from measuring import actors_fit, report
 from promptfleet.clip.frozen import FrozenClip
 from promptfleet.clip.prompt_layout import ClassTokens
 from promptfleet.clip.text_tower import TextTower
+from promptfleet.cluster.session import ray_session
 from promptfleet.config import FederationConfig
 from promptfleet.data.feature_store import write_features
 from promptfleet.federation.fleet import Fleet
 from promptfleet.federation.local_fleet import LocalFleet
 from promptfleet.federation.prepare import Prepared
-from promptfleet.federation.ray_session import ray_session
 from promptfleet.federation.resources import plan_shares
 from promptfleet.federation.rounds import Federation
 from promptfleet.federation.settings import federation_config
@@ -95,7 +95,7 @@ def fleets(config: FederationConfig, prepared: Prepared) -> Iterator[Fleet]:
             yield fleet
         return
     with ray_session() as nodes:
-        from promptfleet.federation.ray_fleet import RayFleet, put_frozen
+        from promptfleet.federation.on_ray.fleet import RayFleet, put_frozen
 
         shares = plan_shares(config, nodes)
         with closing(RayFleet(put_frozen(prepared), shares, start_timeout_s=300, own_group=True)) as fleet:

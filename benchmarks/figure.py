@@ -7,7 +7,7 @@ from typing import Any
 
 from matplotlib.axes import Axes
 
-from promptfleet.tracking.figures.style import BLUE, GREEN, ORANGE, VERMILLION, annotate, dress, legend, new_figure
+from promptfleet.figures.style import BLUE, GREEN, ORANGE, VERMILLION, annotate, dress, legend, new_figure
 
 COLORS = (BLUE, ORANGE, GREEN, VERMILLION)
 

@@ -12,7 +12,7 @@ import time
 from typing import Any
 
 from measuring import report
-from promptfleet.federation.ray_session import ray_session
+from promptfleet.cluster.session import ray_session
 
 PER_TRIAL = 8
 STALL_S = 20.0

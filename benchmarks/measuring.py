@@ -61,7 +61,7 @@ def session_pss_mib(mark: str) -> float:
 
 def actors_fit(actors: int) -> bool:
     """Whether so many actors fit this machine's free memory; says so where they do not."""
-    from promptfleet.federation.fork_server.session import unavailable
+    from promptfleet.cluster.fork_server.session import unavailable
 
     size = FORKED_ACTOR_MIB if unavailable() is None else ACTOR_MIB
     available = next(

@@ -21,9 +21,9 @@ from measuring import count_peak_anew, peak_mib, report
 from promptfleet.federation.client import Upload
 from promptfleet.federation.prepare import prepare
 from promptfleet.federation.server import Server
+from promptfleet.federation.server_rows import KeptRows
 from promptfleet.federation.settings import federation_config
-from promptfleet.federation.storage.kept_rows import KeptRows
-from promptfleet.methods.disk_pool import with_entries
+from promptfleet.methods.experts.on_disk import with_entries
 from promptfleet.methods.pfedmoap import PFedMoAP
 from promptfleet.methods.protocol import Message, World
 from promptfleet.seeding import stream

@@ -24,11 +24,11 @@ from promptfleet.clip.plain_encoder import encode_prompts_plainly
 from promptfleet.clip.text_tower import text_tower_of
 from promptfleet.clip.tokens import class_texts, embed_classes
 from promptfleet.config import BackboneConfig
-from promptfleet.federation.state import to_device
-from promptfleet.methods.gate import gate_scores, init_gate, reduce_width
-from promptfleet.methods.lockstep import run_alone
+from promptfleet.methods.parts.gate import gate_scores, init_gate, reduce_width
+from promptfleet.methods.parts.prompts import encode_frozen, init_context
+from promptfleet.methods.parts.side_by_side import run_alone
+from promptfleet.methods.parts.states import to_device
 from promptfleet.methods.pfedmoap import PFedMoAP, PFedMoAPConfig
-from promptfleet.methods.prompts import encode_frozen, init_context
 from promptfleet.methods.protocol import Examples, Images, Message, Task, World
 
 ResultT = TypeVar("ResultT")

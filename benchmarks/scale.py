@@ -25,15 +25,15 @@ from PIL import Image
 
 import startup
 from measuring import actors_fit, report
+from promptfleet.cluster.session import ray_session
 from promptfleet.config import FederationConfig
 from promptfleet.data.datasets.digits import CLASS_NAMES, read_digits
-from promptfleet.federation.actors import ClientActor, ServerActor
+from promptfleet.federation.checkpoints.folder import FederationFolder
+from promptfleet.federation.on_ray.actors import ClientActor, ServerActor
 from promptfleet.federation.prepare import Prepared, prepare
-from promptfleet.federation.ray_session import ray_session
 from promptfleet.federation.resources import plan_shares
 from promptfleet.federation.rounds import Federation
 from promptfleet.federation.settings import read_federation_config
-from promptfleet.federation.storage.stored import FederationFolder
 from promptfleet.seeding import stream
 
 IMAGES_PER_CLIENT = 20
@@ -179,7 +179,8 @@ def seconds_of(processes: Any) -> tuple[float, float]:
 @contextmanager
 def timed_fleet(config: FederationConfig, prepared: Prepared) -> Iterator[tuple[Any, Any]]:
     """A fleet whose actors have clocks, and its processes."""
-    from promptfleet.federation import ray_fleet, ray_processes
+    from promptfleet.federation.on_ray import fleet as ray_fleet
+    from promptfleet.federation.on_ray import processes as ray_processes
 
     with (
         ray_session() as nodes,

@@ -28,10 +28,10 @@ from promptfleet.federation.local_fleet import LocalFleet
 from promptfleet.federation.prepare import prepare
 from promptfleet.federation.rounds import Federation
 from promptfleet.federation.settings import federation_config
-from promptfleet.methods.expert_pool import SHORTLIST
-from promptfleet.methods.nearest import nearest
-from promptfleet.methods.sketch_search import nearest_by_sketch
-from promptfleet.methods.sketches import principal_frame, sketch
+from promptfleet.methods.experts.nearest import nearest
+from promptfleet.methods.experts.pool import SHORTLIST
+from promptfleet.methods.experts.sketch_search import nearest_by_sketch
+from promptfleet.methods.experts.sketches import principal_frame, sketch
 from promptfleet.seeding import stream
 
 BLOCK = 5_000  # experts that are made at once

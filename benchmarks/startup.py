@@ -17,8 +17,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from measuring import actors_fit, report, session_pss_mib
+from promptfleet.federation.checkpoints.folder import RESULT_FILE
 from promptfleet.federation.reports import summary_from_json
-from promptfleet.federation.storage.stored import RESULT_FILE
 
 TRAIN = Path(__file__).resolve().parents[1] / "jobs" / "train.py"
 

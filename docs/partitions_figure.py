@@ -10,7 +10,7 @@ from promptfleet.data.datasets import load_dataset
 from promptfleet.data.partition import make_partition
 from promptfleet.data.partition_counts import PartitionCounts, count_partition
 from promptfleet.data.samples import Samples
-from promptfleet.tracking.figures.style import annotate, class_colors, dress, new_figure
+from promptfleet.figures.style import annotate, class_colors, dress, new_figure
 
 CLIENTS = 10
 PANELS = {

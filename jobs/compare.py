@@ -6,6 +6,8 @@ from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 
 from promptfleet.atomic_files import replacing
+from promptfleet.cluster.session import local_nodes, ray_with
+from promptfleet.cluster.watch import leaving_when_ray_is_gone
 from promptfleet.command_line import INTERRUPTED, ArgumentParser, path_argument, run
 from promptfleet.comparison.reference import REFERENCES
 from promptfleet.comparison.report import JSON_FILE, ComparisonReport
@@ -16,11 +18,9 @@ from promptfleet.comparison.summary import describe_comparison, describe_outcome
 from promptfleet.disks import check_writable, disk_errors
 from promptfleet.errors import ConfigError
 from promptfleet.escaping import printable
-from promptfleet.federation.ray_session import local_nodes, ray_with
-from promptfleet.federation.ray_watch import leaving_when_ray_is_gone
 from promptfleet.federation.settings import all_keys, assigned_storage, trust_option
-from promptfleet.federation.storage.home import synced_storage
 from promptfleet.search.folders import COMPARISONS
+from promptfleet.storage.sync import synced_storage
 
 NEW_ONLY = ("config", "tune", "trials", "name", "concurrent")
 

@@ -3,18 +3,18 @@
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+from promptfleet.cluster.session import ray_session
 from promptfleet.command_line import ArgumentParser, path_argument, run
 from promptfleet.config import FederationConfig
 from promptfleet.data.download import download_dataset
 from promptfleet.data.feature_store import open_features
 from promptfleet.devices import choose_device
 from promptfleet.disks import check_writable
-from promptfleet.federation.encoding import Wanted, encode_missing, features_folder, wanted_files
-from promptfleet.federation.image_encoder import load_inputs
-from promptfleet.federation.ray_session import ray_session
+from promptfleet.features.encoding import Wanted, encode_missing, features_folder, wanted_files
+from promptfleet.features.image_encoder import load_inputs
 from promptfleet.federation.settings import all_keys, read_federation_config
-from promptfleet.federation.storage.home import synced_storage
 from promptfleet.methods import load_method
+from promptfleet.storage.sync import synced_storage
 
 
 def main() -> None:

@@ -15,9 +15,9 @@ from promptfleet.data.samples import Samples
 from promptfleet.disks import check_writable, disk_errors
 from promptfleet.federation.partitioning import partition_for
 from promptfleet.federation.settings import all_keys, read_federation_config
-from promptfleet.federation.storage.home import synced_storage
-from promptfleet.tracking.figures.partition import partition_figure
-from promptfleet.tracking.partition_table import partition_summary, partition_table
+from promptfleet.figures.partition import partition_figure
+from promptfleet.figures.partition_table import partition_summary, partition_table
+from promptfleet.storage.sync import synced_storage
 
 
 def main() -> None:

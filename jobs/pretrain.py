@@ -17,7 +17,7 @@ from pathlib import Path
 
 from promptfleet.command_line import ArgumentParser, path_argument, run
 from promptfleet.errors import ConfigError, ResourceError
-from promptfleet.federation.limits import check_threads, memory_bytes, size_text
+from promptfleet.limits import check_threads, memory_bytes, size_text
 from promptfleet.terminal import LiveLine
 
 WORKER_BYTES, IMAGE_BYTES = 500 * 10**6, 800_000  # least memory of a worker, and of each image of its batch

@@ -4,23 +4,23 @@ import sys
 from argparse import Namespace
 from pathlib import Path
 
+from promptfleet.cluster.watch import leaving_when_ray_is_gone
 from promptfleet.command_line import ArgumentParser, path_argument, run
 from promptfleet.config import FederationConfig
 from promptfleet.data.download import download_dataset
 from promptfleet.disks import check_writable
-from promptfleet.federation.ray_watch import leaving_when_ray_is_gone
-from promptfleet.federation.reports import FederationResult, RoundReport, nothing_accepted
-from promptfleet.federation.run import run_federation
-from promptfleet.federation.settings import all_keys, assigned_storage, read_federation_config, trust_option
-from promptfleet.federation.storage.folder import (
+from promptfleet.federation.checkpoints.begin import (
     check_new,
     default_folder,
     named_folder,
     resumed_as,
     resumed_config,
 )
-from promptfleet.federation.storage.home import synced_storage
-from promptfleet.federation.storage.stored import RESULT_FILE
+from promptfleet.federation.checkpoints.folder import RESULT_FILE
+from promptfleet.federation.reports import FederationResult, RoundReport, nothing_accepted
+from promptfleet.federation.run import run_federation
+from promptfleet.federation.settings import all_keys, assigned_storage, read_federation_config, trust_option
+from promptfleet.storage.sync import synced_storage
 from promptfleet.terminal import LiveLine
 from promptfleet.tracking.background import track_federation
 

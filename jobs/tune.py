@@ -6,20 +6,20 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
 
+from promptfleet.cluster.session import local_nodes, ray_with
+from promptfleet.cluster.watch import leaving_when_ray_is_gone
 from promptfleet.command_line import INTERRUPTED, ArgumentParser, path_argument, run
 from promptfleet.data.download import download_dataset
 from promptfleet.errors import ConfigError
 from promptfleet.escaping import printable
-from promptfleet.federation.ray_session import local_nodes, ray_with
-from promptfleet.federation.ray_watch import leaving_when_ray_is_gone
 from promptfleet.federation.settings import all_keys, assigned_storage, trust_option
-from promptfleet.federation.storage.home import synced_storage
 from promptfleet.search.folders import SWEEPS, read_begun
 from promptfleet.search.rebuild import rebuild_study
 from promptfleet.search.spec import SweepSpec, read_sweep
 from promptfleet.search.study import SweepStudy
 from promptfleet.search.summary import describe_outcome, describe_plan
 from promptfleet.search.sweep import check_budget, open_study, plan_sweep, prepare_sweep, run_sweep
+from promptfleet.storage.sync import synced_storage
 
 
 def main() -> int:

@@ -6,6 +6,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.shared_federation import prepared, small_config, storage  # noqa: F401
+
 ROOT = Path(__file__).resolve().parents[1]
 
 # Ray and MLflow read these when they are imported, so they stand before any test module.
@@ -45,7 +47,7 @@ def ray_session():
     """One Ray on this machine, with four logical CPUs and no GPU; actors that a test starts are the test's to end."""
     import ray
 
-    from promptfleet.federation.ray_helpers import without_helpers
+    from promptfleet.cluster.helper_processes import without_helpers
 
     with without_helpers():
         ray.init(

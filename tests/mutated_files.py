@@ -18,9 +18,9 @@ from scipy.io import savemat
 from torch import nn
 
 from promptfleet.data.feature_store import write_features
+from promptfleet.federation.checkpoints import checkpoint
 from promptfleet.federation.reports import Evaluation, RoundReport
 from promptfleet.federation.rounds import Snapshot
-from promptfleet.federation.storage import checkpoint
 from tests.mutated import mutate
 
 NUMBERS = [

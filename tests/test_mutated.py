@@ -8,12 +8,13 @@ import os
 import pytest
 from hypothesis import HealthCheck, given, settings
 
+from promptfleet.cluster.nodes import Node
 from promptfleet.config import dotted_keys
 from promptfleet.data.datasets import load_dataset
 from promptfleet.data.samples import Samples
 from promptfleet.errors import PromptfleetError
 from promptfleet.federation.partitioning import partition_for
-from promptfleet.federation.resources import Node, plan_shares
+from promptfleet.federation.resources import plan_shares
 from promptfleet.federation.settings import federation_config, read_federation_config
 from promptfleet.methods.pfedmoap import PFedMoAPConfig
 from promptfleet.search.spec import read_sweep

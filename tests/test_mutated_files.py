@@ -27,8 +27,8 @@ from promptfleet.data.partial_rows import PartialRows
 from promptfleet.data.partition_file import load_partition
 from promptfleet.data.split_files import read_class_lists, read_coop_split
 from promptfleet.errors import PromptfleetError
-from promptfleet.federation.storage.checkpoint import read_snapshot
-from promptfleet.federation.storage.stored import load_summary
+from promptfleet.federation.checkpoints.checkpoint import read_snapshot
+from promptfleet.federation.checkpoints.folder import load_summary
 from promptfleet.yaml_files import read_yaml
 from tests import mutated_files as files
 from tests.comparison.values import make_summary

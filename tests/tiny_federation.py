@@ -7,9 +7,9 @@ import torch
 
 from promptfleet.federation.client import Client
 from promptfleet.federation.server import Server
-from promptfleet.federation.state import state_sha256
 from promptfleet.methods import config_class, load_method
-from promptfleet.methods.lockstep import run_alone
+from promptfleet.methods.parts.side_by_side import run_alone
+from promptfleet.methods.parts.states import state_sha256
 from promptfleet.methods.protocol import Examples, Message, Method, State, World
 from tests.fakes import tiny_client, tiny_clip, tiny_examples, tiny_task, tiny_world
 

@@ -53,8 +53,8 @@ def _one_process(setting: Setting, prepared: Prepared) -> Iterator[Row]:
 
 
 def _federation(setting: Setting, prepared: Prepared, *, clients: int, clients_per_actor: int) -> Row:
-    from promptfleet.federation.ray_fleet import RayFleet, put_frozen
-    from promptfleet.federation.ray_session import ray_session
+    from promptfleet.cluster.session import ray_session
+    from promptfleet.federation.on_ray.fleet import RayFleet, put_frozen
     from promptfleet.federation.resources import plan_shares
     from promptfleet.federation.rounds import Federation
 

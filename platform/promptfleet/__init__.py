@@ -29,7 +29,7 @@ if TYPE_CHECKING:
         summary_from_json,
     )
     from promptfleet.federation.run import run_federation
-    from promptfleet.federation.storage.home import synced_storage
+    from promptfleet.storage.sync import synced_storage
 
 __version__ = "0.1.0"
 __all__ = [
@@ -73,7 +73,7 @@ _PUBLIC = {  # module -> its public names
         "summary_from_json",
     ),
     ".federation.run": ("run_federation",),
-    ".federation.storage.home": ("synced_storage",),
+    ".storage.sync": ("synced_storage",),
 }
 if not TYPE_CHECKING:  # or type checkers would accept every name
     __getattr__ = getter(__name__, _PUBLIC)

@@ -223,7 +223,7 @@ class FaultsConfig(Section):
 
 
 class AdversaryConfig(Section):
-    """Simulated attackers among the clients, see ``promptfleet.federation.adversaries``."""
+    """Simulated attackers among the clients, see ``promptfleet.federation.conditions.adversaries``."""
 
     fraction: float = Field(0.0, ge=0, lt=1, description="fraction of the clients that attack; the seed decides which")
     kind: Literal["sign_flip", "noise", "label_flip"] = Field(
@@ -235,7 +235,7 @@ class AdversaryConfig(Section):
 
 
 class PrivacyConfig(Section):
-    """Local differential privacy of uploads, see ``promptfleet.federation.privacy``."""
+    """Local differential privacy of uploads, see ``promptfleet.federation.conditions.privacy``."""
 
     epsilon: Literal["none"] | Annotated[float, Field(ge=0.05, le=200)] = Field(
         "none", description="privacy budget of a client for all rounds together; none: no privacy"

@@ -7,7 +7,7 @@ from torch import Tensor
 
 from promptfleet.clip.plain_encoder import encode_texts
 from promptfleet.data.dataset import Dataset
-from promptfleet.federation.image_encoder import Encoder
+from promptfleet.features.image_encoder import Encoder
 
 VISION = {"image_size": 16, "layers": 1, "width": 16, "head_width": 8, "patch_size": 8}
 TEXT = {"context_length": 77, "vocab_size": 49408, "width": 16, "heads": 2, "layers": 2}

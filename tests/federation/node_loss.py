@@ -7,7 +7,7 @@ import ray
 from ray.cluster_utils import Cluster
 
 from promptfleet import run_federation
-from promptfleet.federation.ray_session import LOGGING
+from promptfleet.cluster.session import LOGGING
 
 STORE = {"object_store_memory": 100 * 2**20}
 NOTICED_SOON = {"health_check_period_ms": 300, "health_check_timeout_ms": 5000, "health_check_failure_threshold": 3}

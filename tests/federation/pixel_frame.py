@@ -9,8 +9,8 @@ import torch.nn.functional as F
 from pydantic import Field
 
 from promptfleet.config import FederationConfig
+from promptfleet.methods.parts.optimizers import SGD
 from promptfleet.methods.protocol import Backward, Message, Method, Needs, Spec, Update
-from promptfleet.methods.sgd import SGD
 
 
 class PixelFrameConfig(FederationConfig):

@@ -7,10 +7,11 @@ from unittest.mock import patch
 
 import ray
 
+from promptfleet.cluster.nodes import Node
+from promptfleet.cluster.session import ray_session
 from promptfleet.errors import ResourceError
 from promptfleet.federation.prepare import prepare
-from promptfleet.federation.ray_session import ray_session
-from promptfleet.federation.resources import Node, plan_shares
+from promptfleet.federation.resources import plan_shares
 from promptfleet.federation.settings import federation_config
 
 
@@ -21,10 +22,10 @@ def visible() -> str | None:
 def main() -> None:
     config = federation_config({"clients": 6, "storage": {"path": sys.argv[1]}})
     with (
-        patch("promptfleet.federation.ray_session.local_nodes", lambda: [Node(cpus=2, gpus=2)]),
+        patch("promptfleet.cluster.session.local_nodes", lambda: [Node(cpus=2, gpus=2)]),
         ray_session() as nodes,
     ):
-        from promptfleet.federation.ray_fleet import RayFleet, put_frozen
+        from promptfleet.federation.on_ray.fleet import RayFleet, put_frozen
 
         shares = plan_shares(config, nodes)
         assert (shares.client_gpu, shares.actors_per_gpu) == (0.3333, 3), shares

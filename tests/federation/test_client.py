@@ -4,7 +4,7 @@ import torch
 
 from promptfleet.federation.client import Upload
 from promptfleet.federation.server import Server
-from promptfleet.federation.state import state_sha256
+from promptfleet.methods.parts.states import state_sha256
 from promptfleet.methods.pfedmoap import PFedMoAP
 from promptfleet.methods.protocol import Examples, Images
 from tests.fakes import tiny_client, tiny_examples, tiny_task, tiny_world

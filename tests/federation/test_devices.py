@@ -5,12 +5,13 @@ import os
 import pytest
 import torch
 
+from promptfleet.cluster.nodes import Node
 from promptfleet.config import FederationConfig
 from promptfleet.devices import check_visible, choose_device, moved, set_arithmetic
 from promptfleet.errors import ConfigError, ResourceError
 from promptfleet.federation import local_fleet
 from promptfleet.federation.local_fleet import LocalFleet
-from promptfleet.federation.resources import Node, plan_shares
+from promptfleet.federation.resources import plan_shares
 from promptfleet.federation.run import run_federation
 from promptfleet.federation.settings import federation_config
 

@@ -2,10 +2,11 @@
 
 import pytest
 
+from promptfleet.cluster.nodes import Node
 from promptfleet.federation import local_fleet, rounds
-from promptfleet.federation.cohort import sample_cohort
+from promptfleet.federation.conditions.cohort import sample_cohort
 from promptfleet.federation.local_fleet import LocalFleet
-from promptfleet.federation.resources import Node, plan_shares
+from promptfleet.federation.resources import plan_shares
 from promptfleet.federation.rounds import Federation
 from promptfleet.methods import METHODS, load_method
 from promptfleet.methods.promptfl import PromptFL
@@ -67,7 +68,7 @@ def test_zero_shot_scores_what_every_result_names_as_zero_shot(small_config, pre
 @pytest.mark.ray
 @pytest.mark.slow
 def test_packed_actors_give_the_same_bits_as_this_process(ray_session, small_config, prepared):
-    from promptfleet.federation.ray_fleet import RayFleet, put_frozen
+    from promptfleet.federation.on_ray.fleet import RayFleet, put_frozen
 
     runtime = {"backend": "ray", "clients_per_actor": 2}
     shares = plan_shares(small_config(runtime=runtime), [Node(2, 0)])

@@ -16,7 +16,7 @@ from promptfleet.federation.gpu_memory import (
     what_fits,
 )
 from promptfleet.federation.local_fleet import LocalFleet
-from promptfleet.federation.ray_processes import _why_not
+from promptfleet.federation.on_ray.processes import _why_not
 from promptfleet.federation.rounds import Federation
 from promptfleet.methods.promptfl import PromptFL
 from tests.fakes import tiny_classes, tiny_tower

@@ -6,7 +6,7 @@ import torch
 from promptfleet.federation.client import train_together
 from promptfleet.federation.server import Server
 from promptfleet.methods import METHODS, config_class, load_method
-from promptfleet.methods.sgd import SGD
+from promptfleet.methods.parts.optimizers import SGD
 from tests.fakes import tiny_client, tiny_clip, tiny_world
 from tests.pretended_card import CARD, Card
 from tests.tiny_federation import equal

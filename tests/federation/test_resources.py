@@ -2,10 +2,11 @@
 
 import pytest
 
+from promptfleet.cluster.nodes import Node
 from promptfleet.errors import ResourceError
 from promptfleet.federation import resources
 from promptfleet.federation.gpu_memory import GIB, ActorMemory, Measured
-from promptfleet.federation.resources import Node, announce_gpus, check_memory, plan_shares
+from promptfleet.federation.resources import announce_gpus, check_memory, plan_shares
 from promptfleet.federation.settings import federation_config
 
 LAPTOP = [Node(cpus=2, gpus=0)]

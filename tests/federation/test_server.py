@@ -3,10 +3,10 @@ import torch
 
 from promptfleet.federation.client import Upload
 from promptfleet.federation.server import Server
-from promptfleet.federation.state import state_sha256
+from promptfleet.methods.parts.prompts import encode_frozen, init_context
+from promptfleet.methods.parts.states import state_sha256
 from promptfleet.methods.pfedmoap import PFedMoAP
 from promptfleet.methods.promptfl import PromptFL
-from promptfleet.methods.prompts import encode_frozen, init_context
 from promptfleet.methods.protocol import Encode, Message, Spec
 from tests.fakes import tiny_world
 

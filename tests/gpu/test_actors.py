@@ -6,11 +6,11 @@ import pytest
 import torch
 
 import promptfleet
+from promptfleet.cluster.fork_server.server import unsafe
+from promptfleet.cluster.session import ray_session
 from promptfleet.errors import FederationError, ResourceError
-from promptfleet.federation.fork_server.server import unsafe
 from promptfleet.federation.gpu_memory import ActorMemory
 from promptfleet.federation.gpu_shares import share_of
-from promptfleet.federation.ray_session import ray_session
 from promptfleet.federation.resources import check_memory, plan_shares
 
 pytestmark = pytest.mark.gpu
@@ -18,7 +18,7 @@ pytestmark = pytest.mark.gpu
 
 @pytest.mark.ray
 def test_actors_see_their_gpu_alone_and_compute_there(card, digits_config, prepared):
-    from promptfleet.federation.ray_fleet import RayFleet, put_frozen
+    from promptfleet.federation.on_ray.fleet import RayFleet, put_frozen
 
     config = digits_config(clients=2, runtime={"backend": "ray"})
     with ray_session() as nodes:

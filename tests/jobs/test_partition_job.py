@@ -5,8 +5,8 @@ import json
 import pytest
 
 from promptfleet.federation.settings import read_federation_config
+from promptfleet.figures.partition_table import partition_summary, partition_table
 from promptfleet.tracking.federation_run import partition_counts
-from promptfleet.tracking.partition_table import partition_summary, partition_table
 from tests.tracking.values import make_result
 
 

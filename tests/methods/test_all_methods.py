@@ -5,14 +5,14 @@ import pytest
 import torch
 
 from promptfleet.errors import ConfigError
+from promptfleet.federation.checkpoints.checkpoint import load_snapshot, save_snapshot
 from promptfleet.federation.client import Upload, evaluate_together, train_together
+from promptfleet.federation.on_ray.wire import stack, unstack
 from promptfleet.federation.reports import Evaluation
 from promptfleet.federation.rounds import Snapshot
-from promptfleet.federation.state import state_sha256
-from promptfleet.federation.storage.checkpoint import load_snapshot, save_snapshot
-from promptfleet.federation.wire import stack, unstack
 from promptfleet.methods import METHODS, load_method
-from promptfleet.methods.lockstep import run_alone
+from promptfleet.methods.parts.side_by_side import run_alone
+from promptfleet.methods.parts.states import state_sha256
 from promptfleet.methods.protocol import Call, Message, Method, Spec
 from tests import tiny_federation as tiny
 from tests.fakes import tiny_arrived, tiny_examples, tiny_task

@@ -2,7 +2,7 @@ import pytest
 import torch
 
 from promptfleet.methods import config_class
-from promptfleet.methods.prompts import encode_frozen, similarity_logits
+from promptfleet.methods.parts.prompts import encode_frozen, similarity_logits
 from tests.fakes import tiny_client, tiny_examples
 from tests.tiny_federation import ALL, equal, tiny_federation
 

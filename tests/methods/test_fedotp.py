@@ -6,7 +6,7 @@ import torch.nn.functional as F
 from promptfleet.clip.prompt_encoder import encode_prompts
 from promptfleet.methods import fedotp
 from promptfleet.methods.fedotp import FedOTP, FedOTPConfig
-from promptfleet.methods.prompts import encode_frozen, similarity_logits
+from promptfleet.methods.parts.prompts import encode_frozen, similarity_logits
 from promptfleet.methods.protocol import Images, Message
 from tests.fakes import tiny_examples, tiny_task, tiny_world
 from tests.tiny_federation import ALL, equal, tiny_federation

@@ -2,8 +2,8 @@ import pytest
 import torch
 
 from promptfleet.methods.fedprox import FedProx
-from promptfleet.methods.prompts import encode_contexts
-from promptfleet.methods.training import prompt_loss
+from promptfleet.methods.parts.prompts import encode_contexts
+from promptfleet.methods.parts.training import prompt_loss
 from tests.fakes import tiny_task
 from tests.tiny_federation import ALL, tiny_federation
 

@@ -8,8 +8,8 @@ from promptfleet.clip.prompt_encoder import encode_prompts
 from promptfleet.errors import ConfigError
 from promptfleet.methods import load_method
 from promptfleet.methods.fedtpg import FedTPGConfig, cosine
-from promptfleet.methods.prompt_generator import generate_context
-from promptfleet.methods.prompts import encode_frozen, similarity_logits
+from promptfleet.methods.parts.prompt_generator import generate_context
+from promptfleet.methods.parts.prompts import encode_frozen, similarity_logits
 from promptfleet.methods.protocol import Images
 from tests.fakes import tiny_client, tiny_clip, tiny_examples, tiny_task, tiny_world
 from tests.tiny_federation import ALL, tiny_federation

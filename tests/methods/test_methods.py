@@ -5,9 +5,9 @@ from promptfleet.errors import ConfigError
 from promptfleet.federation.client import train_together
 from promptfleet.federation.server import Server
 from promptfleet.methods import METHODS, config_class, load_method
+from promptfleet.methods.parts.optimizers import SGD
 from promptfleet.methods.pfedmoap import PFedMoAP, PFedMoAPConfig
 from promptfleet.methods.protocol import Message
-from promptfleet.methods.sgd import SGD
 from tests.fakes import tiny_client, tiny_world
 
 

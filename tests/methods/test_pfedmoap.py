@@ -9,12 +9,12 @@ import torch.nn.functional as F
 from promptfleet.clip.prompt_encoder import encode_prompts
 from promptfleet.errors import ConfigError
 from promptfleet.federation.server import Server
-from promptfleet.methods.gate import gate_scores, reduce_width
-from promptfleet.methods.lockstep import run_alone
+from promptfleet.methods.experts.sketches import sketch
+from promptfleet.methods.parts.gate import gate_scores, reduce_width
+from promptfleet.methods.parts.prompts import encode_frozen, similarity_logits
+from promptfleet.methods.parts.side_by_side import run_alone
 from promptfleet.methods.pfedmoap import PFedMoAP
-from promptfleet.methods.prompts import encode_frozen, similarity_logits
 from promptfleet.methods.protocol import Message, State
-from promptfleet.methods.sketches import sketch
 from promptfleet.seeding import stream
 from tests.fakes import tiny_client, tiny_examples, tiny_task, tiny_world
 from tests.tiny_federation import ALL, TinyFederation, equal
@@ -300,7 +300,7 @@ def test_described_are_the_experts_and_the_mean_weights():
 
 @pytest.mark.parametrize("participation", [0.1, 0.5, 1.0])
 def test_any_participation_runs_and_everybody_can_be_evaluated(participation):
-    from promptfleet.federation.cohort import sample_cohort
+    from promptfleet.federation.conditions.cohort import sample_cohort
 
     fed = federation(clients=5, experts=2)
     fed.run([sample_cohort(0, round_index, 5, participation) for round_index in (1, 2, 3)])

@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from promptfleet.methods.prompts import encode_frozen, similarity_logits
+from promptfleet.methods.parts.prompts import encode_frozen, similarity_logits
 from tests.fakes import tiny_examples
 from tests.tiny_federation import ALL, equal, tiny_federation
 

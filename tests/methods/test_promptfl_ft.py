@@ -1,7 +1,7 @@
 import torch
 
-from promptfleet.methods.lockstep import run_alone
-from promptfleet.methods.prompts import encode_frozen
+from promptfleet.methods.parts.prompts import encode_frozen
+from promptfleet.methods.parts.side_by_side import run_alone
 from tests.fakes import tiny_task
 from tests.tiny_federation import ALL, tiny_federation
 

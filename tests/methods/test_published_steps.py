@@ -15,12 +15,12 @@ from promptfleet.methods.fedotp import FedOTP
 from promptfleet.methods.fedpgp import FedPGP
 from promptfleet.methods.fedprox import FedProx
 from promptfleet.methods.fedtpg import FedTPG, cosine
-from promptfleet.methods.lockstep import run_alone
-from promptfleet.methods.prompt_generator import generate_context, generator_shapes
+from promptfleet.methods.parts.optimal_transport import transport_plans
+from promptfleet.methods.parts.prompt_generator import generate_context, generator_shapes
+from promptfleet.methods.parts.prompts import encode_contexts
+from promptfleet.methods.parts.side_by_side import run_alone
 from promptfleet.methods.promptfl import PromptFL
-from promptfleet.methods.prompts import encode_contexts
 from promptfleet.methods.protocol import Call, Examples, Images, Message, World
-from promptfleet.methods.transport import transport_plans
 from tests.fakes import tiny_arrived, tiny_task
 from tests.parity import Golden, load_golden, relative_error
 

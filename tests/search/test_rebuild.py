@@ -12,8 +12,8 @@ import pytest
 from optuna.trial import TrialState
 
 from promptfleet.errors import DataError
+from promptfleet.federation.checkpoints.checkpoint import save_snapshot
 from promptfleet.federation.rounds import Snapshot
-from promptfleet.federation.storage.checkpoint import save_snapshot
 from promptfleet.search.folders import trial_folder
 from promptfleet.search.rebuild import BESIDE, rebuild_study
 from promptfleet.search.spec import parse_sweep

@@ -7,8 +7,8 @@ import yaml
 
 from promptfleet.data.partition_file import save_partition
 from promptfleet.errors import ConfigError
-from promptfleet.federation.adversaries import adversaries
-from promptfleet.methods.averaging import trimmed
+from promptfleet.federation.conditions.adversaries import adversaries
+from promptfleet.methods.parts.averaging import trimmed
 from promptfleet.search.space import Choice, FloatRange, IntRange
 from promptfleet.search.spec import grid_points, parse_sweep, read_sweep
 from tests.data.partitions import made_up_labels, made_up_samples, partition

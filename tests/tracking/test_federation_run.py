@@ -292,7 +292,7 @@ def test_a_figure_that_fails_is_told_and_the_rest_is_kept(start, client, artifac
     def broken(*_):
         raise FloatingPointError("no colours left")
 
-    monkeypatch.setattr("promptfleet.tracking.figures.partition.partition_figure", broken)
+    monkeypatch.setattr("promptfleet.figures.partition.partition_figure", broken)
     run = start()
     with caplog.at_level(logging.WARNING):
         run.finish(make_result())

@@ -4,7 +4,7 @@ import torch
 
 from promptfleet.federation.reports import ClientReport, Evaluation, FederationResult, RoundReport, TrainReport
 from promptfleet.federation.settings import federation_config
-from promptfleet.federation.state import state_sha256
+from promptfleet.methods.parts.states import state_sha256
 
 CLASS_NAMES = ["zero", "one", "two"]
 LABEL_COUNTS = [[10, 0, 2], [0, 8, 1], [5, 5, 5]]

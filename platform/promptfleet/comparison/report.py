@@ -82,7 +82,7 @@ class ComparisonReport:
 
     def figures(self) -> "list[tuple[str, Callable[[], Figure]]]":
         """Name and drawing function of each figure."""
-        from promptfleet.tracking.figures.comparison import client_boxes_figure, method_lines_figure
+        from promptfleet.figures.comparison import client_boxes_figure, method_lines_figure
 
         ranked = sorted(self.scores, key=lambda score: -score.test_accuracy.mean)
         mean = {score.method: [one.mean for one in score.accuracy_by_round] for score in ranked}

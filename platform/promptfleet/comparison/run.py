@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from promptfleet.cluster.nodes import Node
 from promptfleet.comparison.fairness import ComparisonError, check_same_conditions
 from promptfleet.comparison.report import ComparisonReport, make_report
 from promptfleet.comparison.spec import ComparisonSpec
@@ -13,7 +14,7 @@ from promptfleet.comparison.studies import comparison_study, tuned_values, tunin
 from promptfleet.config import FederationConfig
 from promptfleet.federation.prepare import Prepared, prepare
 from promptfleet.federation.reports import FederationSummary
-from promptfleet.federation.resources import Node, Shares, announce_gpus, plan_shares
+from promptfleet.federation.resources import Shares, announce_gpus, plan_shares
 from promptfleet.search.spec import SweepSpec
 from promptfleet.search.stage import Stage
 from promptfleet.search.sweep import finish_sweep, open_study, trial_summary

@@ -8,6 +8,7 @@ from typing import Any
 from rich.box import SIMPLE_HEAD
 from rich.table import Table
 
+from promptfleet.cluster.session import local_nodes
 from promptfleet.comparison.reference import HEADERS as REFERENCE_HEADERS
 from promptfleet.comparison.reference import reference_rows
 from promptfleet.comparison.report import ComparisonReport
@@ -15,7 +16,6 @@ from promptfleet.comparison.run import ComparisonOutcome, plan_comparison
 from promptfleet.comparison.spec import ComparisonSpec, method_values, shared_values
 from promptfleet.comparison.tables import HEADERS, LEGEND
 from promptfleet.config import WHERE_AND_HOW, flatten
-from promptfleet.federation.ray_session import local_nodes
 from promptfleet.federation.settings import trust_option
 from promptfleet.search.progress import format_params
 from promptfleet.text_tables import folded, output_columns, render

@@ -11,12 +11,12 @@ import torch
 from promptfleet.data.client_split import ClientSplit
 from promptfleet.data.feature_store import FeatureStore
 from promptfleet.devices import from_numpy
-from promptfleet.federation.adversaries import adversaries, attacked, flipped
-from promptfleet.federation.privacy import private_upload
+from promptfleet.features.stored_images import images_of
+from promptfleet.federation.conditions.adversaries import adversaries, attacked, flipped
+from promptfleet.federation.conditions.privacy import private_upload
 from promptfleet.federation.reports import Evaluation, TrainReport
-from promptfleet.federation.state import find_non_finite, to_device
-from promptfleet.federation.stored_images import images_of
-from promptfleet.methods.lockstep import SIDE_BY_SIDE, run_together
+from promptfleet.methods.parts.side_by_side import SIDE_BY_SIDE, run_together
+from promptfleet.methods.parts.states import find_non_finite, to_device
 from promptfleet.methods.protocol import (
     Examples,
     Message,

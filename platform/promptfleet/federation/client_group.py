@@ -8,7 +8,7 @@ from promptfleet.federation.client import Client, Trained, evaluate_together, tr
 from promptfleet.federation.gpu_memory import explaining_full_memory
 from promptfleet.federation.reports import Evaluation
 from promptfleet.methods import load_method
-from promptfleet.methods.lockstep import SIDE_BY_SIDE
+from promptfleet.methods.parts.side_by_side import SIDE_BY_SIDE
 from promptfleet.methods.protocol import Message, Needs, State, World
 
 
@@ -20,7 +20,7 @@ class ClientGroup:
         self._method = method = load_method(world.config.method)
         self._read_pixels = None
         if method.needs is Needs.PIXELS:
-            from promptfleet.federation.pixels import pixel_reader  # datasets and decoders, which others do without
+            from promptfleet.features.pixels import pixel_reader  # datasets and decoders, which others do without
 
             self._read_pixels = pixel_reader(world, store.labels)
         self._clients: dict[int, Client] = {}

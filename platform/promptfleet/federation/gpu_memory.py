@@ -21,8 +21,8 @@ from promptfleet.config import FederationConfig
 from promptfleet.devices import gpu_sizes
 from promptfleet.errors import ResourceError
 from promptfleet.federation.gpu_shares import share_of
-from promptfleet.methods.lockstep import SIDE_BY_SIDE
-from promptfleet.methods.prompts import context_shape
+from promptfleet.methods.parts.prompts import context_shape
+from promptfleet.methods.parts.side_by_side import SIDE_BY_SIDE
 
 if TYPE_CHECKING:
     from promptfleet.federation.prepare import Prepared

@@ -20,7 +20,7 @@ from promptfleet.federation.prepare import Prepared
 from promptfleet.federation.reports import Evaluation, Event
 from promptfleet.federation.resources import server_share
 from promptfleet.federation.server import Server
-from promptfleet.federation.storage.kept_rows import KeptRows
+from promptfleet.federation.server_rows import KeptRows
 from promptfleet.methods import load_method
 from promptfleet.methods.protocol import Message, Purpose, State
 

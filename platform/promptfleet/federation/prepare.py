@@ -19,12 +19,12 @@ from promptfleet.data.feature_store import FeatureStore, open_store
 from promptfleet.data.samples import Samples
 from promptfleet.disks import disk_errors
 from promptfleet.errors import ConfigError
-from promptfleet.federation.class_prompts import check_prompt_fits, warn_of_equal_prompts
-from promptfleet.federation.encoding import encode_missing, features_folder, wanted_files
-from promptfleet.federation.image_encoder import load_inputs
-from promptfleet.federation.limits import check_states
+from promptfleet.features.class_prompts import check_prompt_fits, warn_of_equal_prompts
+from promptfleet.features.encoding import encode_missing, features_folder, wanted_files
+from promptfleet.features.image_encoder import load_inputs
+from promptfleet.features.text_features import text_features
 from promptfleet.federation.partitioning import partition_for
-from promptfleet.federation.text_features import text_features
+from promptfleet.limits import check_states
 from promptfleet.methods import load_method
 from promptfleet.methods.protocol import Needs, World
 

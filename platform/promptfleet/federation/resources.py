@@ -9,12 +9,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from promptfleet.cluster.nodes import Node
 from promptfleet.config import FederationConfig
 from promptfleet.devices import check_device
 from promptfleet.errors import ResourceError
 from promptfleet.federation.gpu_memory import GIB, ActorMemory, measured_memory
 from promptfleet.federation.gpu_shares import PRECISION, share_of
-from promptfleet.federation.limits import check_threads
+from promptfleet.limits import check_threads
 
 if TYPE_CHECKING:
     from promptfleet.federation.prepare import Prepared
@@ -24,20 +25,6 @@ LARGEST_WASTE = 0.05  # of a GPU, where shares are not quite 1/n, such as 0.33
 LARGEST_AUTO_CPU_SHARE = 0.1
 
 logger = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True)
-class Node:
-    """Resources of one machine of the cluster; ``has_storage`` says whether it has the files under ``storage.path``.
-
-    ``gpu_bytes`` is the memory of its smallest GPU, 0 where that is not known.
-    """
-
-    cpus: float
-    gpus: float
-    address: str = "127.0.0.1"
-    has_storage: bool = True
-    gpu_bytes: int = 0
 
 
 @dataclass(frozen=True)

@@ -15,13 +15,13 @@ from promptfleet.data.feature_store import rows_of
 from promptfleet.data.partition_counts import PartitionCounts, count_partition
 from promptfleet.data.samples import Samples
 from promptfleet.errors import FederationError
-from promptfleet.federation.adversaries import adversaries
-from promptfleet.federation.cohort import cohort_size, sample_cohort
-from promptfleet.federation.faults import turnout
+from promptfleet.federation.conditions.adversaries import adversaries
+from promptfleet.federation.conditions.cohort import cohort_size, sample_cohort
+from promptfleet.federation.conditions.faults import turnout
+from promptfleet.federation.conditions.privacy import check_noise_hides, privacy_budget
 from promptfleet.federation.fleet import Fleet, Handle, Intake
 from promptfleet.federation.partitioning import partition_for
 from promptfleet.federation.prepare import Prepared
-from promptfleet.federation.privacy import check_noise_hides, privacy_budget
 from promptfleet.federation.reports import (
     ClientReport,
     Evaluation,
@@ -32,9 +32,9 @@ from promptfleet.federation.reports import (
     best_round,
     nothing_accepted,
 )
-from promptfleet.federation.state import state_sha256
-from promptfleet.federation.storage.kept_rows import make_rows, rows_folder
+from promptfleet.federation.server_rows import make_rows, rows_folder
 from promptfleet.methods import load_method
+from promptfleet.methods.parts.states import state_sha256
 from promptfleet.methods.protocol import State
 
 BLOCK = 8192  # images whose logits are computed at once

@@ -7,24 +7,24 @@ from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any
 
+from promptfleet.cluster.session import local_nodes, ray_with
 from promptfleet.config import FederationConfig
 from promptfleet.devices import choose_device
 from promptfleet.disks import check_writable
 from promptfleet.errors import ConfigError, DataError
+from promptfleet.federation.checkpoints.begin import CONFIG_FILE, begin_folder, check_same
+from promptfleet.federation.checkpoints.checkpoint import DamagedCheckpoint
+from promptfleet.federation.checkpoints.folder import FederationFolder
 from promptfleet.federation.fleet import Fleet
-from promptfleet.federation.limits import check_threads
 from promptfleet.federation.local_fleet import LocalFleet
 from promptfleet.federation.prepare import Prepared, prepare
-from promptfleet.federation.ray_session import local_nodes, ray_with
 from promptfleet.federation.recovery import run_next_round
 from promptfleet.federation.reports import FederationResult, RoundReport
 from promptfleet.federation.resources import announce_gpus, plan_shares
 from promptfleet.federation.rounds import Federation
+from promptfleet.federation.server_rows import rows_folder
 from promptfleet.federation.settings import configuration_of, local_path
-from promptfleet.federation.storage.checkpoint import DamagedCheckpoint
-from promptfleet.federation.storage.folder import CONFIG_FILE, begin_folder, check_same
-from promptfleet.federation.storage.kept_rows import rows_folder
-from promptfleet.federation.storage.stored import FederationFolder
+from promptfleet.limits import check_threads
 
 logger = logging.getLogger(__name__)
 
@@ -146,8 +146,8 @@ def _fleet(config: FederationConfig, address: str | None) -> Iterator[tuple[Prep
     runtime = config.runtime
     where = {"fork_server": runtime.fork_server, "storage": config.storage}
     with ray_with(lambda: prepare(config), address, **where) as (prepared, nodes):
-        from promptfleet.federation.ray_fleet import RayFleet, put_frozen
-        from promptfleet.federation.storage.ray_storage import is_shared
+        from promptfleet.cluster.storage_nodes import is_shared
+        from promptfleet.federation.on_ray.fleet import RayFleet, put_frozen
 
         shares = plan_shares(config, nodes)
         announce_gpus(shares, config, prepared, nodes)

@@ -4,8 +4,8 @@ from collections.abc import Mapping, Sequence
 from functools import cached_property
 
 from promptfleet.federation.client import Upload
-from promptfleet.federation.state import find_non_finite
-from promptfleet.methods.lockstep import run_alone
+from promptfleet.methods.parts.side_by_side import run_alone
+from promptfleet.methods.parts.states import find_non_finite
 from promptfleet.methods.protocol import Arrived, Call, Message, Method, Purpose, State, World
 from promptfleet.seeding import stream
 

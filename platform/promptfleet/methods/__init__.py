@@ -12,8 +12,9 @@ from promptfleet.errors import ConfigError
 from promptfleet.public_names import getter
 
 if TYPE_CHECKING:
-    from promptfleet.methods.promptfl import PromptFL, PromptFLConfig
-    from promptfleet.methods.prompts import (
+    from promptfleet.methods.parts.no_communication import NoCommunication, Solo, SoloConfig
+    from promptfleet.methods.parts.optimizers import SGD
+    from promptfleet.methods.parts.prompts import (
         context_shape,
         context_with_text,
         encode_contexts,
@@ -24,6 +25,15 @@ if TYPE_CHECKING:
         own_or_given_text,
         similarity_logits,
     )
+    from promptfleet.methods.parts.training import (
+        ContextLoss,
+        TrainedContext,
+        loss_metrics,
+        prompt_loss,
+        train_context,
+        train_steps,
+    )
+    from promptfleet.methods.promptfl import PromptFL, PromptFLConfig
     from promptfleet.methods.protocol import (
         Arrived,
         Backward,
@@ -42,16 +52,6 @@ if TYPE_CHECKING:
         Update,
         Work,
         World,
-    )
-    from promptfleet.methods.sgd import SGD
-    from promptfleet.methods.solo import NoCommunication, Solo, SoloConfig
-    from promptfleet.methods.training import (
-        ContextLoss,
-        TrainedContext,
-        loss_metrics,
-        prompt_loss,
-        train_context,
-        train_steps,
     )
 
 __all__ = [
@@ -99,7 +99,7 @@ __all__ = [
 ]
 _PUBLIC = {  # module -> its public names
     ".promptfl": ("PromptFL", "PromptFLConfig"),
-    ".prompts": (
+    ".parts.prompts": (
         "context_shape",
         "context_with_text",
         "encode_contexts",
@@ -129,9 +129,9 @@ _PUBLIC = {  # module -> its public names
         "Work",
         "World",
     ),
-    ".sgd": ("SGD",),
-    ".solo": ("NoCommunication", "Solo", "SoloConfig"),
-    ".training": ("ContextLoss", "TrainedContext", "loss_metrics", "prompt_loss", "train_context", "train_steps"),
+    ".parts.optimizers": ("SGD",),
+    ".parts.no_communication": ("NoCommunication", "Solo", "SoloConfig"),
+    ".parts.training": ("ContextLoss", "TrainedContext", "loss_metrics", "prompt_loss", "train_context", "train_steps"),
 }
 if not TYPE_CHECKING:  # or type checkers would accept every name
     __getattr__ = getter(__name__, _PUBLIC)

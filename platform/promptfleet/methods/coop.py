@@ -11,7 +11,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from promptfleet.methods.prompts import (
+from promptfleet.methods.parts.no_communication import Solo, epochs_now
+from promptfleet.methods.parts.prompts import (
     context_shape,
     context_with_text,
     init_context,
@@ -19,9 +20,8 @@ from promptfleet.methods.prompts import (
     own_or_given_text,
     similarity_logits,
 )
+from promptfleet.methods.parts.training import train_context
 from promptfleet.methods.protocol import Images, Message, State, Task, Update, Work, World
-from promptfleet.methods.solo import Solo, epochs_now
-from promptfleet.methods.training import train_context
 
 
 class CoOp(Solo):

@@ -13,17 +13,17 @@ from pydantic import Field
 from torch import Tensor
 
 from promptfleet.config import FederationConfig
-from promptfleet.methods.expert_pool import updated
-from promptfleet.methods.promptfl import PromptFL
-from promptfleet.methods.prompts import (
+from promptfleet.methods.experts.pool import updated
+from promptfleet.methods.parts.prompts import (
     context_with_text,
     init_context,
     no_context_yet,
     own_or_given_text,
     similarity_logits,
 )
+from promptfleet.methods.parts.training import prompt_loss, train_context
+from promptfleet.methods.promptfl import PromptFL
 from promptfleet.methods.protocol import Arrived, Call, Examples, Images, Message, State, Task, Update, Work, World
-from promptfleet.methods.training import prompt_loss, train_context
 
 
 class FedAMPConfig(FederationConfig):

@@ -17,11 +17,11 @@ from pydantic import Field
 from torch import Tensor
 
 from promptfleet.config import FederationConfig
+from promptfleet.methods.parts.optimal_transport import transport_plans
+from promptfleet.methods.parts.prompts import context_with_text, init_context
+from promptfleet.methods.parts.training import sgd, train_steps
 from promptfleet.methods.promptfl import PromptFL
-from promptfleet.methods.prompts import context_with_text, init_context
 from promptfleet.methods.protocol import Encode, Examples, Images, Message, Needs, State, Task, Update, Work, World
-from promptfleet.methods.training import sgd, train_steps
-from promptfleet.methods.transport import transport_plans
 
 _CHUNK = 2**20  # similarities that plans are made for at a time; a plan takes five times their memory
 _IMAGES = 64  # whose patches are in memory at a time in prediction

@@ -12,7 +12,8 @@ from pydantic import Field, model_validator
 from torch import Tensor
 
 from promptfleet.config import FederationConfig
-from promptfleet.methods.prompts import context_shape, init_context, similarity_logits
+from promptfleet.methods.parts.prompts import context_shape, init_context, similarity_logits
+from promptfleet.methods.parts.training import train_context
 from promptfleet.methods.protocol import (
     Arrived,
     Call,
@@ -27,7 +28,6 @@ from promptfleet.methods.protocol import (
     Work,
     World,
 )
-from promptfleet.methods.training import train_context
 
 
 class FedPerConfig(FederationConfig):

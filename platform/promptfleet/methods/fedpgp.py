@@ -18,10 +18,10 @@ from pydantic import Field
 from torch import Tensor
 
 from promptfleet.config import FederationConfig
+from promptfleet.methods.parts.prompts import CONTEXT_STD, context_shape, similarity_logits
+from promptfleet.methods.parts.training import prompt_loss, sgd, train_steps
 from promptfleet.methods.promptfl import PromptFL
-from promptfleet.methods.prompts import CONTEXT_STD, context_shape, similarity_logits
 from promptfleet.methods.protocol import Encode, Examples, Images, Message, State, Task, Update, Work, World
-from promptfleet.methods.training import prompt_loss, sgd, train_steps
 
 
 class FedPGPConfig(FederationConfig):

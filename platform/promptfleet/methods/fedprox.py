@@ -8,9 +8,9 @@ has no gradient.
 from pydantic import Field
 from torch import Tensor
 
+from promptfleet.methods.parts.training import ContextLoss, prompt_loss
 from promptfleet.methods.promptfl import PromptFL, PromptFLConfig
 from promptfleet.methods.protocol import Examples, Task
-from promptfleet.methods.training import ContextLoss, prompt_loss
 
 
 class FedProxConfig(PromptFLConfig):

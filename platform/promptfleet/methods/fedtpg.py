@@ -19,11 +19,11 @@ from torch import Tensor
 
 from promptfleet.config import FederationConfig
 from promptfleet.errors import ConfigError
-from promptfleet.methods.prompt_generator import HEADS, generate_context, generator_shapes, init_generator
+from promptfleet.methods.parts.prompt_generator import HEADS, generate_context, generator_shapes, init_generator
+from promptfleet.methods.parts.prompts import context_with_text, similarity_logits
+from promptfleet.methods.parts.training import sgd, train_steps
 from promptfleet.methods.promptfl import PromptFL
-from promptfleet.methods.prompts import context_with_text, similarity_logits
 from promptfleet.methods.protocol import Arrived, Call, Examples, Message, Spec, State, Task, Update, Work, World
-from promptfleet.methods.training import sgd, train_steps
 
 _GENERATOR = "generator."
 

@@ -10,10 +10,10 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from promptfleet.methods.prompts import local_batches, similarity_logits
+from promptfleet.methods.parts.no_communication import Solo, SoloConfig, epochs_now
+from promptfleet.methods.parts.prompts import local_batches, similarity_logits
+from promptfleet.methods.parts.training import loss_metrics, prompt_loss, sgd
 from promptfleet.methods.protocol import Images, Message, State, Task, Update, World
-from promptfleet.methods.solo import Solo, SoloConfig, epochs_now
-from promptfleet.methods.training import loss_metrics, prompt_loss, sgd
 
 
 class LinearProbeConfig(SoloConfig):

@@ -20,13 +20,14 @@ from torch import Tensor
 
 from promptfleet.config import FederationConfig
 from promptfleet.errors import ConfigError
-from promptfleet.methods.disk_pool import Entries, no_entries, with_entries
-from promptfleet.methods.expert_pool import Search, Selection, fitting, select_experts, updated, updated_sketches
-from promptfleet.methods.gate import gate_scores, gate_weights, init_gate, reduce_width
-from promptfleet.methods.linear_gate import init_linear_gate, linear_gate_scores, linear_gate_weights
-from promptfleet.methods.nearest import MANY_POINTS
-from promptfleet.methods.outliers import Outliers, find_outliers
-from promptfleet.methods.prompts import (
+from promptfleet.methods.experts.nearest import MANY_POINTS
+from promptfleet.methods.experts.on_disk import Entries, no_entries, with_entries
+from promptfleet.methods.experts.outliers import Outliers, find_outliers
+from promptfleet.methods.experts.pool import Search, Selection, fitting, select_experts, updated, updated_sketches
+from promptfleet.methods.experts.sketches import WIDTH
+from promptfleet.methods.parts.gate import gate_scores, gate_weights, init_gate, reduce_width
+from promptfleet.methods.parts.linear_gate import init_linear_gate, linear_gate_scores, linear_gate_weights
+from promptfleet.methods.parts.prompts import (
     context_shape,
     context_with_text,
     encode_frozen,
@@ -35,6 +36,7 @@ from promptfleet.methods.prompts import (
     own_or_given_text,
     similarity_logits,
 )
+from promptfleet.methods.parts.training import sgd, train_context
 from promptfleet.methods.protocol import (
     Arrived,
     Call,
@@ -49,8 +51,6 @@ from promptfleet.methods.protocol import (
     Work,
     World,
 )
-from promptfleet.methods.sketches import WIDTH
-from promptfleet.methods.training import sgd, train_context
 
 _GATE = "gate."
 _KINDS = ("context", "text")  # of what the pool has of each client

@@ -10,9 +10,9 @@ from pydantic import Field
 from torch import Tensor
 
 from promptfleet.config import FederationConfig
-from promptfleet.methods.prompts import context_shape, context_with_text, init_context, similarity_logits
+from promptfleet.methods.parts.prompts import context_shape, context_with_text, init_context, similarity_logits
+from promptfleet.methods.parts.training import ContextLoss, train_context
 from promptfleet.methods.protocol import Arrived, Call, Images, Message, Method, Spec, State, Task, Update, Work, World
-from promptfleet.methods.training import ContextLoss, train_context
 
 
 class PromptFLConfig(FederationConfig):

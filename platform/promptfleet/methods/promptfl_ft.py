@@ -8,10 +8,10 @@ from pydantic import Field
 from torch import Tensor
 
 from promptfleet.config import FederationConfig
+from promptfleet.methods.parts.prompts import similarity_logits
+from promptfleet.methods.parts.training import train_context
 from promptfleet.methods.promptfl import PromptFL
-from promptfleet.methods.prompts import similarity_logits
 from promptfleet.methods.protocol import Images, State, Task, Work
-from promptfleet.methods.training import train_context
 
 
 class PromptFLFineTunedConfig(FederationConfig):

@@ -20,7 +20,7 @@ from torch import Tensor
 from promptfleet.clip.frozen import FrozenClip
 from promptfleet.clip.image_tower import ImageTower
 from promptfleet.config import FederationConfig
-from promptfleet.methods.averaging import average
+from promptfleet.methods.parts.averaging import average
 
 State = dict[str, Tensor]
 Purpose = Literal["train", "evaluate"]
@@ -278,7 +278,7 @@ class Method(ABC):
 
     Functions that may return ``Work`` can be generators instead. Written as ``text = yield Encode(contexts)`` and
     ``yield Backward(loss)``, one reads like a loop of its own; local updates and personalizations of the clients of
-    one process still go through the text tower together (see ``lockstep``).
+    one process still go through the text tower together (see ``parts.side_by_side``).
     """
 
     Config: ClassVar[type[FederationConfig]] = FederationConfig

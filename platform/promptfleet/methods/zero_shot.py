@@ -5,9 +5,9 @@ Source: Radford et al., "Learning Transferable Visual Models From Natural Langua
 
 from torch import Tensor
 
-from promptfleet.methods.prompts import similarity_logits
+from promptfleet.methods.parts.no_communication import NoCommunication
+from promptfleet.methods.parts.prompts import similarity_logits
 from promptfleet.methods.protocol import Images, Message, Task, Update
-from promptfleet.methods.solo import NoCommunication
 
 
 class ZeroShot(NoCommunication):

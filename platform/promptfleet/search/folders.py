@@ -12,10 +12,10 @@ from promptfleet.atomic_files import replacing
 from promptfleet.config import StorageConfig
 from promptfleet.disks import disk_errors, unusable_path
 from promptfleet.errors import ConfigError, did_you_mean
+from promptfleet.federation.checkpoints.folder import alone_in
 from promptfleet.federation.settings import read_config
-from promptfleet.federation.storage.remote import bring_file
-from promptfleet.federation.storage.stored import alone_in
 from promptfleet.search.spec import SweepSpec, kept_at, parse_sweep
+from promptfleet.storage.remote import bring_file
 from promptfleet.yaml_files import dump_yaml
 
 LONGEST = 200  # bytes of a name, which others are made from

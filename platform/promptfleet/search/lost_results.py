@@ -6,7 +6,7 @@ from dataclasses import replace
 
 from optuna.trial import FrozenTrial, TrialState
 
-from promptfleet.federation.storage.stored import bring_result
+from promptfleet.federation.checkpoints.folder import bring_result
 from promptfleet.search.folders import trial_folder
 from promptfleet.search.stage import Stage
 from promptfleet.search.study import Proposal, SweepStudy

@@ -13,9 +13,9 @@ from optuna.trial import TrialState
 
 from promptfleet.config import FederationConfig, flatten
 from promptfleet.errors import PromptfleetError, StorageError
+from promptfleet.federation.checkpoints.checkpoint import load_snapshot
+from promptfleet.federation.checkpoints.folder import RESULT_FILE, load_summary
 from promptfleet.federation.reports import FederationSummary
-from promptfleet.federation.storage.checkpoint import load_snapshot
-from promptfleet.federation.storage.stored import RESULT_FILE, load_summary
 from promptfleet.search.folders import trial_folder, trial_numbers
 from promptfleet.search.space import Parameter
 from promptfleet.search.study import SweepStudy

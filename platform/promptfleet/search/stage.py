@@ -6,10 +6,10 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from promptfleet.config import FederationConfig, StorageConfig
-from promptfleet.federation.storage.remote import bring_file
 from promptfleet.search.folders import trial_folder
 from promptfleet.search.study import Proposal, SweepStudy
 from promptfleet.search.study_file import FILE as STUDY_FILE
+from promptfleet.storage.remote import bring_file
 from promptfleet.tracking.federation_run import FederationRun
 
 STAGE, NUMBER, PARAMS, SETTLED = "stage", "trial_number", "params", "settled_rounds"

@@ -6,8 +6,8 @@ from statistics import fmean, stdev
 
 from rich.table import Table
 
+from promptfleet.cluster.session import local_nodes
 from promptfleet.config import flatten
-from promptfleet.federation.ray_session import local_nodes
 from promptfleet.federation.settings import trust_option
 from promptfleet.search.progress import format_params
 from promptfleet.search.spec import SweepSpec

@@ -7,12 +7,13 @@ from pathlib import Path
 
 from optuna.trial import FrozenTrial
 
+from promptfleet.cluster.nodes import Node
 from promptfleet.config import FederationConfig
 from promptfleet.errors import ConfigError, DataError
+from promptfleet.federation.checkpoints.folder import load_summary
 from promptfleet.federation.prepare import Prepared, prepare
 from promptfleet.federation.reports import FederationSummary
-from promptfleet.federation.resources import Node, Shares, announce_gpus, plan_shares
-from promptfleet.federation.storage.stored import load_summary
+from promptfleet.federation.resources import Shares, announce_gpus, plan_shares
 from promptfleet.search.folders import trial_folder
 from promptfleet.search.spec import SweepSpec
 from promptfleet.search.stage import Stage

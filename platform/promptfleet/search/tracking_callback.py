@@ -9,9 +9,9 @@ from ray import tune
 from ray.tune.experiment import Trial
 
 from promptfleet.config import StorageConfig, fingerprint_of
+from promptfleet.federation.checkpoints.folder import bring_result, load_result, load_summary
 from promptfleet.federation.reports import round_report_from_dict
 from promptfleet.federation.settings import federation_config
-from promptfleet.federation.storage.stored import bring_result, load_result, load_summary
 from promptfleet.search.stage import FEDERATION, FOLDER, NUMBER, PARAMS, STAGE, Stage
 from promptfleet.search.study import Proposal
 from promptfleet.search.tune_adapters import NotSaved

@@ -9,15 +9,15 @@ import ray
 from ray import ObjectRef, tune
 
 from promptfleet.config import FederationConfig
+from promptfleet.federation.checkpoints.checkpoint import DamagedCheckpoint
+from promptfleet.federation.checkpoints.folder import FederationFolder
 from promptfleet.federation.failures import NothingAccepted
-from promptfleet.federation.ray_fleet import RayFleet
+from promptfleet.federation.on_ray.fleet import RayFleet
 from promptfleet.federation.recovery import run_next_round
 from promptfleet.federation.reports import RoundReport, nothing_accepted
 from promptfleet.federation.resources import Shares
 from promptfleet.federation.rounds import Federation
 from promptfleet.federation.settings import federation_config
-from promptfleet.federation.storage.checkpoint import DamagedCheckpoint
-from promptfleet.federation.storage.stored import FederationFolder
 from promptfleet.search.stage import FEDERATION, FOLDER, SETTLED
 
 logger = logging.getLogger(__name__)

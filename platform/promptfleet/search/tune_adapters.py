@@ -9,9 +9,9 @@ from ray.tune.experiment import Trial
 from ray.tune.schedulers import FIFOScheduler, TrialScheduler
 from ray.tune.search import Searcher
 
+from promptfleet.cluster.watch import require_ray
 from promptfleet.errors import StorageError
 from promptfleet.federation.failures import FailsAgain
-from promptfleet.federation.ray_watch import require_ray
 from promptfleet.search.stage import NUMBER, STAGE, Stage
 from promptfleet.search.trial import OBJECTIVE
 

@@ -7,13 +7,14 @@ from typing import Any
 
 from ray import tune
 
+from promptfleet.cluster.nodes import Node
+from promptfleet.cluster.storage_nodes import is_shared, where_trials_run
+from promptfleet.cluster.watch import require_ray
 from promptfleet.config import FederationConfig
+from promptfleet.federation.on_ray.fleet import put_frozen
 from promptfleet.federation.prepare import Prepared
-from promptfleet.federation.ray_fleet import put_frozen
-from promptfleet.federation.ray_watch import require_ray
-from promptfleet.federation.resources import Node, Shares, plan_shares
+from promptfleet.federation.resources import Shares, plan_shares
 from promptfleet.federation.settings import federation_config
-from promptfleet.federation.storage.ray_storage import is_shared, where_trials_run
 from promptfleet.search.lost_results import with_lost_results
 from promptfleet.search.progress import SweepProgress
 from promptfleet.search.stage import FEDERATION, FOLDER, Stage

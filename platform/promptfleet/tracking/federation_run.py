@@ -268,9 +268,9 @@ def named_by_client(privates: Mapping[int, State]) -> State:
 
 def federation_figures(result: FederationSummary) -> "Iterator[tuple[str, Callable[[], Figure | None]]]":
     """Name and drawing function of each figure of a federation; a function gives None where there is nothing to see."""
-    from promptfleet.tracking.figures.experts import experts_figure
-    from promptfleet.tracking.figures.gate import gate_figure
-    from promptfleet.tracking.figures.partition import partition_figure
+    from promptfleet.figures.experts import experts_figure
+    from promptfleet.figures.gate import gate_figure
+    from promptfleet.figures.partition import partition_figure
 
     clients = result.clients
     yield "accuracy", lambda: _accuracy_figure(result.rounds, result.zero_shot_accuracy, result.best_round)
@@ -299,7 +299,7 @@ def _counted(words: Iterable[str]) -> str:
 def _accuracy_figure(
     reports: "list[RoundReport]", zero_shot: float | None = None, best_round: int | None = None
 ) -> "Figure":
-    from promptfleet.tracking.figures.accuracy import accuracy_figure
+    from promptfleet.figures.accuracy import accuracy_figure
 
     return accuracy_figure(
         [report.round for report in reports],

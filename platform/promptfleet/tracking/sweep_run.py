@@ -169,8 +169,8 @@ class SweepRun:
         log_scale: Collection[str],
         zero_shot: float | None,
     ) -> list[str]:
-        from promptfleet.tracking.figures.grid import grid_figure
-        from promptfleet.tracking.figures.sweep import history_figure, importances_figure, slices_figure
+        from promptfleet.figures.grid import grid_figure
+        from promptfleet.figures.sweep import history_figure, importances_figure, slices_figure
 
         shares = cache(lambda: importances() or {})
         look = {"log_scale": log_scale, "space": self._space}

@@ -1,0 +1,1 @@
+"""Images and class names to the features that methods read."""

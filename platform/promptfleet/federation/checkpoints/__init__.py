@@ -1,0 +1,1 @@
+"""Checkpoints of a federation, and the folder that holds them."""

@@ -1,0 +1,225 @@
+"""A federation's folder on disk: its result beside its checkpoints, written while the next round computes."""
+
+import logging
+import os
+import threading
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import ExitStack, contextmanager, suppress
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from promptfleet.atomic_files import locked, replacing
+from promptfleet.config import StorageConfig, fingerprint_of
+from promptfleet.disks import disk_errors, storage_error
+from promptfleet.errors import DataError, StorageError
+from promptfleet.federation.checkpoints.checkpoint import (
+    DamagedCheckpoint,
+    load_snapshot,
+    newest_round,
+    remove_unfinished,
+    save_snapshot,
+)
+from promptfleet.federation.failures import StatesLost
+from promptfleet.federation.reports import Event, FederationResult, FederationSummary, summary_from_json
+from promptfleet.federation.rounds import Federation, Snapshot
+from promptfleet.storage.remote import remote_folder, until_it_answers
+
+RESULT_FILE = "result.json"
+LOCK_FILE = "in-use.lock"
+LET_GO_S = 60.0  # for a process whose driver was killed to end
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Written:
+    """One checkpoint on disk: its file, its size, and the seconds of its writing."""
+
+    path: Path
+    bytes: int
+    seconds: float
+
+    def told_by(self, result: FederationResult) -> FederationResult:
+        """The result with these figures in it."""
+        return replace(result, checkpoint_bytes=self.bytes, checkpoint_seconds=self.seconds)
+
+
+class FederationFolder:
+    """Writes checkpoint and result of a federation after its rounds, in a thread of its own; nobody else may meanwhile.
+
+    One round is written at a time: ``save`` waits for the one before, so no more than the last round can be lost. A
+    disk that refuses costs nobody a round: the checkpoints that are there stay, and the next round is written again.
+    Where ``storage.path`` is an address and has the folder, what is there is taken, and a round is written once it is
+    there too.
+
+    Raises on construction:
+        DataError: another process is at work in the folder.
+        StorageError: the folder cannot be made or read.
+    """
+
+    def __init__(self, folder: str | Path, federation: Federation):
+        self._folder, self._federation = Path(folder), federation
+        self._made = [path for path in (self._folder, *self._folder.parents) if not os.path.lexists(path)]
+        self._lock = ExitStack()
+        self._lock.enter_context(alone_in(self._folder, timeout_s=LET_GO_S, on_wait=self._tell_of_other))
+        self._thread = ThreadPoolExecutor(1, thread_name_prefix="promptfleet-checkpoint")
+        self._writing: Future[Written] | None = None
+        self.last: Written | None = None
+        self._remote = remote_folder(federation.config.storage, self._folder)
+        self._closing = threading.Event()
+        if self._remote:
+            self._on_remote(self._remote.pull)
+        with disk_errors():
+            remove_unfinished(folder)
+
+    def restore(self) -> int:
+        """Go on from the newest checkpoint, if there is any; returns the rounds done. Raises as ``load_snapshot``."""
+        snapshot = self.newest()
+        if snapshot is not None:
+            self._federation.restore(snapshot)
+        return self._federation.rounds_done
+
+    def newest(self) -> Snapshot | None:
+        """The newest checkpoint, once the one that is being written is there. Raises as ``load_snapshot``."""
+        self.wait()
+        config = self._federation.config
+        return load_snapshot(self._folder, config.fingerprint(), config.clients)
+
+    def save(self) -> None:
+        """Write the rounds so far; returns as soon as the round before is written."""
+        self.wait()
+        snapshot = self._federation.take_snapshot()
+        self._writing = self._thread.submit(self._write, snapshot)
+
+    def wait(self) -> Exception | None:
+        """Wait until the last round is written; returns why it was not, which is an event of the next round."""
+        writing, self._writing = self._writing, None
+        if writing is None:
+            return None
+        try:
+            self.last = writing.result()
+        except (OSError, StorageError, StatesLost) as error:
+            event = Event("checkpoint", [], f"could not be written ({error})", "kept the one before")
+            logger.warning("%s", event)
+            self._federation.record(event)
+            return error
+        return None
+
+    def flush(self) -> None:
+        """The same where there is no next round. Raises DataError: the last one could not be written."""
+        error = self.wait()
+        if error is None:
+            return
+        where = f"{self._folder}: round {self._federation.rounds_done}"
+        if isinstance(error, OSError):
+            raise storage_error(error, where, doing="written") from error
+        raise DataError(f"{where}: cannot be written ({error})")
+
+    def bring(self) -> None:
+        """Have the folder's address, if it has one, as the folder is."""
+        if self._remote:
+            self._on_remote(self._remote.push)
+            self._on_remote(self._remote.drop)
+
+    def close(self) -> None:
+        """Wait for what is being written, but not for an address that does not answer; leave no empty folder."""
+        self._closing.set()
+        self._thread.shutdown()
+        self._lock.close()
+        for path in self._made:
+            with suppress(OSError):
+                path.rmdir()
+
+    def result(self) -> FederationResult:
+        """That of the rounds so far, with the figures of their checkpoint."""
+        result = self._federation.result()
+        return result if self.last is None else self.last.told_by(result)
+
+    def _write(self, take: Callable[[], Snapshot]) -> Written:
+        started = time.perf_counter()
+        snapshot, config = take(), self._federation.config
+        path = save_snapshot(self._folder, snapshot, config.fingerprint(), keep=config.checkpoints.keep)
+        written = Written(path, path.stat().st_size, time.perf_counter() - started)
+        with replacing(self._folder / RESULT_FILE) as partial:
+            partial.write_text(written.told_by(self._federation.result(snapshot)).to_json())
+        logger.debug("%s: %d bytes in %.3f s", path, written.bytes, written.seconds)
+        self.bring()
+        return written
+
+    def _on_remote(self, job: Callable[[], None]) -> None:
+        until_it_answers(job, self._remote.address, self._closing)
+
+    def _tell_of_other(self) -> None:
+        logger.info("%s: waiting for another process that is at work there to end", self._folder)
+
+
+@contextmanager
+def alone_in(folder: Path, *, timeout_s: float, on_wait: Callable[[], None] = lambda: None) -> Iterator[None]:
+    """Be the only process at work in ``folder``; ``on_wait`` is called before waiting for another one to end.
+
+    Raises:
+        DataError: it has not after ``timeout_s``.
+        StorageError: the folder cannot be made, or written.
+    """
+    with ExitStack() as alone:
+        try:
+            with disk_errors():
+                alone.enter_context(locked(folder / LOCK_FILE, on_wait, timeout_s=timeout_s))
+        except TimeoutError:
+            raise DataError(f"{folder}: another process is at work there; wait for it, or end it") from None
+        yield
+
+
+def bring_result(folder: Path, storage: StorageConfig) -> None:
+    """Have in ``folder`` what a federation that has ended gave, also where another node ran it."""
+    remote = remote_folder(storage, folder)
+
+    def bring() -> None:
+        path = folder / RESULT_FILE
+        here = path.read_bytes() if path.exists() and newest_round(folder) is not None else None
+        if remote.read(RESULT_FILE) != here:
+            remote.pull()
+
+    if remote:
+        until_it_answers(bring, remote.address)
+
+
+def load_summary(folder: Path, fingerprint: str) -> FederationSummary | None:
+    """What the rounds so far gave, None if no round was finished; reads no states, hence cheap.
+
+    Raises:
+        StorageError: if the disk does not give the file.
+        DataError: if the file is damaged, or of a federation with another configuration.
+    """
+    path = folder / RESULT_FILE
+    try:
+        with disk_errors(path, doing="read"):
+            try:
+                text = path.read_bytes()
+            except FileNotFoundError:
+                return None
+        summary = summary_from_json(text)
+        found = fingerprint_of(summary.config)
+    except (ValueError, TypeError, KeyError, AttributeError) as error:
+        raise DataError(f"{path}: damaged ({type(error).__name__}: {error})") from None
+    if found != fingerprint:
+        raise DataError(f"{path}: the result of a federation with another configuration")
+    return summary
+
+
+def load_result(folder: Path, fingerprint: str) -> FederationResult | None:
+    """The same with the states, from the checkpoint of the same round; None if there is none that can be used.
+
+    Raises as ``load_summary`` and ``load_snapshot`` do, but for damaged checkpoints.
+    """
+    summary = load_summary(folder, fingerprint)
+    try:
+        snapshot = load_snapshot(folder, fingerprint)
+    except DamagedCheckpoint as error:
+        logger.warning("%s", error)
+        return None
+    if summary is None or snapshot is None or len(snapshot.reports) != len(summary.rounds):
+        return None
+    return FederationResult.of(summary, snapshot.server, snapshot.privates)

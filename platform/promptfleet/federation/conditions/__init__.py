@@ -1,0 +1,1 @@
+"""Conditions that a simulation sets its clients: cohorts, faults, attacks and privacy."""

@@ -1,0 +1,48 @@
+"""Simulated attacks: which clients are adversaries, and what they do instead of what they should.
+
+Who attacks is drawn from the seed once. Adversaries train as everybody else does, on wrong labels where that is the
+attack, and are evaluated as everybody else; what they keep to themselves is not altered.
+"""
+
+from functools import lru_cache
+
+import torch
+from numpy.random import Generator
+from torch import Tensor
+
+from promptfleet.config import AdversaryConfig, FederationConfig
+from promptfleet.federation.conditions.steps import after_step, step_norm, step_of
+from promptfleet.methods.protocol import State
+from promptfleet.seeding import stream
+
+
+def adversaries(config: FederationConfig) -> frozenset[int]:
+    """Ids of the ``adversary.fraction`` of all clients, rounded, that attack; at least one client is honest."""
+    count = min(round(config.adversary.fraction * config.clients), config.clients - 1)
+    return _drawn(config.seed, config.clients, count)
+
+
+@lru_cache(maxsize=8)
+def _drawn(seed: int, clients: int, count: int) -> frozenset[int]:
+    return frozenset(stream(seed, "adversaries").choice(clients, size=count, replace=False).tolist())
+
+
+def flipped(labels: Tensor, classes: int) -> Tensor:
+    """The labels that ``label_flip`` trains on: the last class for the first, and so on (arXiv:1911.11815)."""
+    return classes - 1 - labels
+
+
+def attacked(adversary: AdversaryConfig, upload: State, download: State, rng: Generator) -> State:
+    """What an adversary sends in place of its upload.
+
+    ``sign_flip``: ``scale`` times its own step from the download, in the opposite direction. ``noise``: a step of
+    ``scale`` times the length of its own, in a random direction. Counts and masks are sent as they are.
+    """
+    step = step_of(upload, download)
+    if not step:
+        return upload
+    if adversary.kind == "sign_flip":
+        return after_step(upload, download, {name: -adversary.scale * tensor for name, tensor in step.items()})
+    noise = {name: torch.from_numpy(rng.normal(size=tuple(tensor.shape))) for name, tensor in step.items()}
+    size = adversary.scale * step_norm(step) / step_norm(noise)
+    return after_step(upload, download, {name: size * tensor for name, tensor in noise.items()})

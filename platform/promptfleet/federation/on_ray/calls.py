@@ -1,0 +1,220 @@
+"""Calls of client actors that are finished whatever happens to the actors' processes.
+
+Private states come in and go out with each call, and values of a call stay in the object store when the process that
+made them is gone. So whatever failed can be done again, by another process, with the same result.
+"""
+
+import time
+from collections import Counter, defaultdict, deque
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import ray
+from ray import ObjectRef
+from ray.exceptions import ObjectLostError, RayActorError, RayError, RayTaskError
+
+from promptfleet.config import RuntimeConfig
+from promptfleet.errors import FederationError
+from promptfleet.federation.failures import Failure, Failures, StatesLost
+from promptfleet.federation.on_ray.processes import Processes
+
+DIED = "the server's process died"
+NO_ANSWER = "the server gave no answer within {:g} s"
+
+
+class ServerFailed(Exception):
+    """The server's process died, and with it what was to be handed to clients; or it ``hangs``."""
+
+    def __init__(self, what: str, *, hangs: bool = False):
+        super().__init__(what)
+        self.hangs = hangs
+
+
+@dataclass(frozen=True)
+class Call:
+    """One call of one client actor for some of its clients, and what it needs from the server."""
+
+    actor: int
+    clients: Sequence[int]
+    inputs: ObjectRef | None = None
+    failed_before: int = 0
+
+
+Submit = Callable[[Call], Sequence[ObjectRef]]
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """References to what a call returned; ``value`` is the first of them."""
+
+    call: Call
+    refs: Sequence[ObjectRef]
+    value: Any
+
+
+@dataclass(frozen=True)
+class _Running:
+    """A call under way; without ``refs`` its actor is still starting."""
+
+    call: Call
+    refs: Sequence[ObjectRef]
+    deadline: float
+
+
+class ClientCalls:
+    """Runs calls, those of one actor one after the other, and does what ``failures`` say about those that fail.
+
+    ``begin(actor)`` tells a process that was just started what the lost one knew; its answer is waited for.
+    """
+
+    def __init__(
+        self, processes: Processes, runtime: RuntimeConfig, failures: Failures, begin: Callable[[int], ObjectRef]
+    ):
+        self.processes, self.runtime, self.failures, self.begin = processes, runtime, failures, begin
+
+    def run(
+        self, stage: str, calls: Iterable[Call], submit: Submit, *, may_drop: bool = False
+    ) -> tuple[list[Outcome], dict[int, str]]:
+        """Outcomes in the order of client ids, and why whose work was dropped.
+
+        Clients that share a failed call are redone one by one, so that a failure counts against who caused it; only if
+        the process died, which may be nobody's fault, they first get another chance together.
+
+        Raises:
+            ServerFailed: the inputs of a call are gone, or the server hangs.
+            StatesLost: clients' states are gone with their node.
+            FederationError: the work failed too often.
+        """
+        submitted = [(call, submit(call)) for call in calls]
+        self._wait_for_server([call.inputs for call, _ in submitted if call.inputs is not None])
+        started, clients = [], Counter[int]()
+        for call, refs in submitted:
+            clients[call.actor] += len(call.clients)
+            started.append(_Running(call, refs, self.deadline(clients[call.actor])))
+        try:
+            firsts = [running.refs[0] for running in started]
+            last = max((running.deadline for running in started), default=0.0)
+            values = ray.get(firsts, timeout=max(0.0, last - time.monotonic()))
+        except RayError:
+            return _Rescue(self, stage, submit, may_drop).run(started)
+        return [Outcome(one.call, one.refs, value) for one, value in zip(started, values, strict=True)], {}
+
+    def _wait_for_server(self, inputs: Sequence[ObjectRef]) -> None:
+        """So that nobody else is blamed for it; the last input is enough, it is made after the others."""
+        timeout = self.runtime.server_timeout_s
+        if inputs and not ray.wait([inputs[-1]], timeout=timeout, fetch_local=False)[0]:
+            raise ServerFailed(NO_ANSWER.format(timeout), hangs=True)
+
+    def deadline(self, clients: int) -> float:
+        """By when an actor that is free now must have served so many clients."""
+        return time.monotonic() + self.runtime.client_timeout_s * clients
+
+
+class _Rescue:
+    """Calls of which at least one has failed, looked after one by one, those of an actor in their order."""
+
+    def __init__(self, owner: ClientCalls, stage: str, submit: Submit, may_drop: bool):
+        self._owner, self._stage, self._submit, self._may_drop = owner, stage, submit, may_drop
+        self._processes, self._runtime, self._failures = owner.processes, owner.runtime, owner.failures
+        self._running: dict[ObjectRef, _Running] = {}
+        self._waiting: dict[int, deque[Call]] = defaultdict(deque)
+        self._outcomes: list[Outcome] = []
+        self._dropped: dict[int, str] = {}
+
+    def run(self, started: Sequence[_Running]) -> tuple[list[Outcome], dict[int, str]]:
+        self._running = {running.refs[0]: running for running in started}
+        while self._running:
+            oldest = list({running.call.actor: ref for ref, running in reversed(self._running.items())}.values())
+            nearest = min(self._running[ref].deadline for ref in oldest)
+            ready, _ = ray.wait(oldest, num_returns=1, timeout=max(0.0, nearest - time.monotonic()))
+            for ref in ready:
+                self._finished(ref, self._running.pop(ref))
+            now = time.monotonic()
+            for ref in [ref for ref in oldest if not ready and self._running[ref].deadline <= now]:
+                self._overdue(self._running.pop(ref))
+        return sorted(self._outcomes, key=lambda outcome: outcome.call.clients[0]), self._dropped
+
+    def _finished(self, ref: ObjectRef, running: _Running) -> None:
+        call = running.call
+        try:
+            value = ray.get(ref)
+        except RayActorError as error:
+            if error.actor_id not in (None, self._processes.clients[call.actor]._actor_id.hex()):
+                raise ServerFailed(DIED) from None
+            if running.refs:
+                self._failed(call, Failure("its process died"), died=True)
+            self._restart(call.actor, 0 if running.refs else call.failed_before + 1)
+        except ObjectLostError:
+            self._require_inputs(call)
+            raise StatesLost(f"states of clients {list(call.clients)} were lost with their node") from None
+        except RayTaskError as error:
+            if not running.refs:
+                raise self._failures.code_raised("a process that begins", error.cause, str(error)) from None
+            self._require_served(call)
+            self._failed(call, Failure.of(error.cause, str(error)))
+            self._next(call.actor)
+        else:
+            if running.refs:
+                self._outcomes.append(Outcome(call, running.refs, value))
+            self._next(call.actor)
+
+    def _require_served(self, call: Call) -> None:
+        """Raise what the server raised, if it was the server."""
+        try:
+            ray.get([] if call.inputs is None else call.inputs)
+        except RayTaskError as error:
+            raise self._failures.code_raised("the server", error.cause, str(error)) from None
+
+    def _require_inputs(self, call: Call) -> None:
+        try:
+            ray.get([] if call.inputs is None else call.inputs)
+        except ObjectLostError:
+            raise ServerFailed("what the server sent was lost with its node") from None
+
+    def _overdue(self, running: _Running) -> None:
+        call, runtime = running.call, self._runtime
+        if not running.refs:
+            raise FederationError(
+                f"{self._stage}: a client's process that died could not be replaced within "
+                f"runtime.start_timeout_s={runtime.start_timeout_s:g}"
+            )
+        self._failed(call, Failure(f"no answer within {runtime.client_timeout_s * len(call.clients):g} s"))
+        self._restart(call.actor)
+
+    def _failed(self, call: Call, failure: Failure, *, died: bool = False) -> None:
+        again = replace(call, failed_before=call.failed_before + 1)
+        waiting = self._waiting[call.actor]
+        if len(call.clients) == 1:
+            (client,) = call.clients
+            failed_before, may_drop = call.failed_before, self._may_drop
+            if self._failures.do_again(self._stage, client, failure, failed_before, may_drop=may_drop):
+                waiting.appendleft(again)
+            else:
+                self._dropped[client] = failure.what
+        elif died and not call.failed_before:
+            self._failures.record(self._stage, call.clients, failure.what, "done again")
+            waiting.append(again)
+        else:
+            self._failures.record(self._stage, call.clients, failure.what, "done again one by one")
+            waiting.extend(replace(call, clients=[client], failed_before=0) for client in call.clients)
+
+    def _restart(self, actor: int, failed_starts: int = 0) -> None:
+        """Start another process; it is asked for nothing before it is up: starting has a time limit of its own.
+
+        What the one before had not come to is asked of it.
+        """
+        for ref in [ref for ref, running in self._running.items() if running.call.actor == actor]:
+            self._waiting[actor].append(self._running.pop(ref).call)
+        if failed_starts > self._runtime.retries:
+            raise FederationError(f"{self._stage}: a client's process died {failed_starts} times while it started")
+        self._processes.replace_client(actor)
+        up = self._owner.begin(actor)
+        deadline = time.monotonic() + self._runtime.start_timeout_s
+        self._running[up] = _Running(Call(actor, [], failed_before=failed_starts), (), deadline)
+
+    def _next(self, actor: int) -> None:
+        if self._waiting[actor] and all(running.call.actor != actor for running in self._running.values()):
+            call = self._waiting[actor].popleft()
+            running = _Running(call, self._submit(call), self._owner.deadline(len(call.clients)))
+            self._running[running.refs[0]] = running

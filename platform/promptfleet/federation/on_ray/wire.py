@@ -1,0 +1,165 @@
+"""States and messages as NumPy arrays, which Ray moves without pickling their content.
+
+Those of many clients travel together: a row of bytes for each, in which every tensor is where it is in all other rows.
+What arrives is copied into torch's own memory: writable, aligned, and the same bits wherever it came from.
+"""
+
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from math import prod
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from promptfleet.federation.client import Upload
+from promptfleet.methods.parts.states import alike
+from promptfleet.methods.protocol import Message, State
+
+ALIGNMENT = 64  # of each tensor in a row, as torch aligns its own
+
+Arrays = Mapping[str, np.ndarray]
+Place = tuple[int, torch.Size, torch.dtype]
+Stacked = Sequence["Alike"]
+
+
+@dataclass(frozen=True)
+class Alike:
+    """States with the same names, shapes and types.
+
+    ``rows [clients, bytes]``, by client id in ``row_of``; ``places`` has offset, shape and type of each tensor in a
+    row, or None where it is one for all clients (as it is for a single one), and then in ``common``.
+    """
+
+    row_of: Mapping[int, int]
+    rows: np.ndarray
+    places: Mapping[str, Place | None]
+    common: Arrays
+
+
+@dataclass(frozen=True)
+class Uploads:
+    """``Upload`` of several clients: their messages, and by id the number of examples and the problem of each."""
+
+    messages: Stacked
+    about: Mapping[int, tuple[int, str | None]]
+
+
+def to_arrays(state: State) -> Arrays:
+    """One state by itself."""
+    return {name: tensor.detach().cpu().numpy() for name, tensor in state.items()}
+
+
+def to_tensors(arrays: Arrays) -> State:
+    """Undo ``to_arrays``."""
+    return {name: torch.tensor(array) for name, array in arrays.items()}
+
+
+def stack(states: Mapping[int, State]) -> Stacked:
+    """States by client id."""
+    return [_stack(some) for some in alike(states)]
+
+
+def unstack(stacked: Stacked, clients: Sequence[int]) -> dict[int, State]:
+    """The states of some of the clients that were stacked, in the order of ``clients``."""
+    states: dict[int, State] = {}
+    for group in _of_one_layout(stacked):
+        here = [(some, chosen) for some in group if (chosen := [one for one in clients if one in some.row_of])]
+        states |= _unstack(here) if here else {}
+    return {client: states[client] for client in clients}
+
+
+def join(parts: Sequence[Stacked], clients: Sequence[Sequence[int]]) -> Stacked:
+    """Of each part some of its clients, as if they had been stacked together."""
+    return [
+        replace(some, row_of={client: some.row_of[client] for client in here if client in some.row_of})
+        for part, here in zip(parts, clients, strict=True)
+        for some in part
+    ]
+
+
+def stack_messages(messages: Mapping[int, Message]) -> Stacked:
+    """Messages by client id."""
+    return stack({client: _flat(message) for client, message in messages.items()})
+
+
+def unstack_messages(stacked: Stacked, clients: Sequence[int]) -> dict[int, Message]:
+    """As ``unstack``."""
+    return {client: _message(flat) for client, flat in unstack(stacked, clients).items()}
+
+
+def stack_uploads(uploads: Mapping[int, Upload]) -> Uploads:
+    """Uploads by client id."""
+    return Uploads(
+        stack_messages({client: one.message for client, one in uploads.items() if one.message is not None}),
+        {client: (one.num_examples, one.problem) for client, one in uploads.items()},
+    )
+
+
+def unstack_uploads(uploads: Uploads) -> dict[int, Upload]:
+    """All of them."""
+    messages = unstack_messages(uploads.messages, [client for one in uploads.messages for client in one.row_of])
+    return {client: Upload(messages.get(client), *about) for client, about in uploads.about.items()}
+
+
+def _stack(states: Mapping[int, State]) -> Alike:
+    first = next(iter(states.values()))
+    common, places, width = {}, {}, 0
+    for name, tensor in first.items():
+        if all(state[name] is tensor for state in states.values()):
+            common[name], places[name] = tensor, None
+        else:
+            places[name] = width, tensor.shape, tensor.dtype
+            width += (tensor.nbytes // ALIGNMENT + 1) * ALIGNMENT
+    rows = torch.zeros(len(states), width, dtype=torch.uint8)
+    for name in places.keys() - common.keys():
+        torch.stack([state[name].detach().cpu() for state in states.values()], out=_column(rows, places[name]))
+    row_of = {client: row for row, client in enumerate(states)}
+    return Alike(row_of, rows.numpy(), places, to_arrays(common))
+
+
+def _of_one_layout(stacked: Stacked) -> list[list[Alike]]:
+    """Those together whose rows can stand below each other: nothing is common to all of one's clients."""
+    groups: dict[tuple, list[Alike]] = defaultdict(list)
+    for some in stacked:
+        groups[(id(some) if some.common else None, *some.places.items())].append(some)
+    return list(groups.values())
+
+
+def _unstack(chosen: Sequence[tuple[Alike, Sequence[int]]]) -> dict[int, State]:
+    """Of some clients each, from states of one layout."""
+    first, clients = chosen[0][0], [client for _, some in chosen for client in some]
+    rows = torch.empty(len(clients), first.rows.shape[1], dtype=torch.uint8)
+    for (some, here), out in zip(chosen, rows.split([len(here) for _, here in chosen]), strict=True):
+        if some.rows.size:
+            wanted = [some.row_of[client] for client in here]
+            np.take(some.rows, wanted, axis=0, out=out.numpy(), mode="clip")  # other modes copy twice
+    common = to_tensors(first.common)
+    columns = [
+        [common[name]] * len(clients) if place is None else _column(rows, place).unbind()
+        for name, place in first.places.items()
+    ]
+    return {
+        client: dict(zip(first.places, (column[row] for column in columns), strict=True))
+        for row, client in enumerate(clients)
+    }
+
+
+def _column(rows: Tensor, place: Place) -> Tensor:
+    """``[clients, *shape]``: that tensor of all rows, in place."""
+    offset, shape, dtype = place
+    return rows[:, offset : offset + prod(shape) * dtype.itemsize].view(dtype).view(len(rows), *shape)
+
+
+def _flat(message: Message) -> State:
+    parts = {"tensors": message.tensors, "attached": message.attached}
+    return {f"{part}/{name}": tensor for part, state in parts.items() for name, tensor in state.items()}
+
+
+def _message(flat: State) -> Message:
+    parts: dict[str, State] = {"tensors": {}, "attached": {}}
+    for full_name, tensor in flat.items():
+        part, _, name = full_name.partition("/")
+        parts[part][name] = tensor
+    return Message(**parts)

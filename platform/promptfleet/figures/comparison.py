@@ -1,0 +1,109 @@
+"""Methods side by side: accuracy by round, and how it is spread over clients."""
+
+import math
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from promptfleet.figures.style import (
+    BLUE,
+    INK,
+    VERMILLION,
+    annotate,
+    as_label,
+    dress,
+    line_styles,
+    new_figure,
+    whole_numbers,
+)
+
+_TOGETHER = 5  # lines that one pair of axes can hold
+_MOST_COLUMNS = 5
+_BEHIND = "#cfcfcf"
+_ACCURACY = "mean test accuracy over clients"
+
+
+def method_lines_figure(
+    mean: Mapping[str, Sequence[float]], std: Mapping[str, Sequence[float]], *, seeds: int
+) -> Figure:
+    """Mean test accuracy by round, one line per method, the best first; the band is one standard deviation over seeds.
+
+    mean and std: by method, a fraction per round. More than five methods get a panel each, with all the others in grey.
+    """
+    figure = _together(mean, std) if len(mean) <= _TOGETHER else _panels(mean, std)
+    band = f"; band: standard deviation over {seeds} seeds" if seeds > 1 else ""
+    figure.suptitle(f"Test accuracy by communication round{band}", fontsize=11.5, x=0.01, ha="left")
+    return figure
+
+
+def client_boxes_figure(accuracy: Mapping[str, Sequence[float]], *, seeds: int) -> Figure:
+    """A box of all clients' test accuracies per method, in the order given from the top; the diamond is the mean.
+
+    accuracy: by method, a fraction per client and seed.
+    """
+    figure = new_figure(8.0, 1.5 + 0.42 * len(accuracy))
+    axes = figure.subplots()
+    rows = range(len(accuracy))
+    axes.boxplot(
+        list(accuracy.values()),
+        positions=rows,
+        orientation="horizontal",
+        widths=0.62,
+        showfliers=False,
+        patch_artist=True,
+        boxprops={"facecolor": "#d6e6f2", "edgecolor": BLUE},
+        medianprops={"color": BLUE, "linewidth": 2},
+        whiskerprops={"color": BLUE},
+        capprops={"color": BLUE},
+    )
+    for row, values in zip(rows, accuracy.values(), strict=True):
+        offsets = np.linspace(-0.2, 0.2, len(values)) if len(values) > 1 else [0.0]
+        axes.scatter(values, row + np.asarray(offsets), s=7, color=INK, alpha=0.35, linewidth=0, zorder=3)
+        axes.scatter([np.mean(values)], [row], s=42, marker="D", color=VERMILLION, edgecolor="white", zorder=4)
+        annotate(axes, 1.015, row, f"{np.mean(values):.3f}", ha="left", transform=axes.get_yaxis_transform())
+    of = f"{len(next(iter(accuracy.values()))) // seeds} clients x {seeds} seed{'s' if seeds > 1 else ''}"
+    dress(axes, title=f"Test accuracy of every client ({of}); diamond: mean", x="test accuracy after the last round")
+    axes.set_yticks(rows, [as_label(method, 28) for method in accuracy])
+    axes.set_ylim(len(accuracy) - 0.4, -0.6)
+    axes.grid(axis="y", visible=False)
+    return figure
+
+
+def _together(mean: Mapping[str, Sequence[float]], std: Mapping[str, Sequence[float]]) -> Figure:
+    figure = new_figure(8.5, 4.6)
+    axes = figure.subplots()
+    for method, style in zip(mean, line_styles(len(mean)), strict=True):
+        _line(axes, mean[method], std[method], label=f"{as_label(method)}  {mean[method][-1]:.3f}", **style)
+    dress(axes, x="communication round", y=_ACCURACY)
+    whole_numbers(axes.xaxis)
+    axes.legend(loc="center left", bbox_to_anchor=(1.01, 0.5), fontsize=9.5, frameon=False)
+    return figure
+
+
+def _panels(mean: Mapping[str, Sequence[float]], std: Mapping[str, Sequence[float]]) -> Figure:
+    rows = math.ceil(len(mean) / _MOST_COLUMNS)
+    columns = math.ceil(len(mean) / rows)
+    figure = new_figure(2.5 * columns, 0.7 + 2.3 * rows)
+    grid = figure.subplots(rows, columns, sharex=True, sharey=True, squeeze=False)
+    for axes, method in zip(grid.flat, mean, strict=False):
+        for values in mean.values():
+            axes.plot(range(1, len(values) + 1), values, color=_BEHIND, linewidth=0.9, zorder=1)
+        _line(axes, mean[method], std[method], color=BLUE)
+        dress(axes, title=f"{as_label(method)}  {mean[method][-1]:.3f}")
+        whole_numbers(axes.xaxis)
+    for axes in grid.flat[len(mean) :]:
+        axes.set_axis_off()
+    for column in range(columns):
+        used = [row for row in range(rows) if row * columns + column < len(mean)]
+        grid[used[-1], column].tick_params(labelbottom=True)
+    figure.supxlabel("communication round", fontsize=10.5)
+    figure.supylabel(_ACCURACY, fontsize=10.5)
+    return figure
+
+
+def _line(axes: Axes, mean: Sequence[float], std: Sequence[float], *, color: str, **options) -> None:
+    rounds, middle, spread = np.arange(1, len(mean) + 1), np.asarray(mean), np.asarray(std)
+    axes.fill_between(rounds, middle - spread, middle + spread, color=color, alpha=0.18, linewidth=0, zorder=2)
+    axes.plot(rounds, middle, color=color, linewidth=2, zorder=3, marker="o" if len(mean) == 1 else None, **options)

@@ -1,0 +1,34 @@
+"""Prompts so far from all others that they are nobody's experts."""
+
+from dataclasses import dataclass
+
+from torch import Tensor
+
+from promptfleet.methods.parts.averaging import median
+
+
+@dataclass(frozen=True)
+class Outliers:
+    """Ids of clients by their prompt's distance from the median prompt, all above ``limit``."""
+
+    distances: dict[int, float]
+    limit: float
+
+
+def find_outliers(contexts: Tensor, rounds: Tensor, tolerance: float) -> Outliers:
+    """Entries of the pool that are farther than usual from its middle.
+
+    contexts ``[clients, ...]``; rounds ``[clients]`` is the round of each upload, 0 for none, and only those that have
+    one count. The middle is their coordinate-wise median, distances from it are Euclidean, and the limit is the median
+    distance plus ``tolerance`` times the median absolute deviation from that: less than half of the pool, however far
+    away, cannot move it much. Never more than half are outliers.
+    """
+    trained = rounds.nonzero().flatten()
+    if len(trained) == 0:
+        return Outliers({}, float("inf"))
+    prompts = contexts[trained].double().flatten(1)
+    away = (prompts - median(prompts)).norm(dim=1)
+    usual = median(away)
+    limit = float(usual + tolerance * median((away - usual).abs()))
+    far = {int(client): float(one) for client, one in zip(trained, away, strict=True) if one > limit}
+    return Outliers(far, limit)

@@ -1,0 +1,96 @@
+"""Work of several clients side by side, their prompts through the text tower in one batch."""
+
+from collections import defaultdict
+from collections.abc import Generator, Iterable, Sequence
+from itertools import islice
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from promptfleet.errors import MethodError
+from promptfleet.methods.parts.prompts import encode_contexts
+from promptfleet.methods.protocol import Backward, Encode, ResultT, Update, Work, World
+
+SIDE_BY_SIDE = 16  # generators at a time: more would hold more memory, and are no faster
+RESULTS = {"init_server": dict, "local_update": Update, "aggregate": dict, "personalize": dict}
+
+
+def run_together(
+    world: World, works: Iterable[ResultT | Work[ResultT]], function: str = "local_update"
+) -> list[ResultT]:
+    """Run what a method's ``function`` returned to its results, answering simultaneous requests in one batch.
+
+    Each work keeps its own parameters, loss and optimizers. Alone, it runs as a loop of its own would. It is taken
+    from ``works`` when its turn comes, so that what it holds is not in memory before.
+
+    Raises:
+        MethodError: one is neither a result nor a generator that comes to one, or asks for anything else.
+    """
+    todo, done = iter(works), []
+    while group := list(islice(todo, SIDE_BY_SIDE)):
+        done += _run_group(world, group, function)
+    return done
+
+
+def run_alone(world: World, work: ResultT | Work[ResultT], function: str = "local_update") -> ResultT:
+    """Run one work to its result, as ``run_together`` does."""
+    return run_together(world, [work], function)[0]
+
+
+def _run_group(world: World, works: Sequence[ResultT | Work[ResultT]], function: str) -> list[ResultT]:
+    result = RESULTS[function]
+    done = {index: work for index, work in enumerate(works) if isinstance(work, result)}
+    waiting = {index: _advance(world, work, None, function) for index, work in enumerate(works) if index not in done}
+    while waiting:
+        answers = _answer(world, {index: asked for index, asked in waiting.items() if not isinstance(asked, result)})
+        done |= {index: asked for index, asked in waiting.items() if index not in answers}
+        waiting = {index: _advance(world, works[index], answer, function) for index, answer in answers.items()}
+    return [done[index] for index in range(len(works))]
+
+
+def _advance(world: World, work: Work[ResultT], answer: Tensor | None, function: str) -> Encode | Backward | ResultT:
+    """Return the next request of the work, or its result."""
+    if not isinstance(work, Generator):
+        raise _unexpected(world, function, "returned", work)
+    try:
+        asked = work.send(answer)
+    except StopIteration as end:
+        if not isinstance(end.value, RESULTS[function]):
+            raise _unexpected(world, function, "came to", end.value) from None
+        return end.value
+    if not isinstance(asked, Encode | Backward):
+        raise _unexpected(world, function, "asked for", asked)
+    return asked
+
+
+def _unexpected(world: World, function: str, did: str, value: Any) -> MethodError:
+    result = "an Update" if RESULTS[function] is Update else "a state"
+    return MethodError(
+        f"method {world.config.method}: {function} {did} {_named(value)}, should be a generator that yields Encode and "
+        f"Backward and returns {result}, or return one itself"
+    )
+
+
+def _named(value: Any) -> str:
+    """A value by its kind, since tensors are long."""
+    return "None" if value is None else f"a {type(value).__name__}"
+
+
+def _answer(world: World, asked: dict[int, Encode | Backward]) -> dict[int, Tensor | None]:
+    losses = {index: request.loss for index, request in asked.items() if isinstance(request, Backward)}
+    if losses:
+        torch.autograd.backward(list(losses.values()))
+    alike = defaultdict(list)
+    for index, request in asked.items():
+        if isinstance(request, Encode):
+            alike[request.contexts.shape, request.contexts.requires_grad].append(index)
+    answers: dict[int, Tensor | None] = dict.fromkeys(losses)
+    for indices in alike.values():
+        contexts = [asked[index].contexts for index in indices]
+        features = encode_contexts(world, torch.cat(contexts))
+        parts = features.split([len(one) for one in contexts])
+        if not features.requires_grad:
+            parts = [part.clone() for part in parts]  # what is kept of one shall not keep all of them in memory
+        answers |= dict(zip(indices, parts, strict=True))
+    return answers

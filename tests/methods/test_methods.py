@@ -7,7 +7,8 @@ from promptfleet.federation.server import Server
 from promptfleet.methods import METHODS, config_class, load_method
 from promptfleet.methods.parts.optimizers import SGD
 from promptfleet.methods.pfedmoap import PFedMoAP, PFedMoAPConfig
-from promptfleet.methods.protocol import Message
+from promptfleet.methods.promptfl import PromptFL
+from promptfleet.methods.protocol import AttachesToUploads, Describes, ExcludesClients, KeepsRows, Message
 from tests.fakes import tiny_client, tiny_world
 
 
@@ -20,6 +21,18 @@ def test_a_mask_counts_a_bit_per_entry_and_other_tensors_their_bytes():
 def test_a_method_brings_its_configuration():
     assert isinstance(load_method("pfedmoap"), PFedMoAP)
     assert config_class("pfedmoap") is PFedMoAPConfig
+
+
+def test_a_method_has_the_capabilities_whose_functions_it_has():
+    class Excluding(PromptFL):
+        def excluded(self, world, server):
+            return {1: "it is odd"}
+
+    world, capabilities = tiny_world(), (Describes, AttachesToUploads, ExcludesClients, KeepsRows)
+    for method, wanted in ((PFedMoAP(), capabilities), (PromptFL(), ()), (Excluding(), (ExcludesClients,))):
+        assert tuple(one for one in capabilities if isinstance(method, one)) == wanted
+    assert Server(Excluding(), world).excluded() == {1: "it is odd"}
+    assert Server(PromptFL(), world).excluded() == {}
 
 
 def test_an_unknown_name_gets_the_nearest():

@@ -18,6 +18,8 @@ from promptfleet.federation.reports import Evaluation, TrainReport
 from promptfleet.methods.parts.side_by_side import SIDE_BY_SIDE, run_together
 from promptfleet.methods.parts.states import find_non_finite, to_device
 from promptfleet.methods.protocol import (
+    AttachesToUploads,
+    Describes,
     Examples,
     Message,
     Method,
@@ -91,7 +93,7 @@ class Client:
     def _evaluate(self, task: Task) -> Evaluation:
         """Predict with a task whose private state is personalized."""
         with torch.inference_mode():
-            described = self._method.describe(task, self._test.images)
+            described = self._method.describe(task, self._test.images) if isinstance(self._method, Describes) else {}
             return Evaluation(
                 client=self.id,
                 val_accuracy=self._accuracy(task, self._val),
@@ -146,6 +148,8 @@ class Client:
         else:
             rng, clip_norm = self._rng("privacy", round_index), config.privacy.clip_norm
             tensors = private_upload(tensors, download.tensors, clip_norm, self._world.upload_noise, rng)
+        if not isinstance(self._method, AttachesToUploads):
+            return Message(tensors)
         attached = self._method.attachments(self._world, to_device(tensors, self._device))
         return Message(tensors, to_device(attached, "cpu"))
 

@@ -34,11 +34,11 @@ class CohortUpdate:
 class Intake:
     """What the server made of a round's uploads, by client id, with the reason.
 
-    ``rejected`` never entered its state; ``kept_out`` did, and is not given to others, see ``Method.kept_out``.
+    ``rejected`` never entered its state; ``excluded`` did, and is not given to others, see ``ExcludesClients``.
     """
 
     rejected: Mapping[int, str]
-    kept_out: Mapping[int, str]
+    excluded: Mapping[int, str]
 
 
 class Fleet(Protocol):

@@ -69,7 +69,7 @@ class LocalFleet:
 
     def aggregate(self, round_index: int, uploads: Mapping[int, Upload]) -> None:
         rejected = self._server.aggregate(round_index, uploads)
-        self._intake = Intake(rejected, self._server.kept_out())
+        self._intake = Intake(rejected, self._server.excluded())
 
     def evaluate(
         self, round_index: int, privates: Mapping[int, State], downloads: Mapping[int, Message]

@@ -149,13 +149,13 @@ class Federation:
         return sample_cohort(config.seed, round_index, config.clients, share, over_selection=over_selection)
 
     def _simulated_events(self, round_index: int, intake: Intake) -> list[Event]:
-        """Who attacks, told in the first round, and whose uploads are given to nobody."""
+        """Return events for simulated attackers (round 1 only) and for clients whose uploads others do not get."""
         attack = self.config.adversary
         attacks = [Event("train", sorted(self._adversaries), f"adversary.kind={attack.kind}", "attack simulated")]
-        kept_out = [
-            Event("aggregate", [client], why, "nobody's expert") for client, why in sorted(intake.kept_out.items())
+        excluded = [
+            Event("aggregate", [client], why, "not given to others") for client, why in sorted(intake.excluded.items())
         ]
-        return [*(attacks if self._adversaries and round_index == 1 else []), *kept_out]
+        return [*(attacks if self._adversaries and round_index == 1 else []), *excluded]
 
     def record(self, event: Event) -> None:
         """Have ``event`` told by the next round's report."""

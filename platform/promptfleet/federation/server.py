@@ -6,7 +6,17 @@ from functools import cached_property
 from promptfleet.federation.client import Upload
 from promptfleet.methods.parts.side_by_side import run_alone
 from promptfleet.methods.parts.states import find_non_finite
-from promptfleet.methods.protocol import Arrived, Call, Message, Method, Purpose, State, World
+from promptfleet.methods.protocol import (
+    Arrived,
+    Call,
+    ExcludesClients,
+    KeepsRows,
+    Message,
+    Method,
+    Purpose,
+    State,
+    World,
+)
 from promptfleet.seeding import stream
 
 
@@ -25,7 +35,8 @@ class Server:
 
     def load(self, state: State) -> None:
         """Go on from ``state``. Raises DataError: what it refers to on disk is not there."""
-        self._method.check_rows(self._world, state)
+        if isinstance(self._method, KeepsRows):
+            self._method.check_rows(self._world, state)
         self.state = state
 
     def select(self, round_index: int, cohort: Sequence[int], purpose: Purpose = "train") -> dict[int, Message]:
@@ -52,9 +63,9 @@ class Server:
             self.state = run_alone(self._world, self._method.aggregate(self.state, arrived), "aggregate")
         return {client: problem for client, problem in problems.items() if problem is not None}
 
-    def kept_out(self) -> dict[int, str]:
-        """Whose uploads the method gives to nobody else, and why."""
-        return self._method.kept_out(self._world, self.state)
+    def excluded(self) -> dict[int, str]:
+        """Return the reason for each client whose uploads the method does not give to others."""
+        return self._method.excluded(self._world, self.state) if isinstance(self._method, ExcludesClients) else {}
 
     def _problem(self, upload: Upload) -> str | None:
         if upload.message is None:

@@ -13,6 +13,7 @@ from promptfleet.config import FederationConfig
 from promptfleet.disks import disk_errors
 from promptfleet.errors import ConfigError, DataError, FederationError, first_line
 from promptfleet.methods import load_method
+from promptfleet.methods.protocol import KeepsRows
 
 FOLDER = "rows"
 
@@ -81,7 +82,8 @@ def rows_folder(config: FederationConfig, folder: str | Path | None) -> Path | N
 
     Raises ConfigError: there is no ``folder``.
     """
-    if not load_method(config.method).keeps_rows(config):
+    method = load_method(config.method)
+    if not (isinstance(method, KeepsRows) and method.keeps_rows(config)):
         return None
     if folder is None:
         raise ConfigError(

@@ -225,7 +225,7 @@ class PFedMoAP(Method):
                 size = server[kind].numel() * _pool_dtype(world.config).itemsize
                 world.rows.check(kind, int(server["pool.end"]), size)
 
-    def kept_out(self, world: World, server: State) -> dict[int, str]:
+    def excluded(self, world: World, server: State) -> dict[int, str]:
         outliers = _outliers(world, server)
         return {
             client: f"its prompt is {distance:.3g} from the median prompt, at most {outliers.limit:.3g} is usual"

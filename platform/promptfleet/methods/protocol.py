@@ -11,7 +11,7 @@ from collections.abc import Callable, Generator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from enum import Enum
 from math import prod
-from typing import ClassVar, Literal, Protocol, TypeVar
+from typing import ClassVar, Literal, Protocol, TypeVar, runtime_checkable
 
 import numpy as np
 import torch
@@ -311,10 +311,6 @@ class Method(ABC):
     def uploads(self, world: World) -> dict[str, Spec]:
         """Promise the form of every tensor of an upload; the server rejects others."""
 
-    def attachments(self, world: World, tensors: State) -> State:
-        """What goes with an upload of ``tensors``; asked where privacy or an attack has altered those of an update."""
-        return {}
-
     def trained_parameters(self, world: World) -> int:
         """Count the numbers that a client's local update trains; by default the trained ones that it uploads."""
         return sum(prod(spec.shape) for spec in self.uploads(world).values() if spec.is_point)
@@ -327,17 +323,6 @@ class Method(ABC):
         """Return the share of the clients that train in a round, more than 0; by default ``config.participation``."""
         return config.participation
 
-    def keeps_rows(self, config: FederationConfig) -> bool:
-        """Whether the server keeps something in ``World.rows``."""
-        return False
-
-    def check_rows(self, world: World, server: State) -> None:  # noqa: B027  most methods keep none
-        """Raise DataError where ``World.rows`` has not what a state that is to be gone on from refers to."""
-
-    def kept_out(self, world: World, server: State) -> dict[int, str]:
-        """Clients whose uploads the server has but gives to nobody else, and why; every round tells of them."""
-        return {}
-
     @abstractmethod
     def predict(self, task: Task, images: Images) -> Tensor:
         """Logits ``[images, classes]``; ``task.private`` is what ``personalize`` gave."""
@@ -346,6 +331,40 @@ class Method(ABC):
         """The private state to predict with, where that takes the training examples once more; never uploaded."""
         return task.private
 
+
+# Optional capabilities: a method that has these functions has the capability.
+
+
+@runtime_checkable
+class Describes(Protocol):
+    """A method with numbers about each client that figures show."""
+
     def describe(self, task: Task, images: Images) -> State:
-        """Small tensors that figures want to show about a client, such as its gate's mean weights."""
-        return {}
+        """Return small tensors by name, such as the mean weights of the client's gate on ``images``."""
+
+
+@runtime_checkable
+class AttachesToUploads(Protocol):
+    """A method whose uploads have attached tensors that follow from the uploaded ones."""
+
+    def attachments(self, world: World, tensors: State) -> State:
+        """Compute the attachments of an upload whose ``tensors`` privacy or an attack has altered."""
+
+
+@runtime_checkable
+class ExcludesClients(Protocol):
+    """A method that may not give the uploads of some clients to others."""
+
+    def excluded(self, world: World, server: State) -> dict[int, str]:
+        """Return the reason for each client that the server excludes; each round reports them."""
+
+
+@runtime_checkable
+class KeepsRows(Protocol):
+    """A method whose server may keep rows on disk, in ``World.rows``."""
+
+    def keeps_rows(self, config: FederationConfig) -> bool:
+        """Tell whether it does with this configuration."""
+
+    def check_rows(self, world: World, server: State) -> None:
+        """Raise DataError if rows that a restored state refers to are missing."""

@@ -53,14 +53,14 @@ def with_one_far_away():
     return make
 
 
-def test_an_outlier_is_nobodys_expert_has_experts_itself_and_is_told_of(with_one_far_away):
+def test_others_do_not_get_an_outlier_which_has_experts_itself_and_is_reported(with_one_far_away):
     def experts(fed, client):
         return sorted(fed.server.select(2, [client])[client].attached["expert_ids"].tolist())
 
     without, filtered = with_one_far_away(), with_one_far_away(expert_filter=5.0)
     assert [experts(without, client) for client in ALL] == [[1, 2, 3], [0, 2, 3], [0, 1, 3], [0, 1, 2]]
     assert [experts(filtered, client) for client in ALL] == [[1, 3], [0, 3], [0, 1, 3], [0, 1]]
-    assert without.server.kept_out() == {}
-    ((client, why),) = filtered.server.kept_out().items()
+    assert without.server.excluded() == {}
+    ((client, why),) = filtered.server.excluded().items()
     assert client == 2
     assert why.startswith("its prompt is 692 from the median prompt, at most ")

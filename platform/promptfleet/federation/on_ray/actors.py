@@ -127,7 +127,7 @@ class ServerActor:
         """``uploads`` from each actor. Return values: what became of them, and the next state."""
         arrived = {client: one for part in uploads for client, one in unstack_uploads(part).items()}
         rejected = self._server.aggregate(round_index, arrived)
-        return Intake(rejected, self._server.kept_out()), self.state()
+        return Intake(rejected, self._server.excluded()), self.state()
 
     def state(self) -> Arrays:
         return to_arrays(self._server.state)

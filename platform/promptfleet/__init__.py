@@ -20,6 +20,8 @@ if TYPE_CHECKING:
         ResourceError,
         StorageError,
     )
+    from promptfleet.federation.client_examples import ClientExamples, client_examples
+    from promptfleet.federation.prepare import Prepared, prepare
     from promptfleet.federation.reports import (
         ClientReport,
         Event,
@@ -29,11 +31,13 @@ if TYPE_CHECKING:
         summary_from_json,
     )
     from promptfleet.federation.run import run_federation
+    from promptfleet.seeding import stream
     from promptfleet.storage.sync import synced_storage
 
 __version__ = "0.1.0"
 __all__ = [
     "BackboneError",
+    "ClientExamples",
     "ClientReport",
     "ConfigError",
     "DataError",
@@ -43,12 +47,16 @@ __all__ = [
     "FederationResult",
     "FederationSummary",
     "MethodError",
+    "Prepared",
     "PromptfleetError",
     "ResourceError",
     "RoundReport",
     "StorageConfig",
     "StorageError",
+    "client_examples",
+    "prepare",
     "run_federation",
+    "stream",
     "summary_from_json",
     "synced_storage",
 ]
@@ -64,6 +72,8 @@ _PUBLIC = {  # module -> its public names
         "ResourceError",
         "StorageError",
     ),
+    ".federation.client_examples": ("ClientExamples", "client_examples"),
+    ".federation.prepare": ("Prepared", "prepare"),
     ".federation.reports": (
         "ClientReport",
         "Event",
@@ -73,6 +83,7 @@ _PUBLIC = {  # module -> its public names
         "summary_from_json",
     ),
     ".federation.run": ("run_federation",),
+    ".seeding": ("stream",),
     ".storage.sync": ("synced_storage",),
 }
 if not TYPE_CHECKING:  # or type checkers would accept every name

@@ -10,8 +10,7 @@ import torch
 
 from promptfleet.data.client_split import ClientSplit
 from promptfleet.data.feature_store import FeatureStore
-from promptfleet.devices import from_numpy
-from promptfleet.features.stored_images import images_of
+from promptfleet.federation.client_examples import examples_of
 from promptfleet.federation.conditions.adversaries import adversaries, attacked, flipped
 from promptfleet.federation.conditions.privacy import private_upload
 from promptfleet.federation.reports import Evaluation, TrainReport
@@ -24,7 +23,6 @@ from promptfleet.methods.protocol import (
     Message,
     Method,
     PixelReader,
-    Pixels,
     State,
     Task,
     Update,
@@ -164,10 +162,8 @@ class Client:
         return torch.stack(correct).sum().item() / len(examples)
 
     def _examples(self, store: FeatureStore, indices: np.ndarray, *, with_views: bool = False) -> Examples:
-        images = images_of(store, indices, self._method.needs, self._device, with_views=with_views)
-        if self._read_pixels is not None:
-            images = replace(images, pixels=Pixels(indices, self._read_pixels))
-        return Examples(images, from_numpy(store.labels[indices], self._device))
+        needs = self._method.needs
+        return examples_of(store, indices, needs, self._device, self._read_pixels, with_views=with_views)
 
     def _rng(self, role: str, round_index: int):
         return stream(self._world.config.seed, role, client=self.id, round_index=round_index)

@@ -5,11 +5,12 @@ from collections.abc import Iterable, Mapping
 from promptfleet.data.client_split import ClientSplit
 from promptfleet.data.feature_store import FeatureStore
 from promptfleet.federation.client import Client, Trained, evaluate_together, train_together
+from promptfleet.federation.client_examples import pixel_reader_for
 from promptfleet.federation.gpu_memory import explaining_full_memory
 from promptfleet.federation.reports import Evaluation
 from promptfleet.methods import load_method
 from promptfleet.methods.parts.side_by_side import SIDE_BY_SIDE
-from promptfleet.methods.protocol import Message, Needs, State, World
+from promptfleet.methods.protocol import Message, State, World
 
 
 class ClientGroup:
@@ -18,11 +19,7 @@ class ClientGroup:
     def __init__(self, world: World, store: FeatureStore, splits: Mapping[int, ClientSplit]):
         self._world, self._store = world, store
         self._method = method = load_method(world.config.method)
-        self._read_pixels = None
-        if method.needs is Needs.PIXELS:
-            from promptfleet.features.pixels import pixel_reader  # datasets and decoders, which others do without
-
-            self._read_pixels = pixel_reader(world, store.labels)
+        self._read_pixels = pixel_reader_for(method.needs, world, store)
         self._clients: dict[int, Client] = {}
         self.host(splits)
 

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
         own_or_given_text,
         similarity_logits,
     )
+    from promptfleet.methods.parts.side_by_side import run_alone, run_together
     from promptfleet.methods.parts.training import (
         ContextLoss,
         TrainedContext,
@@ -101,6 +102,8 @@ __all__ = [
     "no_context_yet",
     "own_or_given_text",
     "prompt_loss",
+    "run_alone",
+    "run_together",
     "similarity_logits",
     "train_context",
     "train_steps",
@@ -143,6 +146,7 @@ _PUBLIC = {  # module -> its public names
     ),
     ".parts.optimizers": ("SGD",),
     ".parts.no_communication": ("NoCommunication", "Solo", "SoloConfig"),
+    ".parts.side_by_side": ("run_alone", "run_together"),
     ".parts.training": ("ContextLoss", "TrainedContext", "loss_metrics", "prompt_loss", "train_context", "train_steps"),
 }
 if not TYPE_CHECKING:  # or type checkers would accept every name

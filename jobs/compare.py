@@ -40,11 +40,11 @@ def main() -> int:
         "--tune", type=path_argument, metavar="FILE", help="tune each method first, see search_spaces/methods.yaml"
     )
     parser.add_argument("--trials", type=int, metavar="N", help="of the tuning, per method")
-    parser.add_argument("--reference", choices=sorted(REFERENCES), help="published figures beside ours")
+    parser.add_argument("--reference", choices=sorted(REFERENCES), help="published figures, shown next to ours")
     parser.add_argument("--out", type=path_argument, metavar="DIR", help="folder for a copy of the results")
     parser.add_argument("--overwrite", action="store_true", help="replace what --out holds of another comparison")
     parser.add_argument("--name", help="of the new comparison")
-    parser.add_argument("--resume", metavar="NAME", help="go on with a comparison that was begun")
+    parser.add_argument("--resume", metavar="NAME", help="resume a comparison")
     parser.add_argument("--concurrent", type=int, metavar="N", help="federations side by side (default: 1)")
     parser.add_argument("--address", help="a running Ray cluster, or 'auto' (default: start Ray on this machine)")
     parser.add_argument("--dry-run", action="store_true", help="print what would be run, start nothing")
@@ -90,7 +90,7 @@ def _run(spec: ComparisonSpec, folder: Path | None, arguments: Namespace) -> int
             federations, shown = len(spec.methods) * len(spec.seeds), config.storage.shown(folder)
             print(printable(f"comparison {folder.name}: {federations} federations, in {shown}"), file=sys.stderr)
             options = f"{config.storage.option}{trust_option(spec.methods)}"
-            hint = f"go on with: python jobs/compare.py --resume {folder.name}{options}"
+            hint = f"resume with: python jobs/compare.py --resume {folder.name}{options}"
             with leaving_when_ray_is_gone(hint):
                 outcome = run_comparison(spec, folder, prepared, nodes, reference=arguments.reference)
     if outcome.report is not None:
@@ -122,13 +122,11 @@ def _check_nothing_new(arguments: Namespace) -> None:
     given = [f"--{name}" for name in ("methods", "seeds", *NEW_ONLY) if getattr(arguments, name) is not None]
     given += [f"--set {entry}" for entry in arguments.set if not entry.startswith("storage.")]
     if given:
-        raise ConfigError(
-            f"{given[0]}: a resumed comparison keeps what it was begun with (only storage.path may be set)"
-        )
+        raise ConfigError(f"{given[0]}: a resumed comparison keeps its configuration (only storage.path may be set)")
 
 
 def _check_out(out: Path, folder: Path | None, *, overwrite: bool) -> None:
-    """Raise ConfigError where ``out`` holds results of another comparison than that in ``folder``."""
+    """Raise ConfigError if ``out`` holds results of another comparison than the one in ``folder``."""
     check_writable(out, named=f"--out {out}")
     with disk_errors(doing="read"):
         if overwrite or not (out / JSON_FILE).exists():

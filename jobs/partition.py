@@ -1,4 +1,4 @@
-"""Show who gets which samples, and save it: python jobs/partition.py --set partition.alpha=0.1"""
+"""Show and save the samples of each client: python jobs/partition.py --set partition.alpha=0.1"""
 
 from argparse import Namespace
 from pathlib import Path
@@ -22,7 +22,7 @@ from promptfleet.storage.sync import synced_storage
 
 def main() -> None:
     parser = ArgumentParser(
-        prog="partition.py", description="Print, draw and save who gets which samples.", keys=all_keys
+        prog="partition.py", description="Print, draw and save the samples of each client.", keys=all_keys
     )
     parser.add_argument("--config", type=path_argument, metavar="FILE", help="a YAML file with keys of the federation")
     parser.add_set()
@@ -66,7 +66,7 @@ def _partition(config: FederationConfig, arguments: Namespace) -> None:
 
 
 def _output_folder(out: str | None, config: FederationConfig, partition: Partition) -> Path:
-    """Return the one that was named, or one whose name no other partition has."""
+    """Return the named folder, or one whose name no other partition has."""
     if out:
         check_writable(out, named=f"--out {out}")
         return Path(out)

@@ -1,7 +1,7 @@
 """Pretrain glyph-clip, the embedded backbone, on rendered glyphs.
 
 python jobs/pretrain.py --out results/pretrain --steps 1800            # train; progress on stderr
-python jobs/pretrain.py --out results/pretrain --steps 1800 --resume   # go on after an interruption
+python jobs/pretrain.py --out results/pretrain --steps 1800 --resume   # resume after an interruption
 
 The weights end up in OUT/glyph-clip.safetensors; stdout gets one JSON line with their size and accuracy.
 """
@@ -47,9 +47,9 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
         if value is not None and not 0 < value < math.inf:
             raise ConfigError(f"--{name.replace('_', '-')} must be positive, got {value}")
     if not 0 <= options.pen_share <= 1:
-        raise ConfigError(f"--pen-share must lie in 0..1, got {options.pen_share:g}")
+        raise ConfigError(f"--pen-share must be in 0..1, got {options.pen_share:g}")
     if not 0 <= options.seed < 2**63:
-        raise ConfigError(f"--seed must lie in 0..2**63-1, got {options.seed}")
+        raise ConfigError(f"--seed must be in 0..2**63-1, got {options.seed}")
     check_threads(options.threads, os.cpu_count() or 1, "--threads")
     _check_memory(options.workers, options.batch)
     return options
@@ -67,7 +67,7 @@ def _check_memory(workers: int, batch: int) -> None:
 
 
 def progress_line(record: dict) -> str:
-    """``step 150 (4 %)  loss 2.31  train_acc 0.41  held_out_acc 0.52  93 s  eta 38m10s``"""
+    """Return ``step 150 (4 %)  loss 2.31  train_acc 0.41  held_out_acc 0.52  93 s  eta 38m10s``."""
     done = record["done"]
     eta_s = round(record["elapsed_s"] * (1 - done) / done)
     return (

@@ -1,4 +1,4 @@
-"""Run one federation, or go on with one: python jobs/train.py --set clients=5 --set rounds=3"""
+"""Run one federation, or resume one: python jobs/train.py --set clients=5 --set rounds=3"""
 
 import sys
 from argparse import Namespace
@@ -36,14 +36,14 @@ def main() -> None:
         metavar="DIR",
         help="folder for result and checkpoints (default: under storage.path)",
     )
-    parser.add_argument("--resume", type=path_argument, metavar="DIR", help="go on with the federation in that folder")
-    parser.add_argument("--overwrite", action="store_true", help="start again where a federation is, or another one")
+    parser.add_argument("--resume", type=path_argument, metavar="DIR", help="resume the federation in that folder")
+    parser.add_argument("--overwrite", action="store_true", help="start again; replaces what the folder holds")
     parser.add_argument("--address", help="a running Ray cluster, or 'auto' (default: start Ray on this machine)")
     parser.add_argument("--download", action="store_true", help="fetch the dataset first, if its folder is not there")
     arguments = parser.parse_args()
 
     if arguments.resume and (arguments.config or arguments.out or arguments.overwrite):
-        parser.error("argument --resume: its folder has the configuration; --config, --out, --overwrite begin another")
+        parser.error("argument --resume: its folder has the configuration; --config, --out, --overwrite start another")
     if arguments.resume:
         storage = assigned_storage(arguments.set)
         out = named_folder(storage, "--resume", arguments.resume)
@@ -66,7 +66,7 @@ def _train(config: FederationConfig, out: Path, arguments: Namespace) -> None:
     storage = config.storage
     option = storage.option if storage.address else ""
     resume = f"python jobs/train.py --resume {resumed_as(storage, out)}{option}{trust_option([config.method])}"
-    with leaving_when_ray_is_gone(f"go on with: {resume}"), track_federation(config) as tracked:
+    with leaving_when_ray_is_gone(f"resume with: {resume}"), track_federation(config) as tracked:
 
         def on_round(report: RoundReport) -> None:
             LiveLine(sys.stderr).say(_round_line(report, config.rounds))
@@ -80,7 +80,7 @@ def _train(config: FederationConfig, out: Path, arguments: Namespace) -> None:
         print(f"look at it: {tracked.ui_hint}")
     if tracked.untracked:
         what = "a part of it" if tracked.ui_hint else "it"
-        print(f"MLflow lacks {what} ({tracked.untracked}); what is missing is written by: {resume}")
+        print(f"MLflow lacks {what} ({tracked.untracked}); write the missing part with: {resume}")
 
 
 def _output_folder(config: FederationConfig, name: str | None) -> Path:
@@ -118,7 +118,7 @@ def _summary(result: FederationResult, caveat: str, path: str) -> str:
 
 
 def _simulated(result: FederationResult) -> list[str]:
-    """Attack and privacy, where the configuration has them."""
+    """Return lines about attack and privacy, if the configuration has them."""
     lines = []
     if attackers := len(result.adversaries):
         honest = len(result.clients) - attackers

@@ -26,11 +26,11 @@ def main() -> int:
     parser = ArgumentParser(prog="tune.py", description="Search hyperparameters of whole federations.", keys=all_keys)
     what = parser.add_mutually_exclusive_group(required=True)
     what.add_argument("--search", type=path_argument, metavar="FILE", help="a search space, see search_spaces/")
-    what.add_argument("--resume", metavar="NAME", help="go on with a sweep that was begun")
+    what.add_argument("--resume", metavar="NAME", help="resume a sweep")
     parser.add_argument(
         "--config", type=path_argument, metavar="FILE", help="a federation to search around, see configs/"
     )
-    parser.add_argument("--trials", type=int, metavar="N", help="how many federations to run in all")
+    parser.add_argument("--trials", type=int, metavar="N", help="number of federations in all")
     parser.add_set("fix a key of the federation, or several")
     parser.add_trust_code()
     parser.add_argument("--name", help="of the new sweep (default: the search file's)")
@@ -85,7 +85,7 @@ def _run(spec: SweepSpec, folder: Path | None, arguments: Namespace) -> int:
             shown = base.storage.shown(folder)
             print(printable(f"sweep {folder.name}: {spec.settings.trials} federations, in {shown}"), file=sys.stderr)
             options = f"{base.storage.option}{trust_option(spec.methods())}"
-            hint = f"go on with: python jobs/tune.py --resume {folder.name}{options}"
+            hint = f"resume with: python jobs/tune.py --resume {folder.name}{options}"
             with leaving_when_ray_is_gone(hint):
                 outcome = run_sweep(spec, folder, prepared, nodes)
     print(describe_outcome(spec, folder, outcome))
@@ -94,7 +94,7 @@ def _run(spec: SweepSpec, folder: Path | None, arguments: Namespace) -> int:
 
 @contextmanager
 def _kept_in(folder: Path | None, spec: SweepSpec, arguments: Namespace) -> Iterator[Path]:
-    """Give the sweep's folder, with a new budget written into it; a new sweep gets one now."""
+    """Give the sweep's folder, with a new budget written into it; a new sweep's is made now."""
     storage = spec.base_config().storage
     if folder is None:
         name = {"name": arguments.name, "default_name": Path(arguments.search).stem}

@@ -75,15 +75,15 @@ def test_dotted_keys_mean_what_nested_ones_do(leaves, cuts):
     [
         (
             {"runtime": {"backend": "ray"}, "runtime.backend": "local"},
-            "f.yaml: runtime.backend stands there twice, once as a dotted key; keep one",
+            "f.yaml: runtime.backend is there twice, once as a dotted key; keep one",
         ),
         (
             {"runtime.backend": "local", "runtime": 3},
-            "f.yaml: runtime stands there with a value, and with keys of its own; keep one",
+            "f.yaml: runtime is there with a value, and with keys; keep one",
         ),
         (
             {"resources": {"client.gpu": 0, "client": {"gpu": 1}}},
-            "f.yaml: resources.client.gpu stands there twice, once as a dotted key; keep one",
+            "f.yaml: resources.client.gpu is there twice, once as a dotted key; keep one",
         ),
         ({"resources": {1: 2}}, "f.yaml: resources.1: a key must be a word"),
     ],

@@ -78,9 +78,9 @@ def test_what_pyyaml_writes_is_read_back(values):
     ("text", "message"),
     [
         ("a: 1\nb: [1, 2\nc: 3", "f.yaml:3: malformed YAML: expected ',' or ']', but got ':'"),
-        ("a: 1\na: 2", "f.yaml:2: malformed YAML: key 'a' stands twice"),
-        ("x:\n  b: 1\n  c: 2\n  b: 3", "f.yaml:4: malformed YAML: key 'b' stands twice"),
-        ("- {k: 1, k: 1}", "f.yaml:1: malformed YAML: key 'k' stands twice"),
+        ("a: 1\na: 2", "f.yaml:2: malformed YAML: key 'a' is a duplicate"),
+        ("x:\n  b: 1\n  c: 2\n  b: 3", "f.yaml:4: malformed YAML: key 'b' is a duplicate"),
+        ("- {k: 1, k: 1}", "f.yaml:1: malformed YAML: key 'k' is a duplicate"),
         ("a: 1\n\tb: 2", "f.yaml:2: malformed YAML: found character '\\t' that cannot start any token"),
         ("a: 1\n---\nb: 2", "f.yaml:2: malformed YAML: but found another document"),
         ("a: *nowhere", "f.yaml:1: malformed YAML: found undefined alias 'nowhere'"),
@@ -162,7 +162,7 @@ def test_merge_keys(text, value):
     [
         (
             "a: &a {x: 1}\nb:\n  <<: *a\n  <<: *a",
-            "f.yaml:4: malformed YAML: key '<<' stands twice; write <<: [*one, *other]",
+            "f.yaml:4: malformed YAML: key '<<' is a duplicate; write <<: [*one, *other]",
         ),
         (
             "a: {<<: 3}",

@@ -1,4 +1,4 @@
-"""From ``key=value`` assignments and dotted keys to nested values of a configuration."""
+"""Conversion of ``key=value`` assignments and dotted keys to nested values of a configuration."""
 
 from collections.abc import Collection, Iterable, Mapping
 from typing import Any
@@ -67,7 +67,7 @@ def _joined(one: Mapping[str, Any], other: Mapping[str, Any], source: str, prefi
         elif isinstance(joined[key], Mapping) and isinstance(value, Mapping):
             joined[key] = _joined(joined[key], value, source, f"{where}.")
         elif isinstance(joined[key], Mapping) or isinstance(value, Mapping):
-            raise ConfigError(f"{source}: {where} stands there with a value, and with keys of its own; keep one")
+            raise ConfigError(f"{source}: {where} is there with a value, and with keys; keep one")
         else:
-            raise ConfigError(f"{source}: {where} stands there twice, once as a dotted key; keep one")
+            raise ConfigError(f"{source}: {where} is there twice, once as a dotted key; keep one")
     return joined

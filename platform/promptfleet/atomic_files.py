@@ -1,4 +1,4 @@
-"""Files that are there complete or not at all, whoever reads, writes or dies meanwhile."""
+"""Files that are complete or missing, also if their readers or writers die."""
 
 import fcntl
 import math
@@ -13,13 +13,12 @@ from pathlib import Path
 
 @contextmanager
 def replacing(path: str | Path) -> Iterator[Path]:
-    """Give a temporary name beside ``path`` to write to; on leaving, that file becomes ``path`` in one step.
+    """Give a temporary name next to ``path`` to write to; on leaving, that file becomes ``path`` in one step.
 
-    The folder is made where it is missing. The content is on disk before the name changes, so a power cut leaves the
-    old file or the new one. No two writers share a temporary name, be they threads or machines: the last one wins.
-    Its permissions are those that the umask gives a new file, whatever the library that writes it makes of them.
-    After an exception ``path`` is as it was and the temporary file is gone; a killed process leaves a ``.partial``
-    file, which is in nobody's way.
+    A missing folder is made. The content is on disk before the name changes, so a power cut leaves the old file or the
+    new one. Each writer has its own temporary name, also among threads and machines: the last one wins. The file gets
+    the permissions that the umask gives a new file, independent of the library that writes it. After an exception
+    ``path`` is as before and the temporary file is removed; a killed process leaves a harmless ``.partial`` file.
 
     Raises:
         OSError: if the disk refuses, or the block wrote no file; it names ``path``.
@@ -49,8 +48,8 @@ def locked(
 ) -> Iterator[None]:
     """Hold the lock called ``path``, in this and all other processes; ``on_wait`` is called before waiting for it.
 
-    The system gives a dead process's lock back at once. The file is gone afterwards. Raises TimeoutError if it is held
-    by somebody else for longer than ``timeout_s``.
+    The system releases the lock of a dead process at once. The file is removed afterwards. Raises TimeoutError if
+    another process holds it for longer than ``timeout_s``.
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -62,17 +61,17 @@ def locked(
                 on_wait()
                 _wait_for_lock(file.fileno(), timeout_s)
             if not _is_open_as(file.fileno(), path):
-                continue  # whoever held it has removed the file, and somebody else may hold the next one
+                continue  # its former holder has removed the file, and another process may hold the next one
             try:
                 yield
             finally:
-                with suppress(OSError):  # the disk is gone or read-only: a lock that is left there is nobody's
+                with suppress(OSError):  # the disk is missing or read-only: a lock left there is no process's
                     path.unlink()
             return
 
 
 def _permissions_of_new(path: Path) -> int:
-    """Return what a file called ``path`` gets here. The umask itself cannot be read without setting it."""
+    """Return the permissions of a new file called ``path``. The umask itself cannot be read without setting it."""
     with open(path, "xb") as file:
         permissions = stat.S_IMODE(os.fstat(file.fileno()).st_mode)
     path.unlink()

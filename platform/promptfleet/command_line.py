@@ -1,4 +1,4 @@
-"""What the jobs' command lines share: a mistake is one line on stderr and exit status 2."""
+"""Command lines of the jobs: a mistake is one line on stderr and exit status 2."""
 
 import argparse
 import re
@@ -19,7 +19,7 @@ INTERRUPTED = 130
 
 
 class ArgumentParser(argparse.ArgumentParser):
-    """Says what is wrong in one line, without the usage text.
+    """Parser that reports a mistake in one line, without the usage text.
 
     keys: all that ``--set`` knows, asked for an error alone; without it there is no ``--set``.
     """
@@ -29,7 +29,7 @@ class ArgumentParser(argparse.ArgumentParser):
         self._keys = keys
 
     def add_set(self, help: str = "set a key of the federation, or several") -> None:
-        """Add ``--set a=1 b=2``, which may be given again and again."""
+        """Add ``--set a=1 b=2``, which may be repeated."""
         self.add_argument("--set", action="extend", nargs="+", default=[], metavar="KEY=VALUE", help=help)
 
     def add_trust_code(self) -> None:
@@ -78,7 +78,7 @@ def path_argument(text: str) -> str:
 
 
 def run(main: Callable[[], int | None]) -> NoReturn:
-    """Run a job's ``main`` and exit with its status. What a disk refuses is a user's matter too, in one line."""
+    """Run a job's ``main`` and exit with its status. A refusing disk is one line, too."""
     end_as_ctrl_c_does()
     log_to_stderr()
     try:

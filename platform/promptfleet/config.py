@@ -160,7 +160,7 @@ class RuntimeConfig(Section):
     """The execution of a federation. No key here changes a result, unless ``on_client_failure`` drops real failures."""
 
     backend: Literal["ray", "local"] = Field(
-        "ray", description="ray: clients in processes of their own; local: everything in this process"
+        "ray", description="ray: clients in extra processes; local: everything in this process"
     )
     device: Literal["auto", "cpu", "cuda"] = Field(
         "auto", description="device that trains clients and encodes images; auto: GPUs if there are any"
@@ -482,7 +482,7 @@ def _given_keys(values: Mapping[str, Any], sections: set[str], prefix: str = "")
 
 
 def _wrong_call(model: type[Section], values: Mapping[str, Any], error: ValidationError) -> ConfigError:
-    """The error for ``model(**values)``, which pydantic refuses."""
+    """Return the error for ``model(**values)``, which pydantic refuses."""
     name, known = model.__name__, list(dotted_keys(model))
     for key in unknown_keys(model, values):
         if model is FederationConfig and not did_you_mean(key, known, cutoff=0.75):
@@ -493,7 +493,7 @@ def _wrong_call(model: type[Section], values: Mapping[str, Any], error: Validati
 
 
 def _refusal(model: type[Section], error: ValidationError, *, source: str) -> ConfigError:
-    """The error for the first key that pydantic refuses."""
+    """Return the error for the first key that pydantic refuses."""
     problems = [(_key_of(model, problem["loc"]), problem) for problem in error.errors()]
     key = problems[0][0]
     text = _explain([problem for where, problem in problems if where == key])
@@ -501,7 +501,7 @@ def _refusal(model: type[Section], error: ValidationError, *, source: str) -> Co
 
 
 def _key_of(model: type[Section], location: Iterable[str | int]) -> str:
-    """The dotted key of pydantic's error location, which also holds the names of a union's branches."""
+    """Return the dotted key of pydantic's error location, which also holds the names of a union's branches."""
     parts = {part for key in dotted_keys(model) for part in key.split(".")}
     return ".".join(str(part) for part in location if part in parts)
 

@@ -35,7 +35,7 @@ Seconds = Annotated[float, Field(gt=0, le=1e9)]
 
 
 def is_text(annotation: Any) -> bool:
-    """Return whether values of this type are text, or text or None."""
+    """Return True if values of this type are text, or text or None."""
     return set(_branches(annotation)) - {NoneType} == {str}
 
 
@@ -64,7 +64,7 @@ def _shortened(text: str) -> str:
 
 
 def _branches(annotation: Any) -> Iterator[Any]:
-    """The types of a union, without what ``Annotated`` says of them."""
+    """Yield the types of a union, without the metadata of ``Annotated``."""
     origin = get_origin(annotation)
     if origin is Annotated:
         yield from _branches(get_args(annotation)[0])

@@ -7,7 +7,7 @@ from promptfleet.errors import ConfigError
 
 
 def sqlite_address(file: Path) -> str:
-    """Return SQLAlchemy's address of an SQLite file, whatever characters its absolute path has.
+    """Return SQLAlchemy's address of an SQLite file; its absolute path may have any characters.
 
     Slashes are escaped like all other characters: MLflow makes the folders that it sees in an address, and it would
     take an escaped ``a%2541`` for the name of a folder.

@@ -1,4 +1,4 @@
-"""The one place that decides where a process computes: on the CPU, or on the GPU that it may use.
+"""The choice of the device of a process: the CPU, or the GPU that it may use.
 
 Clients, and the encoding of images, follow ``runtime.device``. The server keeps its state on the CPU and computes
 there, unless ``resources.server.gpu`` gives it a share: its numbers are then the same with and without Ray. Pretraining
@@ -19,7 +19,9 @@ CUBLAS_WORKSPACE = ("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # cuBLAS repeats its 
 
 
 def check_device(wanted: Wanted, gpus: float, where: str = "on this machine") -> None:
-    """Raise ResourceError if ``wanted`` is a GPU and there are none; ``gpus`` is how many there are ``where``."""
+    """Raise ResourceError if ``wanted`` is a GPU and there are none; ``gpus`` is their number, ``where`` their
+    place.
+    """
     if wanted == "cuda" and gpus < 1:
         raise ResourceError(f"runtime.device=cuda: there is no GPU {where} that torch can use; set it to auto or cpu")
 
@@ -32,7 +34,7 @@ def gpu_sizes() -> list[int]:
 
 
 def check_visible(device: "torch.device", given: int) -> None:
-    """Raise ResourceError if a process that was ``given`` so many GPUs sees others, too."""
+    """Raise ResourceError if a process that was ``given`` this many GPUs sees others, too."""
     import torch
 
     if device.type == "cuda" and torch.cuda.device_count() > given:
@@ -43,7 +45,7 @@ def check_visible(device: "torch.device", given: int) -> None:
 
 
 def choose_device(wanted: Wanted) -> "torch.device":
-    """Return where this process computes: ``auto`` is the GPU if torch can use one. Raises ResourceError."""
+    """Return the device of this process: ``auto`` is the GPU if torch can use one. Raises ResourceError."""
     import torch
 
     usable = wanted != "cpu" and torch.cuda.is_available()
@@ -71,7 +73,7 @@ def set_arithmetic(device: "torch.device", *, tf32: bool = False) -> None:
 
 
 def release_memory(device: "torch.device") -> None:
-    """Give memory of a GPU that this process holds and does not use back to others."""
+    """Release GPU memory that this process holds but does not use."""
     if device.type == "cuda":
         import torch
 
@@ -86,5 +88,5 @@ def from_numpy(array: "np.ndarray", device: "torch.device") -> "torch.Tensor":
 
 
 def moved(tensor: "torch.Tensor", device: "torch.device") -> "torch.Tensor":
-    """Return a tensor of the CPU's on ``device``: a GPU copies it from pinned memory, and nothing waits for that."""
+    """Return a tensor of the CPU on ``device``: a GPU copies it from pinned memory, without waiting."""
     return tensor.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else tensor.to(device)

@@ -1,4 +1,4 @@
-"""Disks that refuse, in words: what, where, and what to do; and paths that no disk takes."""
+"""Errors of disks in words: the reason, the place and the remedy; and paths that no disk accepts."""
 
 import errno
 import os
@@ -37,14 +37,14 @@ _NO_DISK = (ConnectionError, TimeoutError, ChildProcessError, ProcessLookupError
 
 
 def is_disk_error(error: BaseException) -> bool:
-    """Return whether a disk or its file system is what refuses, and not a pipe, a process or a network."""
+    """Return True if a disk or its file system refuses, and not a pipe, a process or a network."""
     return isinstance(error, OSError) and not isinstance(error, _NO_DISK) and error.errno in _REMEDIES
 
 
 def storage_error(error: OSError, path: str | Path | None = None, *, doing: str = "used") -> StorageError:
-    """Return an error that says what a disk refused, where, and what to do.
+    """Return an error with the disk's refusal, its place and a remedy.
 
-    path: what is named; the file that ``error`` names where it is left out.
+    path: the path to name; by default the file that ``error`` names.
     """
     named = error.filename2 or error.filename
     where = path or (os.fsdecode(named) if isinstance(named, (str, bytes, os.PathLike)) else "a file")
@@ -55,10 +55,10 @@ def storage_error(error: OSError, path: str | Path | None = None, *, doing: str 
 
 @contextmanager
 def disk_errors(path: str | Path | None = None, *, doing: str = "written") -> Iterator[None]:
-    """Raise StorageError for what a disk refuses; also usable as a decorator.
+    """Raise StorageError for a disk's refusal; also usable as a decorator.
 
-    path: where every OSError is the disk's, to be named. Without it, only those are that ``is_disk_error`` knows, and
-    the file is named that the system names.
+    path: if given, every OSError counts as the disk's, and this path is named. Without it, only errors that
+    ``is_disk_error`` knows count, and the file that the system names is named.
     """
     try:
         yield
@@ -71,7 +71,7 @@ def disk_errors(path: str | Path | None = None, *, doing: str = "written") -> It
 
 
 def unusable_path(text: str) -> str | None:
-    """Return why no disk takes ``text`` as a path, None where one may."""
+    """Return the reason why no disk accepts ``text`` as a path, None if one may."""
     try:
         parts = os.fsencode(text).split(b"/")
     except UnicodeEncodeError:
@@ -86,9 +86,9 @@ def unusable_path(text: str) -> str | None:
 
 
 def check_writable(folder: str | Path, *, named: str | None = None) -> None:
-    """Make nothing, and raise StorageError unless ``folder`` can be made, or files in it.
+    """Raise StorageError unless ``folder``, or files in it, can be made. Nothing is made.
 
-    Its name has to be UTF-8, since databases and JSON hold it. named: what the error calls it, such as ``--out mine``.
+    Its name has to be UTF-8, since databases and JSON hold it. named: its name in the error, such as ``--out mine``.
     """
     named = named or str(folder)
     reason = unusable_path(str(folder)) or _unless_utf8(str(folder))
@@ -107,7 +107,7 @@ def check_writable(folder: str | Path, *, named: str | None = None) -> None:
 
 
 def _mode(path: Path) -> int | None:
-    """Return the type and permissions of what is there, None where nothing is."""
+    """Return the type and permissions of the file at ``path``, None if there is none."""
     try:
         return os.stat(path).st_mode
     except FileNotFoundError:

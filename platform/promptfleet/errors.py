@@ -1,4 +1,4 @@
-"""The mistakes a user can make. Each ends in one line on stderr and exit status 2."""
+"""Mistakes that a user can make. Each ends in one line on stderr and exit status 2."""
 
 import difflib
 import re
@@ -16,7 +16,7 @@ _OPTION = re.compile(r"([?&]([^=&\s]+)=)[^&\s'\"]+")
 
 
 class PromptfleetError(Exception):
-    """Root of everything promptfleet raises on purpose; its text, one line, is meant for the user as it is."""
+    """Root of all errors that promptfleet raises on purpose; its text is one line for the user."""
 
     def __str__(self) -> str:
         text = mask_secrets(printable(super().__str__()))
@@ -33,7 +33,9 @@ class DataError(PromptfleetError):
 
 
 class StorageError(DataError):
-    """A disk that refuses: it is full, read-only, gone, or has something else there. What it holds stays as it is."""
+    """A disk that refuses: it is full, read-only, missing, or holds something else there. Its content stays as it
+    is.
+    """
 
 
 class BackboneError(PromptfleetError):
@@ -45,11 +47,11 @@ class ResourceError(PromptfleetError):
 
 
 class MethodError(PromptfleetError):
-    """A method that does not do what ``Method`` asks of it."""
+    """A method that breaks the contract of ``Method``."""
 
 
 class FederationError(PromptfleetError):
-    """A federation that cannot go on: too many of its processes died, or its clients failed too often."""
+    """A federation that cannot continue: too many of its processes died, or its clients failed too often."""
 
 
 def mask_secrets(text: str) -> str:
@@ -59,12 +61,12 @@ def mask_secrets(text: str) -> str:
 
 
 def first_line(error: BaseException) -> str:
-    """Of what the error says; its type where it says nothing."""
+    """Return the first line of the error's text; its type if it has no text."""
     return next(iter(str(error).strip().splitlines()), type(error).__name__)
 
 
 def did_you_mean(name: str, known: Iterable[str], *, cutoff: float = 0.6) -> str:
-    """``did you mean 'digits'?`` for an error about ``name``; empty where no known name is near.
+    """Return ``did you mean 'digits'?`` for an error about ``name``; empty if no known name is near.
 
     cutoff: the least likeness, 0..1; at 0 every name is near.
     """

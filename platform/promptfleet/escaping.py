@@ -15,12 +15,12 @@ def printable(text: str) -> str:
 
 
 def printable_lines(text: str) -> str:
-    """Return several lines, each of them as ``printable`` has it."""
+    """Return several lines, each of them as from ``printable``."""
     return "\n".join(map(printable, text.split("\n")))
 
 
 def encodable(text: str) -> str:
-    """Return ``text`` with what no encoding takes escaped: bytes of a name that are no UTF-8. All else stays."""
+    """Return ``text`` with bytes of a name that are no UTF-8 escaped, which no encoding takes. All else stays."""
     return "".join(_escaped(char) if "\ud800" <= char <= "\udfff" else char for char in text)
 
 

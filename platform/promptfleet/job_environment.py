@@ -10,7 +10,7 @@ from promptfleet.job_output import is_unread
 
 
 def say_interrupted(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
-    """Stand in for ``sys.excepthook``: Ctrl-C while a job is still importing is one line, as it is later."""
+    """Replace ``sys.excepthook``: Ctrl-C while a job is still importing is one line, as it is later."""
     if issubclass(kind, KeyboardInterrupt):
         print("interrupted", file=sys.stderr)
     else:
@@ -18,7 +18,7 @@ def say_interrupted(kind: type[BaseException], error: BaseException, trace: Trac
 
 
 def have_a_home() -> None:
-    """Name a home where there is none, as in containers whose user has no account: libraries ask for it."""
+    """Set a home folder if there is none, as in containers whose user has no account: libraries ask for it."""
     try:
         Path.home()
     except RuntimeError:
@@ -30,14 +30,14 @@ have_a_home()
 
 
 def end_as_ctrl_c_does() -> None:
-    """Have SIGTERM, and SIGHUP unless ``nohup`` has it ignored, do what SIGINT would."""
+    """Let SIGTERM, and SIGHUP unless ``nohup`` has it ignored, act like SIGINT."""
     for number in (signal.SIGTERM, signal.SIGHUP):
         if signal.getsignal(number) is not signal.SIG_IGN:
             signal.signal(number, _interrupt)
 
 
 def _interrupt(number: int, frame: FrameType | None) -> None:
-    is_unread()  # a terminal that has gone, where each word would be an error
+    is_unread()  # a closed terminal, where each word would be an error
     on_ctrl_c = signal.getsignal(signal.SIGINT)  # Tune has its own while it runs
     if not callable(on_ctrl_c):  # ignored, as in background jobs of a script
         raise KeyboardInterrupt

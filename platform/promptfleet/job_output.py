@@ -1,4 +1,4 @@
-"""Output of a job for people: plain text, without what libraries have to say, for as long as somebody reads it."""
+"""Output of a job for people: plain text, without the messages of libraries, as long as its reader is there."""
 
 import logging
 import os
@@ -18,7 +18,7 @@ UNREAD = 128 + signal.SIGPIPE  # the shell's status of other tools that end so
 
 
 def log_to_stderr() -> None:
-    """Log on standard error: what the package says at INFO and above, of libraries nothing below an error."""
+    """Log on standard error: the package's messages from INFO on, of libraries only errors."""
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(_Lines())
     logging.basicConfig(level=logging.ERROR, handlers=[handler])
@@ -29,20 +29,20 @@ def log_to_stderr() -> None:
 
 @contextmanager
 def printable_output() -> Iterator[None]:
-    """Have standard output draw nothing but text, whatever names of classes and files are in it."""
+    """Make standard output draw nothing but text, also if names of classes and files hold control characters."""
     with redirect_stdout(_PrintableOutput(sys.stdout)) if sys.stdout else redirect_stdout(None):
         yield
 
 
 def flush_output() -> None:
-    """Write what is still buffered. Raises StorageError: the disk refuses it; BrokenPipeError: nobody reads it."""
+    """Write the buffered output. Raises StorageError: the disk refuses it; BrokenPipeError: it has no reader."""
     for stream in _streams():
         with _given_up_if_refused(stream):
             stream.flush()
 
 
 def is_unread() -> bool:
-    """Return whether nobody reads standard output or error any more; such a stream is given up, so nothing fails."""
+    """Return True if standard output or error has lost its reader; such a stream is discarded, so nothing fails."""
     unread = [stream for stream in _streams() if _has_no_reader(stream)]
     for stream in unread:
         _give_up(stream)
@@ -51,7 +51,7 @@ def is_unread() -> bool:
 
 @contextmanager
 def _given_up_if_refused(stream: TextIO) -> Iterator[None]:
-    """Raise StorageError where a disk refuses, once: what is left in the buffer goes nowhere."""
+    """Raise StorageError if a disk refuses, once: the rest of the buffer is discarded."""
     try:
         yield
     except OSError as error:
@@ -63,14 +63,14 @@ def _given_up_if_refused(stream: TextIO) -> Iterator[None]:
 
 
 def _give_up(stream: TextIO) -> None:
-    """Have what is still buffered, and whatever comes, go nowhere."""
+    """Discard the buffered text of a stream and all later text."""
     nowhere = os.open(os.devnull, os.O_WRONLY)
     os.dup2(nowhere, stream.fileno())
     os.close(nowhere)
 
 
 def _streams() -> list[TextIO]:
-    """Return those that are open."""
+    """Return the open streams."""
     return [stream for stream in (sys.stdout, sys.stderr) if stream is not None]
 
 
@@ -98,7 +98,7 @@ class _PrintableOutput:
 
 
 class _Lines(logging.Formatter):
-    """Messages without the names of loggers; what is worse than information says so."""
+    """Messages without the names of loggers; the level is shown above INFO."""
 
     def format(self, record: logging.LogRecord) -> str:
         level = "" if record.levelno < logging.WARNING else f"{record.levelname.lower()}: "

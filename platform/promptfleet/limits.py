@@ -1,4 +1,4 @@
-"""Settings that this machine certainly cannot hold, refused before anything is computed."""
+"""Limits of this machine: settings that it certainly cannot hold are refused before any computation."""
 
 import os
 import shutil
@@ -12,21 +12,21 @@ _CGROUP = Path("/sys/fs/cgroup/memory.max")
 
 
 def memory_bytes() -> int:
-    """The memory of this machine, or of the container that this process is in."""
+    """Return the memory of this machine, or of the container of this process."""
     machine = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     limit = _CGROUP.read_text().strip() if _CGROUP.is_file() else "max"
     return min(machine, int(limit)) if limit.isdecimal() else machine
 
 
 def check_threads(threads: int, cpus: float, key: str = "runtime.threads_per_client") -> None:
-    """Raise ResourceError: more threads than a process of a machine with so many CPUs can use."""
+    """Raise ResourceError: more threads than a process of a machine with this many CPUs can use."""
     most = max(MOST_THREADS, int(cpus))
     if threads > most:
         raise ResourceError(f"{key}={threads}: there are {cpus:g} CPUs; set it to {most} or less")
 
 
 def check_states(config: FederationConfig, numbers: int) -> None:
-    """Raise ResourceError: what one client trains, ``numbers`` of float32, does not fit this machine's memory."""
+    """Raise ResourceError: the ``numbers`` (float32) that one client trains do not fit this machine's memory."""
     if 4 * numbers > memory_bytes():
         raise ResourceError(
             f"method={config.method}: a client trains {numbers:g} numbers, which take {size_text(4 * numbers)}; this "

@@ -83,7 +83,7 @@ def check_pickle(file: BinaryIO, length: int) -> None:
 
 
 def _operations(file: BinaryIO) -> Iterator[tuple[str, Any, list, list]]:
-    """Each operation's name and argument, what it takes from the stack and what it puts there."""
+    """Yield each operation's name and argument, and the values that it takes from the stack and puts there."""
     while True:
         code = file.read(1)
         operation = pickletools.code2op.get(code.decode("latin1"))
@@ -104,7 +104,7 @@ def _top(stack: list[Any]) -> Any:
 
 
 def _pop(stack: list[Any], takes: list) -> list[Any]:
-    """The operands of an operation, the lowest first; those after a mark come without it."""
+    """Return the operands of an operation, the lowest first; those after a mark come without it."""
     end = len(stack)
     if pickletools.markobject in takes:
         while end and stack[end - 1] is not _MARK:
@@ -121,7 +121,7 @@ def _pop(stack: list[Any], takes: list) -> list[Any]:
 
 
 def _measure(built: Iterable[_Built], most: int) -> None:
-    """Raise ValueError where a value holds itself, is nested too deeply or holds more than ``most`` values."""
+    """Raise ValueError if a value holds itself, is nested too deeply or holds more than ``most`` values."""
     measured: dict[int, tuple[int, int]] = {}  # values and levels of those that are done
     around: set[int] = set()  # those that hold the one at hand
     todo = list(built)

@@ -1,4 +1,4 @@
-"""Addresses that ``storage.path`` may be: which are complete, and free of secrets."""
+"""Addresses for ``storage.path``: a check that they are complete and free of secrets."""
 
 import re
 from urllib.parse import SplitResult, parse_qsl, unquote, urlsplit
@@ -12,7 +12,7 @@ SECRETS = "got credentials in an address, should be without, since the environme
 
 
 def tidy_path(path: str) -> str:
-    """Return ``path``, an address without slashes at its end.
+    """Return ``path``, without the slashes at the end of an address.
 
     Raises ValueError: an address that is incomplete, or that holds a key or a password.
     """

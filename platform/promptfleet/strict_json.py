@@ -1,4 +1,4 @@
-"""JSON that any reader accepts; and of files that may be damaged or crafted, exactly the types that are asked for."""
+"""JSON that any reader accepts; and strict reading of files that may be damaged or crafted."""
 
 import json
 import math

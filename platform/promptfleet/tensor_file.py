@@ -1,4 +1,4 @@
-"""Safetensors files, written in one step, and read so that a disk that fails is no damaged file."""
+"""Safetensors files: written in one step, and read so that a failing disk is not taken for a damaged file."""
 
 import os
 import re
@@ -28,7 +28,7 @@ def write_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[s
 
 
 def require_readable(path: Path) -> None:
-    """Read the file to its end, so that its content alone can be wrong afterwards. Raises OSError.
+    """Read the file to its end, so that any later error is one of its content. Raises OSError.
 
     safetensors maps files: where a disk fails it says that there is no such file, or the process dies of SIGBUS.
     """

@@ -1,4 +1,4 @@
-"""Lines for a terminal of whatever width, where wide characters take two columns."""
+"""Lines that fit a terminal's width, where wide characters take two columns."""
 
 import os
 from collections.abc import Sequence
@@ -16,7 +16,7 @@ _INDENT = "    "
 
 
 def columns_of(stream: TextIO | None) -> int | None:
-    """Return how many columns the terminal behind ``stream`` has at this moment, None where there is no terminal."""
+    """Return the current number of columns of the terminal behind ``stream``, None if it is no terminal."""
     try:
         if stream is None or not stream.isatty():
             return None
@@ -26,19 +26,19 @@ def columns_of(stream: TextIO | None) -> int | None:
 
 
 def line_start(stream: TextIO | None) -> str:
-    """Return what a line begins with, so that it replaces a line that was to be rewritten; nothing elsewhere."""
+    """Return the start of a line that replaces one that was to be rewritten; nothing elsewhere."""
     return START_OF_LINE if columns_of(stream) is not None else ""
 
 
 def cut(text: str, columns: int) -> str:
-    """Return the part of ``text`` that fits into so many columns, which ends in "…" where something is left out."""
+    """Return the part of ``text`` that fits into ``columns``; it ends in "…" if something is left out."""
     if cell_len(text) <= columns:
         return text
     return f"{set_cell_size(text, columns - 1).rstrip()}…" if columns > 1 else ""
 
 
 def fold(text: str, columns: int | None) -> Sequence[str]:
-    """Return ``text`` as lines of at most so many columns, the second and later ones indented; None is no limit."""
+    """Return ``text`` as lines of at most ``columns``, the second and later ones indented; None is no limit."""
     if columns is None or cell_len(text) <= columns:
         return [text]
     width = max(columns - len(_INDENT), 1)

@@ -1,4 +1,4 @@
-"""Tables and lines no wider than the terminal. Cells are data: nothing in them is understood as markup."""
+"""Tables and lines no wider than the terminal. Cells are data: none of their text is read as markup."""
 
 import sys
 from collections.abc import Sequence
@@ -10,16 +10,16 @@ from rich.table import Table
 from promptfleet.terminal import columns_of, fold
 
 ELSEWHERE = 120  # columns in a pipe or a file
-_FOLDED = 3  # tables of so many columns have longer cells instead of further tables
+_FOLDED = 3  # tables of this many columns have longer cells instead of further tables
 
 
 def output_columns() -> int:
-    """Return how wide standard output is at this moment."""
+    """Return the current width of standard output."""
     return columns_of(sys.stdout) or ELSEWHERE
 
 
 def folded(text: str) -> str:
-    """Return a line as several where a terminal is too narrow for it."""
+    """Return a line, folded into several if the terminal is too narrow."""
     return "\n".join(fold(text, columns_of(sys.stdout)))
 
 

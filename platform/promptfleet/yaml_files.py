@@ -1,4 +1,4 @@
-"""Reading YAML the way people mean it: ``1e-3`` is a number, ``on`` is a word, a key twice is a mistake."""
+"""YAML as people mean it: ``1e-3`` is a number, ``on`` is a word, a duplicate key is a mistake."""
 
 import re
 from collections.abc import Mapping
@@ -43,7 +43,7 @@ class _Loader(yaml.SafeLoader):
                 raise yaml.constructor.ConstructorError(None, None, "a key must be a word", key_node.start_mark)
             if key_node.value in seen:
                 hint = "; write <<: [*one, *other]" if key_node.tag == _MERGE else ""
-                problem = f"key {key_node.value!r} stands twice{hint}"
+                problem = f"key {key_node.value!r} is a duplicate{hint}"
                 raise yaml.constructor.ConstructorError(None, None, problem, key_node.start_mark)
             seen.add(key_node.value)
         return node
@@ -55,7 +55,7 @@ class _Loader(yaml.SafeLoader):
 
 
 class _Dumper(yaml.SafeDumper):
-    """Puts text in quotes that either version would read as something else."""
+    """Dumper that quotes text which either version of YAML would read as something else."""
 
 
 _FLOAT = r"^[-+]?(?:(?:\d+\.\d*|\.\d+)(?:[eE][-+]?\d+)?|\d+[eE][-+]?\d+|\.(?:inf|nan))$"
@@ -66,7 +66,7 @@ for _one in (_Loader, _Dumper):
 
 
 def dump_yaml(values: Mapping[str, Any]) -> str:
-    """Return text of which ``read_yaml`` makes the same values; keys stay in their order."""
+    """Return text from which ``read_yaml`` makes the same values; keys stay in their order."""
     return yaml.dump(dict(values), Dumper=_Dumper, sort_keys=False)
 
 
@@ -109,14 +109,12 @@ def parse_yaml(text: str, *, source: str) -> Any:
     except (ValueError, AttributeError, TypeError, OverflowError) as error:  # "!!int one", thousands of digits, ...
         raise ConfigError(f"{source}: malformed YAML: {error}") from None
     if _size(value) > LARGEST:
-        raise ConfigError(
-            f"{source}: malformed YAML: more than {LARGEST} values, or an alias within what it stands for"
-        )
+        raise ConfigError(f"{source}: malformed YAML: more than {LARGEST} values, or an alias within its own value")
     return value
 
 
 def _size(value: Any, depth: int = 0) -> int:
-    """How many values there are in it, or more than ``LARGEST``."""
+    """Return the number of values in ``value``, or more than ``LARGEST``."""
     if depth > 2 * DEEPEST:
         return LARGEST + 1
     size = 1

@@ -56,7 +56,7 @@ def refused(outcome, *parts):
         ("space: {}", ["nothing to search"]),
         ("", ["nothing to search"]),
         ("space: {experts: {int: [1, 9]}\ntrials: 3", ["space.yaml:2: malformed YAML"]),
-        ("space:\n  experts: {int: [1, 9]}\n  experts: {int: [1, 3]}", ["space.yaml:3:", "'experts' stands twice"]),
+        ("space:\n  experts: {int: [1, 9]}\n  experts: {int: [1, 3]}", ["space.yaml:3:", "'experts' is a duplicate"]),
         (SPACE + "federation: {partition: {kind: pathological, classes_per_client: 11}}", ["11", "10 classes"]),
         (SPACE + "federation: {clients: 900}", ["clients"]),
         (SPACE + "federation: {dataset: digit}", ["unknown dataset 'digit'; did you mean 'digits'?"]),
@@ -65,7 +65,7 @@ def refused(outcome, *parts):
         (SPACE + "federation: {backbone: ViT-B-16/openai}", ["backbone: {name: ViT-B-16, pretrained: openai}"]),
         (SPACE + "federation: {prompt_length: 80}", ["prompt_length=80 does not fit", "leaves room for 73"]),
         (SPACE + "federation: {gate_width: 256}", ["gate_width=256 exceeds the backbone's feature width 128"]),
-        ("federation: &all {runtime: *all}\n" + SPACE, ["an alias within what it stands for"]),
+        ("federation: &all {runtime: *all}\n" + SPACE, ["an alias within its own value"]),
         (SPACE + "federation: {method: {a: 1}}", ["method: got {'a': 1}, should be a name"]),
         (SPACE + "federation: {1: 2}", ["space.yaml:2: malformed YAML: a key must be a word"]),
         (SPACE + "federation: {clients: 1000000000000}", ["clients"]),
@@ -167,7 +167,7 @@ def test_a_dataset_with_an_image_that_does_not_decode(job, tmp_path):
         (["--methods", "pfedmoap", "--seeds", "0", "--concurrent", "0"], ["--concurrent: got 0"]),
         (["--methods", "pfedmoap", "--seeds", "0", "--name", "a/b"], ["--name a/b: use letters"]),
         (["--resume", "nothing"], ["--resume nothing: no comparison was begun yet"]),
-        (["--resume", "nothing", "--seeds", "3"], ["--seeds: a resumed comparison keeps what it was begun with"]),
+        (["--resume", "nothing", "--seeds", "3"], ["--seeds: a resumed comparison keeps its configuration"]),
     ],
 )
 def test_a_comparison_that_cannot_be_run(job, arguments, parts):
@@ -213,7 +213,7 @@ def test_from_a_shell_too(root, tmp_path):
         (["--batch", 10**9], "--workers 1 --batch 1000000000: they take at least 800 TB of memory, this machine has "),
         (["--workers", 10**6], "--workers 1000000 --batch 256: they take at least "),
         (["--threads", 10**6], "--threads=1000000: there are "),
-        (["--seed", 2**63], "--seed must lie in 0..2**63-1, got 9223372036854775808"),
+        (["--seed", 2**63], "--seed must be in 0..2**63-1, got 9223372036854775808"),
         (["--steps", 0], "--steps must be positive, got 0"),
     ],
 )

@@ -125,7 +125,7 @@ def test_without_its_ray_session_it_ends_at_once_and_can_be_gone_on_with(root, t
     assert job.wait() == 1
     assert time.monotonic() - started < 30  # Ray itself would take a minute
     assert "error: the Ray session is gone" in job.text()
-    assert job.text().endswith("go on with: python jobs/train.py --resume killed\n")
+    assert job.text().endswith("resume with: python jobs/train.py --resume killed\n")
     resumed(root, tmp_path, undisturbed)
     ends_by_itself(job)
 
@@ -146,7 +146,7 @@ def test_on_a_terminal_it_listens_on_loopback_alone_and_ctrl_c_ends_it_in_good_o
     assert job.wait() == 130
     job.wait_until_gone(30)
     assert "Traceback" not in job.text()
-    assert job.text().endswith("interrupted; go on with: python jobs/train.py --resume stopped\n")
+    assert job.text().endswith("interrupted; resume with: python jobs/train.py --resume stopped\n")
     place.rmdir()  # nothing is left there
     with sqlite3.connect(tmp_path / "results/mlflow.db") as database:
         assert database.execute("select status from runs").fetchall() == [("KILLED",)]

@@ -52,7 +52,7 @@ def refused(**keys) -> str:
         ),
         (
             {"name": "hf-hub:a/b", "pretrained": "openai"},
-            "backbone.name=hf-hub:a/b brings its own weights: leave out 'openai'",
+            "backbone.name=hf-hub:a/b has its own weights: leave out 'openai'",
         ),
         (
             {"name": "ViT-B-16-SigLIP", "pretrained": "webli"},

@@ -1,1 +1,1 @@
-"""The frozen CLIP: loading it, laying out prompts, and encoding them exactly at a fraction of the usual cost."""
+"""Frozen CLIP: loading it, laying out prompts, and encoding them exactly at a fraction of the usual cost."""

@@ -1,4 +1,4 @@
-"""Loading a frozen CLIP: glyph-clip, which this package ships, or any of open_clip's with a causal text tower."""
+"""Loader of a frozen CLIP: glyph-clip, which this package ships, or a model of open_clip with a causal text tower."""
 
 import hashlib
 import json
@@ -44,20 +44,20 @@ class Backbone:
 
     @cached_property
     def transform(self) -> Callable[[Image.Image], Tensor]:
-        """The model's own preprocessing of an image of any size and mode: ``[3, height, width]``."""
+        """Return the model's own preprocessing of an image of any size and mode: ``[3, height, width]``."""
         return image_transform(self.model.visual.preprocess_cfg)
 
     @cached_property
     def image_tower(self) -> ImageTower:
-        """The image tower by itself, which gradients flow through to the pixels."""
+        """Return the image tower by itself; gradients flow through it to the pixels."""
         return ImageTower.of_model(self.model, self.architecture)
 
     def tokenize(self, texts: Sequence[str]) -> Tensor:
-        """Token ids ``[texts, positions]``: SOS, byte pairs, EOT, zeros; what is too long is cut."""
+        """Return token ids ``[texts, positions]``: SOS, byte pairs, EOT, zeros; texts that are too long are cut."""
         return self._tokenizer(list(texts))
 
     def count_tokens(self, text: str) -> int:
-        """Return how many tokens a text has, SOS and EOT included and nothing cut."""
+        """Return the number of tokens of a text, with SOS and EOT and without cuts."""
         return len(self._tokenizer.encode(text)) + 2
 
     @cached_property
@@ -79,7 +79,7 @@ def load_backbone(settings: BackboneConfig, seed: int = 0) -> Backbone:
     if settings.name == GLYPH_CLIP:
         weights = settings.pretrained or settings.checkpoint
         if weights:
-            raise BackboneError(f"backbone.name={GLYPH_CLIP} brings its own weights: leave out {weights!r}")
+            raise BackboneError(f"backbone.name={GLYPH_CLIP} has its own weights: leave out {weights!r}")
         return _load_glyph_clip()
     from promptfleet.clip.open_clip_models import open_model
 

@@ -1,4 +1,4 @@
-"""Reading files of weights without executing anything that lies in them, and loading them strictly."""
+"""Files of weights: read without executing their content, and loaded strictly."""
 
 import pickle
 import re
@@ -14,7 +14,7 @@ from promptfleet.clip.weight_files import read_file
 from promptfleet.errors import BackboneError, first_line
 from promptfleet.pickle_outline import DEEPEST
 
-OPENAI_SCALARS = ("input_resolution", "context_length", "vocab_size")  # beside the weights in OpenAI's files only
+OPENAI_SCALARS = ("input_resolution", "context_length", "vocab_size")  # extra entries in OpenAI's files only
 _MASK = "attn_mask"  # of the text tower, kept by TorchScript; a model makes its own
 _BATCH_COUNT = ".num_batches_tracked"  # counts training steps; some files leave it out
 _INSIDE = ("state_dict", "model_state_dict", "model")  # of a training checkpoint
@@ -35,7 +35,7 @@ class Weights:
 
 
 def read_weights(path: str | Path) -> Weights:
-    """Read what safetensors, ``torch.save`` or ``torch.jit.save`` wrote, whatever the file is called.
+    """Read a file of safetensors, ``torch.save`` or ``torch.jit.save``; its name does not matter.
 
     Tensors are read, code is never run. A training checkpoint's weights are taken (``state_dict``, ``model``), and the
     prefixes of a wrapped model left off (``module.``, ``_orig_mod.``, Lightning's ``model.``).
@@ -63,7 +63,7 @@ def read_weights(path: str | Path) -> Weights:
 
 
 def _unwrapped(content: Any) -> Any:
-    """The state dict in a training checkpoint, by the model's own names; a wrapper's own tensors are left out."""
+    """Return the state dict in a training checkpoint, by the model's own names, without a wrapper's own tensors."""
     for _ in range(DEEPEST):
         found = [
             content[key] for key in _INSIDE if isinstance(content, Mapping) and isinstance(content.get(key), Mapping)
@@ -102,7 +102,10 @@ def load_weights(model: nn.Module, weights: Weights, name: str) -> None:
 
 
 def _as_named_by(wanted: Mapping[str, Tensor], tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """open_clip keeps a text tower at the top or under ``text.``, and scalars with or without a dimension."""
+    """Return ``tensors`` by the names in ``wanted``.
+
+    open_clip keeps a text tower at the top or under ``text.``, and scalars with or without a dimension.
+    """
     inside = "text.positional_embedding" in wanted
     found = {}
     for key, tensor in tensors.items():
@@ -129,7 +132,7 @@ def _check_tensors(path: Path, tensors: Mapping[str, Any]) -> None:
 
 
 def _unusual(tensor: Tensor) -> str:
-    """Return the reason why a tensor cannot be weights; nothing for plain numbers."""
+    """Return the reason why a tensor cannot be weights; an empty text for plain numbers."""
     if tensor.is_quantized or tensor.is_nested or tensor.is_sparse or tensor.is_meta:
         kinds = {"quantized": tensor.is_quantized, "nested": tensor.is_nested, "sparse": tensor.is_sparse}
         return next((kind for kind, is_one in kinds.items() if is_one), "meta, without numbers")

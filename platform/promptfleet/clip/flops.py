@@ -41,17 +41,20 @@ class Flops:
 
     @property
     def backward(self) -> int:
-        """Gradients of activations alone: weights are frozen, but both factors of a product in attention have one."""
+        """Return the operations of the gradients of activations alone.
+
+        Weights are frozen, but both factors of a product in attention have a gradient.
+        """
         return self.linear + 2 * self.attention
 
     @property
     def step(self) -> int:
-        """Forward and backward."""
+        """Return the operations of the forward and the backward pass."""
         return self.forward + self.backward
 
 
 def shared_prefix_flops(size: TowerSize, lengths: Sequence[int], tokens: int, prompts: int = 1) -> Flops:
-    """Count what ``encode_prompts`` does for ``prompts`` contexts of ``tokens`` that end before the class name.
+    """Count the operations of ``encode_prompts`` for ``prompts`` contexts of ``tokens`` that end before the class name.
 
     lengths: tokens of each class's name with full stop and EOT (``ClassTokens.lengths``).
     """
@@ -66,7 +69,7 @@ def shared_prefix_flops(size: TowerSize, lengths: Sequence[int], tokens: int, pr
 
 
 def plain_flops(size: TowerSize, classes: int, prompts: int = 1, positions: int = 77) -> Flops:
-    """Count what ``encode_prompts_plainly`` does: every class as a row of ``positions`` tokens.
+    """Count the operations of ``encode_prompts_plainly``: every class as a row of ``positions`` tokens.
 
     Attention is counted in full, although it is causal.
     """
@@ -76,7 +79,7 @@ def plain_flops(size: TowerSize, classes: int, prompts: int = 1, positions: int 
 
 
 def _layer(tokens: int, width: int) -> int:
-    """Operations of one layer's linear maps: queries, keys and values, their output, and the MLP."""
+    """Count the operations of one layer's linear maps: queries, keys and values, their output, and the MLP."""
     hidden = _MLP * width
     return sum(
         _products(tokens, *shape) for shape in ((width, 3 * width), (width, width), (width, hidden), (hidden, width))
@@ -88,5 +91,5 @@ def _products(rows: int, inner: int, columns: int) -> int:
 
 
 def _attention(queries: int, keys: int, width: int) -> int:
-    """Operations of scores and of the mixture of values, all heads together."""
+    """Count the operations of scores and of the mixture of values, all heads together."""
     return 2 * _products(queries, width, keys)

@@ -1,4 +1,4 @@
-"""What is frozen and the same for everybody in a federation: the text side of CLIP, for one set of classes."""
+"""The frozen text side of CLIP for one set of classes, which all clients share."""
 
 from dataclasses import dataclass
 
@@ -15,9 +15,8 @@ _TOWER = "tower."
 class FrozenClip:
     """Text tower, class tokens and zero-shot text features of one (backbone, classes) pair.
 
-    ``zero_shot_text [classes, dim]`` are unit-norm features of the dataset's hand-written template;
-    ``logit_scale`` is CLIP's exp(logit_scale). The tower comes without its token table: whatever has to be
-    tokenized has been.
+    ``zero_shot_text [classes, dim]`` are unit-norm features of the dataset's hand-written template; ``logit_scale`` is
+    CLIP's exp(logit_scale). The tower has no token table, since all texts are tokenized already.
     """
 
     tower: TextTower
@@ -31,7 +30,7 @@ class FrozenClip:
         )
 
     def tensors(self) -> dict[str, Tensor]:
-        """All tensors by name; with ``settings`` this is everything, see ``from_tensors``."""
+        """Return all tensors by name; with ``settings`` they are the whole value, see ``from_tensors``."""
         return {
             **{_TOWER + name: tensor for name, tensor in self.tower.weights.items()},
             "start": self.classes.start,

@@ -16,7 +16,7 @@ _NO_TEXT = {"context_length": 1, "vocab_size": 1, "width": 8, "heads": 1, "layer
 
 
 def image_transform(preprocessing: Mapping[str, Any]) -> "Callable[[Image.Image], Tensor]":
-    """What open_clip does to an image of any size and mode before it is encoded: ``[3, height, width]``."""
+    """Return open_clip's preprocessing of an image of any size and mode: ``[3, height, width]``."""
     from open_clip.transform import PreprocessCfg, image_transform_v2
 
     return image_transform_v2(PreprocessCfg(**preprocessing), is_train=False)
@@ -24,7 +24,9 @@ def image_transform(preprocessing: Mapping[str, Any]) -> "Callable[[Image.Image]
 
 @dataclass(frozen=True)
 class ImageTower:
-    """``tower(pixels)`` gives the unit-norm features ``[images, dim]`` of ``pixels [images, 3, height, width]``.
+    """Image tower as a function: ``tower(pixels)`` gives unit-norm features ``[images, dim]``.
+
+    ``pixels`` are ``[images, 3, height, width]``.
 
     ``weights`` holds the tower's parameters and buffers by open_clip's names; nothing in it is trained.
     ``architecture`` and ``preprocessing`` are plain values as in open_clip's model files. open_clip itself is imported
@@ -37,7 +39,7 @@ class ImageTower:
 
     @classmethod
     def of_model(cls, model: nn.Module, architecture: Mapping[str, Any]) -> "ImageTower":
-        """The image tower of an open_clip model; the weights are shared with it."""
+        """Return the image tower of an open_clip model; the weights are shared with it."""
         tower = model.visual
         tensors = {**dict(tower.named_parameters()), **dict(tower.named_buffers())}
         return cls({name: tensor.detach() for name, tensor in tensors.items()}, architecture, tower.preprocess_cfg)
@@ -54,7 +56,7 @@ class ImageTower:
 
     @cached_property
     def transform(self) -> "Callable[[Image.Image], Tensor]":
-        """The preprocessing that the weights were trained with, see ``image_transform``."""
+        """Return the preprocessing that the weights were trained with, see ``image_transform``."""
         return image_transform(self.preprocessing)
 
     def to(self, device: torch.device | str) -> "ImageTower":
@@ -63,7 +65,7 @@ class ImageTower:
 
     @cached_property
     def _tower(self) -> nn.Module:
-        """The tower's modules without memory for weights, which come with each call."""
+        """Return the tower's modules without memory for weights, which are passed with each call."""
         import open_clip
 
         vision = dict(self.architecture["vision_cfg"])

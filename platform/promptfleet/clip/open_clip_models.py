@@ -1,4 +1,4 @@
-"""Building open_clip's models: which architecture, which weights, and what those weights were trained with."""
+"""Models of open_clip: their architecture, their weights, and the settings of their training."""
 
 import logging
 import urllib.request
@@ -29,11 +29,11 @@ logger = logging.getLogger(__name__)
 
 
 def open_model(settings: BackboneConfig, seed: int) -> tuple[nn.Module, dict[str, Any]]:
-    """The model that ``settings`` name, and its architecture as open_clip's model files have it.
+    """Return the model that ``settings`` name, and its architecture in the form of open_clip's model files.
 
-    QuickGELU is used where open_clip's entry for the tag says so, where the architecture's name does (``-quickgelu``)
-    and for files in OpenAI's own format. Beside a checkpoint, a tag tells how the file's weights were trained: its
-    activation and its image preprocessing.
+    QuickGELU is used if open_clip's entry for the tag says so, if the architecture's name does (``-quickgelu``), and
+    for files in OpenAI's own format. With a checkpoint, a tag says how the file's weights were trained: its activation
+    and its image preprocessing.
 
     Raises:
         BackboneError: see ``promptfleet.clip.backbone.load_backbone``.
@@ -41,7 +41,7 @@ def open_model(settings: BackboneConfig, seed: int) -> tuple[nn.Module, dict[str
     name, tag, file = settings.name, settings.pretrained, settings.checkpoint
     if name.startswith(HUB):
         if tag or file:
-            raise BackboneError(f"backbone.name={name} brings its own weights: leave out {tag or file!r}")
+            raise BackboneError(f"backbone.name={name} has its own weights: leave out {tag or file!r}")
         return _from_hub(name)
     architecture = _architecture(name)
     check_architecture(name, architecture)
@@ -71,7 +71,7 @@ def open_model(settings: BackboneConfig, seed: int) -> tuple[nn.Module, dict[str
 
 
 def check_architecture(name: str, architecture: Mapping[str, Any]) -> None:
-    """Raise BackboneError where the prompt encoder does not support its text side. No weights are made for that."""
+    """Raise BackboneError if the prompt encoder does not support its text side. No weights are made for that."""
     text = architecture["text_cfg"]
     if "hf_model_name" in text:
         raise BackboneError(f"backbone {name!r}: its text tower is not open_clip's own transformer")
@@ -107,7 +107,7 @@ def _from_hub(name: str) -> tuple[nn.Module, dict[str, Any]]:
 
 
 def _build(architecture: Mapping[str, Any], trained: Mapping[str, Any], seed: int) -> nn.Module:
-    """The model with weights drawn from ``seed``, and the preprocessing of ``trained``, by default OpenAI's."""
+    """Return the model with weights drawn from ``seed``, and the preprocessing of ``trained``, by default OpenAI's."""
     values = {key: value for key, value in architecture.items() if key != "custom_text"}
     if "timm_model_name" in values["vision_cfg"]:
         values["vision_cfg"] = {**values["vision_cfg"], "timm_model_pretrained": False}
@@ -123,7 +123,7 @@ def _build(architecture: Mapping[str, Any], trained: Mapping[str, Any], seed: in
 
 @contextmanager
 def _hub_or_cache(label: str) -> Iterator[None]:
-    """Within, open_clip loads from Hugging Face's hub, or at once from the cache alone where there is no network.
+    """Let open_clip load from Hugging Face's hub within, or from the cache alone if there is no network.
 
     Raises:
         BackboneError: what open_clip raised, in one line that says what to do.

@@ -1,4 +1,4 @@
-"""Image features with those of their patches, for the two image towers that CLIP was published with."""
+"""Image features and patch features of the two image towers that CLIP was published with."""
 
 import copy
 
@@ -35,7 +35,7 @@ class PatchEncoder:
             )
 
     def __call__(self, pixels: Tensor) -> tuple[Tensor, Tensor]:
-        """Global features ``[images, dim]`` as ``encode_image`` gives them, and ``[images, patches, dim]``; unit norm.
+        """Return global features ``[images, dim]`` as from ``encode_image``, and ``[images, patches, dim]``; unit norm.
 
         A vision transformer's patches are its tokens after the last layer norm and the projection, without the class
         token; a ResNet's are its attention pool with every spatial token as the query, without the mean token.

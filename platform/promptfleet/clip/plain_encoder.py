@@ -1,4 +1,4 @@
-"""The obvious text encoder: every class as a full row of 77 tokens. Slow, and the truth for the fast one."""
+"""The simple text encoder: every class as a full row of 77 tokens. Slow, and the reference for the fast one."""
 
 import torch
 import torch.nn.functional as F
@@ -9,7 +9,7 @@ from promptfleet.clip.text_tower import TextTower
 
 
 def encode_texts(tower: TextTower, token_ids: Tensor) -> Tensor:
-    """Text features ``[texts, dim]``, unit norm, of ``token_ids [texts, positions]`` that end in EOT and zeros.
+    """Return text features ``[texts, dim]``, unit norm, of ``token_ids [texts, positions]`` that end in EOT and zeros.
 
     EOT is the highest id of CLIP's vocabulary, so its place is the row's maximum.
     """
@@ -20,7 +20,7 @@ def encode_texts(tower: TextTower, token_ids: Tensor) -> Tensor:
 def encode_prompts_plainly(
     tower: TextTower, classes: ClassTokens, contexts: Tensor, position: Position = "end"
 ) -> Tensor:
-    """What ``prompt_encoder.encode_prompts`` returns, from prompts padded to all positions, one class after another."""
+    """Return the same as ``prompt_encoder.encode_prompts``, from prompts padded to all positions, class by class."""
     return torch.stack([_encode_prompt(tower, classes, context, position) for context in contexts])
 
 

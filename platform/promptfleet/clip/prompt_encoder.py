@@ -1,10 +1,10 @@
-"""Text features of learnable prompts, computed exactly and without doing anything twice.
+"""Text features of learnable prompts, computed exactly and without repeated work.
 
 A prompt is a row of tokens such as ``[SOS][context][class name][.][EOT][padding]``. In a causal tower nothing after EOT
-can reach EOT, so the padding is dropped; and what stands before the first token that differs between classes is the
-same for all of them, so that prefix runs once per prompt and each class runs only its own few tokens against its keys
-and values. In the last layer only the EOT token is still needed. ``plain_encoder`` does the same the obvious way and
-is what this is tested against.
+can reach EOT, so the padding is dropped. All tokens before the first one that differs between classes are the same for
+all of them: that prefix runs once per prompt, and each class runs only its own few tokens against the prefix's keys and
+values. In the last layer only the EOT token is still needed. ``plain_encoder`` does the same in the simple way; tests
+compare the two.
 """
 
 import torch
@@ -30,7 +30,7 @@ def encode_prompts(tower: TextTower, classes: ClassTokens, contexts: Tensor, pos
 
 
 def _attention(tower: TextTower, projected: Tensor, packing: Packing) -> Tensor:
-    """What every token of ``projected [prompts, packed tokens, 3 * width]`` takes from those that it may look at."""
+    """Return the attention output of every token of ``projected [prompts, packed tokens, 3 * width]``."""
     queries, keys, values = _split(tower, projected[:, : packing.shared])
     own_queries, own_keys, own_values = _split(tower, packing.unpack(projected))
     scores = queries @ keys.transpose(-1, -2)
@@ -41,7 +41,7 @@ def _attention(tower: TextTower, projected: Tensor, packing: Packing) -> Tensor:
 
 
 def _attention_of_ends(tower: TextTower, projected: Tensor, packing: Packing) -> Tensor:
-    """``_attention`` of the EOT tokens alone: ``[prompts, classes, width]``."""
+    """Return ``_attention`` of the EOT tokens alone: ``[prompts, classes, width]``."""
     queries, _, _ = _split(tower, projected.index_select(1, packing.ends))
     _, keys, values = _split(tower, projected[:, : packing.shared])
     _, own_keys, own_values = _split(tower, packing.unpack(projected))
@@ -50,7 +50,7 @@ def _attention_of_ends(tower: TextTower, projected: Tensor, packing: Packing) ->
 
 
 def _split(tower: TextTower, projected: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Queries, scaled, keys and values ``[prompts, heads, tokens, head_dim]``."""
+    """Return scaled queries, keys and values, each ``[prompts, heads, tokens, head_dim]``."""
     queries, keys, values = (tower.split_heads(part) for part in projected.chunk(3, dim=-1))
     return queries * queries.shape[-1] ** -0.5, keys, values
 
@@ -58,7 +58,8 @@ def _split(tower: TextTower, projected: Tensor) -> tuple[Tensor, Tensor, Tensor]
 def _attend(
     queries: Tensor, keys: Tensor, values: Tensor, own_keys: Tensor, own_values: Tensor, mask: Tensor, classes: int
 ) -> Tensor:
-    """Attention of class tokens over all shared tokens and, where ``mask`` is 0, over those of their own class.
+    """Return the attention of class tokens over all shared tokens and, where ``mask`` is 0, over their class's own
+    tokens.
 
     queries ``[prompts, heads, classes * query tokens, head_dim]``; own_keys, own_values the same with all own tokens;
     keys, values ``[prompts, heads, shared tokens, head_dim]``; mask ``[(classes,) query tokens, own tokens]``.

@@ -1,4 +1,4 @@
-"""What stands where in a prompt: learnable context, class name, full stop and end of text."""
+"""Layout of a prompt: the places of learnable context, class name, full stop and end of text."""
 
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal
@@ -30,9 +30,11 @@ class ClassTokens:
     def to(self, device: torch.device | str) -> "ClassTokens":
         return ClassTokens(self.start.to(device), self.suffix.to(device), self.lengths.to(device))
 
-    @torch.inference_mode(False)  # of what is made for a prediction, training must be able to make use
+    @torch.inference_mode(False)  # training may later use tensors that are made for a prediction
     def layout(self, tokens: int, position: Position, *, by_class: bool) -> "Layout":
-        """Return the layout of contexts of so many tokens. It is made once: that reads ``lengths`` from the device."""
+        """Return the layout of contexts of ``tokens`` vectors. It is made once: that reads ``lengths`` from the
+        device.
+        """
         key = tokens, position, by_class
         if key not in self._layouts:
             layout = Layout.of(self.lengths.cpu(), self.suffix.shape[1], *key)
@@ -78,16 +80,21 @@ class Packing:
         return replace(self, **tensors)
 
     def pack(self, grid: Tensor) -> Tensor:
-        """``[prompts, classes * tokens, width] -> [prompts, real tokens, width]``."""
+        """Return the real tokens of ``grid``: ``[prompts, classes * tokens, width] -> [prompts, real tokens,
+        width]``.
+        """
         return _Pack.apply(grid, self)
 
     def unpack(self, packed: Tensor) -> Tensor:
-        """``[prompts, packed tokens, width] -> [prompts, classes * tokens, width]``; no gradient comes from padding."""
+        """Return ``packed`` as a padded grid, where padding gives no gradient.
+
+        ``[prompts, packed tokens, width] -> [prompts, classes * tokens, width]``
+        """
         return _Unpack.apply(packed, self)
 
 
 class _Pack(torch.autograd.Function):
-    """``Packing.pack``. Its gradient is looked up, not added up, which a GPU has to sort for to repeat its bits."""
+    """``Packing.pack`` with a gradient that is looked up; a GPU would have to sort to add it up with the same bits."""
 
     @staticmethod
     def forward(ctx: Any, grid: Tensor, packing: Packing) -> Tensor:
@@ -102,7 +109,7 @@ class _Pack(torch.autograd.Function):
 
 
 class _Unpack(torch.autograd.Function):
-    """``Packing.unpack``, for the same reason. What padding is computed into is masked: its gradient would be zero."""
+    """``Packing.unpack`` with a gradient that is looked up; padding is masked, since its gradient would be zero."""
 
     @staticmethod
     def forward(ctx: Any, packed: Tensor, packing: Packing) -> Tensor:
@@ -119,8 +126,8 @@ class _Unpack(torch.autograd.Function):
 class Layout:
     """Places of all tokens, the same for every context of one size.
 
-    ``before`` of the context's tokens stand before the class name. ``source [classes, tokens]`` finds the own tokens in
-    ``[name][.][EOT][padding][rest of the context]``; it is None where nothing of the context comes after the name.
+    ``before`` of the context's tokens come before the class name. ``source [classes, tokens]`` finds the own tokens in
+    ``[name][.][EOT][padding][rest of the context]``; it is None if no part of the context comes after the name.
     """
 
     before: int
@@ -160,9 +167,9 @@ class Prompts:
 def lay_out(tower: TextTower, classes: ClassTokens, contexts: Tensor, position: Position) -> Prompts:
     """Put contexts and class names in their places and add the positional embedding.
 
-    contexts ``[prompts, tokens, width]`` or, class by class, ``[prompts, classes, tokens, width]``. The class name
-    stands at the ``end`` of the context, in its ``middle`` (after ``tokens // 2`` of them) or in ``front`` of it; full
-    stop and EOT come last. Source: CoOp (arXiv:2109.01134). Raises ValueError where a prompt exceeds the tower.
+    contexts ``[prompts, tokens, width]`` or, class by class, ``[prompts, classes, tokens, width]``. The class name is
+    at the ``end`` of the context, in its ``middle`` (after ``tokens // 2`` vectors) or in ``front`` of it; full stop
+    and EOT come last. Source: CoOp (arXiv:2109.01134). Raises ValueError if a prompt exceeds the tower.
     """
     tokens, by_class = contexts.shape[-2], contexts.dim() == 4
     room = tower.positions - 1 - classes.suffix.shape[1]

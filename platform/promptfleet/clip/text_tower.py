@@ -19,10 +19,10 @@ _LINEAR = ("text_projection", *(f"{name}{kind}" for name in _MAPS for kind in ("
 
 @dataclass(frozen=True)
 class TextTower:
-    """A causal, pre-norm text transformer whose feature is read at the end-of-text token.
+    """Causal, pre-norm text transformer whose feature is read at the end-of-text token.
 
     ``weights`` holds, by open_clip's names: ``positional_embedding [positions, width]``, ``ln_final.*``,
-    ``text_projection [width, dim]``, ``transformer.resblocks.{i}.*`` and, where whole texts are to be encoded,
+    ``text_projection [width, dim]``, ``transformer.resblocks.{i}.*`` and, for encoding whole texts,
     ``token_embedding.weight [vocabulary, width]``. Nothing in it is trained.
     """
 
@@ -50,7 +50,7 @@ class TextTower:
         weights = {name: tensor.to(device) for name, tensor in self.weights.items()}
         return TextTower(weights, self.layers, self.heads, self.quick_gelu)
 
-    @torch.inference_mode(False)  # of what is made for a prediction, training must be able to make use
+    @torch.inference_mode(False)  # training may later use tensors that are made for a prediction
     def lowered(self, dtype: torch.dtype) -> "TextTower":
         """Return the same tower for autocast to ``dtype``, its linear maps cast once instead of at each use."""
         if dtype not in self._lowered:
@@ -61,7 +61,9 @@ class TextTower:
         return self._lowered[dtype]
 
     def queries_keys_values(self, layer: int, x: Tensor) -> Tensor:
-        """What attention of ``x [rows, tokens, width]`` works on: ``[rows, tokens, 3 * width]``, queries unscaled."""
+        """Return the input of attention for ``x [rows, tokens, width]``: ``[rows, tokens, 3 * width]``, queries
+        unscaled.
+        """
         return self._linear(f"transformer.resblocks.{layer}.attn.in_proj", self._norm(layer, 1, x), join="_")
 
     def after_attention(self, layer: int, x: Tensor, mixed: Tensor) -> Tensor:
@@ -73,12 +75,14 @@ class TextTower:
         return x + self._linear(f"{name}.mlp.c_proj", hidden)
 
     def project(self, x: Tensor) -> Tensor:
-        """Text features ``[rows, tokens, dim]`` with unit norm, of end-of-text tokens ``[rows, tokens, width]``."""
+        """Return text features ``[rows, tokens, dim]`` with unit norm, of end-of-text tokens ``[rows, tokens,
+        width]``.
+        """
         projection = self.weights["text_projection"].expand(x.shape[0], -1, -1)
         return F.normalize((self._layer_norm("ln_final", x) @ projection).float(), dim=-1)
 
     def split_heads(self, x: Tensor) -> Tensor:
-        """``[..., tokens, width] -> [..., heads, tokens, width / heads]``.
+        """Return ``[..., tokens, width]`` as ``[..., heads, tokens, width / heads]``.
 
         Contiguous: products of it then take the same path, and give the same bits, for one row and for many.
         """
@@ -89,7 +93,7 @@ class TextTower:
         return x.transpose(-3, -2).flatten(-2)
 
     def _linear(self, name: str, x: Tensor, join: str = ".") -> Tensor:
-        """One product per row, all of the same shape: a row's result does not depend on how many are beside it."""
+        """Multiply row by row, all products of one shape: a row's result does not depend on the number of rows."""
         weight, bias = self.weights[f"{name}{join}weight"], self.weights[f"{name}{join}bias"]
         return torch.baddbmm(bias.expand(x.shape[0], 1, -1), x, weight.T.expand(x.shape[0], -1, -1))
 
@@ -102,7 +106,7 @@ class TextTower:
 
 
 def text_tower_of(model: nn.Module, name: str = "this model") -> TextTower:
-    """Take the text tower out of an open_clip model. Raises BackboneError where it is not CLIP's standard one."""
+    """Take the text tower out of an open_clip model. Raises BackboneError if it is not CLIP's standard one."""
     text = getattr(model, "text", model)
     blocks = getattr(getattr(text, "transformer", None), "resblocks", None)
     if blocks is None:
@@ -129,7 +133,7 @@ def text_tower_of(model: nn.Module, name: str = "this model") -> TextTower:
 
 
 def tower_keys(layers: int) -> list[str]:
-    """The names of ``TextTower.weights`` with a token table."""
+    """Return the names of ``TextTower.weights`` with a token table."""
     parts = ["ln_1", "ln_2", "attn.out_proj", "mlp.c_fc", "mlp.c_proj"]
     keys = ["token_embedding.weight", "positional_embedding", "text_projection", "ln_final.weight", "ln_final.bias"]
     for block in (f"transformer.resblocks.{layer}" for layer in range(layers)):

@@ -1,4 +1,4 @@
-"""From class names to the embedded tokens that follow a learnable context."""
+"""Conversion of class names to the embedded tokens that follow a learnable context."""
 
 import hashlib
 from collections.abc import Sequence
@@ -11,14 +11,14 @@ from promptfleet.clip.text_tower import TextTower
 
 
 def class_texts(class_names: Sequence[str], template: str = "{}.") -> list[str]:
-    """Fill ``template``; underscores in names become spaces, as the published prompts have it."""
+    """Fill ``template`` with each name; underscores become spaces, as in the published prompts."""
     return [template.format(name.replace("_", " ")) for name in class_names]
 
 
 def embed_classes(tower: TextTower, token_ids: Tensor) -> ClassTokens:
-    """Split tokenized ``"name."`` texts ``[classes, positions]`` into SOS and what follows the context.
+    """Split tokenized ``"name."`` texts ``[classes, positions]`` into SOS and the tokens that follow the context.
 
-    A text's ids do not depend on what stands before it, so the context can be put between SOS and the name.
+    A text's ids do not depend on the text before it, so the context can be put between SOS and the name.
     """
     end = token_ids.argmax(dim=-1)
     table = tower.weights["token_embedding.weight"]

@@ -1,4 +1,4 @@
-"""Reading the archives that ``torch.save`` and ``torch.jit.save`` write, with a closed unpickler.
+"""Reader of the archives that ``torch.save`` and ``torch.jit.save`` write, with a closed unpickler.
 
 ``torch.jit.load`` compiles an archive's code and runs its ``__setstate__``; ``torch.load`` believes the sizes that a
 pickle names. Here only data is read, and sizes are held against the file's before memory is taken.
@@ -44,7 +44,7 @@ _DECLARED = re.compile(r"__(?:parameters|buffers)__ = \[(.*?)\]")
 
 
 class _Script:
-    """Stand-in for an instance of a class of the archive: its attributes, none of its code."""
+    """Replacement for an instance of a class of the archive: its attributes, none of its code."""
 
     name: str
 
@@ -54,7 +54,7 @@ class _Storage(NamedTuple):
 
 
 class _Function(NamedTuple):
-    """Stand-in for a function that a pickle names. A tuple, so the pickle cannot set attributes on it."""
+    """Replacement for a function that a pickle names. A tuple, so the pickle cannot set attributes on it."""
 
     build: Callable[..., Any]
 
@@ -63,10 +63,10 @@ class _Function(NamedTuple):
 
 
 def read_archive(path: Path) -> tuple[Any, bool]:
-    """Read the content of the archive, and whether it is of TorchScript.
+    """Read the content of the archive; also return True if it is of TorchScript.
 
-    Of ``torch.save`` the value, with views of its storages as tensors; of TorchScript parameters and buffers by the
-    names that ``state_dict`` of the archived module gives them.
+    For ``torch.save`` the content is the saved value, with views of its storages as tensors; for TorchScript,
+    parameters and buffers by the names that ``state_dict`` of the archived module gives them.
 
     Raises:
         pickle.UnpicklingError: it refers to anything but tensors, plain values and its own classes.
@@ -104,7 +104,7 @@ def _check_sizes(archive: zipfile.ZipFile, size: int) -> None:
 
 
 def _declared(archive: zipfile.ZipFile, folder: str) -> dict[str, set[str]]:
-    """Names of the parameters and buffers of each class in the archive's code."""
+    """Return the names of the parameters and buffers of each class in the archive's code."""
     declared = {}
     for name in archive.namelist():
         if name.startswith(folder) and name.endswith(".py"):
@@ -125,7 +125,7 @@ def _state(module: _Script, declared: dict[str, set[str]], prefix: str) -> Itera
 
 
 class _Unpickler(pickle.Unpickler):
-    """Knows tensors, plain values and the archive's own classes, which become ``_Script``; refuses other names."""
+    """Unpickler of tensors, plain values and the archive's own classes (as ``_Script``); it refuses other names."""
 
     def __init__(self, file: Any, archive: zipfile.ZipFile, prefix: str):
         super().__init__(file)

@@ -1,4 +1,4 @@
-"""Files of weights, told apart by how they begin: archives of torch, safetensors, and what torch wrote before 1.6."""
+"""Files of weights, recognized by their first bytes: archives of torch, safetensors, and torch's format before 1.6."""
 
 import pickle
 import warnings
@@ -15,7 +15,7 @@ _OLD_PICKLES = 5  # magic number, version, about the machine, the value, the ord
 
 
 def read_file(path: Path) -> tuple[Any, bool]:
-    """Read the content of the file, and whether it is of TorchScript; nothing in it is executed.
+    """Read the content of the file without executing any of it; also return True if it is of TorchScript.
 
     Raises:
         pickle.UnpicklingError: it refers to more than tensors and plain values, or is no file of weights.

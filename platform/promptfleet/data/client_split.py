@@ -1,4 +1,4 @@
-"""A client's own train, validation and test part."""
+"""Train, validation and test part of one client."""
 
 from dataclasses import dataclass, replace
 
@@ -16,12 +16,12 @@ class ClientSplit:
     test: np.ndarray
 
     def samples(self) -> np.ndarray:
-        """Everything the client owns, sorted."""
+        """Return all samples of the client, sorted."""
         return np.sort(np.concatenate([self.train, self.val, self.test]))
 
 
 def check_fractions(val_fraction: float, test_fraction: float) -> None:
-    """Raise ConfigError when validation and test together leave nothing to train on."""
+    """Raise ConfigError if validation and test together leave nothing to train on."""
     if val_fraction + test_fraction >= 1:
         raise ConfigError(
             f"partition.val_fraction={val_fraction} and partition.test_fraction={test_fraction} leave nothing to train "
@@ -62,7 +62,7 @@ def split_client(
 
 
 def keep_shots(split: ClientSplit, labels: np.ndarray, shots: int, rng: np.random.Generator) -> ClientSplit:
-    """The split with at most ``shots`` training samples of each label, drawn at random; validation and test stay.
+    """Return the split with at most ``shots`` random training samples of each label; validation and test stay.
 
     A label with fewer samples keeps them all. With equal generators, fewer shots are among more.
     """
@@ -79,7 +79,7 @@ def _part_sizes(samples: int, val_fraction: float, test_fraction: float) -> tupl
 
 
 def _apportion(counts: np.ndarray, total: int, rng: np.random.Generator) -> np.ndarray:
-    """Share ``total`` out in proportion to ``counts``, largest remainders first, ties at random."""
+    """Divide ``total`` in proportion to ``counts``, largest remainders first, ties at random."""
     if not total:
         return np.zeros_like(counts)
     share, remainder = np.divmod(counts * total, counts.sum())

@@ -1,8 +1,8 @@
-"""Pickled dataset files come from strangers: read them without calling anything that they name.
+"""Reader of pickled dataset files that calls nothing that they name, since they come from strangers.
 
 A pickle is a program. This reader lets it build numbers, text, bytes, tuples, lists and dicts, and arrays of numbers or
-text; a name is answered with a stand-in of ours that builds just that, never with the object of that name. Every other
-name is refused before anything is called.
+text; for each allowed name it gets a replacement of ours that builds just that, never the object of that name. Every
+other name is refused before anything is called.
 """
 
 import io
@@ -19,13 +19,13 @@ from promptfleet.data.regular_files import open_regular
 from promptfleet.errors import DataError
 from promptfleet.pickle_outline import check_pickle
 
-NDARRAY = "numpy.ndarray"  # stands for the class wherever a pickle hands it to _reconstruct
+NDARRAY = "numpy.ndarray"  # in place of the class that a pickle passes to _reconstruct
 PLAIN_DTYPE = re.compile(r"[|<>=]?(b1|[iu][1248]|f[248]|[SU][1-9]\d*|O8?)")
 LARGEST_EMPTY = 2**16  # elements of an array without any, were its empty dimensions of length 1
 
 
 def load_pickle(path: str | Path) -> Any:
-    """The value in a pickle of CIFAR or FedBN, of any protocol; strings of Python 2 are read as latin-1.
+    """Return the value in a pickle of CIFAR or FedBN, of any protocol; strings of Python 2 are read as latin-1.
 
     Raises:
         DataError: if the file cannot be read, is cut short or damaged, or names what these datasets do not need.
@@ -52,7 +52,7 @@ def load_pickle(path: str | Path) -> Any:
 
 
 def _one_line(error: Exception) -> str:
-    """The error's text without what a file might have smuggled in to draw on the terminal."""
+    """Return the error's text without control characters, which a file might use to draw on the terminal."""
     return "".join(character if character.isprintable() else " " for character in str(error))
 
 
@@ -61,7 +61,7 @@ class _RefusedNameError(Exception):
 
 
 class _StandIn(NamedTuple):
-    """What a pickle gets for a function's name. A tuple, so the pickle cannot set attributes on it."""
+    """Replacement for a function that a pickle names. A tuple, so the pickle cannot set attributes on it."""
 
     build: Callable[..., Any]
 
@@ -102,14 +102,14 @@ class _Dtype:
 
 
 def _reconstruct(kind: str, shape: tuple, code: Any) -> np.ndarray:
-    """An empty array that gets its content by ``__setstate__``."""
+    """Return an empty array, which gets its content by ``__setstate__``."""
     if kind != NDARRAY:
         raise _RefusedNameError(f"an array of class {kind!r}")
     return np.ndarray.__new__(_Array, (0,), np.int8)
 
 
 def _frombuffer(content: bytes, dtype: _Dtype, shape: tuple, order: str, axes: tuple | None = None) -> np.ndarray:
-    """An array as protocol 5 writes it."""
+    """Return an array from protocol 5."""
     if axes is not None:
         raise _RefusedNameError("an array with permuted axes")
     _size(shape)
@@ -117,13 +117,15 @@ def _frombuffer(content: bytes, dtype: _Dtype, shape: tuple, order: str, axes: t
 
 
 def _scalar(dtype: _Dtype, content: bytes) -> np.generic:
-    """One number or text of numpy's, as a list made from an array holds them."""
+    """Return one number or text of numpy's, as in a list made from an array."""
     (value,) = np.frombuffer(_raw(content), dtype.plain)
     return value
 
 
 def _size(shape: tuple) -> int:
-    """How many elements an array has. Raises ValueError where its rows would take memory that its bytes do not."""
+    """Return the number of elements of an array. Raises ValueError if its rows would take memory that its bytes do
+    not.
+    """
     possible = all(type(length) is int and 0 <= length < 2**31 for length in shape)
     if not possible or (0 in shape and math.prod(filter(None, shape)) > LARGEST_EMPTY):
         raise ValueError("an array of an impossible shape")
@@ -131,21 +133,21 @@ def _size(shape: tuple) -> int:
 
 
 def _raw(content: bytes | bytearray | str) -> bytes:
-    """An array's bytes, which Python 2 wrote as a string."""
+    """Return an array's bytes, which Python 2 wrote as a string."""
     if not isinstance(content, (bytes, bytearray, str)):
         raise ValueError("an array without its bytes")
     return content.encode("latin1") if isinstance(content, str) else bytes(content)
 
 
 def _encode(text: str, encoding: str) -> bytes:
-    """Bytes as protocol 2 writes them."""
+    """Return bytes from protocol 2."""
     if encoding != "latin1":
         raise _RefusedNameError(f"the encoding {encoding!r}")
     return text.encode("latin1")
 
 
 def _no_bytes() -> bytes:
-    """Empty bytes as protocol 2 writes them."""
+    """Return empty bytes from protocol 2."""
     return b""
 
 

@@ -1,4 +1,4 @@
-"""A labelled image dataset: labels known up front, images read one at a time when somebody asks."""
+"""Labelled image dataset: labels known at once, images read one at a time on request."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -20,7 +20,7 @@ class Part(IntEnum):
 
 @dataclass(frozen=True, eq=False)
 class Dataset:
-    """One dataset, whatever it is stored as. Label ``k`` means ``class_names[k]``.
+    """One dataset in any storage format. Label ``k`` means ``class_names[k]``.
 
     labels ``[samples]`` int64. ``read_image(i)`` gives sample ``i``; it may touch the disk. Each of ``templates`` is a
     zero-shot prompt with one ``{}`` for the class name. ``fingerprint`` is a sha256 over the content, so that features

@@ -1,4 +1,4 @@
-"""Fetch a dataset through torchvision into the folder it is read from."""
+"""Download of a dataset through torchvision into its folder."""
 
 import os
 import shutil
@@ -73,7 +73,7 @@ def _fetch(fetcher: str, scratch: Path) -> None:
 
 @contextmanager
 def _scratch_folder(root: Path) -> Iterator[Path]:
-    """A hidden folder on the same disk, gone afterwards."""
+    """Give a hidden folder on the same disk and remove it afterwards."""
     scratch = root / f".download-{uuid.uuid4().hex}"
     scratch.mkdir(parents=True)
     try:

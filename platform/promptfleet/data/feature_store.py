@@ -1,10 +1,10 @@
 """Encoded images on disk: Arrow files that every process on a node maps into memory and reads without a copy.
 
 One file per content key, named after it. The columns are ``sample_id, label, domain, official, feature`` in a single
-record batch, so all features lie in one contiguous block of float32 or float16. The schema's metadata holds what the
-key was made of, the shape of one sample's features, the format's version and a checksum. Global features, those of
-patches and those of augmented views are files of their own, so that each is encoded only when somebody wants it.
-Imports nothing but numpy, pyarrow and the standard library: every client process pays for it.
+record batch, so all features are in one contiguous block of float32 or float16. The schema's metadata holds the parts
+of the key, the shape of one sample's features, the format's version and a checksum. Global features, patch features and
+features of augmented views are separate files, so that each is encoded only when it is needed. Imports nothing but
+numpy, pyarrow and the standard library: every client process pays for it.
 """
 
 import hashlib
@@ -35,12 +35,12 @@ BLOCK = 4096  # samples whose features are looked at in one go
 
 @dataclass(frozen=True, eq=False)
 class FeatureStore:
-    """The features of one dataset under one backbone. Arrays are views of the mapped file, hence read-only.
+    """Features of one dataset under one backbone. Arrays are views of the mapped file, hence read-only.
 
     features float32 or float16 ``[samples, dim]``; labels, domains and official int64 ``[samples]``, where official is
-    the ``data.dataset.Part`` of the published split, and a domain or official of -1 means none. Where they were opened
-    too, patches ``[samples, patches, dim]`` and views ``[samples, views, dim]``. Row ``i`` is sample ``i`` of the
-    dataset. A mapping lives as long as any of the arrays, also after the file was replaced or deleted.
+    the ``data.dataset.Part`` of the published split, and a domain or official of -1 means none. If they were opened,
+    patches ``[samples, patches, dim]`` and views ``[samples, views, dim]``. Row ``i`` is sample ``i`` of the dataset. A
+    mapping lives as long as any of the arrays, also after the file was replaced or deleted.
     """
 
     features: np.ndarray
@@ -59,22 +59,22 @@ class FeatureStore:
         return self.features.shape[-1]
 
     def rows(self, indices: np.ndarray) -> np.ndarray:
-        """The features of some samples, float32 ``[len(indices), dim]``: a copy of just these."""
+        """Return the features of some samples, float32 ``[len(indices), dim]``: a copy of just these."""
         return rows_of(self.features, indices)
 
 
 def rows_of(array: np.ndarray, indices: np.ndarray | slice) -> np.ndarray:
-    """Some rows of a mapped array as float32: a copy of just these, or of none if a slice of float32 is asked for."""
+    """Return some rows of a mapped array as float32: a copy of just these, or no copy for a slice of float32."""
     return array[indices].astype(np.float32, copy=False)
 
 
 def feature_key(**parts: str) -> str:
-    """The content key of features made from ``parts`` (backbone, dataset, transform, ...), as sha256 in hex."""
+    """Return the content key of features made from ``parts`` (backbone, dataset, transform, ...), as sha256 in hex."""
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
 
 
 def feature_path(folder: str | Path, key_parts: Mapping[str, str]) -> Path:
-    """Where ``write_features`` puts the features with that key."""
+    """Return the path at which ``write_features`` puts the features with that key."""
     return Path(folder) / f"{feature_key(**key_parts)[:16]}.arrow"
 
 
@@ -166,7 +166,7 @@ def open_features(path: str | Path, key_parts: Mapping[str, str] | None = None, 
 
 
 def _is_known(path: Path) -> bool:
-    """Tell whether this very file was verified before, see ``_remember``."""
+    """Return True if this very file was verified before, see ``_remember``."""
     try:
         return _note_of(path).read_text() == _identity(path)
     except (OSError, ValueError):
@@ -174,7 +174,7 @@ def _is_known(path: Path) -> bool:
 
 
 def _remember(path: Path) -> None:
-    """Note in a file of its own that this one was verified; without it the next start verifies once more."""
+    """Note in an extra file that this one was verified; without it the next start verifies once more."""
     with suppress(OSError), replacing(_note_of(path)) as partial:
         partial.write_text(_identity(path))
 
@@ -189,7 +189,7 @@ def _identity(path: Path) -> str:
 
 
 def _values(array: pa.Array, dtype: type) -> np.ndarray:
-    """The array's values in place; pyarrow's own conversion would import pandas."""
+    """Return the array's values in place; pyarrow's own conversion would import pandas."""
     return np.frombuffer(array.buffers()[-1], dtype, count=len(array), offset=array.offset * np.dtype(dtype).itemsize)
 
 
@@ -225,7 +225,7 @@ def _checksum(key_parts: Mapping[str, str], *arrays: np.ndarray) -> int:
 
 
 def _read_meta(path: Path, schema: pa.Schema) -> dict:
-    """What the schema says about the file. Raises DataError for another kind or version of file."""
+    """Return the schema's description of the file. Raises DataError for another kind or version of file."""
     meta = json.loads((schema.metadata or {}).get(META, b"{}"))
     if meta.get("format") != FORMAT:
         raise DataError(f"{path}: an Arrow file, but no feature store; columns {', '.join(schema.names)}")

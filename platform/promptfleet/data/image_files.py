@@ -1,4 +1,4 @@
-"""A dataset whose images are files: what a list says about each, checked against what is on disk."""
+"""A dataset of image files: a list describes each image and is checked against the disk."""
 
 import hashlib
 import logging
@@ -23,7 +23,7 @@ logger = logging.getLogger(__name__)
 FORMATS = ("JPEG", "PNG", "WEBP", "AVIF", "GIF", "BMP", "DIB", "TIFF", "JPEG2000", "PPM", "TGA", "QOI")  # no programs
 MOST_PIXELS = 2**26  # some 600 MB while one is decoded
 HASHED_BYTES = 4096  # of each image's beginning and end
-READERS = 16  # threads; they wait for the disk, not for each other
+READERS = 16  # threads; they wait for the disk, not for one another
 CHUNK = 256  # images that a thread takes at a time
 
 
@@ -38,7 +38,7 @@ class ListedImage(NamedTuple):
 
 
 class _File(NamedTuple):
-    """A hash of a file's size, beginning and end, and where its content lies: the same for all names of one file."""
+    """Hash of a file's size, beginning and end, and the place of its content: the same for all names of one file."""
 
     digest: bytes
     device: int
@@ -55,24 +55,24 @@ def image_dataset(
     *,
     listed: bool = True,
 ) -> Dataset:
-    """The dataset of ``images``, in their order; underscores in class names become spaces, as CoOp has it.
+    """Return the dataset of ``images``, in their order; underscores in class names become spaces, as in CoOp.
 
-    Every file is opened once: its size, first and last 4 KiB go into the fingerprint, beside its path, label, part and
+    Every file is opened once: its size, first and last 4 KiB go into the fingerprint, with its path, label, part and
     domain. That finds a missing or replaced image at start for some 30 us each, without reading gigabytes; only an
     image of the same size that differs in nothing but its middle would pass for the old one.
 
-    No image is in the dataset twice, under whatever names. Where a file lists the images, a second name is an error.
-    Without ``listed`` the images were found in ``folder``, and a second name of the same class, part and domain is left
-    out and counted.
+    No image is in the dataset twice, under any names. If a file lists the images, a second name is an error. Without
+    ``listed`` the images were found in ``folder``, and a second name of the same class, part and domain is left out and
+    counted.
 
     Raises:
-        DataError: if there is no image, or one leaves the folder, is there twice, does not exist or is no regular file.
+        DataError: if there is no image, or one leaves the folder, is a duplicate, does not exist or is no regular file.
     """
     if not images:
         raise DataError(f"{folder}: {name} has no images: the split lists none")
     if listed:
         _check_paths(images)
-    folder = folder.absolute()  # whoever reads an image may do so from elsewhere
+    folder = folder.absolute()  # the reader of an image may have another working folder
     files = _read_files(folder, images)
     rows = _distinct_rows(folder, images, files, listed=listed)
     images, files = [images[row] for row in rows], [files[row] for row in rows]
@@ -96,14 +96,14 @@ def spaced(class_name: str) -> str:
 
 
 def _class_names(names: Sequence[str]) -> tuple[str, ...]:
-    """Names with spaces; those that would become equal, such as ``a_b`` and ``a b``, stay as they are."""
+    """Return names with spaces; names that would become equal, such as ``a_b`` and ``a b``, stay as they are."""
     names = [encodable(name) for name in names]
     counts = Counter(map(spaced, names))
     return tuple(spaced(name) if counts[spaced(name)] == 1 else name for name in names)
 
 
 def read_image_file(paths: Sequence[str], index: int) -> Image.Image:
-    """Decode one file, whatever its name says it is: grey images as ``L``, all others as ``RGB``.
+    """Decode one file, independent of its name: grey images as ``L``, all others as ``RGB``.
 
     Raises:
         DataError: if it cannot be decoded, has more than ``MOST_PIXELS`` or more than 8 bits per channel.
@@ -160,7 +160,7 @@ def _read_files(folder: Path, images: Sequence[ListedImage]) -> list[_File]:
 def _distinct_rows(
     folder: Path, images: Sequence[ListedImage], files: Sequence[_File], *, listed: bool
 ) -> Sequence[int]:
-    """The rows of ``images`` without second names of one file. Raises DataError where there may be none."""
+    """Return the rows of ``images`` without second names of one file. Raises DataError if second names are errors."""
     first_rows: dict[_File, int] = {}
     second_rows = {}
     for row, file in enumerate(files):
@@ -186,7 +186,7 @@ def _distinct_rows(
 
 
 def _fingerprint(images: Sequence[ListedImage], files: Sequence[_File]) -> str:
-    """sha256 over what the lists say about each image and over the ends of its file."""
+    """Return a sha256 over the list's entry for each image and over the ends of its file."""
     digest = hashlib.sha256()
     for image, file in zip(images, files, strict=True):
         listed = f"{image.path}\0{image.label}\0{image.part}\0{image.domain}\0"

@@ -1,4 +1,4 @@
-"""A tree of folders with images: what is in it, each file once, in an order that does not depend on the disk."""
+"""Images in a tree of folders: each file once, in an order that does not depend on the disk."""
 
 import logging
 import os
@@ -21,7 +21,7 @@ _MOST_REASONS = 6  # that are named; the others are added up
 
 
 class LeftOut(NamedTuple):
-    """A file or folder, and why it is left out: ``hidden``, ``ending in .txt``, ``leading back``."""
+    """Excluded file or folder, and the reason: ``hidden``, ``ending in .txt``, ``leading back``."""
 
     path: str
     reason: str
@@ -29,7 +29,7 @@ class LeftOut(NamedTuple):
 
 @dataclass(frozen=True)
 class ImageTree:
-    """The folders and image files below ``root``. All paths count from there, with slashes, and are sorted."""
+    """Folders and image files below ``root``. All paths count from there, with slashes, and are sorted."""
 
     root: Path
     folders: tuple[str, ...]
@@ -37,13 +37,13 @@ class ImageTree:
     left_out: tuple[LeftOut, ...]
 
     def subfolders(self, folder: str = "") -> list[str]:
-        """Names of the folders in ``folder``, sorted."""
+        """Return the names of the folders in ``folder``, sorted."""
         prefix = f"{folder}/" if folder else ""
         below = (path.removeprefix(prefix) for path in self.folders if path.startswith(prefix))
         return sorted(name for name in below if "/" not in name)
 
     def by_folder(self, depth: int) -> tuple[dict[str, list[str]], list[str]]:
-        """Sort the images into the folders that lie ``depth`` levels below the root.
+        """Sort the images into the folders that are ``depth`` levels below the root.
 
         Returns images by folder, counted from that folder and sorted, and the images that are in no such folder.
         """
@@ -57,7 +57,9 @@ class ImageTree:
         return {folder: sorted(names) for folder, names in found.items()}, outside
 
     def describe_left_out(self, *folders: str) -> str:
-        """Counts by reason of what is left out in these folders, or anywhere, with an example; empty if nothing is."""
+        """Return the number of excluded files in these folders, or anywhere, by reason and with an example; empty if
+        none.
+        """
         below = tuple(f"{folder}/" for folder in folders)
         entries = [entry for entry in self.left_out if not below or entry.path.startswith(below)]
         examples = {entry.reason: entry.path for entry in reversed(entries)}
@@ -67,17 +69,17 @@ class ImageTree:
         return ", ".join([*described, *([f"{others} others"] if others else [])])
 
     def log_left_out(self) -> None:
-        """Write one line on the log if anything is left out."""
+        """Log one line if anything is left out."""
         if self.left_out:
             logger.warning("%s: left out of the images: %s", self.root, self.describe_left_out())
 
 
 def scan_images(root: Path) -> ImageTree:
-    """Look through all folders below ``root``; links are followed, and no folder is entered twice.
+    """Scan all folders below ``root``; links are followed, and no folder is entered twice.
 
-    Left out and counted are hidden files and folders, files whose ending is none of ``SUFFIXES``, what is no regular
-    file, and links to what is in the tree anyway, such as a link that leads back. A broken link with an image's ending
-    counts as an image, so that its absence is noticed.
+    Hidden files and folders, files whose ending is none of ``SUFFIXES``, files that are not regular, and links to
+    something in the tree, such as a link that leads back, are left out and counted. A broken link with an image's
+    ending counts as an image, so that its absence is noticed.
 
     Raises:
         DataError: if a folder cannot be read, or two links, or two mounts, lead to one folder that is nowhere else: the
@@ -130,7 +132,9 @@ class _Scan:
                 ) from None
 
     def _is_new(self, folder: str, status: os.stat_result, *, linked: bool) -> bool:
-        """Tell if a folder is to be entered. Raises DataError if it is known from a place that is no better."""
+        """Return True if a folder has not been entered yet. Raises DataError if an equally good path leads to it,
+        too.
+        """
         first = self._entered.setdefault((status.st_dev, status.st_ino), _Folder(folder, linked))
         if first.path == folder or not status.st_ino:
             return True
@@ -139,12 +143,12 @@ class _Scan:
             self._leave_out(folder, _BACK if leads_back else "linking to a folder that is in the tree anyway")
             return False
         raise DataError(
-            f"{self._root}: {first.path} and {folder} are one and the same folder, so each image in it would be there "
-            f"twice; remove one of them"
+            f"{self._root}: {first.path} and {folder} are one and the same folder, so each image in it would be a "
+            f"duplicate; remove one of them"
         )
 
     def _real_folder(self, folder: str, entry: os.DirEntry) -> str | None:
-        """Note what an entry of ``folder`` is; return its path if it is a folder and no link."""
+        """Record an entry of ``folder``; return its path if it is a folder and no link."""
         path = f"{folder}/{entry.name}" if folder else entry.name
         if entry.name.startswith(".") or entry.name in _SYSTEM:
             self._leave_out(path, "hidden")

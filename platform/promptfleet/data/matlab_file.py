@@ -1,4 +1,4 @@
-"""Numbers in MATLAB files of version 5, and nothing else: scipy's reader crashes the process on some damaged files.
+"""Reader of numbers in MATLAB files of version 5; scipy's reader crashes the process on some damaged files.
 
 Source: MathWorks, *MAT-File Format*, chapter 1, level 5.
 """
@@ -35,7 +35,7 @@ def read_numbers(content: bytes) -> dict[str, np.ndarray]:
 
 
 def _elements(content: bytes, order: str) -> Iterator[tuple[int, bytes]]:
-    """Type and data of each element."""
+    """Yield type and data of each element."""
     at = 0
     while at < len(content):
         if len(content) - at < 8:
@@ -65,7 +65,7 @@ def _unpacked(data: bytes) -> bytes:
 
 
 def _variable(data: bytes, order: str) -> tuple[str, np.ndarray] | None:
-    """Name and values of a matrix; None if it holds other things than real numbers."""
+    """Return name and values of a matrix; None if it holds other things than real numbers."""
     (_, flags), (_, lengths), (_, name), *parts = _elements(data, order)
     if len(flags) != 8 or len(lengths) % 4:
         raise ValueError("a variable without its shape")

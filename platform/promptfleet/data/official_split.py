@@ -1,4 +1,4 @@
-"""The validation and test part of a dataset's published split, shared out as its training part was."""
+"""Division of a published validation and test part among clients, in the proportions of the training part."""
 
 from collections.abc import Sequence
 
@@ -8,10 +8,10 @@ import numpy as np
 def share_alike(groups: np.ndarray, owned_groups: Sequence[np.ndarray], rng: np.random.Generator) -> list[np.ndarray]:
     """Give samples to clients in the proportions in which the clients own each group already.
 
-    groups ``[samples]`` are those of the samples to give away, ``owned_groups[i]`` those of what client ``i`` has; ints
-    from 0. Returns each client's positions in ``groups``. In each group a client's share is within 1 of the exact one,
-    and odd samples go to those who had least luck in the groups before, so that shares of many small groups add up to
-    about the right size. Samples of a group that nobody owns are given to nobody.
+    ``groups [samples]`` are the groups of the samples to give away, ``owned_groups[i]`` the groups of client ``i``'s
+    samples; ints from 0. Returns each client's positions in ``groups``. In each group a client's share is within 1 of
+    the exact one, and odd samples go to the clients with the largest deficit in the groups before, so that shares of
+    many small groups add up to about the right size. Samples of a group that no client owns are left out.
     """
     size = 1 + max(int(found.max(initial=0)) for found in (groups, *owned_groups))
     owned = np.stack([np.bincount(found, minlength=size) for found in owned_groups])

@@ -1,4 +1,4 @@
-"""An array that is being made, part by part and in any order, on disk: what was put survives a kill."""
+"""An array under construction on disk, part by part and in any order: stored parts survive a kill."""
 
 import json
 import math
@@ -17,10 +17,10 @@ from promptfleet.strict_json import Count, Counts, parse_json
 
 
 class PartialRows:
-    """``[samples, ...]`` of one type in a folder of its own; memory holds one part.
+    """Array ``[samples, ...]`` of one type in its own folder; memory holds one part.
 
-    A journal beside the rows says which parts are complete, with a checksum of each: whoever opens the folder again
-    goes on from there, and a part that was torn by a power cut counts as missing.
+    A journal next to the rows lists the complete parts, with a checksum of each: the next process that opens the folder
+    continues from there. A part that was torn by a power cut counts as missing.
     """
 
     def __init__(self, folder: Path, samples: int, dtype: str):
@@ -39,7 +39,7 @@ class PartialRows:
         return part in self._done
 
     def put(self, part: range, rows: np.ndarray) -> None:
-        """Keep ``rows [len(part), ...]``; on disk when this returns. Raises DataError: NaN or Inf, or a full disk."""
+        """Store ``rows [len(part), ...]``; on disk when this returns. Raises DataError: NaN or Inf, or a full disk."""
         rows = np.ascontiguousarray(rows, dtype=self._dtype)
         if not np.isfinite(rows).all():
             raise DataError(
@@ -62,7 +62,7 @@ class PartialRows:
         self._shape = rows.shape[1:]
 
     def array(self) -> np.ndarray:
-        """All rows, mapped. Raises DataError if some were never put."""
+        """Return all rows, mapped. Raises DataError if some were never put."""
         there = np.zeros(self._samples, dtype=bool)
         for part in self._done:
             there[part.start : part.stop] = True
@@ -74,7 +74,7 @@ class PartialRows:
         shutil.rmtree(self._folder, ignore_errors=True)
 
     def _intact(self) -> Iterator[tuple[range, tuple[int, ...]]]:
-        """The parts of the journal whose rows are as they were put."""
+        """Yield the parts of the journal whose rows are intact."""
         if not self._journal.exists():
             return
         size = self._rows.stat().st_size
@@ -95,7 +95,7 @@ class PartialRows:
 
 @dataclass(frozen=True)
 class _Entry:
-    """A line of the journal: which rows are there, of which shape, and a checksum of all of this."""
+    """Line of the journal: the complete rows, their shape, and a checksum of all of this."""
 
     start: Count
     stop: Count

@@ -1,4 +1,4 @@
-"""Who owns which samples: the partition of a dataset over clients, and each client's own split."""
+"""Partition of a dataset over clients, and each client's own split."""
 
 import hashlib
 import json
@@ -18,28 +18,28 @@ from promptfleet.data.samples import Samples
 from promptfleet.errors import ConfigError, DataError
 from promptfleet.seeding import stream
 
-MAX_DRAWS = 100  # of a scheme, until everybody has something of the published test part
+MAX_DRAWS = 100  # draws of a scheme, until every client has some of the published test part
 
 
 @dataclass(frozen=True, eq=False)
 class Partition:
-    """The splits of all clients; ``clients[i]`` is client ``i``'s. No sample is assigned twice."""
+    """Splits of all clients; ``clients[i]`` is client ``i``'s. No sample is assigned twice."""
 
     clients: tuple[ClientSplit, ...]
 
     def fingerprint(self) -> str:
-        """Hash of who owns what, in which part."""
+        """Return a hash of the assignment of samples to clients and parts."""
         return hashlib.sha256(self.to_json().encode()).hexdigest()
 
     def to_json(self) -> str:
-        """One object per client with the sample indices of its parts."""
+        """Return JSON with one object per client: the sample indices of its parts."""
         parts = [{name: part.tolist() for name, part in vars(split).items()} for split in self.clients]
         return json.dumps({"clients": parts}, separators=(",", ":"))
 
 
 @dataclass(frozen=True, eq=False)
 class _Pools:
-    """Samples by published part. Without one, a client's own part is cut from what it gets of ``train``."""
+    """Samples by published part. Without one, a client's own part is cut from its share of ``train``."""
 
     train: np.ndarray
     val: np.ndarray
@@ -54,21 +54,22 @@ class _Pools:
 
     @property
     def needed(self) -> tuple[str, ...]:
-        """The parts that a client's share of ``train`` must be enough for."""
+        """Parts that a client's share of ``train`` must be enough for."""
         return ("train", "val") if len(self.test) else ("train", "val", "test")
 
 
 def make_partition(samples: Samples, *, clients: int, settings: PartitionConfig, seed: int) -> Partition:
-    """Give samples to clients as ``settings.kind`` says, then split what each client got.
+    """Give samples to clients as ``settings.kind`` says, then split each client's samples.
 
-    With a published split, the scheme deals out its training part; validation and test part are shared out in the same
+    With a published split, the scheme deals out its training part; validation and test part are divided in the same
     proportions of every class (and domain), and a client that gets nothing of the validation part has its own cut from
-    its training samples. Who owns what depends on ``seed``, ``clients`` and the scheme's own settings; the fractions
-    only change how each client's samples are split, ``settings.shots`` only which of the training samples are kept.
+    its training samples. The owner of a sample depends on ``seed``, ``clients`` and the scheme's own settings; the
+    fractions only change how each client's samples are split, ``settings.shots`` only how many training samples are
+    kept.
 
     Raises:
         ConfigError: if the fractions leave nothing to train on, or the scheme's settings do not fit the dataset.
-        DataError: if there are too few samples for so many clients, or no draw met the scheme's conditions.
+        DataError: if there are too few samples for this many clients, or no draw met the scheme's conditions.
     """
     pools = _Pools.of(samples)
     if not len(pools.test):
@@ -98,7 +99,7 @@ def make_partition(samples: Samples, *, clients: int, settings: PartitionConfig,
 def _with_advice(
     error: DataError, samples: Samples, pools: _Pools, clients: int, settings: PartitionConfig, seed: int
 ) -> DataError:
-    """The error with what would do instead."""
+    """Return the error with settings that would work instead."""
 
     def works(clients: int, settings: PartitionConfig) -> bool:
         try:
@@ -120,6 +121,8 @@ def _share_out(
     draws: int | None = None,
 ) -> list[ClientSplit]:
     """Deal out each published part to the clients; a part without samples is empty.
+
+    draws: largest number of draws of a random scheme; by default the usual one.
 
     draws: most draws of a random scheme, where they are not as many as usual.
     """
@@ -156,7 +159,7 @@ def _check_enough(
 
 
 def _domain_of(client: int, clients: int, samples: Samples, settings: PartitionConfig) -> str:
-    """The client's domain, where the scheme gives each one."""
+    """Return the client's domain for a message, if the scheme gives each client one."""
     if not settings.kind.startswith("domain"):
         return ""
     domain = next(
@@ -168,7 +171,7 @@ def _domain_of(client: int, clients: int, samples: Samples, settings: PartitionC
 
 
 def _split(samples: Samples, client: int, share: ClientSplit, settings: PartitionConfig, seed: int) -> ClientSplit:
-    """Cut what is missing from the client's training share, then keep its shots."""
+    """Cut the missing parts from the client's training share, then keep its shots."""
     cut = split_client(
         share.train,
         samples.labels,

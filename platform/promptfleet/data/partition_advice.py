@@ -4,7 +4,7 @@ from collections.abc import Callable, Iterator
 
 from promptfleet.config import PartitionConfig
 
-DRAWS = 20  # of each partition that is tried: one that works so soon is likely to work again
+DRAWS = 20  # for each partition that is tried: one that works this soon is likely to work again
 _RANDOM = ("min_samples", "alpha")
 SETTINGS = {  # of each scheme that bear on how many clients there can be
     "dirichlet": _RANDOM,
@@ -15,7 +15,7 @@ SETTINGS = {  # of each scheme that bear on how many clients there can be
 
 
 def advise(works: Callable[[int, PartitionConfig], bool], clients: int, most: int, settings: PartitionConfig) -> str:
-    """Return ``clients=23 would do, or partition.alpha=10``: each of these alone, as ``works`` says.
+    """Return ``clients=23 would do, or partition.alpha=10``: settings each of which works alone, as ``works`` says.
 
     most: no more clients than these can work, whatever the settings.
     """
@@ -31,7 +31,9 @@ def advise(works: Callable[[int, PartitionConfig], bool], clients: int, most: in
 
 
 def _most_clients(works: Callable[[int], bool], most: int) -> int | None:
-    """The most clients up to ``most`` that work, if those that do are a range; some number that works if not."""
+    """Return the largest number of clients up to ``most`` that works, if such numbers are a range; else some of
+    them.
+    """
     good, bad = most, most + 1
     while good and not works(good):
         good, bad = good // 2, good
@@ -42,7 +44,7 @@ def _most_clients(works: Callable[[int], bool], most: int) -> int | None:
 
 
 def _candidates(name: str, value: float) -> Iterator[float]:
-    """Values to try, the nearest to ``value`` first."""
+    """Yield values to try, the nearest to ``value`` first."""
     if name == "min_samples":
         yield from (fewer for fewer in (value * 3 // 4, value // 2, value // 4, 3) if 3 <= fewer < value)
     elif name == "alpha":

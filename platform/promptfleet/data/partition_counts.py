@@ -1,4 +1,4 @@
-"""A partition in numbers: what tables, figures and results tell of it."""
+"""Numbers of a partition for tables, figures and results."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -26,7 +26,7 @@ class PartitionCounts:
 
 
 def count_partition(partition: Partition, samples: Samples) -> PartitionCounts:
-    """Count who has what."""
+    """Count the samples of each client, class and domain."""
     owned = [split.samples() for split in partition.clients]
     classes, domains = samples.classes, len(samples.domain_names)
     groups = np.bincount(samples.groups[np.concatenate(owned)], minlength=classes * max(1, domains))

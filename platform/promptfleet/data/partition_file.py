@@ -1,4 +1,4 @@
-"""A partition as a file: written once, drawn, kept beside a paper, and used by as many federations as one likes."""
+"""Partition as a file: written once, drawn, archived with a paper, and used by any number of federations."""
 
 import json
 from collections.abc import Mapping
@@ -23,7 +23,7 @@ _PARTS = ("train", "val", "test")
 
 @dataclass(frozen=True, eq=False)
 class StoredPartition:
-    """A partition and what it was made for: the dataset's name and its numbers of samples and classes."""
+    """A partition and its dataset: the name and the numbers of samples and classes."""
 
     partition: Partition
     dataset: str
@@ -54,7 +54,7 @@ def save_partition(
 
 
 def check_replaceable(path: Path, partition: Partition) -> None:
-    """Raise DataError where another file than that of ``partition`` has this name already."""
+    """Raise DataError if this path has a file of another partition than ``partition``."""
     with disk_errors(path, doing="read"):
         if not path.exists():
             return
@@ -67,9 +67,9 @@ def check_replaceable(path: Path, partition: Partition) -> None:
 
 
 def load_partition(path: str | Path) -> StoredPartition:
-    """Read what ``save_partition`` wrote, or what somebody else wrote in its format.
+    """Read a partition that ``save_partition``, or another program, wrote in its format.
 
-    Memory is bounded by the file's size, whatever numbers are in it.
+    Memory is bounded by the file's size; the numbers in it have no effect on that.
 
     Raises:
         DataError: if the file is missing or no partition: a client without samples in a part, a sample that is

@@ -1,4 +1,4 @@
-"""Files of a dataset, opened without waiting: a named pipe in their place would wait for its writer for ever."""
+"""Files of a dataset, opened without waiting: a named pipe in their place would wait for its writer forever."""
 
 import errno
 import os
@@ -27,7 +27,7 @@ def open_regular(path: str | Path) -> BinaryIO:
 
 
 def regular_descriptor(path: str | Path) -> tuple[int, os.stat_result]:
-    """Do as ``open_regular``, but return a file descriptor, which the caller closes, and the file's status."""
+    """Open a regular file like ``open_regular``, but return its descriptor, which the caller closes, and its status."""
     try:
         descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
     except OSError as error:

@@ -1,4 +1,4 @@
-"""What a partition goes by: the labels of all samples, and their domains and published parts where there are such."""
+"""Labels of all samples, with their domains and published parts if there are any: the basis of a partition."""
 
 from dataclasses import dataclass
 
@@ -10,7 +10,9 @@ from promptfleet.data.feature_store import NONE, FeatureStore
 
 @dataclass(frozen=True, eq=False)
 class Samples:
-    """Sample ``i`` has label ``labels[i]``, which means ``class_names[labels[i]]``; all arrays int64 ``[samples]``.
+    """Samples of a dataset: sample ``i`` has label ``labels[i]``, that is ``class_names[labels[i]]``.
+
+    All arrays are int64 ``[samples]``.
 
     ``domains`` index ``domain_names`` and ``official`` holds values of ``promptfleet.data.dataset.Part``; each is None
     where the dataset has none.
@@ -30,7 +32,7 @@ class Samples:
     def of_store(
         cls, store: FeatureStore, class_names: tuple[str, ...], domain_names: tuple[str, ...] = ()
     ) -> "Samples":
-        """The same from the dataset's feature store, which keeps all but the names."""
+        """Return the same from the dataset's feature store, which keeps all but the names."""
         domains, official = (None if (column == NONE).all() else column for column in (store.domains, store.official))
         return cls(store.labels, class_names, domains, domain_names, official)
 
@@ -43,11 +45,13 @@ class Samples:
 
     @property
     def groups(self) -> np.ndarray:
-        """The combination of label and domain of each sample: int64 ``[samples]``, just the label without domains."""
+        """Return the combination of label and domain of each sample: int64 ``[samples]``, just the label without
+        domains.
+        """
         return self.labels if self.domains is None else self.labels * len(self.domain_names) + self.domains
 
     def take(self, indices: np.ndarray) -> "Samples":
-        """Some of the samples, in this order."""
+        """Return some of the samples, in this order."""
         return Samples(
             self.labels[indices],
             self.class_names,

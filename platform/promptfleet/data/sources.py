@@ -1,4 +1,4 @@
-"""Where each dataset is to be had, and which folder it is read from."""
+"""Sources of the datasets, and the folders they are read from."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -8,9 +8,10 @@ from promptfleet.errors import DataError
 
 @dataclass(frozen=True)
 class Source:
-    """``folders`` are names under ``data.root``: the first is ours, the others are those of other loaders.
+    """Source of one dataset: its folders, their content, and a way to download them.
 
-    ``needs`` is what has to be in the folder; ``fetcher`` the torchvision dataset that can download it, or empty.
+    ``folders`` are names under ``data.root``: the first is ours, the others are those of other loaders. ``needs`` is
+    the content that the folder must have; ``fetcher`` the torchvision dataset that can download it, or empty.
     """
 
     folders: tuple[str, ...]
@@ -83,7 +84,7 @@ SOURCES = {
 
 
 def dataset_folder(name: str, root: str | Path, folder: str | None = None) -> Path:
-    """The folder that dataset ``name`` is read from: ``folder`` under ``root``, or where its source says.
+    """Return the folder of dataset ``name``: ``folder`` under ``root``, or one of its source's.
 
     Raises:
         DataError: if it is not there; says what to put there, and where to get it.
@@ -99,5 +100,5 @@ def dataset_folder(name: str, root: str | Path, folder: str | None = None) -> Pa
 
 
 def how_to_get(name: str, folder: Path) -> str:
-    """What has to be in ``folder`` and where it comes from: the second half of an error."""
+    """Return the content that ``folder`` must have and its source: the second half of an error."""
     return f"put {SOURCES[name].needs} into {folder}, from {SOURCES[name].where} (see docs/data.md)"

@@ -1,4 +1,4 @@
-"""The files in which image datasets are published with a split: CoOp's JSON, and lists of ``class/image`` lines."""
+"""File formats of published splits of image datasets: CoOp's JSON, and lists of ``class/image`` lines."""
 
 import json
 import posixpath
@@ -15,7 +15,7 @@ COOP_PARTS = {"train": Part.TRAIN, "val": Part.VAL, "test": Part.TEST}
 
 
 def read_coop_split(path: Path) -> tuple[list[ListedImage], tuple[str, ...]]:
-    """The images of a ``split_zhou_*.json`` and its class names, in the order of its labels.
+    """Return the images of a ``split_zhou_*.json`` and its class names, in the order of its labels.
 
     The file has ``[image, label, class name]`` under train, val and test. Labels with gaps are renumbered from 0.
 
@@ -42,7 +42,7 @@ def read_coop_split(path: Path) -> tuple[list[ListedImage], tuple[str, ...]]:
 
 
 def read_class_lists(lists: Mapping[Part, Path], suffix: str = "") -> tuple[list[ListedImage], tuple[str, ...]]:
-    """The images of text files with a line ``class/image`` each; classes are in alphabetical order.
+    """Return the images of text files with a line ``class/image`` each; classes are in alphabetical order.
 
     Raises:
         DataError: if a file is missing, or a line is not of that form.
@@ -60,13 +60,13 @@ def read_class_lists(lists: Mapping[Part, Path], suffix: str = "") -> tuple[list
 
 
 def read_lines(path: Path) -> list[tuple[int, str]]:
-    """The lines of a text file that are neither empty nor a ``#`` comment, with their numbers from 1."""
+    """Return the lines of a text file that are neither empty nor a ``#`` comment, with their numbers from 1."""
     lines = enumerate(map(str.strip, read_text(path).splitlines()), start=1)
     return [(number, line) for number, line in lines if line and not line.startswith("#")]
 
 
 def read_text(path: Path) -> str:
-    """The file as UTF-8. Raises DataError if it is missing or something else."""
+    """Return the file as UTF-8 text. Raises DataError if it is missing or something else."""
     try:
         with open_regular(path) as file:
             return file.read().decode("utf-8")

@@ -13,7 +13,7 @@ ATTEMPTS = 10
 
 
 def random_views(image: Image.Image, sample: int, views: int, size: int) -> list[Image.Image]:
-    """``views`` square images of ``size`` pixels, the same for a sample's number in every run.
+    """Return ``views`` square images of ``size`` pixels, the same for a sample's number in every run.
 
     Source: the augmentation that CoOp (arXiv:2109.01134) trains with, torchvision's RandomResizedCrop and flip.
     """
@@ -30,7 +30,10 @@ def _view(image: Image.Image, size: int, rng: np.random.Generator) -> Image.Imag
 
 
 def _crop(image_width: int, image_height: int, rng: np.random.Generator) -> tuple[int, int, int, int]:
-    """Left, top, width, height of a crop; after ten that do not fit, the largest central one of an allowed ratio."""
+    """Return left, top, width and height of a crop.
+
+    After ten crops that do not fit it is the largest central one of an allowed ratio.
+    """
     for _ in range(ATTEMPTS):
         area = image_width * image_height * rng.uniform(*AREA)
         ratio = math.exp(rng.uniform(*np.log(RATIO)))

@@ -1,4 +1,4 @@
-"""Caltech101, 100 classes of objects: without the background class and the second copy of the faces, as CoOp has it.
+"""Caltech101, 100 classes of objects: like CoOp's, without the background class and the second copy of the faces.
 
 Source: L. Fei-Fei, R. Fergus, P. Perona, *Learning Generative Visual Models from Few Training Examples*, 2004.
 """
@@ -17,7 +17,7 @@ RENAMED = {"Faces": "face", "Leopards": "leopard", "Motorbikes": "motorbike", "a
 
 
 def load(folder: Path) -> Dataset:
-    """CoOp's split; without its file all images, of no part, for there is no published split."""
+    """Load CoOp's split; without its file all images, of no part, since there is no published split."""
     split, images = folder / "split_zhou_Caltech101.json", folder / "101_ObjectCategories"
     by_file = split.exists()
     listed, class_names = read_coop_split(split) if by_file else _all_images(images)

@@ -66,7 +66,7 @@ def _class_names(meta: Path, key: str) -> tuple[str, ...]:
 
 
 def _batch(file: Path, labels_key: str, classes: int, meta: Path) -> tuple[np.ndarray, np.ndarray]:
-    """Pixels uint8 ``[n, 3072]`` and labels int64 ``[n]`` of one file."""
+    """Return pixels uint8 ``[n, 3072]`` and labels int64 ``[n]`` of one file."""
     batch = _dict(file)
     pixels = _entry(file, batch, "data")
     if not isinstance(pixels, np.ndarray):
@@ -83,7 +83,7 @@ def _batch(file: Path, labels_key: str, classes: int, meta: Path) -> tuple[np.nd
 
 
 def _dict(file: Path) -> dict[str, Any]:
-    """The file's dict; files that were rewritten by Python 3 may have keys of bytes."""
+    """Return the file's dict; files that were rewritten by Python 3 may have keys of bytes."""
     content = load_pickle(file)
     if not isinstance(content, dict):
         raise DataError(f"{file}: a {type(content).__name__}, should be CIFAR's dict")

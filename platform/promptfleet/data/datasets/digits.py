@@ -18,7 +18,7 @@ TEMPLATES = ("a handwritten digit {}.",)
 
 
 def load() -> Dataset:
-    """All digits as 8-bit grey images, 0 the paper and 255 the ink."""
+    """Load all digits as 8-bit grey images, 0 the paper and 255 the ink."""
     pixels, labels = read_digits()
     return Dataset(
         name="digits",
@@ -31,7 +31,7 @@ def load() -> Dataset:
 
 
 def read_digits() -> tuple[np.ndarray, np.ndarray]:
-    """Pixels uint8 ``[samples, 8, 8]`` and labels int64 ``[samples]``."""
+    """Return pixels uint8 ``[samples, 8, 8]`` and labels int64 ``[samples]``."""
     folder = Path(find_spec("sklearn").submodule_search_locations[0])  # not imported, which takes a second
     rows = np.loadtxt(folder / "datasets" / "data" / "digits.csv.gz", delimiter=",")
     pixels, labels = rows[:, :-1].reshape(-1, 8, 8), rows[:, -1]
@@ -39,5 +39,5 @@ def read_digits() -> tuple[np.ndarray, np.ndarray]:
 
 
 def read_pixels(pixels: np.ndarray, index: int) -> Image.Image:
-    """Sample ``index`` of grey pixels uint8 ``[samples, height, width]``."""
+    """Return sample ``index`` of grey pixels uint8 ``[samples, height, width]``."""
     return Image.fromarray(pixels[index])

@@ -14,12 +14,12 @@ from promptfleet.data.dataset import Dataset
 from promptfleet.data.datasets.digits import CLASS_NAMES, TEMPLATES, read_digits, read_pixels
 from promptfleet.seeding import stream
 
-SEED = 0  # of who gets which style, of angles and of noise: a part of the dataset, not of a federation
+SEED = 0  # seed of styles, angles and noise: a part of the dataset, not of a federation
 SIDE = 32
 
 
 def load() -> Dataset:
-    """Grey images of 32 x 32 pixels."""
+    """Load grey images of 32 x 32 pixels."""
     small, labels = read_digits()
     domains = _assign_styles(labels)
     draw = tuple(STYLES.values())
@@ -42,7 +42,7 @@ def load() -> Dataset:
 
 
 def _assign_styles(labels: np.ndarray) -> np.ndarray:
-    """A style for each sample, int64 ``[samples]``; class by class in turn, so sizes differ by one at most."""
+    """Return a style for each sample, int64 ``[samples]``; class by class in turn, so sizes differ by one at most."""
     order = stream(SEED, "digits_styles").permutation(len(labels))
     by_class = order[np.argsort(labels[order], kind="stable")]
     styles = np.empty(len(labels), dtype=np.int64)
@@ -63,14 +63,14 @@ def _thick(image: Image.Image, rng: np.random.Generator) -> Image.Image:
 
 
 def _rotated(image: Image.Image, rng: np.random.Generator) -> Image.Image:
-    """By 20 to 40 degrees to either side."""
+    """Rotate by 20 to 40 degrees to either side."""
     angle = rng.choice([-1, 1]) * rng.uniform(20, 40)
     turned = image.rotate(angle, Image.Resampling.BICUBIC, expand=True)  # the strokes touch the borders
     return turned.resize((SIDE, SIDE), Image.Resampling.BICUBIC)
 
 
 def _noisy(image: Image.Image, rng: np.random.Generator) -> Image.Image:
-    """With Gaussian noise of a standard deviation of 60 grey levels."""
+    """Add Gaussian noise of a standard deviation of 60 grey levels."""
     noise = rng.normal(0, 60, size=(SIDE, SIDE))
     return Image.fromarray(np.clip(np.asarray(image) + noise, 0, 255).astype(np.uint8))
 

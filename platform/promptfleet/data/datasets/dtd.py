@@ -13,7 +13,7 @@ TEMPLATES = ("{} texture.",)
 
 
 def load(folder: Path) -> Dataset:
-    """CoOp's split; without its file the first of the ten official ones."""
+    """Load CoOp's split; without its file the first of the ten official ones."""
     split, labels = folder / "split_zhou_DescribableTextures.json", folder / "labels"
     if split.exists():
         listed, class_names = read_coop_split(split)

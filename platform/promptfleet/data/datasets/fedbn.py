@@ -72,7 +72,7 @@ def _load(name: str, folder: Path, domains: tuple[str, ...], class_names: tuple[
 
 
 def _read_pair(file: Path) -> tuple[list[str], list[str]]:
-    """Paths and class names, equally many."""
+    """Return paths and class names, equally many."""
     value = load_pickle(file)
     value = list(value) if isinstance(value, np.ndarray) and value.ndim else value
     pair = [_texts(column) for column in value] if isinstance(value, (tuple, list)) else []
@@ -82,7 +82,7 @@ def _read_pair(file: Path) -> tuple[list[str], list[str]]:
 
 
 def _texts(column: Any) -> list[str] | None:
-    """The column as strings; None if it is not one."""
+    """Return the column as strings; None if it is not one."""
     values = column.tolist() if isinstance(column, np.ndarray) else column
     if not isinstance(values, (list, tuple)):
         return None
@@ -94,7 +94,7 @@ def _texts(column: Any) -> list[str] | None:
 
 
 def _from_folder(folder: Path, paths: list[str]) -> list[str]:
-    """Paths as seen from the dataset's folder, whose name FedBN's pickles put first."""
+    """Return paths within the dataset's folder; FedBN's pickles put its name first."""
     if not paths or (folder / paths[0]).exists():
         return paths
     return [path.partition("/")[2] or path for path in paths]

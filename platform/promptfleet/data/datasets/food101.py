@@ -13,7 +13,7 @@ TEMPLATES = ("a photo of {}, a type of food.",)
 
 
 def load(folder: Path) -> Dataset:
-    """CoOp's split; without its file the official one, which has no validation part."""
+    """Load CoOp's split; without its file the official one, which has no validation part."""
     split, meta = folder / "split_zhou_Food101.json", folder / "meta"
     if split.exists():
         listed, class_names = read_coop_split(split)

@@ -1,4 +1,4 @@
-"""Any folder of images: ``<split>/<class>/*``, or ``<domain>/<split>/<class>/*``, found out from its first level."""
+"""Any folder of images: ``<split>/<class>/*``, or ``<domain>/<split>/<class>/*``, recognized by its first level."""
 
 import logging
 from pathlib import Path
@@ -17,7 +17,7 @@ LAYOUT = "imagefolder reads <split>/<class>/* or <domain>/<split>/<class>/*, a s
 
 
 class _ClassFolder(NamedTuple):
-    """``path`` counts from the dataset's folder, with slashes."""
+    """Folder of one class; ``path`` counts from the dataset's folder, with slashes."""
 
     path: str
     class_name: str
@@ -26,7 +26,9 @@ class _ClassFolder(NamedTuple):
 
 
 def load(folder: Path) -> Dataset:
-    """Classes are the names of all class folders, in alphabetical order; one may lack in some splits and domains.
+    """Load a folder whose class folders name the classes, in alphabetical order.
+
+    A class may be missing in some splits and domains.
 
     Raises:
         DataError: if a level is neither split nor domain, a class has no image in any split, or the tree cannot be

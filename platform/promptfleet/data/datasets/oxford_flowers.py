@@ -19,14 +19,14 @@ PARTS = {"trnid": Part.TRAIN, "valid": Part.VAL, "tstid": Part.TEST}
 
 
 def load(folder: Path) -> Dataset:
-    """CoOp's split; without its file the official one, which is another split of the same images."""
+    """Load CoOp's split; without its file the official one, which is another split of the same images."""
     split = folder / "split_zhou_OxfordFlowers.json"
     listed, class_names = read_coop_split(split) if split.exists() else _official(folder)
     return image_dataset("oxford_flowers", folder / "jpg", listed, class_names, TEMPLATES)
 
 
 def _official(folder: Path) -> tuple[list[ListedImage], tuple[str, ...]]:
-    """``setid.mat`` numbers the images of each part from 1, ``imagelabels.mat`` has the class id of every image.
+    """Load the official split: ``setid.mat`` numbers the images of each part from 1, ``imagelabels.mat`` has class ids.
 
     Class ids without an image are left out, and the others renumbered from 0.
     """
@@ -47,7 +47,7 @@ def _official(folder: Path) -> tuple[list[ListedImage], tuple[str, ...]]:
 
 
 def _read_mat(path: Path, *names: str) -> list[np.ndarray]:
-    """Whole numbers of a MATLAB file, each variable as int64 ``[n]``."""
+    """Return whole numbers of a MATLAB file, each variable as int64 ``[n]``."""
     try:
         with open_regular(path) as file:
             content = read_numbers(file.read())
@@ -61,7 +61,7 @@ def _read_mat(path: Path, *names: str) -> list[np.ndarray]:
 
 
 def _whole_numbers(values: np.ndarray) -> np.ndarray:
-    """MATLAB's numbers, which may be stored as floats, as int64 ``[n]``."""
+    """Return MATLAB's numbers, which may be stored as floats, as int64 ``[n]``."""
     with np.errstate(invalid="ignore"):  # NaN and numbers beyond int64, which are then not what they were
         numbers = values.astype(np.int64)
     if (numbers != values).any():

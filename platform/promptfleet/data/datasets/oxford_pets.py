@@ -15,14 +15,17 @@ TEMPLATES = ("a photo of a {}, a type of pet.",)
 
 
 def load(folder: Path) -> Dataset:
-    """CoOp's split; without its file the official one, which has no validation part."""
+    """Load CoOp's split; without its file the official one, which has no validation part."""
     split = folder / "split_zhou_OxfordPets.json"
     listed, class_names = read_coop_split(split) if split.exists() else _official(folder / "annotations")
     return image_dataset("oxford_pets", folder / "images", listed, class_names, TEMPLATES)
 
 
 def _official(annotations: Path) -> tuple[list[ListedImage], tuple[str, ...]]:
-    """Lines ``Abyssinian_100 1 1 1``: image, class id from 1, species, breed. Ids with gaps are renumbered from 0."""
+    """Load the official split: lines ``Abyssinian_100 1 1 1`` are image, class id from 1, species and breed.
+
+    Ids with gaps are renumbered from 0.
+    """
     rows, breeds = [], {}
     for part, path in ((Part.TRAIN, annotations / "trainval.txt"), (Part.TEST, annotations / "test.txt")):
         for number, line in read_lines(path):

@@ -17,7 +17,7 @@ def assign(
     rng: np.random.Generator,
     draws: int = MAX_DRAWS,
 ) -> list[np.ndarray]:
-    """Share each class out by proportions drawn from Dirichlet(alpha) over the clients. Every sample is used.
+    """Divide each class by proportions drawn from Dirichlet(alpha) over the clients. Every sample is used.
 
     Draws at most ``draws`` times until every client has ``settings.min_samples``.
 
@@ -41,7 +41,7 @@ def assign(
 def _draw_cuts(
     class_sizes: np.ndarray, clients: int, settings: PartitionConfig, rng: np.random.Generator, draws: int
 ) -> np.ndarray:
-    """Where to cut each class's samples so that every client ends up with enough: ``[classes, clients - 1]``."""
+    """Return the cuts ``[classes, clients - 1]`` of each class's samples such that every client gets enough."""
     most = 0
     for _ in range(draws):
         proportions = rng.dirichlet(np.full(clients, settings.alpha), size=len(class_sizes))

@@ -8,7 +8,7 @@ from promptfleet.errors import ConfigError
 
 
 def assign(samples: Samples, *, clients: int, settings: PartitionConfig, rng: np.random.Generator) -> list[np.ndarray]:
-    """Deal the classes in random order, round(classes / clients) to a client and what remains to the last one.
+    """Deal the classes in random order, round(classes / clients) to a client and the rest to the last one.
 
     Halves are rounded to even numbers. Every sample is used.
 

@@ -8,7 +8,7 @@ from promptfleet.errors import ConfigError, DataError
 
 
 def assign(samples: Samples, *, clients: int, settings: PartitionConfig, rng: np.random.Generator) -> list[np.ndarray]:
-    """Give every client one domain, and every domain to about as many clients, who share it out at random.
+    """Give every client one domain, and every domain to about as many clients, who divide it at random.
 
     Raises:
         ConfigError: if the dataset has no domains, or more than there are clients.
@@ -21,7 +21,7 @@ def assign(samples: Samples, *, clients: int, settings: PartitionConfig, rng: np
 
 
 def clients_by_domain(samples: Samples, clients: int, settings: PartitionConfig) -> list[np.ndarray]:
-    """The clients of each domain: neighbours in client order, and as many as of any other domain, or one more.
+    """Return the clients of each domain: neighbours in client order, as many as of any other domain or one more.
 
     Raises ConfigError as ``assign`` says, and DataError if a domain has no sample.
     """
@@ -40,6 +40,6 @@ def clients_by_domain(samples: Samples, clients: int, settings: PartitionConfig)
     if len(empty):
         raise DataError(
             f"partition.kind={settings.kind}: domain {samples.domain_names[empty[0]]!r} has no sample to train on, and "
-            f"each domain has clients of its own; add some, remove the domain, or use partition.kind=dirichlet"
+            f"each domain has its own clients; add some, remove the domain, or use partition.kind=dirichlet"
         )
     return np.array_split(np.arange(clients), domains)

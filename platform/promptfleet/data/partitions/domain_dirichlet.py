@@ -1,4 +1,4 @@
-"""Feature and label shift: each client sees one domain, and of that its own mix of classes."""
+"""Feature and label shift: each client sees one domain, with its own mix of classes."""
 
 import numpy as np
 
@@ -18,7 +18,7 @@ def assign(
     rng: np.random.Generator,
     draws: int = MAX_DRAWS,
 ) -> list[np.ndarray]:
-    """Give every client one domain, and share each domain out by Dirichlet(alpha) over its clients.
+    """Give every client one domain, and divide each domain by Dirichlet(alpha) over its clients.
 
     Raises:
         ConfigError: if the dataset has no domains, or more than there are clients.

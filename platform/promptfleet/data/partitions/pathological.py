@@ -42,7 +42,7 @@ def assign(samples: Samples, *, clients: int, settings: PartitionConfig, rng: np
 
 
 def _deal_classes(classes: int, clients: int, classes_per_client: int, rng: np.random.Generator) -> np.ndarray:
-    """Each client takes the classes dealt least so far, ties at random: bool ``[clients, classes]``."""
+    """Deal each client the classes dealt least so far, ties at random: bool ``[clients, classes]``."""
     sees = np.zeros((clients, classes), dtype=bool)
     for client in range(clients):
         least_dealt_first = np.lexsort((rng.random(classes), sees.sum(axis=0)))

@@ -1,4 +1,4 @@
-"""Quantity skew: clients differ in how much they have, not in what."""
+"""Quantity skew: clients differ in their numbers of samples, not in the kinds."""
 
 import numpy as np
 

@@ -106,5 +106,5 @@ def test_objects_that_shared_memory_has_no_room_for_need_it_elsewhere(place, mon
     monkeypatch.setattr(ray_folder_module, "_free_bytes", lambda folder: left.get(folder, 2**31))
     with caplog.at_level("INFO", logger="promptfleet"), ray_folder(2**30) as folder:
         assert folder.parent == place.with_name("usual")
-    assert "Ray's objects lie on disk, which is slower: /dev/shm has 64 MB left, they take 1024 MB" in caplog.text
+    assert "Ray's objects are on disk, which is slower: /dev/shm has 64 MB left, they take 1024 MB" in caplog.text
     assert f"{place} has 1024 MB left, at least 1088 MB are needed" in caplog.text

@@ -14,7 +14,7 @@ def test_everybody_answers_or_who_does_not_is_named_at_once(monkeypatch):
         addresses = [one.getsockname(), other.getsockname()]
         assert unreachable(addresses) is None
     started = time.monotonic()
-    assert unreachable(addresses) == f"nobody listens at 127.0.0.1:{addresses[0][1]}"
+    assert unreachable(addresses) == f"no process listens at 127.0.0.1:{addresses[0][1]}"
     assert time.monotonic() - started < 1
 
 

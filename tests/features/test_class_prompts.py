@@ -34,8 +34,8 @@ def warn(backbone, caplog):
     return of
 
 
-SAME = "CLIP cannot tell classes apart whose names are the same tokens: "
-UNKNOWN = "glyph-clip does not know the words that would tell classes apart: "
+SAME = "CLIP cannot distinguish classes whose names are the same tokens: "
+UNKNOWN = "glyph-clip does not know the words that would distinguish classes: "
 
 
 @pytest.mark.parametrize(
@@ -90,7 +90,7 @@ def test_a_federation_warns_once_and_names_the_class_that_leaves_too_little_room
     mine = {"dataset": "imagefolder", "data": {"root": str(tmp_path), "folder": "mine"}, "partition": {"kind": "iid"}}
     prepare(small_config(**mine), small_config(**mine, seed=1))
     assert [message for message in caplog.messages if "same tokens" in message] == [
-        "imagefolder: CLIP cannot tell classes apart whose names are the same tokens: 'Dog' and 'dog'"
+        "imagefolder: CLIP cannot distinguish classes whose names are the same tokens: 'Dog' and 'dog'"
     ]
     message = f"prompt_length=16 does not fit: .* class '{long}', the longest of imagefolder, leaves room for 14 tokens"
     with pytest.raises(ConfigError, match=message):

@@ -124,7 +124,7 @@ def test_without_its_ray_session_it_ends_at_once_and_can_be_gone_on_with(root, t
     started = time.monotonic()
     assert job.wait() == 1
     assert time.monotonic() - started < 30  # Ray itself would take a minute
-    assert "error: the Ray session is gone" in job.text()
+    assert "error: the Ray session has ended" in job.text()
     assert job.text().endswith("resume with: python jobs/train.py --resume killed\n")
     resumed(root, tmp_path, undisturbed)
     ends_by_itself(job)

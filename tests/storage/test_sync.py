@@ -90,7 +90,7 @@ def test_a_machine_goes_on_with_its_own_folder_unless_another_one_has_been_there
     with synced_storage(storage):
         assert (storage.folder / "result.json").read_text() == "3"
     assert (storage.folder.with_suffix(".old") / "result.json").read_text().startswith("2")
-    assert f"what was here is now in {storage.folder.with_suffix('.old')}" in caplog.text
+    assert f"the files from here are now in {storage.folder.with_suffix('.old')}" in caplog.text
 
 
 @pytest.mark.parametrize(
@@ -104,7 +104,7 @@ def test_notes_that_are_damaged_count_for_nothing(machine, tmp_path, caplog, not
     with synced_storage(storage):
         assert (storage.folder / "result.json").read_text() == "1"
     assert f"{storage.folder}/.home.json: damaged (" in caplog.text
-    assert "taking what is at the address" in caplog.text
+    assert "using the files at the address" in caplog.text
 
 
 @pytest.mark.parametrize("held", ["", "[]", '{"folder": "a"}', "[" * 9999, '{"process": "x"}'])

@@ -1,1 +1,1 @@
-"""Ray as this platform uses it: sessions, helper processes, files on nodes, and the fork server."""
+"""Ray for this platform: sessions, helper processes, files on nodes, and the fork server."""

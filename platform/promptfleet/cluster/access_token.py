@@ -1,4 +1,4 @@
-"""The token that processes of a Ray on this machine ask of each other."""
+"""Token that processes of a Ray on this machine demand from each other."""
 
 import contextlib
 import functools
@@ -16,8 +16,8 @@ FILE = ".ray/auth_token"
 def private_token() -> Iterator[None]:
     """Give a Ray that is started within this block a token that other users cannot read.
 
-    Ray itself keeps one in ``~/.ray/auth_token``, readable for everybody, and does not start without it. Where that
-    file cannot be used, or there is no home at all, a token of this process alone takes its place.
+    Ray itself keeps one in ``~/.ray/auth_token``, readable for all users, and does not start without it. If that file
+    cannot be used, or there is no home at all, a token of this process alone replaces it.
     """
     chosen = os.environ.get(TOKEN) or os.environ.get(TOKEN_PATH) or os.environ.get(MODE, "token").lower() != "token"
     if chosen:
@@ -32,7 +32,7 @@ def private_token() -> Iterator[None]:
 
 @functools.cache
 def _token() -> str:
-    """The token of this process; Ray remembers the one that it has seen first."""
+    """Return the token of this process; Ray remembers the first one that it sees."""
     try:
         return kept_token(Path.home() / FILE)
     except (OSError, RuntimeError, ValueError):  # RuntimeError: there is no home
@@ -40,7 +40,7 @@ def _token() -> str:
 
 
 def kept_token(path: Path) -> str:
-    """Return the token in a file, which is made where it is not there, and made private to this user.
+    """Return the token in a file, which is made if missing, and made private to this user.
 
     Raises:
         OSError: it cannot be made or read.

@@ -1,4 +1,4 @@
-"""Ray as a job on one machine needs it: without helper processes, and not to be reached from elsewhere."""
+"""Ray for a job on one machine: without helper processes, and unreachable from other machines."""
 
 import signal
 import threading
@@ -12,7 +12,7 @@ HELPERS = ("start_api_server", "start_monitor", "start_log_monitor")
 
 @contextmanager
 def without_helpers() -> Iterator[None]:
-    """A Ray that ``ray.init`` starts within this block has no dashboard, no autoscaler and nobody to forward its logs.
+    """Start Ray without dashboard, autoscaler and log forwarding, if ``ray.init`` runs within this block.
 
     Ray has no setting for that: with ``include_dashboard=False`` it starts the dashboard's process all the same, and
     waits for it. The three take 180 MB and, on two cores, 2 s of the start.
@@ -27,10 +27,10 @@ def without_helpers() -> Iterator[None]:
 
 @contextmanager
 def on_loopback() -> Iterator[None]:
-    """A Ray that ``ray.init`` starts within this block listens on the loopback address alone.
+    """Make a Ray that ``ray.init`` starts within this block listen on the loopback address alone.
 
-    Ray does that by itself on systems other than Linux; an address of 127.0.0.1 that it is given means this machine's
-    outward one to it.
+    Ray does that by itself on systems other than Linux; for an address of 127.0.0.1 it takes this machine's outward
+    one.
     """
     from ray._private import ray_constants
 
@@ -40,7 +40,7 @@ def on_loopback() -> Iterator[None]:
 
 @contextmanager
 def away_from_the_terminal() -> Iterator[None]:
-    """A Ray that ``ray.init`` starts within this block is not in this process's group, which a terminal signals.
+    """Keep a Ray that ``ray.init`` starts within this block out of this process's group, which a terminal signals.
 
     It ends with this process all the same.
     """
@@ -53,9 +53,9 @@ def away_from_the_terminal() -> Iterator[None]:
 
 @contextmanager
 def own_signals() -> Iterator[None]:
-    """``ray.init`` within this block leaves what this process does about SIGTERM as it was.
+    """Keep this process's handler of SIGTERM as it was, although ``ray.init`` runs within this block.
 
-    Ray would have Python exit, and then a handler in C++ print a stack and abort.
+    Ray would make Python exit, and then a handler in C++ print a stack and abort.
     """
     from ray._private import utils
 
@@ -68,7 +68,7 @@ def own_signals() -> Iterator[None]:
 
 @contextmanager
 def replaced(owner: Any, name: str, value: Any) -> Iterator[None]:
-    """Within this block ``owner`` has another value; none, where another Ray calls it otherwise."""
+    """Replace the value of ``owner.name`` within this block; nothing happens if this Ray lacks the name."""
     if not hasattr(owner, name):
         yield
         return

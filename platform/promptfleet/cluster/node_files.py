@@ -1,7 +1,7 @@
-"""Files of one node on the others: copied once to each, and mapped there by every process that wants them.
+"""Files of one node on the others: copied once to each node, and mapped there by all of its processes.
 
-A node's copies are in a folder of temporary files whose name is known, so that later jobs find them. It is used only if
-nobody but this user can have put anything there, and a copy only if its size and checksum are right.
+A node's copies are in a folder of temporary files with a known name, so that later jobs find them. The folder is used
+only if no other user can have put anything there, and a copy only if its size and checksum are right.
 """
 
 import os
@@ -26,10 +26,10 @@ CHUNK = 2**26
 
 @dataclass(frozen=True)
 class NodeFile:
-    """A file of a feature store, on the node with id ``node``; without one every node has it.
+    """A file of a feature store, on the node with id ``node``; without a node, on all of them.
 
-    ``bytes`` and ``written_ns`` tell its copies from those of another one that had the same name. ``token`` names a
-    folder that nobody could prepare, for nodes where the usual one is not this user's alone.
+    ``bytes`` and ``written_ns`` distinguish its copies from those of an earlier file of that name. ``token`` names a
+    folder that no other user could prepare, for nodes where the usual one is not this user's alone.
     """
 
     path: str
@@ -44,7 +44,7 @@ class NodeFile:
         return cls(str(path.absolute()), node, stat.st_size, stat.st_mtime_ns)
 
     def here(self) -> Path:
-        """Where this node has it. Of the node's processes the first one copies it, and the others wait for that.
+        """Return the file's path on this node. The first process of the node copies it, and the others wait for that.
 
         Raises:
             DataError: this node's disk refuses, or the file has changed.
@@ -72,7 +72,7 @@ class NodeFile:
         return True
 
     def _chunks(self) -> Iterator[bytes]:
-        """The file's content, read on its own node."""
+        """Yield the file's content, read on its own node."""
         strategy = NodeAffinitySchedulingStrategy(self.node, soft=False)
         read = ray.remote(_read).options(num_cpus=0, scheduling_strategy=strategy)
         for start in range(0, self.bytes, CHUNK):
@@ -84,7 +84,8 @@ class NodeFile:
 
 
 def copies_folder(token: str) -> Path:
-    """Where this node keeps copies: the usual folder, or one named after ``token``. Raises DataError: neither is ours.
+    """Return this node's folder of copies: the usual one, or one named after ``token``. Raises DataError: neither is
+    ours.
 
     Raises OSError: a folder cannot be made.
     """
@@ -99,7 +100,7 @@ def copies_folder(token: str) -> Path:
 
 
 def _is_private(folder: Path) -> bool:
-    """Tell whether no other user can have put anything there; takes away other users' rights."""
+    """Return True if no other user can have put anything there; takes away other users' rights."""
     found = os.lstat(folder)
     if not stat.S_ISDIR(found.st_mode) or found.st_uid != os.getuid() or found.st_mode & 0o022:
         return False

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Node:
-    """Resources of one machine of the cluster; ``has_storage`` says whether it has the files under ``storage.path``.
+    """Resources of one machine of the cluster; ``has_storage``: it has the files under ``storage.path``.
 
     ``gpu_bytes`` is the memory of its smallest GPU, 0 where that is not known.
     """

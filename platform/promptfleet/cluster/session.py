@@ -1,4 +1,4 @@
-"""Starting, joining and leaving Ray: quietly, and with nothing left behind."""
+"""Sessions of Ray: starting, joining and leaving quietly, without leftovers."""
 
 import logging
 import os
@@ -30,7 +30,7 @@ QUIET = {
     "RAY_AIR_NEW_OUTPUT": "0",
     "RAY_SCHEDULER_EVENTS": "0",
     "RAY_USAGE_STATS_ENABLED": "0",
-    "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "1",  # who has no share of a GPU sees none
+    "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "1",  # a process without a share of a GPU sees none
     "RAY_IGNORE_UNHANDLED_ERRORS": "1",
     "RAY_TRAIN_COUNT_PREEMPTION_AS_FAILURE": "1",
     "RAY_worker_niceness": "0",
@@ -43,13 +43,13 @@ CONNECT_TIMEOUT_S = 5.0
 
 
 def local_nodes() -> list[Node]:
-    """This machine as Ray would start on it, without starting it."""
+    """Return this machine as a node of a Ray that would start on it, without starting it."""
     sizes = gpu_sizes()
     return [Node(float(len(os.sched_getaffinity(0))), float(len(sizes)), gpu_bytes=min(sizes, default=0))]
 
 
 def ray_runs() -> bool:
-    """Whether this process is connected to Ray; does not import it."""
+    """Return True if this process is connected to Ray; does not import it."""
     is_initialized = getattr(sys.modules.get("ray"), "is_initialized", None)  # another thread may be importing it
     return is_initialized is not None and is_initialized()
 
@@ -58,7 +58,7 @@ def ray_runs() -> bool:
 def ray_with(
     prepare: Callable[[], T], address: str | None, *, fork_server: str, storage: StorageConfig
 ) -> Iterator[tuple[T, list[Node]]]:
-    """What ``prepare`` gives, and the nodes of a ``ray_session``.
+    """Give the result of ``prepare``, and the nodes of a ``ray_session``.
 
     A cluster is joined first, since images are encoded faster there than in this process; a Ray of this machine alone
     is not started before. Raises StorageError first: ``storage`` cannot be written.
@@ -107,12 +107,12 @@ def ray_session(
 
 
 def _note_message(message: Mapping[str, Any], **_: Any) -> None:
-    """Keep what Ray would print whatever its log level, such as that many processes have been started, from users."""
+    """Log a message that Ray would print at any log level, such as that many processes have been started."""
     logger.debug("ray: %s", message.get("lines"))
 
 
 def _check_command_line(words: Sequence[str]) -> None:
-    """Raise ResourceError for what Ray, which notes the command line that starts it as UTF-8, cannot note."""
+    """Raise ResourceError for a command line that is no UTF-8, which Ray records at its start."""
     odd = [word for word in words if encodable(word) != word]
     if odd:
         raise ResourceError(
@@ -148,7 +148,7 @@ def _start(ray, session: ExitStack, wanted: str) -> None:
 
 
 def _fork_server(wanted: str, folder: Path, session: ExitStack) -> ForkServer | None:
-    """A fork server that starts beside Ray, where there can be one and ``wanted`` is not "off"."""
+    """Start a fork server next to Ray, if there can be one and ``wanted`` is not "off"."""
     if wanted == "off":
         return None
     reason = unavailable()
@@ -180,7 +180,7 @@ def _join(ray, session: ExitStack, address: str, fork_server: str) -> None:
 
 
 def _check_reachable(address: str) -> None:
-    """Raise OSError at once where nobody listens; Ray itself would try for minutes."""
+    """Raise OSError at once if no process listens; Ray itself would try for minutes."""
     host, _, port = address.rpartition(":")
     if port.isdecimal() and "://" not in address:
         with socket.create_connection((host, int(port)), timeout=CONNECT_TIMEOUT_S):

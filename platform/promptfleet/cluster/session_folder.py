@@ -14,7 +14,7 @@ from promptfleet.errors import ResourceError
 logger = logging.getLogger(__name__)
 
 PREFIX, LOCK = "pf-", "lock"
-SOCKET_BYTES = 107  # the longest path of a socket that Linux takes
+SOCKET_BYTES = 107  # longest path of a socket in Linux
 LONGEST_BELOW = len("/pf-abcdefgh/session_2026-11-28_05-18-55_123456_4194304/sockets/plasma_store")
 LONGEST = SOCKET_BYTES - LONGEST_BELOW
 SHARED_MEMORY = "/dev/shm"
@@ -24,10 +24,10 @@ LOG_BYTES = 2**26  # Ray hangs where it cannot write its logs
 
 @contextlib.contextmanager
 def ray_folder(object_store_bytes: int) -> Iterator[Path]:
-    """Make a folder for one driver, which goes with the block; with room for what ``/dev/shm`` cannot take.
+    """Make a folder for one driver, which is removed after the block; with room for objects beyond ``/dev/shm``.
 
-    What drivers left that were killed goes first. The folder lies in ``RAY_TMPDIR``, else where Python keeps temporary
-    files, else, as that path is too long for sockets, full, or cannot be written, where there usually is room.
+    Folders of killed drivers are removed first. The folder is in ``RAY_TMPDIR``, else where Python keeps temporary
+    files, else, if that path is too long for sockets, full, or cannot be written, where there usually is room.
 
     Raises:
         ResourceError: there is no such place.
@@ -37,7 +37,7 @@ def ray_folder(object_store_bytes: int) -> Iterator[Path]:
     folder = Path(tempfile.mkdtemp(prefix=PREFIX, dir=parent))
     with (folder / "new").open("wb") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
-        (folder / "new").rename(folder / LOCK)  # only now it can be taken for abandoned
+        (folder / "new").rename(folder / LOCK)  # only now it can be found and taken for abandoned
         try:
             yield folder
         finally:
@@ -45,12 +45,12 @@ def ray_folder(object_store_bytes: int) -> Iterator[Path]:
 
 
 def _beside_shared_memory(wanted: int) -> int:
-    """How many bytes of Ray's objects will lie in its folder: all, where shared memory has too little room for them."""
+    """Return the bytes of Ray's objects in its folder: all, if shared memory has too little room for them."""
     free = _free_bytes(SHARED_MEMORY) if os.path.isdir(SHARED_MEMORY) else 0
     if free >= wanted:
         return 0
     logger.info(
-        "Ray's objects lie on disk, which is slower: %s has %d MB left, they take %d MB",
+        "Ray's objects are on disk, which is slower: %s has %d MB left, they take %d MB",
         SHARED_MEMORY,
         *_mb(free, wanted),
     )
@@ -82,7 +82,7 @@ def _parent(needed: int) -> str:
 
 
 def _problem(folder: str, needed: int) -> str | None:
-    """Why Ray cannot keep its sockets there, if so."""
+    """Return the reason why Ray cannot keep its sockets there, if there is one."""
     try:
         length = len(folder.encode())
         if length > LONGEST:

@@ -23,7 +23,7 @@ PAGE = mmap.PAGESIZE
 class Packed:
     """Tensors in one block ``uint8 [bytes]``; ``index`` has offset, shape and dtype by name.
 
-    A page of padding stands at both ends, so that all tensors lie within whole pages wherever the block begins.
+    A page of padding is at both ends, so that all tensors are within whole pages at any start of the block.
     """
 
     block: np.ndarray
@@ -44,7 +44,7 @@ def pack(tensors: Mapping[str, Tensor]) -> Packed:
 
 
 def unpack(packed: Packed) -> dict[str, Tensor]:
-    """Tensors that share the block's memory; nothing is copied."""
+    """Return tensors that share the block's memory; nothing is copied."""
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="The given NumPy array is not writable")
         return {name: torch.from_numpy(_view(packed.block, entry)) for name, entry in packed.index.items()}

@@ -1,11 +1,11 @@
-"""The reason why Ray did not start, as far as it can be told."""
+"""Reasons why Ray did not start, as far as its output shows them."""
 
 import re
 from pathlib import Path
 
 from promptfleet.errors import first_line
 
-TIMED_OUT = "timed out"  # what Ray says when one of its processes has ended, too
+TIMED_OUT = "timed out"  # Ray's words when one of its processes has ended, too
 LOGS = ("raylet.err", "raylet.out", "gcs_server.err", "gcs_server.out")  # the cause comes last
 FATAL = re.compile(r"^\[\S+ \S+ [CF] \d+ \d+\] (?:\(\w+\) )?\S+: +(?P<text>.+)$")  # [time C process thread] (who) file:
 WITHOUT = "train.py can do without Ray: --set runtime.backend=local"

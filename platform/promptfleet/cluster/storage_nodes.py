@@ -1,8 +1,8 @@
-"""Which nodes of a cluster have ``storage.path``: all of them, or only the one that this process runs on.
+"""Nodes of a cluster that have ``storage.path``: all of them, or only the one of this process.
 
 A folder that all nodes share is used from everywhere. A folder of this node alone is written by processes of this node,
-where the trials' own processes are kept, and what other nodes read is copied to them (see ``node_files``). An address
-must be one for all of them.
+so the trials' own processes stay here; files that other nodes read are copied to them (see ``node_files``). An address
+must be the same for all of them.
 """
 
 import socket
@@ -26,7 +26,7 @@ ABSENT = "absent"
 
 
 def nodes_with_storage(storage: StorageConfig | None) -> list[Node]:
-    """The cluster's nodes that are alive, asked whether they have ``storage.path`` where there are several.
+    """Return the cluster's living nodes; if there are several, each is asked for ``storage.path``.
 
     Raises:
         ConfigError: the folder cannot be made or written here.
@@ -50,14 +50,14 @@ def nodes_with_storage(storage: StorageConfig | None) -> list[Node]:
 
 
 def is_shared(nodes: Sequence[Node]) -> bool:
-    """Whether files under ``storage.path`` are there on every node; a node alone does not know about others to come."""
+    """Return True if files under ``storage.path`` are on every node; a single node cannot know about later ones."""
     return len(nodes) > 1 and all(node.has_storage for node in nodes)
 
 
 def where_trials_run(nodes: Sequence[Node], storage: StorageConfig) -> dict[str, float]:
-    """Resources for a trial's own process, which writes checkpoints, that only nodes have that can write them.
+    """Return resources for a trial's own process, which only nodes have that can write its checkpoints.
 
-    Raises ResourceError if this node alone can, and offers no CPU to go with them.
+    Raises ResourceError if only this node can write them and it offers no CPU.
     """
     if storage.address is not None or is_shared(nodes):
         return {}
@@ -71,7 +71,7 @@ def where_trials_run(nodes: Sequence[Node], storage: StorageConfig) -> dict[str,
 
 
 def _ask(nodes: Sequence[dict], storage: StorageConfig) -> dict[str, str]:
-    """Each node's answer by its id. Raises as ``nodes_with_storage``."""
+    """Return each node's answer by its id. Raises as ``nodes_with_storage``."""
     folder = storage.folder.absolute()
     marker = folder / f".reachable-{uuid.uuid4().hex}"
     try:
@@ -89,7 +89,7 @@ def _ask(nodes: Sequence[dict], storage: StorageConfig) -> dict[str, str]:
 
 
 def _ask_for_address(nodes: Sequence[dict], storage: StorageConfig) -> dict[str, str]:
-    """The same for an address, where each node looks for a file of this one, and puts one of its own."""
+    """Do the same for an address: each node looks for a file of this one, and writes one."""
     remote, marker = RemoteFolder(storage, storage.folder), f".reachable-{uuid.uuid4().hex}"
     addresses = {node["NodeID"]: node["NodeManagerAddress"] for node in nodes}
     try:
@@ -98,13 +98,13 @@ def _ask_for_address(nodes: Sequence[dict], storage: StorageConfig) -> dict[str,
         remote.delete(marker)
     except OSError as error:
         raise ConfigError(f"storage.path={storage.path}: cannot be used ({first_line(error)})") from None
-    return dict.fromkeys(answers, ABSENT)  # of its files each node has its own
+    return dict.fromkeys(answers, ABSENT)  # each node has its own copies of the files
 
 
 def _answers(
     addresses: Mapping[str, str], path: str | Path, look: Callable[..., str], *arguments: Any
 ) -> dict[str, str]:
-    """What ``look`` says on each node, by its id; ``addresses`` are the nodes' own. Raises ResourceError."""
+    """Return the result of ``look`` on each node, by its id; ``addresses`` are the nodes' own. Raises ResourceError."""
     asked = {}
     for node in addresses:
         strategy = NodeAffinitySchedulingStrategy(node, soft=False)
@@ -115,7 +115,7 @@ def _answers(
 
 
 def _look(marker: Path) -> str:
-    """Whether the folder of ``marker`` is here: ``ABSENT``, nothing if it can be written, or else why not."""
+    """Return ``ABSENT`` without the folder of ``marker``, an empty text if it can be written, else the reason."""
     if not marker.exists():
         return ABSENT
     try:
@@ -128,7 +128,7 @@ def _look(marker: Path) -> str:
 
 
 def _look_there(storage: StorageConfig, marker: str) -> str:
-    """The same for an address, where nothing is ``ABSENT``."""
+    """Do the same for an address, where nothing is ``ABSENT``."""
     remote, own = RemoteFolder(storage, storage.folder), f"{marker}-{uuid.uuid4().hex}"
     try:
         if remote.read(marker) is None:

@@ -1,7 +1,7 @@
-"""Whether the Ray that this process is connected to is still there.
+"""Watch over the Ray that this process is connected to.
 
-Ray itself ends a driver whose session was killed, but only after a minute, and without a word of what to do next.
-Meanwhile everything that runs on it seems to fail by itself.
+Ray itself ends a driver whose session was killed, but only after a minute, and without a hint at the next step.
+Meanwhile every task on it seems to fail by itself.
 """
 
 import os
@@ -19,7 +19,7 @@ from promptfleet.errors import FederationError
 
 CHECK_EVERY_S = 1.0
 CONNECT_TIMEOUT_S = 5.0
-PATIENCE_S = 20.0  # for one that cannot be reached, which a network may be to blame for
+PATIENCE_S = 20.0  # for one that cannot be reached, which may be the network's fault
 GONE = 1  # exit status
 AGENTS = (b"ray::DashboardAgent", b"ray::RuntimeEnvAgent")
 
@@ -31,15 +31,15 @@ class RayGone(FederationError):
 
 
 def require_ray() -> None:
-    """Raise RayGone if nobody answers where this process's Ray was."""
+    """Raise RayGone if this process's Ray no longer answers."""
     gone = unreachable(_addresses())
     if gone is not None:
-        raise RayGone(f"the Ray session is gone ({gone})")
+        raise RayGone(f"the Ray session has ended ({gone})")
 
 
 @contextmanager
 def leaving_when_ray_is_gone(hint: str) -> Iterator[None]:
-    """End this process, saying ``hint``, as soon as a Ray that it joins or starts in this block has died.
+    """End this process, printing ``hint``, as soon as a Ray that it joins or starts in this block has died.
 
     Ctrl-C leaves the block with ``hint`` as well, as the KeyboardInterrupt's text.
     """
@@ -54,7 +54,7 @@ def leaving_when_ray_is_gone(hint: str) -> Iterator[None]:
 
 
 def unreachable(addresses: list[Address]) -> str | None:
-    """Why not all of the addresses answer, None if they do. Tries again where it may be the network's fault."""
+    """Return the reason why not all addresses answer, None if they do. Tries again if it may be the network's fault."""
     deadline = time.monotonic() + PATIENCE_S
     for host, port in addresses:
         while True:
@@ -62,7 +62,7 @@ def unreachable(addresses: list[Address]) -> str | None:
                 socket.create_connection((host, port), timeout=CONNECT_TIMEOUT_S).close()
                 break
             except ConnectionRefusedError:
-                return f"nobody listens at {host}:{port}"
+                return f"no process listens at {host}:{port}"
             except OSError as error:
                 if time.monotonic() > deadline:
                     return f"{host}:{port}: {error}"
@@ -77,7 +77,7 @@ def _watch(over: threading.Event, hint: str) -> None:
             gone = ended or (unreachable(_addresses()) if ray_runs() else None)
             if gone is None or not (ended or not over.wait(CHECK_EVERY_S)) or not ray_runs():
                 continue  # the last: it is just being shut down
-            print(f"error: the Ray session is gone ({gone}); {hint}", file=sys.stderr, flush=True)
+            print(f"error: the Ray session has ended ({gone}); {hint}", file=sys.stderr, flush=True)
             os._exit(GONE)
 
 
@@ -90,7 +90,7 @@ class Ends:
         self._poll = select.poll()
 
     def wait(self, processes: Mapping[int, str], timeout_s: float) -> str | None:
-        """Which process has ended, of these and of those that were named before; None after ``timeout_s``."""
+        """Return the name of a process that has ended, of these and of earlier ones; None after ``timeout_s``."""
         for pid in processes.keys() - self._known:
             self._known.add(pid)
             with suppress(OSError, AttributeError):  # it has ended before it was seen; not on Linux
@@ -110,7 +110,7 @@ class Ends:
 
 
 def _processes() -> dict[int, str]:
-    """Processes without which a Ray of this process's own ends, by process id."""
+    """Return the processes without which a Ray of this process ends, by process id."""
     from ray._private.worker import global_worker
 
     own = getattr(global_worker.node, "all_processes", {})
@@ -126,7 +126,7 @@ def _processes() -> dict[int, str]:
 
 
 def _addresses() -> list[Address]:
-    """Of the cluster's control and of this machine's part of Ray, without asking them."""
+    """Return the addresses of the cluster's control and of this machine's part of Ray, without asking them."""
     from ray._private.worker import global_worker
 
     node = global_worker.node

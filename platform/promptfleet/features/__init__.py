@@ -1,1 +1,1 @@
-"""Images and class names to the features that methods read."""
+"""Encoding of images and class names as the features that methods read."""

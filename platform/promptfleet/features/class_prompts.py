@@ -1,4 +1,4 @@
-"""Class names as parts of prompts: they have to fit the text tower, and should differ from each other."""
+"""Class names as parts of prompts: they must fit the text tower, and should differ from each other."""
 
 import logging
 import unicodedata
@@ -53,10 +53,10 @@ def check_prompt_fits(config: FederationConfig, clip: FrozenClip, class_names: S
 
 
 def warn_of_equal_prompts(backbone: Backbone, dataset: Dataset, classes: ClassTokens) -> None:
-    """Write on the log which classes no prompt can tell apart, since what follows the context is the same.
+    """Log the classes that no prompt can distinguish, since the tokens after the context are the same.
 
-    One line names those with the same tokens, such as ``Dog`` and ``dog``, and one those whose tokens differ, but not
-    to this backbone: glyph-clip has one embedding for all words that it does not know.
+    One line names classes with the same tokens, such as ``Dog`` and ``dog``; another one classes whose tokens differ,
+    but not for this backbone: glyph-clip has one embedding for all words that it does not know.
     """
     groups = equal_classes(classes)
     if not groups:
@@ -71,8 +71,8 @@ def warn_of_equal_prompts(backbone: Backbone, dataset: Dataset, classes: ClassTo
         same_tokens += [equal for equal in by_tokens.values() if len(equal) > 1]
         same_embeddings += [[first for first, *_ in by_tokens.values()]] if len(by_tokens) > 1 else []
     for why, groups_of_names in (
-        ("CLIP cannot tell classes apart whose names are the same tokens", same_tokens),
-        (f"{backbone.name} does not know the words that would tell classes apart", same_embeddings),
+        ("CLIP cannot distinguish classes whose names are the same tokens", same_tokens),
+        (f"{backbone.name} does not know the words that would distinguish classes", same_embeddings),
     ):
         if groups_of_names:
             described = [_some(_distinguishable(group), " and ") for group in groups_of_names]
@@ -80,7 +80,7 @@ def warn_of_equal_prompts(backbone: Backbone, dataset: Dataset, classes: ClassTo
 
 
 def _distinguishable(names: Sequence[str]) -> list[str]:
-    """The names in quotes; if some look the same, such as composed and decomposed letters, in ASCII."""
+    """Return the names in quotes; if some look the same, such as composed and decomposed letters, in ASCII."""
     shown = [f"'{printable(name)}'" for name in names]
     same = len({unicodedata.normalize("NFC", name) for name in shown}) < len(shown)
     return [ascii(name) for name in names] if same else shown

@@ -1,4 +1,4 @@
-"""Images to features, once per content: what a feature store lacks is encoded, and survives a kill."""
+"""Encoding of images, once per content: features that a store lacks are computed, and survive a kill."""
 
 import logging
 import time
@@ -33,7 +33,7 @@ QUIET_SECONDS = 5.0
 
 @dataclass(frozen=True)
 class Wanted:
-    """One file of a feature store: what it holds, made of what, as which type, where."""
+    """A file of a feature store: its kind, the parts of its key, its type and its path."""
 
     kind: Kind
     key_parts: Mapping[str, str]
@@ -42,14 +42,14 @@ class Wanted:
 
 
 def features_folder(config: FederationConfig) -> Path:
-    """Where the feature stores of this configuration lie."""
+    """Return the folder of this configuration's feature stores."""
     return config.storage.folder.absolute() / FEATURES
 
 
 def wanted_files(
     backbone: Backbone, dataset: Dataset, settings: FeaturesConfig, needs: Collection[Needs], folder: Path
 ) -> list[Wanted]:
-    """The files in ``folder`` that methods with these needs read: global features always. Raises ConfigError."""
+    """Return the files in ``folder`` that methods with these needs read: global features always. Raises ConfigError."""
     for need, seen in ((Needs.PATCHES, "patches"), (Needs.PIXELS, "pixels")):
         if need in needs and settings.views:
             raise ConfigError(
@@ -73,11 +73,11 @@ def wanted_files(
 def encode_missing(
     config: FederationConfig, backbone: Backbone, dataset: Dataset, files: Sequence[Wanted]
 ) -> float | None:
-    """Make those of ``files`` that are missing, damaged or of another content, all in one pass over the images.
+    """Make the ``files`` that are missing, damaged or of another content, all in one pass over the images.
 
-    Returns the images encoded per second; None where nothing had to be. Of several processes that want the same, one
-    encodes and the others wait for it. What is finished is on disk at once: after a kill, or an image that cannot be
-    read, the next call goes on from there.
+    Returns the images encoded per second; None if no file had to be made. Of several processes that need the same, one
+    encodes and the others wait for it. Finished features are on disk at once: after a kill, or an image that cannot be
+    read, the next call continues from there.
 
     Raises:
         DataError: an image that cannot be read, features that are not finite, or a disk that refuses.
@@ -140,7 +140,7 @@ def _encode(config: FederationConfig, backbone: Backbone, dataset: Dataset, file
 def _encoded(
     config: FederationConfig, backbone: Backbone, dataset: Dataset, kinds: Sequence[Kind], parts: Sequence[range]
 ) -> Iterator[EncodedPart]:
-    """Features of each part, in the order in which they get done: from Ray where it offers more than this process."""
+    """Yield features of each part, in the order of completion: from Ray if it offers more than this process."""
     if ray_runs():
         from promptfleet.features.ray_encoding import NoEncoder, encode_on_ray, plan_encoders
 
@@ -157,7 +157,7 @@ def _encoded(
 
 
 def _problem(file: Wanted, dataset: Dataset) -> str | None:
-    """Why the file cannot be used; None if it can."""
+    """Return the reason why the file cannot be used; None if it can."""
     try:
         store = open_features(file.path, file.key_parts)
     except DataError as error:
@@ -178,7 +178,7 @@ def _content(backbone: Backbone, dataset: Dataset) -> dict[str, str]:
 
 
 class Progress:
-    """Says on the log how far the encoding is: every few seconds, and at the end."""
+    """Log of the encoding's progress: every few seconds, and at the end."""
 
     def __init__(self, dataset: str, backbone: str, samples: int, missing: int):
         self._dataset, self._samples, self._missing, self._done = dataset, samples, missing, 0
@@ -188,7 +188,7 @@ class Progress:
         logger.info("encoding %d images of %s with %s%s", samples, dataset, backbone, kept)
 
     def add(self, images: int, seconds: float) -> None:
-        """Note some images and their share of the time, see ``EncodedPart``."""
+        """Add some images and their share of the time, see ``EncodedPart``."""
         self._done += images
         self._seconds += seconds
         now = time.monotonic()
@@ -209,6 +209,6 @@ class Progress:
 
 
 def _speed(seconds: float) -> str:
-    """Return how many images of so many seconds each that is."""
+    """Return the speed of images that take ``seconds`` each."""
     speed = 1 / max(seconds, 1e-9)
     return f"{speed:.1f} images/s" if speed < 100 else f"{speed:.0f} images/s"

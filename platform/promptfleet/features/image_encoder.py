@@ -1,4 +1,4 @@
-"""From images to features: decoding, preprocessing and the image tower, side by side in threads or processes."""
+"""Encoding of images as features: decoding, preprocessing and the image tower, in parallel threads or processes."""
 
 import time
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
@@ -29,29 +29,31 @@ Arrays = dict[Kind, np.ndarray]
 
 
 def load_inputs(config: FederationConfig) -> tuple[Dataset, Backbone]:
-    """The dataset and the backbone that a configuration names. Raises ConfigError, DataError, BackboneError."""
+    """Return the dataset and the backbone of a configuration. Raises ConfigError, DataError, BackboneError."""
     dataset = load_dataset(config.dataset, config.data.root, config.data.folder)
     return dataset, load_backbone(config.backbone, config.seed)
 
 
 class Encoder:
-    """Encodes parts of a dataset. Threads may share one; each image is read once, whatever is made of it.
+    """Encoder of parts of a dataset. Threads may share one; each image is read once for all kinds of features.
 
     A forward pass takes one thread: so the bits of a feature do not depend on the number of cores, and cores are kept
-    busier by several passes side by side than by one that they share.
+    busier by several parallel passes than by one that they share.
     """
 
     def __init__(self, backbone: Backbone, dataset: Dataset, kinds: Collection[Kind], views: int, device: torch.device):
         self._dataset, self._transform = dataset, backbone.transform
         self._device = device
-        set_arithmetic(device)  # whatever ``precision`` is: features are kept for other federations
+        set_arithmetic(device)  # independent of ``precision``: features are kept for other federations
         self._model = backbone.model.to(device)
         self._kinds, self._views = kinds, views
         self._with_patches = PatchEncoder(self._model, backbone.name) if "patches" in kinds else None
 
     @torch.inference_mode()
     def __call__(self, part: range) -> Arrays:
-        """Unit-norm features of the images of ``part`` by kind, float32 ``[len(part), ...]``. Raises DataError."""
+        """Return unit-norm features of the images of ``part`` by kind, float32 ``[len(part), ...]``. Raises
+        DataError.
+        """
         batches = [part[start : start + BATCH] for start in range(0, len(part), BATCH)]
         encoded = [self._encode_batch(batch) for batch in batches]
         return {kind: torch.cat([arrays[kind] for arrays in encoded]).numpy() for kind in self._kinds}
@@ -69,7 +71,7 @@ class Encoder:
         return {kind: tensor.cpu() for kind, tensor in encoded.items()}
 
     def _pixels(self, index: int) -> list[Tensor]:
-        """The image as the model wants it, then its views where there shall be some."""
+        """Return the preprocessed image, then its views if there are any."""
         try:
             image = self._dataset.read_image(index)
             first = self._transform(image)
@@ -89,14 +91,16 @@ class Encoder:
         return moved(torch.stack(list(images)), self._device)
 
     def close(self) -> None:
-        """Leave the GPU to the processes that train."""
+        """Release the GPU for the processes that train."""
         self._model.to("cpu")
         release_memory(self._device)
 
 
 @dataclass(frozen=True)
 class EncodedPart:
-    """Features of some images. ``seconds`` is its share of the time: its own, divided by the parts side by side."""
+    """Features of some images. ``seconds`` is its share of the time: its own, divided by the number of parallel
+    parts.
+    """
 
     images: range
     arrays: Arrays
@@ -104,9 +108,9 @@ class EncodedPart:
 
 
 def encode_in_threads(encode: Callable[[range], Arrays], parts: Sequence[range], threads: int) -> Iterator[EncodedPart]:
-    """Encode parts side by side and yield each when it is done; memory holds one per thread, and one more.
+    """Encode parts in parallel and yield each when it is done; memory holds one per thread, and one more.
 
-    After an error no further part is begun; those under way are still yielded, then the error is raised.
+    After an error no further part is started; running ones are still yielded, then the error is raised.
     """
     todo, failure = iter(parts), None
     side_by_side = min(threads, len(parts))

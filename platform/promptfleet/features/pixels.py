@@ -1,4 +1,4 @@
-"""Pixels for methods that need them: the dataset's own images, decoded when somebody asks."""
+"""Pixels for methods that need them: the dataset's own images, decoded on request."""
 
 import numpy as np
 import torch
@@ -10,7 +10,7 @@ from promptfleet.methods.protocol import PixelReader, World
 
 
 def pixel_reader(world: World, labels: np.ndarray) -> PixelReader:
-    """A function from sample indices to ``[images, 3, height, width]`` on the world's device.
+    """Return a function from sample indices to ``[images, 3, height, width]`` on the world's device.
 
     Raises:
         DataError: the dataset is missing here, or not the one whose ``labels`` are in the feature store.

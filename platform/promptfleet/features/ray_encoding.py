@@ -20,12 +20,12 @@ from promptfleet.features.image_encoder import Arrays, EncodedPart, Encoder, Kin
 logger = logging.getLogger(__name__)
 
 CPUS_PER_ENCODER = 4
-THREADS_PER_GPU = 8  # they decode; the GPU takes their batches one after the other
+THREADS_PER_GPU = 8  # they decode; the GPU computes their batches one after the other
 
 
 @dataclass(frozen=True)
 class Encoders:
-    """How many processes, with how many threads each, on how much of the cluster."""
+    """Number of processes, with their threads and their share of the cluster."""
 
     processes: int
     threads: int
@@ -34,7 +34,7 @@ class Encoders:
 
 
 def plan_encoders(parts: int, device: Wanted) -> Encoders | None:
-    """What to encode ``parts`` with on this cluster; None where that would be no more than this very process."""
+    """Return the encoders for ``parts`` on this cluster; None if they would be no more than this very process."""
     nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
     gpus = 0 if device == "cpu" else sum(int(node.get("GPU", 0)) for node in nodes)
     if gpus:
@@ -46,11 +46,11 @@ def plan_encoders(parts: int, device: Wanted) -> Encoders | None:
 
 
 class NoEncoder(ResourceError):
-    """None of the cluster's processes could begin to encode."""
+    """Error if no process of the cluster could start to encode."""
 
 
 class EncoderActor:
-    """Loads dataset and backbone anew, and checks that they are what was asked for."""
+    """Process that loads dataset and backbone again, and checks that they are the requested ones."""
 
     def __init__(self, config: FederationConfig, kinds: Sequence[Kind], content: Mapping[str, str]):
         dataset, backbone = load_inputs(config)
@@ -59,7 +59,7 @@ class EncoderActor:
         self._encode = Encoder(backbone, dataset, kinds, config.features.views, choose_device(config.runtime.device))
 
     def encode(self, part: range) -> tuple[Arrays, float] | PromptfleetError:
-        """Return the features of ``part`` and the seconds that they took, or why there are none."""
+        """Return the features of ``part`` and the seconds that they took, or the error."""
         torch.set_num_threads(1)  # of the thread that runs this call
         started = time.perf_counter()
         try:
@@ -75,13 +75,13 @@ def encode_on_ray(
     parts: Sequence[range],
     encoders: Encoders,
 ) -> Iterator[EncodedPart]:
-    """As ``encode_in_threads`` does, in processes. A process that finds no room yet is not waited for.
+    """Encode like ``encode_in_threads``, in processes. A process that finds no room yet is not waited for.
 
-    A process that cannot begin, such as one on a node without the dataset, is done without.
+    A process that cannot start, such as one on a node without the dataset, is left out.
 
     Raises:
         DataError: as the encoder does.
-        NoEncoder: none can begin.
+        NoEncoder: none can start.
         ResourceError: no process started within ``runtime.start_timeout_s``, or one ended.
     """
     options = {"num_cpus": encoders.cpus, "num_gpus": encoders.gpus, "max_concurrency": encoders.threads}
@@ -137,7 +137,9 @@ def encode_on_ray(
 
 
 def _why_not(started: ObjectRef) -> str | None:
-    """Why a process could not begin; None if it did. Raises RayActorError if it was not its own doing."""
+    """Return the reason why a process could not start; None if it did. Raises RayActorError if it was not its own
+    fault.
+    """
     try:
         ray.get(started)
     except RayActorError as error:

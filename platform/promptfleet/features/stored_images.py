@@ -1,4 +1,4 @@
-"""A client's images as they lie in the feature store."""
+"""Images of a client in the feature store."""
 
 import numpy as np
 import torch
@@ -12,7 +12,7 @@ from promptfleet.methods.protocol import Images, Needs
 def images_of(
     store: FeatureStore, indices: np.ndarray, needs: Needs, device: torch.device, *, with_views: bool = False
 ) -> Images:
-    """The images of some samples as a method with these needs sees them; ``with_views`` where there are any."""
+    """Return the images of some samples for a method with these needs; ``with_views`` if there are any."""
     features = from_numpy(rows_of(store.features, indices), device)
     if needs is Needs.PATCHES:
         return MappedImages(features, store.patches, indices)
@@ -22,7 +22,7 @@ def images_of(
 
 
 class MappedImages(Images):
-    """Images whose patches stay on disk: what is asked for is read, and not kept."""
+    """Images whose patches stay on disk: requested ones are read, and not kept."""
 
     def __init__(self, features: Tensor, mapped: np.ndarray, rows: np.ndarray):
         vars(self).update(features=features, views=None, _mapped=mapped, _rows=rows)

@@ -1,7 +1,6 @@
-"""CLIP's text side of a dataset's classes, computed once per content and kept on disk.
+"""CLIP's text features of a dataset's classes, computed once per content and kept on disk.
 
-A stored file is used only if all of it is what was written: its key, names, shapes, types and checksum; else it is
-computed again.
+A stored file is used only if its key, names, shapes, types and checksum are right; else they are computed again.
 """
 
 import hashlib
@@ -34,7 +33,7 @@ logger = logging.getLogger(__name__)
 
 
 def text_features(backbone: Backbone, dataset: Dataset, storage: StorageConfig, folder: Path) -> State:
-    """Embedded class tokens and zero-shot text features, from ``folder`` if they were computed before.
+    """Return embedded class tokens and zero-shot text features, from ``folder`` if they were computed before.
 
     ``start [width]``, ``suffix [classes, tokens, width]`` and ``lengths [classes]`` as in ``ClassTokens``;
     ``zero_shot_text [classes, dim]`` of unit norm. Raises StorageError: the disk refuses.
@@ -57,7 +56,7 @@ def text_features(backbone: Backbone, dataset: Dataset, storage: StorageConfig, 
 
 
 def _read(path: Path, key: str, tower: TextTower, classes: int) -> State:
-    """The stored tensors. Raises ValueError where they are not those of ``key``, and what safetensors does."""
+    """Return the stored tensors. Raises ValueError if they are not those of ``key``, and safetensors' own errors."""
     require_readable(path)
     with safe_open(path, "pt") as file:
         metadata = file.metadata() or {}
@@ -95,7 +94,7 @@ def _compute(backbone: Backbone, dataset: Dataset) -> State:
 
 @torch.no_grad()
 def _zero_shot_text(backbone: Backbone, dataset: Dataset) -> Tensor:
-    """Mean over templates of the unit-norm text features, normalized again: ``[classes, dim]``."""
+    """Return the mean over templates of the unit-norm text features, normalized again: ``[classes, dim]``."""
     per_template = [
         encode_texts(backbone.tower, tokenize_classes(backbone, dataset, template)) for template in dataset.templates
     ]

@@ -1,1 +1,1 @@
-"""What a federation keeps: results and checkpoints in its folder, and the address that may be its home."""
+"""Storage of a federation's results: its folder, and an address that holds them."""

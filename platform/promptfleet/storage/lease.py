@@ -1,6 +1,6 @@
-"""Who works at an address, written there and renewed again and again: no object store has a lock to take.
+"""Lease of an address: a file there names the job that uses it and is renewed, since object stores have no locks.
 
-Two that begin within the same seconds both may go on until one of them looks again; see docs/cluster.md.
+Two jobs that start within the same seconds may both run until one of them looks again; see docs/cluster.md.
 """
 
 import json
@@ -17,13 +17,13 @@ from promptfleet.strict_json import parse_json
 
 FILE = ".in-use.json"
 RENEW_S = 2.5
-WATCH_S = 10.0  # without being renewed it counts for nothing
+WATCH_S = 10.0  # a lease that is not renewed for this long has expired
 
 logger = logging.getLogger(__name__)
 
 
 class Lease:
-    """That of the working folder called ``folder``. Methods raise OSError where the address refuses."""
+    """Lease for the working folder called ``folder``. Methods raise OSError if the address refuses."""
 
     def __init__(self, remote: RemoteFolder, folder: str):
         self._remote = remote
@@ -32,9 +32,9 @@ class Lease:
         self._renewed = -float("inf")
 
     def take(self) -> str | None:
-        """Take what nobody holds, or who was killed has left; returns the folder that was worked in before.
+        """Take a free or abandoned lease; return the working folder of its former holder.
 
-        Raises DataError: somebody renews it.
+        Raises DataError: another job renews it.
         """
         held = self._read()
         if held and held["held"] and held["folder"] != self._mine["folder"]:
@@ -54,7 +54,7 @@ class Lease:
         return held and held["folder"]
 
     def renew(self) -> None:
-        """Say that it is still held, unless that was said just before. Raises DataError: somebody else has taken it."""
+        """Renew the lease, unless that was done just before. Raises DataError: another job has taken it."""
         if time.monotonic() < self._renewed + RENEW_S:
             return
         held = self._read()

@@ -1,6 +1,7 @@
-"""A folder of this machine whose home is at an address such as ``s3://bucket/prefix``, by pyarrow's file systems.
+"""Local folders with a copy at an address such as ``s3://bucket/prefix``, by pyarrow's file systems.
 
-Work happens on a disk, since databases, mapped files and renames need one. What counts is what is at the address.
+Work happens on a disk, since databases, mapped files and renames need one. The copy at the address is the one that
+counts.
 """
 
 import logging
@@ -36,20 +37,20 @@ logger = logging.getLogger(__name__)
 
 
 class RemoteFolder:
-    """``folder`` and what it is at the address of ``storage``, under which it lies.
+    """A local folder and its copy in remote storage, below the address of ``storage``.
 
     Raises:
-        OSError: by each method, where the address or this machine's disk refuses.
-        ConfigError: by each method, where there is no such kind of address.
+        OSError: by each method, if the address or this machine's disk refuses.
+        ConfigError: by each method, if there is no such kind of address.
     """
 
     def __init__(self, storage: StorageConfig, folder: Path):
         self.address, self.folder = storage.address, folder
         self._below = folder.relative_to(storage.folder).parts
-        self.sent: dict[str, Stamp] = {}  # as they were here when both sides were the same
+        self.sent: dict[str, Stamp] = {}  # local stamps of the files that are equal on both sides
 
     def pull(self, *, without: Collection[str] = ()) -> None:
-        """Make the folder what it is at the address, ``without`` names that match one of these patterns."""
+        """Make the folder equal to its copy, ``without`` names that match one of these patterns."""
         names = [name for name in self._names_there() if _counts(name, without)]
         for name in self._files_here(without).keys() - set(names):
             (self.folder / name).unlink()
@@ -57,11 +58,10 @@ class RemoteFolder:
             list(threads.map(self.fetch, names))
 
     def push(self, *, without: Collection[str] = (), meanwhile: Callable[[], None] = lambda: None) -> None:
-        """Bring what has changed in the folder to the address, ``without`` names that match one of these patterns.
+        """Upload the changed files of the folder, ``without`` names that match one of these patterns.
 
-        Databases are taken before anything else, as they are between two transactions, and arrive after everything
-        else but features: they never know of more than what is there. meanwhile is called between two pieces and
-        raises nothing.
+        Databases are copied first, each as between two transactions, and uploaded after everything else but features:
+        they never refer to a file that is missing there. meanwhile is called between two pieces and raises nothing.
         """
         found = self._files_here(without)
         changed = sorted((name for name, stamp in found.items() if self.sent.get(name) != stamp), key=_turn)
@@ -78,18 +78,18 @@ class RemoteFolder:
                 self.sent[name] = found[name]
 
     def push_file(self, name: str) -> None:
-        """Bring one file to the address, a database as in ``push``."""
+        """Upload one file, a database as in ``push``."""
         with tempfile.TemporaryDirectory() as folder:
             self._send(self._content(name, Path(folder)), name)
 
     def drop(self) -> None:
-        """Remove at the address what was removed here since ``pull`` and ``push``."""
+        """Delete the copies of files that were removed here since ``pull`` and ``push``."""
         for name in self.sent.keys() - self._files_here().keys():
             self.delete(name)
             del self.sent[name]
 
     def fetch(self, name: str) -> None:
-        """Bring one file, if it is there."""
+        """Download one file, if it is there."""
         path = self.folder / name
         try:
             source = self._there[0].open_input_stream(self._path(name))
@@ -100,7 +100,7 @@ class RemoteFolder:
         self.sent[name] = _stamp(path)
 
     def read(self, name: str) -> bytes | None:
-        """The content of one file at the address, None without one."""
+        """Return the content of one file at the address, None if it is missing."""
         try:
             with self._there[0].open_input_stream(self._path(name)) as stream:
                 return stream.read()
@@ -108,7 +108,7 @@ class RemoteFolder:
             return None
 
     def write(self, name: str, content: bytes) -> None:
-        """Put one file to the address that is not in the folder."""
+        """Write one file at the address only, not in the folder."""
         with tempfile.TemporaryDirectory() as folder:
             (Path(folder) / "content").write_bytes(content)
             self._send(Path(folder) / "content", name)
@@ -118,7 +118,7 @@ class RemoteFolder:
 
     @cached_property
     def _there(self) -> tuple[fs.FileSystem, str]:
-        """The file system, and the folder's path in it."""
+        """Return the file system, and the folder's path in it."""
         try:
             system, root = fs.FileSystem.from_uri(self.address)
         except ValueError as error:
@@ -145,12 +145,12 @@ class RemoteFolder:
         return found
 
     def _content(self, name: str, temporary: Path) -> Path:
-        """A file to read ``name`` from that does not change meanwhile."""
+        """Return a file with the content of ``name`` that does not change during an upload."""
         path = self.folder / name
         return _still(path, temporary / f"{uuid.uuid4().hex}.db") if path.suffix == ".db" else path
 
     def _has(self, name: str, content: Path) -> bool:
-        """Whether a file that never changes under its name is there."""
+        """Return True if the address has a file of features, which never changes under its name."""
         if not name.startswith(f"{FEATURES}/"):
             return False
         info = self._there[0].get_file_info(self._path(name))
@@ -171,28 +171,28 @@ class RemoteFolder:
 
 
 def remote_folder(storage: StorageConfig, folder: Path) -> RemoteFolder | None:
-    """``folder`` and its home; None if it has none, as ``storage`` is no address or the folder lies elsewhere."""
+    """Return ``folder`` with its copy; None without one: ``storage`` is no address, or the folder is elsewhere."""
     if storage.address is None or storage.folder not in [folder, *folder.parents]:
         return None
     return RemoteFolder(storage, folder)
 
 
 def fetch_missing(storage: StorageConfig, path: Path) -> None:
-    """Bring the file from the address of ``storage``, if there is one that has it and this machine has not."""
+    """Download the file from the address of ``storage``, if that has it and this machine does not."""
     remote = remote_folder(storage, path.parent)
     if remote is not None and not path.exists():
         until_it_answers(lambda: remote.fetch(path.name), remote.address)
 
 
 def bring_file(storage: StorageConfig, path: Path) -> None:
-    """Have the file as it is at the address of ``storage``, if there is one."""
+    """Upload the file to the address of ``storage``, if there is one."""
     remote = remote_folder(storage, path.parent)
     if remote is not None:
         until_it_answers(lambda: remote.push_file(path.name), remote.address)
 
 
 def until_it_answers(job: Callable[[], T], address: str, give_up: threading.Event | None = None) -> T:
-    """What ``job`` gives once the address lets it, however long that takes; told when it begins and when it is over.
+    """Retry ``job`` until remote storage answers, and return its result; log when the outage starts and ends.
 
     Raises OSError only after ``give_up``.
     """
@@ -220,7 +220,7 @@ def _counts(name: str, without: Collection[str]) -> bool:
 
 
 def _turn(name: str) -> tuple[int, str]:
-    """Databases after files, and features, which are large, last."""
+    """Return the turn of a file: databases after files, and features, which are large, last."""
     return 2 if name.startswith(f"{FEATURES}/") else int(name.endswith(".db")), name
 
 
@@ -230,7 +230,7 @@ def _stamp(path: Path) -> Stamp:
 
 
 def _still(path: Path, copy: Path) -> Path:
-    """A copy of a database as it is between two transactions, whoever writes to it."""
+    """Return a copy of a database as between two transactions, also while another process writes to it."""
     try:
         with (
             closing(sqlite3.connect(f"{path.as_uri()}?mode=ro", uri=True)) as live,

@@ -1,4 +1,4 @@
-"""Results whose home is an address: brought from there when a job begins, and there as they are written."""
+"""Results at an address: downloaded when a job starts, uploaded as they are written."""
 
 import json
 import logging
@@ -19,13 +19,13 @@ from promptfleet.storage.lease import RENEW_S, Lease
 from promptfleet.storage.remote import FEATURES, RemoteFolder, until_it_answers
 from promptfleet.strict_json import Count, parse_json
 
-NOTES = ".home.json"  # in the working folder: its name, and what of it is at the address
+NOTES = ".home.json"  # in the working folder: its name, and the files that are at the address
 CHECKPOINTS = "*/checkpoints/round-*.safetensors"
-NOT_FETCHED = [f"{FEATURES}/*", CHECKPOINTS]  # before they are wanted
-NOT_BROUGHT = ["*/study.db", CHECKPOINTS]  # here, since who writes them does it at once
+NOT_FETCHED = [f"{FEATURES}/*", CHECKPOINTS]  # unless they are needed
+NOT_BROUGHT = ["*/study.db", CHECKPOINTS]  # not uploaded here, since their writers do it at once
 NEITHER = ["*/*/tune/*", f"{FEATURES}/*.encoding/*"]  # Tune's notes, and images half encoded
 ANSWER_S = 60.0  # some file systems of pyarrow's try for a quarter of an hour
-SHARE = 0.2  # of the time, at most, that goes into bringing
+SHARE = 0.2  # largest share of the time that is spent on uploads
 
 logger = logging.getLogger(__name__)
 
@@ -77,7 +77,7 @@ class _Home:
         self._lost: Exception | None = None
 
     def move_in(self) -> None:
-        """Take the lease, and make the working folder what is at the address."""
+        """Take the lease, and make the working folder equal to its copy at the address."""
         _within(ANSWER_S, lambda: self._remote.read(NOTES))
         last, folder = self._lease.take(), self._storage.folder
         logger.info("%s: working in %s", self._storage.address, folder)
@@ -88,14 +88,14 @@ class _Home:
             old = folder.with_suffix(".old")
             shutil.rmtree(old, ignore_errors=True)
             folder.rename(old)
-            logger.warning("another machine has gone on since; what was here is now in %s", old)
+            logger.warning("another machine has continued since; the files from here are now in %s", old)
         folder.mkdir(parents=True)
         self._remote.pull(without=[*NOT_FETCHED, *NEITHER])
         self._note()
 
     @contextmanager
     def kept(self) -> Iterator[None]:
-        """Bring what is new in a thread of its own; on leaving, wait for the last of it and give the lease back."""
+        """Upload new files in an extra thread; on leaving, wait for the last upload and return the lease."""
         over = threading.Event()
         thread = threading.Thread(target=self._keep, args=(over,), name="promptfleet-home", daemon=True)
         thread.start()
@@ -132,7 +132,7 @@ class _Home:
         try:
             self._lease.renew()
         except (OSError, DataError):
-            return  # which the next one will find
+            return  # the next upload will find it
 
     def _note(self) -> None:
         with replacing(self._notes) as partial:
@@ -141,25 +141,25 @@ class _Home:
 
 @dataclass(frozen=True)
 class _Notes:
-    """The working folder's name, and what of it is at the address, as it was here then."""
+    """Name of the working folder, and stamps of the files at the address, as they were here then."""
 
     name: str
     sent: dict[str, tuple[Count, Count]]
 
 
 def _read_notes(path: Path) -> _Notes | None:
-    """None without notes, and where they are damaged: what is at the address counts then."""
+    """Return the notes; None if they are missing or damaged: the address then counts."""
     try:
         return parse_json(_Notes, path.read_bytes())
     except FileNotFoundError:
         return None
     except ValueError as error:
-        logger.warning("%s: damaged (%s); taking what is at the address", path, error)
+        logger.warning("%s: damaged (%s); using the files at the address", path, error)
         return None
 
 
 def _within(seconds: float, job: Callable[[], object]) -> None:
-    """Run ``job``, in a thread that is left to itself after that time. Raises what it raises, or OSError then."""
+    """Run ``job`` in a thread that is abandoned after this time. Raises the job's error, or OSError then."""
     done: Future[object] = Future()
 
     def run() -> None:

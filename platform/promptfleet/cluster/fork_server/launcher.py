@@ -1,8 +1,8 @@
-"""Stands in for Python when Ray starts a worker: has the fork server make it, and starts anything else as it is.
+"""Replacement for Python when Ray starts a worker: the fork server makes it; all else is started as it is.
 
 Run by itself, by the bare interpreter, so it imports nothing but the standard library. It stays as long as the worker
-lives, since Ray watches and ends the process that it started; as ``cat``, which waits for the server's hang-up in
-half a megabyte.
+lives, since Ray watches and ends the process that it started; as ``cat``, which waits for the server's hang-up in half
+a megabyte.
 """
 
 import array
@@ -31,7 +31,7 @@ def main() -> None:
 
 
 def worker_request(arguments: list[str], python: str) -> dict | None:
-    """What the server needs to become this worker, or None for anything but a Python worker without special wishes."""
+    """Return the data with which the server becomes this worker; None for all but a plain Python worker."""
     place = next((index for index, argument in enumerate(arguments) if os.path.basename(argument) == WORKER), None)
     if place is None or any("SPILL" in argument or "RESTORE" in argument for argument in arguments):
         return None
@@ -49,7 +49,7 @@ def worker_request(arguments: list[str], python: str) -> dict | None:
 
 
 def ask(request: dict, path: str) -> socket.socket | None:
-    """The connection to the server that forked, or None where there is none or it would not."""
+    """Return the connection to the server that forked; None if there is none or it refused."""
     connection = socket.socket(socket.AF_UNIX)
     connection.settimeout(ANSWER_TIMEOUT_S)
     try:

@@ -1,12 +1,12 @@
-"""The fork server: imports what workers need, then forks one for each launcher that connects.
+"""The fork server: imports the modules of workers, then forks one for each launcher that connects.
 
 A process may be copied safely only while it has one thread, no CUDA context and an untouched generator of Ray's ids;
-otherwise it refuses, and launchers start their worker the plain way. A launcher that hangs up has been ended by Ray: so
-is its worker then.
+otherwise it refuses, and launchers start their worker the plain way. A launcher that hangs up was ended by Ray: its
+worker is ended, too.
 
-Ray waits a minute for a worker that it started, even when its process has died meanwhile. Hence a worker that dies, or
+Ray waits a minute for a worker that it started, even if its process has died meanwhile. Hence a worker that dies, or
 takes too long, before it is up is forked again. That helps until it has registered; from then on Ray takes its id for a
-dead one's. What is left are the hundredths of a second until it has announced its port, as for workers of Ray's own.
+dead one's. The remaining gap is hundredths of a second until it has announced its port, as for workers of Ray's own.
 """
 
 import array
@@ -53,7 +53,7 @@ def main() -> None:
 
 
 def unsafe() -> str | None:
-    """Why this process must not be copied, if so."""
+    """Return the reason why this process must not be copied, if there is one."""
     threads = len(os.listdir("/proc/self/task"))
     if threads > 1:
         return f"the fork server has {threads} threads"
@@ -67,10 +67,10 @@ def unsafe() -> str | None:
 
 
 def repeats_ids() -> str | None:
-    """Why workers forked from here would draw the same ids of Ray, if so.
+    """Return the reason why workers forked from here would draw equal ids of Ray, if they would.
 
-    Ray's generator does not notice a fork, and whatever draws from it, such as decorating a class with ``ray.remote``,
-    seeds it. Two workers that then come up at once store their first object under the same id; one of them aborts.
+    Ray's generator does not notice a fork, and any draw from it, such as decorating a class with ``ray.remote``, seeds
+    it. Two workers that then start at once store their first object under the same id; one of them aborts.
     """
     from ray import NodeID
 
@@ -79,7 +79,7 @@ def repeats_ids() -> str | None:
 
 
 def in_a_child(draw: Callable[[], bytes]) -> bytes:
-    """What ``draw`` returns in a copy of this process."""
+    """Return the result of ``draw`` in a copy of this process."""
     reader, writer = os.pipe()
     pid = os.fork()
     if pid == 0:
@@ -96,7 +96,7 @@ def in_a_child(draw: Callable[[], bytes]) -> bytes:
 
 @dataclass(eq=False)
 class Worker:
-    """A process forked for a launcher, and until it is up what it takes to fork it again."""
+    """Process forked for a launcher, with the data for forking it again until it is up."""
 
     launcher: socket.socket
     request: dict[str, Any]
@@ -107,14 +107,14 @@ class Worker:
     deadline: float | None = None
 
     def settle(self) -> None:
-        """It will not be forked again: let go of what that would take."""
+        """Close the data for another fork, since this worker will not be forked again."""
         for descriptor in self.stdio:
             os.close(descriptor)
         self.stdio, self.forks_left, self.deadline = [], 0, None
 
 
 class Server:
-    """One connection per worker, for as long as it lives."""
+    """Server with one connection per worker, as long as the worker lives."""
 
     def __init__(self, listener: socket.socket):
         self._listener = listener
@@ -130,11 +130,11 @@ class Server:
         self._listen_to(self._child_ended, self._reap)
 
     def serve(self) -> None:
-        """Until this process is ended."""
+        """Serve until this process is ended."""
         while True:
             starting = [worker for worker in self._workers.values() if worker.deadline is not None]
             for key, _ in self._selector.select(LOOK_EVERY_S if starting else None):
-                if self._selector.get_map().get(key.fd) is key:  # not let go of by another one's turn
+                if self._selector.get_map().get(key.fd) is key:  # not closed during another one's turn
                     key.data()
             for worker in starting:
                 if worker.deadline is not None and time.monotonic() > worker.deadline:
@@ -158,7 +158,7 @@ class Server:
             connection.close()
             return
         forked = self._fork(worker)
-        with contextlib.suppress(OSError):  # a launcher that has gone: the selector sees that too
+        with contextlib.suppress(OSError):  # a launcher that hung up: the selector sees that too
             connection.send(FORKED if forked else REFUSED)
         if forked:
             self._listen_to(connection, lambda: self._hung_up(worker))
@@ -167,7 +167,7 @@ class Server:
             connection.close()
 
     def _fork(self, worker: Worker) -> bool:
-        """Whether that could be done safely."""
+        """Fork a worker; return True if that could be done safely."""
         if unsafe():
             return False
         worker.report, report = socket.socketpair()
@@ -211,7 +211,7 @@ class Server:
                 self._let_go(worker.launcher)
 
     def _leave(self) -> None:
-        """In a new worker: let go of everything that is the server's."""
+        """Close the server's files and signals in a new worker."""
         signal.set_wakeup_fd(-1)
         signal.signal(signal.SIGCHLD, signal.SIG_DFL)
         self._selector.close()
@@ -224,7 +224,7 @@ class Server:
 
 
 def receive(connection: socket.socket) -> tuple[dict[str, Any], list[int]]:
-    """A request, and the launcher's standard input, output and error. Raises OSError or ValueError on anything less."""
+    """Return a request, and the launcher's standard input, output and error. Raises OSError or ValueError on less."""
     head, ancillary, _, _ = connection.recvmsg(4, socket.CMSG_SPACE(3 * array.array("i").itemsize))
     stdio = array.array("i")
     for _, _, content in ancillary:
@@ -243,10 +243,10 @@ def receive(connection: socket.socket) -> tuple[dict[str, Any], list[int]]:
 
 
 def become_worker(request: dict[str, Any], stdio: list[int], report: socket.socket) -> None:
-    """Turn this new process into the worker that the launcher was asked for; reports once it is up. Never returns."""
+    """Turn this new process into the worker of the request; reports once it is up. Never returns."""
     status = 1
     try:
-        os.setpgid(0, 0)  # as the raylet does with those it starts: it ends what a worker leaves by the group
+        os.setpgid(0, 0)  # as the raylet does with workers that it starts: it ends a worker's children by the group
         for target, descriptor in enumerate(stdio):
             os.dup2(descriptor, target)
             os.close(descriptor)
@@ -274,7 +274,7 @@ def become_worker(request: dict[str, Any], stdio: list[int], report: socket.sock
 
 
 def report_from_main_loop(report: socket.socket) -> None:
-    """Have the worker report when it starts to wait for work: Ray knows it then, and hears of its end at once."""
+    """Make the worker report when it starts to wait for work: Ray knows it then, and notices its end at once."""
     from ray._private.worker import Worker as RayWorker
 
     main_loop = RayWorker.main_loop
@@ -288,7 +288,7 @@ def report_from_main_loop(report: socket.socket) -> None:
 
 
 def read_settings_anew() -> None:
-    """Ray keeps settings and token from its import, numpy and random their state: none of it is this worker's own."""
+    """Read settings, token and random state again: Ray keeps them from its import, numpy and random from the fork."""
     import numpy as np
     from ray._raylet import AuthenticationTokenLoader, Config
 

@@ -1,4 +1,4 @@
-"""Starting the fork server and telling Ray to use it."""
+"""Start of the fork server, and Ray's use of it."""
 
 import contextlib
 import os
@@ -12,7 +12,7 @@ from pathlib import Path
 from promptfleet.cluster.fork_server import launcher, server
 from promptfleet.errors import first_line
 
-MEASURED_WITH = "2.60.0"  # it leans on how this Ray starts its workers
+MEASURED_WITH = "2.60.0"  # it depends on this Ray's way of starting its workers
 MODULES = ("ray", "ray.actor", "ray.util", "ray._private.worker", "ray._private.ray_logging")
 CLIENT_MODULES = ("promptfleet.federation.on_ray.preload",)
 ONE_THREAD = {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1", "JE_ARROW_MALLOC_CONF": "background_thread:false"}
@@ -20,7 +20,7 @@ TRY_WITH, TRY_TIMEOUT_S = "print('works')", 60.0
 
 
 def unavailable() -> str | None:
-    """Why there can be no fork server here, if so."""
+    """Return the reason why there can be no fork server here, if there is one."""
     if sys.platform != "linux":
         return f"it needs Linux, this is {sys.platform}"
     if version("ray") != MEASURED_WITH:
@@ -29,7 +29,7 @@ def unavailable() -> str | None:
 
 
 class ForkServerError(Exception):
-    """There can be no fork server, or it did not come up."""
+    """A fork server that cannot run here, or did not start."""
 
 
 @contextlib.contextmanager
@@ -55,7 +55,7 @@ def start_fork_server(folder: Path) -> Iterator["ForkServer"]:
             stdout=subprocess.PIPE,
             stderr=stderr,
             text=True,
-            start_new_session=True,  # Ctrl-C on the terminal is the driver's business
+            start_new_session=True,  # Ctrl-C on the terminal is handled by the driver
         ) as process,
     ):
         try:
@@ -66,7 +66,7 @@ def start_fork_server(folder: Path) -> Iterator["ForkServer"]:
 
 
 def write_launcher(folder: Path) -> Path:
-    """Write the program that stands in for Python, and try it.
+    """Write the program that replaces Python, and try it.
 
     The shell runs its second line, which is a string to Python: a ``#!`` line with the interpreter itself can hold
     neither spaces nor more than some 120 characters.
@@ -96,12 +96,12 @@ def write_launcher(folder: Path) -> Path:
 
 
 def last_line(text: str) -> str:
-    """Take the error itself out of a program's standard error."""
+    """Return the last line of a program's standard error, the error itself."""
     return next(iter(reversed(text.strip().splitlines())), "")
 
 
 class ForkServer:
-    """A fork server that is up, or on its way: whoever asks it for a worker waits until it is."""
+    """A fork server that is up or starting: a request for a worker waits until it is up."""
 
     def __init__(self, process: subprocess.Popen, socket_path: str, executable: str, errors: Path):
         self.pid = process.pid
@@ -111,7 +111,9 @@ class ForkServer:
         self._executable = executable
 
     def wait_until_ready(self) -> None:
-        """Raises ForkServerError with a reason if it will not serve; workers are then started the plain way."""
+        """Wait for the server. Raises ForkServerError with a reason if it will not serve; workers then start the plain
+        way.
+        """
         answer = self._answers.readline().strip()
         if answer != server.READY:
             reason = last_line(self._errors.read_text(errors="replace"))
@@ -119,10 +121,10 @@ class ForkServer:
 
     @contextlib.contextmanager
     def used_by_ray(self) -> Iterator[None]:
-        """A Ray that is started within this block has its workers forked.
+        """Let a Ray that is started within this block fork its workers.
 
-        The interpreter's path is where Ray takes the worker's command from; the runtime environment's ``py_executable``
-        would do as well, but there Ray starts a Python of its own for each worker first (10 actors: 5.6 s, not 1.1 s).
+        Ray takes the worker's command from the interpreter's path; the runtime environment's ``py_executable`` would do
+        as well, but there Ray starts a Python of its own for each worker first (10 actors: 5.6 s, not 1.1 s).
         """
         os.environ.update(self._environment)
         sys.executable = self._executable

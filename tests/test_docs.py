@@ -79,7 +79,8 @@ def test_links_between_pages_lead_somewhere(root):
     assert {"README.md", "CONTRIBUTING.md", "configuration.md"} <= {page.name for page in pages}
     broken = []
     for page in pages:
-        for link in re.findall(r"\]\(([^)\s]+)\)", page.read_text(encoding="utf-8")):
+        text = re.sub(r"<!--.*?-->", "", page.read_text(encoding="utf-8"), flags=re.DOTALL)
+        for link in re.findall(r"\]\(([^)\s]+)\)", text):
             if "://" in link:
                 continue
             path, _, anchor = link.partition("#")
@@ -95,3 +96,13 @@ def test_the_contributors_page_names_targets_that_exist(root):
     named = {target for command in commands for target in command.split()}
     assert {"setup", "lint", "test-fast", "test"} <= named
     assert named <= targets
+
+
+def test_every_page_is_in_the_index(root):
+    index = (root / "docs" / "README.md").read_text(encoding="utf-8")
+    linked = {link.partition("#")[0] for link in re.findall(r"\]\(([^)\s]+)\)", index)}
+    assert {page.name for page in (root / "docs").glob("*.md")} - {"README.md"} <= linked
+
+
+def test_the_readme_is_short(root):
+    assert len((root / "README.md").read_text(encoding="utf-8").splitlines()) <= 150

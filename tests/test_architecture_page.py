@@ -1,0 +1,40 @@
+"""docs/architecture.md names folders, imports and code that exist."""
+
+import re
+from functools import reduce
+from importlib import import_module
+
+import pytest
+
+from tests.test_imports import FOUNDATION, MAY_IMPORT
+
+
+@pytest.fixture(scope="module")
+def page(root) -> str:
+    return (root / "docs" / "architecture.md").read_text(encoding="utf-8")
+
+
+def test_its_table_is_who_may_import_whom(page):
+    rows = re.findall(r"^\| `([a-z_]+)/` \| .+ \| (.*) ?\|$", page, flags=re.MULTILINE)
+    table = {folder: set(re.findall(r"`(\w+)`", cell)) for folder, cell in rows}
+    assert table == {area: allowed for area, allowed in MAY_IMPORT.items() if area and area not in FOUNDATION}
+
+
+def test_each_folder_stands_below_those_that_import_it(page):
+    order = re.findall(r"^\| `([a-z_]+)/` \|", page, flags=re.MULTILINE)
+    assert all(order.index(other) < order.index(area) for area in order for other in MAY_IMPORT[area])
+
+
+def test_it_names_code_that_exists(page):
+    named = re.findall(r"`([A-Za-z_.]+)` \(`([a-z_/]+)\.py`\)", page)
+    assert len(named) > 20
+    for name, module in named:
+        reduce(getattr, name.split("."), import_module(f"promptfleet.{module.replace('/', '.')}"))
+
+
+def test_it_names_files_and_folders_that_exist(page, root):
+    package = root / "platform" / "promptfleet"
+    named = set(re.findall(r"`([a-z_/]+(?:/|\.py|\.yaml))`", page))
+    assert {"federation/on_ray/", "config.py", "configs/"} <= named
+    parts = [package, package / "methods", package / "federation"]
+    assert [path for path in named if not any((base / path).exists() for base in [root, *parts])] == []

@@ -90,10 +90,10 @@ def test_lists_of_methods_and_seeds():
     assert parse_methods("promptfl, pfedmoap") == ("promptfl", "pfedmoap")
     assert parse_methods("all") == tuple(METHODS)
     assert parse_seeds("2,0") == (2, 0)
-    for text, message in [("promptfl,promptfl", "stands twice"), ("prompfl", "did you mean 'promptfl'")]:
+    for text, message in [("promptfl,promptfl", "is a duplicate"), ("prompfl", "did you mean 'promptfl'")]:
         with pytest.raises(ConfigError, match=message):
             parse_methods(text)
-    for text, message in [("1,1", "stands twice"), ("-1", "'-1' is no seed"), ("one", "'one' is no seed")]:
+    for text, message in [("1,1", "is a duplicate"), ("-1", "'-1' is no seed"), ("one", "'one' is no seed")]:
         with pytest.raises(ConfigError, match=message):
             parse_seeds(text)
 

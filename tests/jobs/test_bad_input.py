@@ -163,7 +163,7 @@ def test_a_dataset_with_an_image_that_does_not_decode(job, tmp_path):
         (["--methods", "pfedmaop", "--seeds", "0"], ["unknown method 'pfedmaop'; did you mean 'pfedmoap'?"]),
         (["--methods", "pfedmoap", "--seeds", "0", "--set", "expert=3"], ["--set: unknown key 'expert'"]),
         (["--methods", "pfedmoap", "--seeds", "0", "--tune", "nowhere.yaml"], ["nowhere.yaml: there is no such file"]),
-        (["--methods", "pfedmoap", "--seeds", "0", "--trials", "3"], ["--trials: is of the tuning"]),
+        (["--methods", "pfedmoap", "--seeds", "0", "--trials", "3"], ["--trials: belongs to the tuning"]),
         (["--methods", "pfedmoap", "--seeds", "0", "--concurrent", "0"], ["--concurrent: got 0"]),
         (["--methods", "pfedmoap", "--seeds", "0", "--name", "a/b"], ["--name a/b: use letters"]),
         (["--resume", "nothing"], ["--resume nothing: no comparison was begun yet"]),
@@ -196,7 +196,7 @@ def test_a_comparison_whose_file_was_damaged(job, tmp_path):
     folder.mkdir(parents=True)
     for text in ("seeds: [0]", "seeds: [0]\nmethods: 3\ntuning: {}\nfederation: {}\nconcurrent_trials: 1"):
         (folder / "comparison.yaml").write_text(text)
-        refused(job("compare.py", "--resume", "mine"), "comparison.yaml: not what was written there")
+        refused(job("compare.py", "--resume", "mine"), "comparison.yaml: not as it was written")
 
 
 def test_from_a_shell_too(root, tmp_path):

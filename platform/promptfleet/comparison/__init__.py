@@ -1,1 +1,1 @@
-"""Methods side by side on the same clients: what is compared, tuning, figures, tests, tables, the paper's numbers."""
+"""Comparison of methods on the same clients: plan, tuning, figures, tests, tables, the paper's numbers."""

@@ -1,4 +1,4 @@
-"""Whether all methods really had the same clients, cohorts and budget: read from what their federations recorded."""
+"""Check that all methods had the same clients, cohorts and budget, by the records of their federations."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -12,13 +12,13 @@ from promptfleet.methods.protocol import Method
 
 
 class ComparisonError(PromptfleetError):
-    """A comparison whose numbers must not be put side by side."""
+    """A comparison whose numbers must not be compared."""
 
 
 def check_same_conditions(results: Mapping[tuple[str, int], FederationSummary]) -> None:
     """Raise ComparisonError unless the methods of each seed shared partition, cohorts and settings.
 
-    results by method and seed. A method that decides itself how many clients train in a round has cohorts of its own.
+    results by method and seed. A method that decides itself how many clients train in a round has its own cohorts.
     """
     first: dict[tuple[int, str], tuple[str, Any]] = {}
     for (method, seed), result in results.items():
@@ -32,7 +32,9 @@ def check_same_conditions(results: Mapping[tuple[str, int], FederationSummary]) 
 
 
 def conditions(result: FederationSummary) -> dict[str, Any]:
-    """What must be equal: settings by dotted key, the partition's hash, test parts, rounds and their cohorts."""
+    """Return the values that must be equal: settings by dotted key, the partition's hash, test parts, rounds and
+    cohorts.
+    """
     found = {
         **shared_values(federation_config(result.config)),
         "partitions": result.partition_sha256,

@@ -1,4 +1,4 @@
-"""A figure of a method with several seeds."""
+"""Numbers of a method with several seeds."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -7,7 +7,7 @@ from statistics import fmean, stdev
 
 @dataclass(frozen=True)
 class OverSeeds:
-    """Mean and sample standard deviation (n - 1 below; 0 of one seed) of a figure, and the figure of each seed."""
+    """Mean and sample standard deviation (n - 1 below; 0 of one seed) of a number, and the number of each seed."""
 
     mean: float
     std: float

@@ -1,4 +1,4 @@
-"""Published figures beside ours, where the setting is the same."""
+"""Published figures for the same setting."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -16,9 +16,9 @@ HEADERS = ("method", "ours", "paper", "difference")
 
 @dataclass(frozen=True)
 class Reference:
-    """A published table for the dataset of a comparison. ``accuracy`` in %, mean and deviation by method.
+    """Published table for the dataset of a comparison. ``accuracy`` in %, mean and deviation by method.
 
-    ``differs`` says what is not the same here, as ``rounds=10 (there 120)``; empty where the setting matches.
+    ``differs`` lists the differences from our setting, as ``rounds=10 (there 120)``; empty if the setting matches.
     """
 
     name: str
@@ -28,7 +28,7 @@ class Reference:
 
 
 def references_for(settings: Mapping[str, Any], which: str = "paper") -> list[Reference]:
-    """The published tables for this dataset. settings: nested values of a federation of the comparison."""
+    """Return the published tables for this dataset. settings: nested values of a federation of the comparison."""
     mine = flatten(settings)
     return [
         Reference(
@@ -47,7 +47,7 @@ def references_for(settings: Mapping[str, Any], which: str = "paper") -> list[Re
 
 
 def reference_rows(reference: Reference, scores: Sequence[MethodScore]) -> list[list[str]]:
-    """A row of cells under ``HEADERS`` for each method that both have."""
+    """Return a row of cells under ``HEADERS`` for each method that both have."""
     rows = []
     for score in scores:
         if score.method in reference.accuracy:

@@ -1,4 +1,4 @@
-"""What a comparison found, as values, files and figures."""
+"""Findings of a comparison as values, files and figures."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -21,10 +21,10 @@ JSON_FILE = "comparison.json"
 
 @dataclass(frozen=True)
 class ComparisonReport:
-    """Scores by method, differences to the best one, and where they come from.
+    """Scores by method, differences to the best one, and the results behind them.
 
-    ``tuned`` has the values that tuning chose by method, ``failed`` says in words which federations gave nothing.
-    ``references`` are published tables for the same dataset, where they were asked for.
+    ``tuned`` has the values that tuning chose by method, ``failed`` describes the federations without a result.
+    ``references`` are published tables for the same dataset, if they were requested.
     """
 
     results: Mapping[tuple[str, int], FederationSummary]
@@ -60,7 +60,7 @@ class ComparisonReport:
         return to_json(plain)
 
     def to_markdown(self) -> str:
-        """The table, what its columns are, and the published figures beside it."""
+        """Return the table, the legend of its columns, and the published figures."""
         parts = [markdown_table(self.rows), f"{LEGEND}\n"]
         parts += [f"Failed: {markdown(text)}\n" for text in self.failed]
         for reference in self.references or ():
@@ -73,7 +73,7 @@ class ComparisonReport:
         return markdown_table(reference_rows(reference, self.scores), REFERENCE_HEADERS) + note
 
     def files(self) -> dict[str, str]:
-        """The text files of a comparison by name."""
+        """Return the text files of a comparison by name."""
         return {
             JSON_FILE: self.to_json(),
             "comparison.md": self.to_markdown(),
@@ -81,7 +81,7 @@ class ComparisonReport:
         }
 
     def figures(self) -> "list[tuple[str, Callable[[], Figure]]]":
-        """Name and drawing function of each figure."""
+        """Return name and drawing function of each figure."""
         from promptfleet.figures.comparison import client_boxes_figure, method_lines_figure
 
         ranked = sorted(self.scores, key=lambda score: -score.test_accuracy.mean)
@@ -99,7 +99,7 @@ class ComparisonReport:
         ]
 
     def metrics(self) -> dict[str, float]:
-        """What MLflow shows of each method on the comparison's own run."""
+        """Return each method's metrics for the comparison's own run in MLflow."""
         return {
             f"{score.method.replace(':', '.')}/{name}": value
             for score in self.scores
@@ -118,7 +118,7 @@ def make_report(
     failed: Sequence[str],
     reference: str | None,
 ) -> ComparisonReport:
-    """results by method and seed, at least one; reference names a set of published tables."""
+    """Return the report; results by method and seed, at least one; reference names a set of published tables."""
     scores, accuracy = score_methods(results), client_accuracy(results)
     settings = next(iter(results.values())).config
     return ComparisonReport(

@@ -1,4 +1,4 @@
-"""A comparison run by Ray Tune: the tuning of each method, then every method with every seed."""
+"""Run of a comparison by Ray Tune: the tuning of each method, then every method with every seed."""
 
 import logging
 from collections.abc import Mapping, Sequence
@@ -30,7 +30,7 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class ComparisonOutcome:
-    """What a comparison gave; ``report`` is None where it was interrupted."""
+    """Outcome of a comparison; ``report`` is None if it was interrupted."""
 
     report: ComparisonReport | None
     interrupted: bool
@@ -40,41 +40,43 @@ class ComparisonOutcome:
 
 @dataclass(frozen=True)
 class Tuning:
-    """The search of one method: its stage, and the sweep it belongs to."""
+    """Search of one method: its stage, and its sweep."""
 
     sweep: SweepSpec
     stage: Stage
 
     def best(self) -> dict[str, Any]:
-        """The searched values of the highest validation accuracy; none, with a warning, if every trial failed."""
+        """Return the searched values of the highest validation accuracy; none, with a warning, if every trial
+        failed.
+        """
         values = tuned_values(self.sweep, self.stage.folder, self.stage.study)
         if values is None:
-            logger.warning("%s: no trial came to its end, so the method is compared as it is", self.stage.name)
+            logger.warning("%s: no trial was completed, so the method is compared as it is", self.stage.name)
             return {}
         return values
 
 
 def plan_comparison(spec: ComparisonSpec, nodes: Sequence[Node]) -> Shares:
-    """What one federation takes. Raises ResourceError if they do not fit side by side."""
+    """Return the resources of one federation. Raises ResourceError if they do not fit side by side."""
     return plan_shares(next(spec.configs()), nodes, concurrent=spec.concurrent_trials)
 
 
 def prepare_comparison(spec: ComparisonSpec) -> Prepared:
-    """Frozen inputs of all federations. Raises PromptfleetError if one of them is not possible."""
+    """Return the frozen inputs of all federations. Raises PromptfleetError if one of them is not possible."""
     return prepare(*spec.all_configs())
 
 
 def run_comparison(
     spec: ComparisonSpec, folder: Path, prepared: Prepared, nodes: Sequence[Node], *, reference: str | None = None
 ) -> ComparisonOutcome:
-    """Run what is not finished yet of the comparison in ``folder``, and write all of it to MLflow.
+    """Run the unfinished part of the comparison in ``folder``, and write all of it to MLflow.
 
-    Runs on the Ray that this process is connected to, which has ``nodes``. Ctrl-C ends it in good order; what was begun
-    goes on when it is run again.
+    Runs on the Ray that this process is connected to, which has ``nodes``. Ctrl-C ends it in good order; the next run
+    continues it.
 
     Raises:
         TrackingError: there can be no MLflow store.
-        ComparisonError: no federation came to its end, or the methods did not have the same clients and settings.
+        ComparisonError: no federation was completed, or the methods did not have the same clients and settings.
     """
     announce_gpus(plan_comparison(spec, nodes), next(spec.configs()), prepared, nodes)
     store = persistently(lambda: TrackingStore.open(next(spec.configs()).storage.folder))
@@ -93,7 +95,7 @@ def _run_tracked(
     *,
     reference: str | None,
 ) -> ComparisonReport | None:
-    """Return the report, None where it was interrupted."""
+    """Return the report, None if it was interrupted."""
     from promptfleet.search.tune_run import run_trials  # imports ray, which reads its settings on import
 
     config = next(spec.configs())
@@ -112,8 +114,8 @@ def _run_tracked(
 
     results, failed = _results(stage)
     if not results:
-        writer.submit(run.fail, "no federation came to its end")
-        raise ComparisonError(f"no federation came to its end; the first: {failed[0]}")
+        writer.submit(run.fail, "no federation was completed")
+        raise ComparisonError(f"no federation was completed; the first: {failed[0]}")
     try:
         check_same_conditions(results)
     except ComparisonError as error:
@@ -127,7 +129,7 @@ def _run_tracked(
 
 
 def _key(folder: Path) -> str:
-    """Return what MLflow's run of the comparison is found by."""
+    """Return the key of the comparison's run in MLflow."""
     return f"comparison/{folder.name}"
 
 
@@ -153,7 +155,7 @@ def _comparison(spec: ComparisonSpec, folder: Path, run: ComparisonRun, tunings:
 
 
 def _results(stage: Stage) -> tuple[dict[tuple[str, int], FederationSummary], list[str]]:
-    """What each method gave with each seed, method by method, and what failed in words."""
+    """Return the result of each method with each seed, method by method, and the failures in words."""
     results, failed = {}, []
     for trial in stage.study.trials():
         method, seed = trial.params["method"], trial.params["seed"]

@@ -1,4 +1,4 @@
-"""What a method reached in a comparison, as figures: means over clients, then mean and deviation over seeds."""
+"""Scores of a method in a comparison: means over clients, then mean and deviation over seeds."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -10,7 +10,7 @@ from promptfleet.federation.reports import FederationSummary, RoundReport
 
 @dataclass(frozen=True)
 class MethodScore:
-    """One method. Accuracies are fractions of the clients' own test parts, after the last round unless said.
+    """Scores of one method. Accuracies are fractions of the clients' own test parts, after the last round unless said.
 
     ``worst_client`` and ``client_std`` are the lowest client's accuracy and the standard deviation over clients;
     bytes are those of a round, all its clients together, as in ``RoundReport``; ``trained_parameters`` are those of one
@@ -33,7 +33,7 @@ class MethodScore:
 
 
 def score_methods(results: Mapping[tuple[str, int], FederationSummary]) -> list[MethodScore]:
-    """One score per method, in the order of first appearance. results by method and seed."""
+    """Return one score per method, in the order of first appearance. results by method and seed."""
     methods: dict[str, dict[int, FederationSummary]] = {}
     for (method, seed), result in results.items():
         methods.setdefault(method, {})[seed] = result
@@ -43,7 +43,7 @@ def score_methods(results: Mapping[tuple[str, int], FederationSummary]) -> list[
 def client_accuracy(
     results: Mapping[tuple[str, int], FederationSummary],
 ) -> dict[str, dict[int, list[float]]]:
-    """Each client's test accuracy after the last round, by method and seed."""
+    """Return each client's test accuracy after the last round, by method and seed."""
     accuracy: dict[str, dict[int, list[float]]] = {}
     for (method, seed), result in results.items():
         accuracy.setdefault(method, {})[seed] = [client.test_accuracy for client in result.clients]

@@ -1,4 +1,4 @@
-"""Whether the best method is better than the others, by the same clients under both."""
+"""Test of the best method against the others on the same clients."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -11,7 +11,7 @@ from promptfleet.comparison.over_seeds import OverSeeds
 
 @dataclass(frozen=True)
 class Difference:
-    """How far a method stays behind the best one: ``gap`` is that of their mean accuracies over clients.
+    """Distance of a method from the best one: ``gap`` is that of their mean accuracies over clients.
 
     ``p`` is of the paired test over ``pairs`` of (seed, client), ``p_adjusted`` the same after Holm's correction for
     the number of methods; ``wins`` and ``losses`` count the clients for which the best method is better or worse.
@@ -28,16 +28,16 @@ class Difference:
 
 
 def differences_to_best(accuracy: Mapping[str, Mapping[int, Sequence[float]]]) -> list[Difference]:
-    """Every method against the one of the highest mean, in the order given; the best itself is left out.
+    """Compare every method with the one of the highest mean, in the given order; the best itself is left out.
 
     accuracy: by method and seed, each client's test accuracy, in the order of client ids.
 
-    The test is Wilcoxon's signed-rank test, two-sided, over all pairs (seed, client) that both methods have; ties
-    count by Pratt's rule. It assumes that the pairs are independent and their differences symmetric around their
-    median. Pairs of different seeds are (other partitions, other initial values); clients of one seed share a server,
-    so their differences lean the same way, and a p-value is rather too small than too large: read it beside the mean
-    and the standard deviation over seeds. The best is chosen by the same figures, which leans the same way.
-    Source: Demsar, JMLR 7 (2006); Holm, Scand. J. Statist. 6 (1979).
+    The test is Wilcoxon's signed-rank test, two-sided, over all pairs (seed, client) that both methods have; ties count
+    by Pratt's rule. It assumes that the pairs are independent and their differences symmetric around their median.
+    Pairs of different seeds are (other partitions, other initial values); clients of one seed share a server, so their
+    differences lean the same way, and a p-value is rather too small than too large: read it together with the mean and
+    the standard deviation over seeds. The best is chosen by the same figures, which leans the same way. Source: Demsar,
+    JMLR 7 (2006); Holm, Scand. J. Statist. 6 (1979).
     """
     means = {method: np.mean([np.mean(clients) for clients in seeds.values()]) for method, seeds in accuracy.items()}
     best = max(means, key=lambda method: means[method])
@@ -66,14 +66,14 @@ def differences_to_best(accuracy: Mapping[str, Mapping[int, Sequence[float]]]) -
 
 
 def paired_test(differences: np.ndarray) -> float:
-    """The two-sided p-value of Wilcoxon's signed-rank test; 1 where nothing differs."""
+    """Return the two-sided p-value of Wilcoxon's signed-rank test; 1 if no pair differs."""
     if not np.any(differences):
         return 1.0
     return float(wilcoxon(differences, zero_method="pratt", method="asymptotic").pvalue)
 
 
 def holm(p_values: Sequence[float]) -> list[float]:
-    """Holm's step-down correction: p-values that hold for all the tests together, in the order given."""
+    """Apply Holm's step-down correction: p-values that hold for all the tests together, in the given order."""
     adjusted, highest = [0.0] * len(p_values), 0.0
     for rank, index in enumerate(sorted(range(len(p_values)), key=lambda index: p_values[index])):
         highest = max(highest, min(1.0, (len(p_values) - rank) * p_values[index]))

@@ -1,4 +1,4 @@
-"""What is compared: methods, seeds, what they share, and each method's own values. Checked before anything starts."""
+"""Plan of a comparison: methods, seeds, shared values, and each method's own values. Checked before anything starts."""
 
 import logging
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -28,7 +28,7 @@ from promptfleet.search.spec import SweepSpec, kept_at, parse_sweep
 logger = logging.getLogger(__name__)
 
 ALL = "all"
-# Of the keys that all methods have, those that each may have its own value of: how its prompt looks and how it learns.
+# keys of all methods for which each may have its own value: the form of its prompt and its training
 OWN_KEYS = (
     "prompt_length",
     "class_token_position",
@@ -54,7 +54,7 @@ class ComparisonSpec:
     concurrent_trials: int = 1
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain values for the comparison's file: ``load_comparison`` gives the same comparison back."""
+        """Return plain values for the comparison's file: ``load_comparison`` gives the same comparison back."""
         return {
             "seeds": list(self.seeds),
             "concurrent_trials": self.concurrent_trials,
@@ -64,26 +64,26 @@ class ComparisonSpec:
         }
 
     def config(self, method: str, seed: int, tuned: Mapping[str, Any] | None = None) -> FederationConfig:
-        """The federation of one method and seed; ``tuned`` values by dotted key win over the method's own."""
+        """Return the federation of one method and seed; ``tuned`` values by dotted key win over the method's own."""
         values = method_values(method, self.base, self.own.get(method, {}))
         for key, value in (tuned or {}).items():
             values = merge(values, nest(key, value))
         return federation_config({**values, "seed": seed}, source=f"method {method}")
 
     def configs(self) -> Iterator[FederationConfig]:
-        """Every federation of the comparison, as it is before tuning, seed by seed."""
+        """Yield every federation of the comparison before tuning, seed by seed."""
         for seed in self.seeds:
             yield from (self.config(method, seed) for method in self.methods)
 
     def all_configs(self) -> Iterator[FederationConfig]:
-        """The same, and every extreme one of the tuning."""
+        """Yield the same, and every extreme federation of the tuning."""
         yield from self.configs()
         for method, sweep in self.tuning.items():
             yield from sweep.extreme_configs(f"tuning of {method}")
 
 
 def parse_methods(text: str) -> tuple[str, ...]:
-    """``coop,promptfl`` or ``all``. Raises ConfigError: none, one twice, or one that does not exist."""
+    """Parse ``coop,promptfl`` or ``all``. Raises ConfigError: none, a duplicate, or one that does not exist."""
     names = tuple(METHODS) if text.strip() == ALL else _list(text)
     if not names:
         raise ConfigError(f"--methods: name at least one method, or all; there are: {', '.join(METHODS)}")
@@ -94,7 +94,7 @@ def parse_methods(text: str) -> tuple[str, ...]:
 
 
 def parse_seeds(text: str) -> tuple[int, ...]:
-    """``0,1,2``. Raises ConfigError: none, one twice, or something that is no seed."""
+    """Parse ``0,1,2``. Raises ConfigError: none, a duplicate, or something that is no seed."""
     words = _list(text)
     if not words:
         raise ConfigError("--seeds: name at least one seed, for example --seeds 0,1,2")
@@ -116,7 +116,10 @@ def read_comparison(
     concurrent: int = 1,
     trust_code: bool = False,
 ) -> ComparisonSpec:
-    """From a configuration file, ``key=value`` assignments (which win) and a file of search spaces.
+    """Read a configuration file, ``key=value`` assignments (which win) and a file of search spaces.
+
+    A key that only some methods know is for those; under ``methods: {NAME: {...}}`` a method has its own values. The
+    ``method`` of a file for a single federation is ignored.
 
     A key that only some methods know is for those; under ``methods: {NAME: {...}}`` a method has its own values. The
     ``method`` of a file for a single federation is passed over.
@@ -138,7 +141,7 @@ def read_comparison(
     _check_shared(spec)
     if tune is None:
         if trials is not None:
-            raise ConfigError("--trials: is of the tuning, so it needs --tune FILE")
+            raise ConfigError("--trials: belongs to the tuning, so it needs --tune FILE")
         return spec
     tuning = _read_tuning(
         read_config(tune, trust_code=trust_code, closed=("methods",)), str(tune), spec, overrides, trials
@@ -147,7 +150,7 @@ def read_comparison(
 
 
 def load_comparison(path: Path, storage: StorageConfig, *, trust_code: bool = False) -> ComparisonSpec:
-    """The comparison that ``to_dict`` was written of, wherever it is.
+    """Return the comparison that ``to_dict`` was written from, with its present storage.
 
     Raises ConfigError: it was changed; trust_code: see ``read_config``.
     """
@@ -161,17 +164,17 @@ def load_comparison(path: Path, storage: StorageConfig, *, trust_code: bool = Fa
         spec = ComparisonSpec(methods, seeds, values["federation"], own, tuning, values["concurrent_trials"])
         _check_shared(spec)
     except (KeyError, TypeError, AttributeError) as error:
-        raise ConfigError(f"{path}: not what was written there ({type(error).__name__}: {error})") from None
+        raise ConfigError(f"{path}: not as it was written ({type(error).__name__}: {error})") from None
     return spec
 
 
 def method_values(method: str, base: Mapping[str, Any], own: Mapping[str, Any]) -> dict[str, Any]:
-    """Nested values of a method's federation: what it knows of ``base``, and its own."""
+    """Return nested values of a method's federation: its part of ``base``, and its own."""
     return merge(values_for(method, base), own)
 
 
 def shared_values(config: FederationConfig) -> dict[str, Any]:
-    """What all methods of a comparison must have in common, by dotted key; the seed is among it."""
+    """Return the values that all methods of a comparison must share, by dotted key; the seed is one of them."""
     return {
         key: value
         for key, value in flatten(config.to_dict()).items()
@@ -203,7 +206,7 @@ def _check_values(values: Mapping[str, Any], methods: Sequence[str], source: str
         raise ConfigError(f"{source}: methods: should be {{NAME: {{key: value, ...}}}}")
     for method, entry in own.items():
         if method not in methods:
-            config_class(method)  # another method's values may stand there, but not nobody's
+            config_class(method)  # another method's values may be there, but not an unknown one's
             continue
         for key in flatten(entry or {}):
             _check_own_key(method, key, source)
@@ -221,7 +224,7 @@ def _check_own_key(method: str, key: str, source: str) -> None:
 
 
 def _check_shared(spec: ComparisonSpec) -> None:
-    """Raise ConfigError if one of the federations is not valid, or the methods' defaults differ in what is shared."""
+    """Raise ConfigError if one of the federations is not valid, or the methods' defaults differ in a shared key."""
     configs = list(spec.configs())
     first = shared_values(configs[0])
     for config in configs[: len(spec.methods)]:
@@ -240,7 +243,7 @@ def _read_tuning(
     overrides: Mapping[str, Any],
     trials: int | None,
 ) -> dict[str, SweepSpec]:
-    """A search per method from a file with ``trials``, ..., ``federation`` and ``methods: {NAME: space}``.
+    """Read a search per method from a file with ``trials``, ..., ``federation`` and ``methods: {NAME: space}``.
 
     Keys given by ``--set`` are not searched. A method with an empty space keeps its values; one that the file does not
     name has the space of ``default_space``.
@@ -255,7 +258,7 @@ def _read_tuning(
     if seed is None or seed in spec.seeds:
         raise ConfigError(
             f"{source}: federation.seed: got {seed}, should be a seed that is not compared ({_words(spec.seeds)}), so "
-            "that nobody is tuned on the clients it is judged by"
+            "that no method is tuned on the clients it is judged by"
         )
     check_known(spec.methods, federation, source=f"{source}: federation")
     for name in spaces:
@@ -278,7 +281,7 @@ def _read_tuning(
 
 
 def _default_entries(base: Mapping[str, Any], where: str) -> dict[str, Any]:
-    """The space of a method that the file does not name: its learning rate, and numbers that only it has."""
+    """Return the space of a method that the file does not name: its learning rate, and numbers that only it has."""
     config = federation_config(base, source=where)
     own = [key for key in dotted_keys(type(config)) if key not in _common_keys()]
     entries = default_space(config, ["prompt_lr", *own])
@@ -293,7 +296,7 @@ def _list(text: str) -> tuple[str, ...]:
 def _refuse_repeated(option: str, words: Sequence[str]) -> None:
     for word in words:
         if words.count(word) > 1:
-            raise ConfigError(f"{option}: {word} stands twice")
+            raise ConfigError(f"{option}: {word} is a duplicate")
 
 
 def _words(values: Iterable[Any]) -> str:

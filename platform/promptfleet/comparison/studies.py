@@ -1,4 +1,4 @@
-"""The studies of a comparison: one that tunes each method, and one whose trials are compared."""
+"""Studies of a comparison: one that tunes each method, and one whose trials are compared."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -15,7 +15,7 @@ from promptfleet.tracking.sweep_run import best_trial
 
 
 def tuning_folder(folder: Path, method: str) -> Path:
-    """Return the folder of a method's study and its trials, where ``folder`` is the comparison's."""
+    """Return the folder of a method's study and its trials in the comparison's ``folder``."""
     return folder / "tuning" / method
 
 
@@ -32,7 +32,7 @@ def tuned_values(sweep: SweepSpec, folder: Path, study: SweepStudy) -> dict[str,
 
 
 def check_studies(spec: ComparisonSpec, folder: Path) -> None:
-    """Raise DataError if one of the studies that were begun cannot be used."""
+    """Raise DataError if one of the existing studies cannot be used."""
     for method, sweep in spec.tuning.items():
         if tuning_folder(folder, method).exists():
             open_study(sweep, tuning_folder(folder, method))

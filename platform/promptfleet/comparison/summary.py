@@ -1,4 +1,4 @@
-"""A comparison in words and tables on a terminal: what would be run, and what came out."""
+"""Comparison in words and tables on a terminal: its plan, and its outcome."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -23,7 +23,7 @@ from promptfleet.yaml_files import as_yaml
 
 
 def describe_comparison(spec: ComparisonSpec) -> str:
-    """What all methods share, each method's own values and tuning, and the budget, of what is not started."""
+    """Describe an unstarted comparison: shared values, each method's own values and tuning, and the budget."""
     shares = plan_comparison(spec, local_nodes())
     shared = _table("shared by all methods", ("key", "value"))
     for key, value in shared_values(next(spec.configs())).items():
@@ -50,7 +50,7 @@ def describe_comparison(spec: ComparisonSpec) -> str:
 
 
 def describe_outcome(spec: ComparisonSpec, folder: Path, out: Path, outcome: ComparisonOutcome) -> str:
-    """The table, what tuning chose, published figures where asked for, and where to look further."""
+    """Return the table, the tuned values, published figures if requested, and where to look further."""
     storage, lines = next(spec.configs()).storage, []
     if outcome.report is not None:
         lines += _report(outcome.report)
@@ -58,9 +58,9 @@ def describe_outcome(spec: ComparisonSpec, folder: Path, out: Path, outcome: Com
     lines.append(f"look at it: {outcome.ui_hint}")
     resume = f"python jobs/compare.py --resume {folder.name}{storage.option}{trust_option(spec.methods)}"
     if outcome.untracked:
-        lines.append(f"MLflow lacks a part of it ({outcome.untracked}); what is missing is written by: {resume}")
+        lines.append(f"MLflow lacks a part of it ({outcome.untracked}); write the missing part with: {resume}")
     if outcome.interrupted:
-        lines.append(f"not finished; go on with: {resume}")
+        lines.append(f"not finished; resume with: {resume}")
     return "\n".join(lines)
 
 
@@ -81,7 +81,7 @@ def _report(report: ComparisonReport) -> list[str]:
 
 
 def _own_values(spec: ComparisonSpec, method: str) -> dict[str, Any]:
-    """What was set for the method and is not shared by all."""
+    """Return the values that were set for the method and are not shared by all."""
     config = spec.config(method, spec.seeds[0])
     values = flatten(method_values(method, spec.base, spec.own.get(method, {})))
     shared = {"method", *shared_values(config)}
@@ -91,7 +91,7 @@ def _own_values(spec: ComparisonSpec, method: str) -> dict[str, Any]:
 def _rows(title: str, headers: Sequence[str], rows: Sequence[Sequence[str]]) -> Table:
     table = _table(title, headers)
     for row in rows:
-        table.add_row(*(cell.replace("± ", "±") for cell in row))  # 120 columns are not many
+        table.add_row(*(cell.replace("± ", "±") for cell in row))  # 120 columns are few
     return table
 
 

@@ -1,4 +1,4 @@
-"""The comparison's table: as text, as Markdown and as LaTeX. Accuracies are in per cent, as papers print them."""
+"""Table of a comparison as text, as Markdown and as LaTeX. Accuracies are in per cent, as papers print them."""
 
 from collections.abc import Sequence
 
@@ -22,7 +22,7 @@ HEADERS = (
 )
 LEGEND = (
     "Accuracies in %, mean ± sample standard deviation over seeds. Test accuracy: mean over clients of the accuracy on "
-    "their own test parts after the last round, beside it in the round of the best validation accuracy; worst client: "
+    "their own test parts after the last round, next to it in the round of the best validation accuracy; worst client: "
     "the lowest of them; spread: their standard deviation. KB of a round, all its clients together; trained: "
     "parameters that one client trains; s: seconds of one federation. p: Wilcoxon's signed-rank test against the best "
     "method, paired over seeds and clients, after Holm's correction; clients of one seed are not independent, so it is "
@@ -31,14 +31,14 @@ LEGEND = (
 
 
 def table_rows(scores: Sequence[MethodScore], differences: Sequence[Difference]) -> list[list[str]]:
-    """A row of cells under ``HEADERS`` per method, the highest test accuracy first."""
+    """Return a row of cells under ``HEADERS`` per method, the highest test accuracy first."""
     by_method = {difference.method: difference for difference in differences}
     ranked = sorted(scores, key=lambda score: -score.test_accuracy.mean)
     return [_row(score, by_method.get(score.method)) for score in ranked]
 
 
 def markdown_table(rows: Sequence[Sequence[str]], headers: Sequence[str] = HEADERS) -> str:
-    """A table with the legend's columns; the first row, which is the best, in bold."""
+    """Return a table with the legend's columns; the first row, which is the best, in bold."""
     best, *others = ([markdown(cell) for cell in row] for row in rows)
     bold = [[f"**{cell}**" if cell and index < 2 else cell for index, cell in enumerate(best)], *others]
     lines = [headers, ["---"] + ["---:"] * (len(headers) - 1), *bold]
@@ -46,7 +46,7 @@ def markdown_table(rows: Sequence[Sequence[str]], headers: Sequence[str] = HEADE
 
 
 def latex_table(rows: Sequence[Sequence[str]], headers: Sequence[str] = HEADERS) -> str:
-    """A ``tabular`` with booktabs' rules; the best method in bold."""
+    """Return a ``tabular`` with booktabs' rules; the best method in bold."""
     best, *others = rows
     bold = [[rf"\textbf{{{latex(cell)}}}" if index < 2 else latex(cell) for index, cell in enumerate(best)]]
     body = [*bold, *([latex(cell) for cell in row] for row in others)]
@@ -66,7 +66,7 @@ def latex_table(rows: Sequence[Sequence[str]], headers: Sequence[str] = HEADERS)
 
 
 def percent(figure: OverSeeds) -> str:
-    """``97.2 ± 0.4``; of one seed without the deviation."""
+    """Return ``97.2 ± 0.4``; for one seed without the deviation."""
     text = f"{100 * figure.mean:.1f}"
     return f"{text} ± {100 * figure.std:.1f}" if len(figure.values) > 1 else text
 

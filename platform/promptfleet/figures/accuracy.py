@@ -30,7 +30,7 @@ def accuracy_figure(
     zero_shot: float | None = None,
     best_round: int | None = None,
 ) -> Figure:
-    """Mean accuracy over clients by round, validation left, test right, the clients behind it.
+    """Draw the mean accuracy over clients by round, validation left, test right, the clients behind it.
 
     val and test are ``[rounds][clients]``, fractions; zero_shot is untrained CLIP's mean test accuracy (dashed);
     best_round is the round of the highest validation accuracy (dotted). The y axis ends at 1 and starts below the
@@ -56,12 +56,12 @@ def accuracy_figure(
 
 
 def _floor(lowest: float) -> float:
-    """A little below the lowest value, and low enough for differences of a single image not to look like more."""
+    """Return a value a little below the lowest, so low that differences of a single image do not look like more."""
     return max(-0.02, min(lowest - 0.05 * (1 - lowest), _HIGHEST_FLOOR) - 0.01)
 
 
 def _draw(axes: Axes, rounds: Sequence[int], accuracy: np.ndarray, color: str, part: str) -> None:
-    """accuracy is ``[rounds, clients]``."""
+    """Draw one part; accuracy is ``[rounds, clients]``."""
     clients = accuracy.shape[1]
     marker = "o" if len(rounds) <= _MOST_MARKED else None
     axes.fill_between(rounds, accuracy.min(axis=1), accuracy.max(axis=1), color=color, alpha=0.12, linewidth=0)

@@ -1,4 +1,4 @@
-"""Methods side by side: accuracy by round, and how it is spread over clients."""
+"""Figures of methods side by side: accuracy by round, and its spread over clients."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -28,7 +28,7 @@ _ACCURACY = "mean test accuracy over clients"
 def method_lines_figure(
     mean: Mapping[str, Sequence[float]], std: Mapping[str, Sequence[float]], *, seeds: int
 ) -> Figure:
-    """Mean test accuracy by round, one line per method, the best first; the band is one standard deviation over seeds.
+    """Draw mean test accuracy by round, one line per method, the best first; the band is one std over seeds.
 
     mean and std: by method, a fraction per round. More than five methods get a panel each, with all the others in grey.
     """
@@ -39,7 +39,7 @@ def method_lines_figure(
 
 
 def client_boxes_figure(accuracy: Mapping[str, Sequence[float]], *, seeds: int) -> Figure:
-    """A box of all clients' test accuracies per method, in the order given from the top; the diamond is the mean.
+    """Draw a box of all clients' test accuracies per method, in the given order from the top; the diamond is the mean.
 
     accuracy: by method, a fraction per client and seed.
     """

@@ -1,4 +1,4 @@
-"""Who was selected as whose expert."""
+"""Figure of the experts that each client was given."""
 
 from collections.abc import Sequence
 
@@ -14,10 +14,10 @@ _MOST_WRITTEN = 14  # clients up to which ranks are written into the cells
 
 
 def experts_figure(experts: Sequence[Sequence[int]]) -> Figure | None:
-    """Matrix of clients by experts, shaded by rank (1 is the nearest); above it, how often each was selected.
+    """Draw clients by experts, shaded by rank (1 is the nearest); above it, the number of selections of each.
 
-    experts lists, per client, the ids of its non-local experts, nearest first; empty for a client without any.
-    None where no client has one.
+    experts lists, per client, the ids of its non-local experts, nearest first; empty for a client without any. Return
+    None if no client has one.
     """
     ranks = expert_ranks(experts)
     if np.isnan(ranks).all():
@@ -46,7 +46,7 @@ def experts_figure(experts: Sequence[Sequence[int]]) -> Figure | None:
 
 
 def expert_ranks(experts: Sequence[Sequence[int]]) -> np.ndarray:
-    """``[clients, clients]``: rank of the column's client among the row's experts, NaN where it is none."""
+    """Return ``[clients, clients]``: rank of the column's client among the row's experts, NaN for all others."""
     ranks = np.full((len(experts), len(experts)), np.nan)
     for client, selected in enumerate(experts):
         for rank, expert in enumerate(selected, start=1):
@@ -55,7 +55,7 @@ def expert_ranks(experts: Sequence[Sequence[int]]) -> np.ndarray:
 
 
 def _mark_cells(axes: Axes, ranks: np.ndarray, shades: ListedColormap) -> None:
-    """Lines between cells and the ranks in them, where they are large enough."""
+    """Draw lines between cells and the ranks in them, if they are large enough."""
     clients = len(ranks)
     if clients > _MOST_WRITTEN:
         return

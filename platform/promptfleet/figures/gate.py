@@ -1,4 +1,4 @@
-"""How the gates share their attention between a client's own expert and the downloaded ones."""
+"""Figure of the gates' weights for a client's own expert and for the downloaded ones."""
 
 from collections.abc import Sequence
 
@@ -24,10 +24,10 @@ _LEAST_REACH = 0.02  # distance from equal weights that gets the strongest colou
 
 
 def gate_figure(gate_weights: Sequence[Sequence[float]]) -> Figure | None:
-    """Mean gate weight of the local and of each non-local expert: over clients (left) and per client (right).
+    """Draw the mean gate weight of the local and of each non-local expert: over clients (left) and per client (right).
 
     gate_weights lists, per client, the local expert's weight, then the non-local ones', nearest first; empty for a
-    client whose gate has not been used. None where no client has any.
+    client whose gate has not been used. Return None if no client has any.
     """
     weights = weight_matrix(gate_weights)
     if np.isnan(weights).all():
@@ -45,7 +45,7 @@ def gate_figure(gate_weights: Sequence[Sequence[float]]) -> Figure | None:
 
 
 def weight_matrix(gate_weights: Sequence[Sequence[float]]) -> np.ndarray:
-    """``[clients, 1 + most experts]``, NaN where a client has fewer."""
+    """Return ``[clients, 1 + most experts]``, NaN where a client has fewer."""
     width = max((len(weights) for weights in gate_weights), default=0)
     matrix = np.full((len(gate_weights), width), np.nan)
     for client, weights in enumerate(gate_weights):
@@ -57,7 +57,7 @@ def _draw_means(axes: Axes, weights: np.ndarray) -> None:
     clients, experts = weights.shape
     means = np.nanmean(weights, axis=0)
     axes.bar(range(experts), means, color=[BLUE] + [ORANGE] * (experts - 1), width=0.7, alpha=0.85)
-    # side by side in the order of ids, so that equal weights do not hide each other
+    # side by side in the order of ids, so that equal weights do not hide one another
     shift = np.linspace(-0.25, 0.25, clients) if clients > 1 else np.zeros(1)
     for expert in range(experts):
         label = "one client" if expert == 0 else None

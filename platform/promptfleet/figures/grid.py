@@ -1,4 +1,4 @@
-"""A grid's trials: accuracy over one key, a line for each setting of the others, a band over seeds."""
+"""Figure of a grid's trials: accuracy over one key, a line for each setting of the others, a band over seeds."""
 
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
@@ -16,11 +16,12 @@ _MOST_LINES, _MOST_TICKS = 24, 16
 
 
 def grid_figure(trials: Sequence[Trial], space: Mapping[str, Mapping[str, Any]]) -> Figure | None:
-    """Mean test accuracy of the complete trials over the values of ``main_key``, evenly spaced in the file's order.
+    """Draw mean test accuracy of the complete trials over the values of ``main_key``, evenly spaced in the file's
+    order.
 
-    The band is one sample standard deviation over what else differs between trials of a point, which is their seed;
-    values without an order get bars of that length instead of lines. Of more than 24 settings of the other keys, those
-    of the highest mean are drawn. None without a key, or without a complete trial.
+    The band is one sample standard deviation over the trials of a point, which differ in their seed; values without an
+    order get bars of that length instead of lines. Of more than 24 settings of the other keys, those of the highest
+    mean are drawn. Return None without a key, or without a complete trial.
     """
     key = main_key(space)
     complete = [trial for trial in trials if trial.state == "complete" and trial.test_accuracy is not None]
@@ -63,7 +64,7 @@ def grid_figure(trials: Sequence[Trial], space: Mapping[str, Mapping[str, Any]])
 
 
 def main_key(space: Mapping[str, Any]) -> str | None:
-    """The key that a grid is about: the first that is neither the seed nor the method."""
+    """Return the main key of a grid: the first that is neither the seed nor the method."""
     return next((key for key in space if key not in (SEED, METHOD)), None)
 
 

@@ -1,4 +1,4 @@
-"""Which client holds what: its classes, how many samples in which part, and domains where there are such."""
+"""Figure of the clients' samples: by class, by part and, if there are any, by domain."""
 
 from collections.abc import Sequence
 
@@ -28,12 +28,12 @@ from promptfleet.figures.style import (
 
 PARTS = {"train": BLUE, "validation": ORANGE, "test": VERMILLION}
 _MOST_CLIENTS = 100
-_MOST_NAMED = 2 * len(CLASS_COLORS)  # classes that have a colour each; more are columns of a heat map
-_MOST_WRITTEN = 12  # classes that are all named, and whose counts are written into the heat map of domains
+_MOST_NAMED = 2 * len(CLASS_COLORS)  # classes with a colour each; more are columns of a heat map
+_MOST_WRITTEN = 12  # classes that all get a name, and whose counts are written into the heat map of domains
 
 
 def partition_figure(counts: PartitionCounts) -> Figure:
-    """A row per client: its samples by class, by part and, where there are domains, by domain; below, domains by class.
+    """Draw a row per client: its samples by class, by part and by domain if there are any; below, domains by class.
 
     Bars are stacked; more than 20 classes are a heat map instead. Of more than 100 clients, 100 at equal distances are
     shown.
@@ -77,7 +77,7 @@ def _draw_labels(figure: Figure | SubFigure, axes: Axes, counts: np.ndarray, cla
 
 
 def _draw_bars(axes: Axes, counts: np.ndarray, names: Sequence[str], colors: Sequence) -> None:
-    """Horizontal bars of ``counts`` ``[clients, names]``; colours that stand twice are told apart by hatching."""
+    """Draw horizontal bars of ``counts [clients, names]``; repeated colours are hatched."""
     rows = np.arange(len(counts))
     edge = 0.4 if len(counts) <= 40 and len(names) <= _MOST_NAMED else 0.0
     start = np.zeros(len(counts))
@@ -111,7 +111,7 @@ def _legend_below(axes: Axes, *, columns: int) -> None:
 
 
 def _draw_heat_map(axes: Axes, counts: np.ndarray, class_names: Sequence[str], **colours) -> AxesImage:
-    """Counts ``[rows, classes]`` as shades of blue, the classes along the x axis."""
+    """Draw counts ``[rows, classes]`` as shades of blue, the classes along the x axis."""
     image = axes.imshow(counts, cmap="Blues", aspect="auto", interpolation="nearest", **colours)
     ticks = spaced_ticks(len(class_names), most=_MOST_WRITTEN)
     crowded = len(class_names) > _MOST_WRITTEN

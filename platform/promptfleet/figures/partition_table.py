@@ -8,11 +8,11 @@ from promptfleet.data.partition_counts import PartitionCounts
 from promptfleet.escaping import printable
 from promptfleet.text_tables import render
 
-_MOST_NAMED = 3  # classes of a client that are named, and domains
+_MOST_NAMED = 3  # classes and domains of a client that are named
 
 
 def partition_table(counts: PartitionCounts) -> str:
-    """A row per client: the sizes of its parts, its classes and domains by size, as ``name count``."""
+    """Return a row per client: the sizes of its parts, its classes and domains by size, as ``name count``."""
     table = Table(title="clients", title_justify="left")
     for name in ("client", "train", "validation", "test", "classes"):
         table.add_column(name, justify="right")
@@ -30,7 +30,7 @@ def partition_table(counts: PartitionCounts) -> str:
 
 
 def partition_summary(counts: PartitionCounts) -> str:
-    """Sizes over clients, one line per part."""
+    """Return sizes over clients, one line per part."""
     lines = [f"{'part':<12}{'samples':>9}{'smallest':>10}{'median':>9}{'largest':>9}"]
     for part, sizes in zip(("train", "validation", "test"), zip(*counts.part_sizes, strict=True), strict=True):
         lines.append(f"{part:<12}{sum(sizes):>9}{min(sizes):>10}{median(sizes):>9g}{max(sizes):>9}")

@@ -1,4 +1,4 @@
-"""One look for all figures: colours that everyone can tell apart, sizes that stay readable on a small screen."""
+"""One look for all figures: colours that every reader can distinguish, sizes that fit a small screen."""
 
 import math
 from collections.abc import Sequence
@@ -50,12 +50,12 @@ _TITLE, _LABEL, _TICK, _SMALL = 11.5, 10.5, 9.5, 8.5
 
 
 def new_figure(width: float, height: float) -> Figure:
-    """An empty figure of ``width`` by ``height`` inches that arranges its own margins."""
+    """Return an empty figure of ``width`` by ``height`` inches that arranges its own margins."""
     return Figure(figsize=(width, height), dpi=DPI, layout="constrained", facecolor="white")
 
 
 def dress(axes: Axes, *, title: str = "", x: str = "", y: str = "", grid: str | None = "both") -> None:
-    """Title, axis labels (with units) and a quiet frame; grid is "x", "y", "both" or None."""
+    """Set title, axis labels (with units) and a quiet frame; grid is "x", "y", "both" or None."""
     axes.set_title(title, fontsize=_TITLE, color=INK, loc="left")
     axes.set_xlabel(x, fontsize=_LABEL, color=INK)
     axes.set_ylabel(y, fontsize=_LABEL, color=INK)
@@ -68,26 +68,26 @@ def dress(axes: Axes, *, title: str = "", x: str = "", y: str = "", grid: str | 
 
 
 def legend(axes: Axes, *, beside: bool = False, title: str | None = None, **options) -> None:
-    """The legend, inside the axes or to the right of them."""
+    """Draw the legend, inside the axes or to the right of them."""
     place = {"loc": "upper left", "bbox_to_anchor": (1.01, 1.0), "borderaxespad": 0.0} if beside else {"loc": "best"}
     drawn = axes.legend(fontsize=_SMALL, title=title, title_fontsize=_SMALL, framealpha=0.9, **{**place, **options})
     drawn.get_frame().set_edgecolor(FAINT)
 
 
 def annotate(axes: Axes, x: float, y: float, text: str, **options) -> None:
-    """Small text at a point of the axes."""
+    """Write small text at a point of the axes."""
     axes.text(x, y, text, fontsize=_SMALL, **{"ha": "center", "va": "center", "color": INK, **options})
 
 
 def whole_numbers(axis: Axis) -> None:
-    """Ticks at whole numbers only."""
+    """Set ticks at whole numbers only."""
     axis.set_major_locator(MaxNLocator(nbins=10, integer=True, min_n_ticks=1))
 
 
 def log_ticks(low: float, high: float, least: int = 3) -> list[float]:
-    """Round numbers from low to high for a logarithmic axis: powers of ten, between them only as many as are needed.
+    """Return round numbers from low to high for a logarithmic axis: powers of ten, and as few between them as needed.
 
-    low is positive. Fewer than ``least`` where low and high are nearly the same.
+    low is positive. Fewer than ``least`` if low and high are nearly the same.
     """
     decades = range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)
     ticks: list[float] = []
@@ -101,28 +101,28 @@ def log_ticks(low: float, high: float, least: int = 3) -> list[float]:
 
 
 def spaced_ticks(count: int, most: int) -> list[int]:
-    """0, step, 2 step, ... below ``count``: at most ``most`` of them, step being 1, 2, 5, 10, 20, 50, ..."""
+    """Return 0, step, 2 step, ... below ``count``: at most ``most`` of them, step being 1, 2, 5, 10, 20, 50, ..."""
     steps = (base * 10**power for power in range(9) for base in (1, 2, 5))
     step = next(step for step in steps if math.ceil(count / step) <= most)
     return list(range(0, count, step))
 
 
 def class_colors(count: int) -> Sequence[str | tuple[float, float, float, float]]:
-    """A colour per class: distinct ones up to ten, repeated up to twenty (tell them by hatching), then a scale."""
+    """Return a colour per class: distinct ones up to ten, repeated (with hatching) up to twenty, then a scale."""
     if count <= 2 * len(CLASS_COLORS):
         return [CLASS_COLORS[label % len(CLASS_COLORS)] for label in range(count)]
     return [colormaps["viridis"](label / (count - 1)) for label in range(count)]
 
 
 def domain_colors(count: int) -> Sequence[str | tuple[float, float, float, float]]:
-    """A colour per domain: distinct ones up to nine, then a scale."""
+    """Return a colour per domain: distinct ones up to nine, then a scale."""
     if count <= len(DOMAIN_COLORS):
         return DOMAIN_COLORS[:count]
     return [colormaps["cividis"](domain / (count - 1)) for domain in range(count)]
 
 
 def line_styles(count: int) -> list[dict[str, Any]]:
-    """A colour and a dash per line: eight colours that everyone can tell apart, then the same ones dashed."""
+    """Return a colour and a dash per line: eight colours that every reader can distinguish, then the same dashed."""
     return [
         {"color": LINE_COLORS[line % len(LINE_COLORS)], "linestyle": _DASHES[line // len(LINE_COLORS) % len(_DASHES)]}
         for line in range(count)
@@ -132,8 +132,8 @@ def line_styles(count: int) -> list[dict[str, Any]]:
 def as_label(text: str, length: int = 24) -> str:
     """Return ``text`` as a label that shows it as it is, of at most ``length`` characters.
 
-    Nothing in it is a formula, and none is left out of legends, as matplotlib has it for dollars and for underscores at
-    the beginning. Characters that the fonts lack are escaped.
+    matplotlib would read dollars as a formula, and leave texts that begin with an underscore out of legends. Characters
+    that the fonts lack are escaped.
     """
     text = printable(text)
     if not text.isascii():
@@ -145,7 +145,7 @@ def as_label(text: str, length: int = 24) -> str:
 
 @cache
 def _drawable(families: tuple[str, ...]) -> frozenset[int]:
-    """Code points of the characters that there are in any of the fonts."""
+    """Return the code points of the characters that any of the fonts has."""
     drawable: set[int] = set()
     for family in families:
         with suppress(ValueError):  # it is not installed

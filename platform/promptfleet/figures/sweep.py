@@ -1,4 +1,4 @@
-"""A sweep's trials: their history, what mattered, and each hyperparameter by itself."""
+"""Figures of a sweep's trials: their history, importances, and each hyperparameter by itself."""
 
 import math
 from collections.abc import Collection, Mapping, Sequence
@@ -27,14 +27,14 @@ from promptfleet.yaml_files import as_yaml
 
 _VALUE = "validation accuracy (fraction correct)"
 _MOST_COLUMNS = 3
-_MARGIN = 0.06  # of an axis, beyond the smallest and the largest value
+_MARGIN = 0.06  # of an axis, below the smallest and above the largest value
 _DECADES = 2  # a wider range of values gets a logarithmic axis
 _MOST_BARS, _MOST_SLICES = 40, 12  # hyperparameters that a figure has room for
 _MOST_TICKS = 16  # on an axis of choices
 
 
 class Trial(Protocol):
-    """What is read of a trial, see ``promptfleet.tracking.sweep_run.TrialRecord``."""
+    """The read part of a trial, see ``promptfleet.tracking.sweep_run.TrialRecord``."""
 
     @property
     def number(self) -> int: ...
@@ -49,10 +49,10 @@ class Trial(Protocol):
 
 
 def history_figure(trials: Sequence[Trial], *, zero_shot: float | None = None) -> Figure | None:
-    """Validation accuracy by trial: complete ones filled, pruned ones hollow, failed ones crosses at the bottom.
+    """Draw validation accuracy by trial: complete ones filled, pruned ones hollow, failed ones crosses at the bottom.
 
     The line is the best complete trial so far, the ring the best one; zero_shot is untrained CLIP's mean test accuracy
-    (dashed). None where no trial has a value or has failed.
+    (dashed). Return None if no trial has a value or has failed.
     """
     complete, pruned = _with_value(trials, "complete"), _with_value(trials, "pruned")
     failed = [trial for trial in trials if trial.state == "failed"]
@@ -131,7 +131,7 @@ def slices_figure(
     space: Mapping[str, Mapping[str, Any]] | None = None,
     importances: Mapping[str, float] | None = None,
 ) -> Figure | None:
-    """One scatter plot per hyperparameter against validation accuracy. None where no trial has a value.
+    """Draw one scatter plot per hyperparameter against validation accuracy. Return None if no trial has a value.
 
     Of more than twelve hyperparameters, those of the highest ``importances`` are drawn, otherwise the first ones.
     log_scale names hyperparameters with a logarithmic axis; positive ones over more than two decades get one anyway.
@@ -196,7 +196,7 @@ def _draw_slice(axes: Axes, trials: Sequence[Trial], name: str, log: bool, entry
 
 
 def _dress_numbers(axes: Axes, values: Sequence[float], log: bool) -> None:
-    """Limits a little outside the values, and ticks at round numbers."""
+    """Set limits a little outside the values, and ticks at round numbers."""
     low, high = min(values), max(values)
     if low > 0 and (log or high / low > 10**_DECADES):
         around = (high / low) ** _MARGIN if high > low else 1.5

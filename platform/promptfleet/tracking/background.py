@@ -1,4 +1,4 @@
-"""Tracking of one federation beside its rounds: a thread of its own opens the store and writes.
+"""Tracking of one federation during its rounds: an extra thread opens the store and writes.
 
 Nothing is opened before the first round is over, so a federation that cannot be run leaves nothing in MLflow.
 """
@@ -26,12 +26,14 @@ class BackgroundFederationRun:
 
     @property
     def ui_hint(self) -> str | None:
-        """How to look at the run, once everything was written; None if MLflow does not have it."""
+        """Hint how to look at the run, once everything was written; None if MLflow does not have it."""
         return self._store.ui_hint(FEDERATIONS) if self._store and self._run else None
 
     @property
     def untracked(self) -> str | None:
-        """Why MLflow lacks the run or a part of it; None if it has everything, rounds that failed before included."""
+        """Reason why MLflow lacks the run or a part of it; None if it has everything, also rounds whose writing failed
+        before.
+        """
         return None if self._is_complete else self._writer.last_reason
 
     def log_round(self, report: RoundReport) -> None:

@@ -1,4 +1,4 @@
-"""A comparison as an MLflow run, with the searches that tune its methods and its federations nested in it."""
+"""Comparison as an MLflow run, with the searches that tune its methods and its federations nested in it."""
 
 from collections.abc import Callable, Iterable, Mapping
 from typing import TYPE_CHECKING, Any
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 
 class ComparisonRun:
-    """The parent run of a comparison, new or continued. Made by ``start``."""
+    """Parent run of a comparison, new or continued. Made by ``start``."""
 
     def __init__(self, store: TrackingStore, begin: Callable[[], TrackedRun], key: str):
         self._lasting, self.key = LastingParent(store, begin), key
@@ -25,7 +25,7 @@ class ComparisonRun:
 
     @property
     def view(self) -> str:
-        """The name of the view that shows its federations."""
+        """Name of the view that shows its federations."""
         return view_name(self.key)
 
     @property
@@ -37,14 +37,14 @@ class ComparisonRun:
         return self.run.id
 
     def living_id(self) -> str:
-        """Return the id of the run, which is begun again if it was deleted in MLflow."""
+        """Return the id of the run, which is started again if it was deleted in MLflow."""
         return self._lasting.living_id()
 
     @classmethod
     def start(
         cls, store: TrackingStore, config: FederationConfig, *, key: str, name: str, values: Mapping[str, Any]
     ) -> "ComparisonRun":
-        """Begin the comparison with this key, or continue it where there is one.
+        """Start the comparison with this key, or continue it if there is one.
 
         config is one of its federations; values are those that it is read back from: seeds, methods, ...
         """
@@ -63,7 +63,7 @@ class ComparisonRun:
         return cls(store, begin, key)
 
     def child(self, trial_number: int, params: Mapping[str, Any], config: FederationConfig) -> FederationRun:
-        """Begin or continue the nested run of one method and seed."""
+        """Start or continue the nested run of one method and seed."""
         return FederationRun.start(
             self._store,
             config,

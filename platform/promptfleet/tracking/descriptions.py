@@ -1,4 +1,4 @@
-"""What a run says about itself in MLflow's "Description" field, in Markdown."""
+"""Texts in Markdown for the field "Description" of runs in MLflow."""
 
 from collections.abc import Collection, Mapping, Sequence
 from typing import Any
@@ -17,18 +17,18 @@ _HEADING = ("", "Where to look (Artifacts):")
 _STATES = {"pruned": "stopped early (pruned)"}
 _FIGURES = {
     "accuracy": "accuracy by round: mean, every client, zero-shot CLIP",
-    "partition": "how many samples of each class, part and domain every client holds",
-    "experts": "whose prompts each client was given as experts after the last round",
-    "gate": "how the gates share their weight between the local and the non-local experts",
+    "partition": "number of samples of each class, part and domain per client",
+    "experts": "experts of each client after the last round, by client id",
+    "gate": "gate weights of the local and the non-local experts",
     "history": "validation accuracy by trial, and the best so far",
-    "importances": "how much of the accuracy's variance each hyperparameter explains",
+    "importances": "share of the accuracy's variance that each hyperparameter explains",
     "grid": "test accuracy over the grid's first key, mean and spread over seeds",
     "slices": "validation accuracy against each hyperparameter",
 }
 
 
 def federation_note(result: FederationSummary, figures: Collection[str], caveat: str = "") -> str:
-    """Of a federation that ran all its rounds: its accuracy beside zero-shot's; figures are those that were drawn."""
+    """Describe a federation that ran all its rounds: its accuracy next to zero-shot's; figures are the drawn ones."""
     return "\n".join(
         [
             *([f"**{caveat}.**", ""] if caveat else []),
@@ -41,7 +41,7 @@ def federation_note(result: FederationSummary, figures: Collection[str], caveat:
 
 
 def stopped_note(done: int, rounds: int, val_accuracy: float | None, figures: Collection[str]) -> str:
-    """Of a pruned trial: ``done`` of its ``rounds`` were run."""
+    """Describe a pruned trial: ``done`` of its ``rounds`` were run."""
     value = "" if val_accuracy is None else f" at validation accuracy {val_accuracy:.3f}"
     return "\n".join(
         [
@@ -53,7 +53,7 @@ def stopped_note(done: int, rounds: int, val_accuracy: float | None, figures: Co
 
 
 def failed_note(done: int, rounds: int, reason: str | None, figures: Collection[str]) -> str:
-    """Of a federation that raised ``reason``."""
+    """Describe a federation that raised ``reason``."""
     why = f": {markdown_code(reason)}" if reason else ""
     return "\n".join([f"**Failed** after {done} of {rounds} rounds{why}", *_figure_lines(figures)])
 
@@ -68,7 +68,7 @@ def sweep_note(
     zero_shot: float | None,
     figures: Collection[str],
 ) -> str:
-    """Of a sweep as it stands; the most important first, because MLflow folds away what comes after some lines.
+    """Describe the current state of a sweep; the most important first, because MLflow folds away later lines.
 
     best names the best trial, val_accuracy and test_accuracy are its own, zero_shot is for its clients. space has one
     entry per hyperparameter, as in a search file; counts are numbers of trials by state.
@@ -96,19 +96,22 @@ def sweep_note(
 
 
 def _against(zero_shot: float, accuracy: float) -> str:
-    """The difference of what is shown, so that it can be redone by eye."""
+    """Return the difference of the displayed numbers, so that it can be checked by eye."""
     gain = round(accuracy, 3) - round(zero_shot, 3)
     return f", {gain:+.3f} against zero-shot CLIP's {zero_shot:.3f}"
 
 
 def _figure_lines(figures: Collection[str]) -> Sequence[str]:
-    """A list under a heading, empty without figures."""
+    """Return a list under a heading, empty without figures."""
     lines = [f"- `figures/{name}.png`: {text}" for name, text in _FIGURES.items() if name in figures]
     return [*_HEADING, *lines] if lines else []
 
 
 def _values(entry: Mapping[str, Any]) -> str:
-    """``{"float": [0.02, 1.0], "log": True}`` becomes ``0.02 to 1, logarithmic``."""
+    """Return the values of a search space in words.
+
+    ``{"float": [0.02, 1.0], "log": True}`` becomes ``0.02 to 1, logarithmic``.
+    """
     if "choice" in entry:
         values = [markdown(as_yaml(value)) for value in entry["choice"]]
         more = f" and {len(values) - _MOST_VALUES} more" if len(values) > _MOST_VALUES else ""

@@ -1,4 +1,4 @@
-"""One federation as one MLflow run: parameters, a batch of metrics per round, and at the end everything it gave."""
+"""One federation as one MLflow run: parameters, a batch of metrics per round, and its whole result at the end."""
 
 import json
 from collections import Counter
@@ -31,7 +31,7 @@ _STATES: dict[str, str] = {"FINISHED": "complete", "KILLED": "pruned", "FAILED":
 
 
 class FederationRun:
-    """The run of one federation, new or continued. Made by ``start``.
+    """Run of one federation, new or continued. Made by ``start``.
 
     A run that is deleted in MLflow meanwhile is written again, with all rounds that this process has seen.
     """
@@ -61,9 +61,9 @@ class FederationRun:
         parent: Callable[[], str] | None = None,
         tags: Mapping[str, str] | None = None,
     ) -> "FederationRun":
-        """Begin the run with this key, or continue it where there is one.
+        """Start the run with this key, or continue it if there is one.
 
-        key tells runs apart and survives a restart (``config.fingerprint()`` does for a federation of its own); parent
+        key identifies the run and survives a restart (``config.fingerprint()`` does for a single federation); parent
         gives the id of the run this one is nested in.
 
         Raises:
@@ -79,7 +79,7 @@ class FederationRun:
         return cls(begin, config)
 
     def log_round(self, report: RoundReport) -> None:
-        """Write one round's metrics at step ``report.round``; a round that is there already is not written again.
+        """Write one round's metrics at step ``report.round``, unless that step was written before.
 
         Earlier rounds that could not be written are written with it.
         """
@@ -111,7 +111,7 @@ class FederationRun:
         end_run(self.run, status, _STATES[status])
 
     def draw(self, result: FederationSummary | None, status: EndStatus, *, reason: str | None = None) -> None:
-        """Draw the figures of a run that has ended, and tell of them in its description."""
+        """Draw the figures of a run that has ended, and list them in its description."""
         figures: list[str] = []
         if result is not None:
             figures = self.run.log_figures(federation_figures(result))
@@ -148,7 +148,7 @@ class FederationRun:
         return stopped_note(done, rounds, self.run.metrics.get(_EVERY_ROUND), figures)
 
     def _log_result(self, result: FederationResult) -> dict[str, str]:
-        """Write what it gave but figures; returns the tags that go with it."""
+        """Write the result without figures; return its tags."""
         run = self.run
         self._reports |= {report.round: report for report in result.rounds}  # those of earlier processes, too
         self._log_rounds()
@@ -174,13 +174,13 @@ def log_origin(run: TrackedRun, config: FederationConfig, origin: Mapping[str, A
 
 
 def end_run(run: TrackedRun, status: Status, state: str) -> None:
-    """Close a run; ``state`` tells in our words what MLflow's status cannot, such as pruned from interrupted."""
+    """Close a run; ``state`` is our word where MLflow's status says less, such as pruned or interrupted."""
     run.set_tags({STATE_TAG: state})
     run.set_status(status)
 
 
 def federation_tags(config: FederationConfig) -> dict[str, str]:
-    """What runs are filtered by."""
+    """Return the tags for filtering runs."""
     return {
         "method": config.method,
         "dataset": config.dataset,
@@ -190,9 +190,9 @@ def federation_tags(config: FederationConfig) -> dict[str, str]:
 
 
 def round_metrics(report: RoundReport, config: FederationConfig) -> dict[str, float | None]:
-    """One round's metrics by name. Accuracies are fractions, times seconds.
+    """Return one round's metrics by name. Accuracies are fractions, times seconds.
 
-    What is the same in every round of such a federation is None.
+    Metrics that are the same in every round of such a federation are None.
     """
     simulated = config.faults != FaultsConfig()
     partial = simulated or config.participation < 1
@@ -216,7 +216,7 @@ def round_metrics(report: RoundReport, config: FederationConfig) -> dict[str, fl
 
 
 def honest_metrics(report: RoundReport) -> dict[str, float]:
-    """Of a federation that is attacked: means over the clients that do not attack."""
+    """Return means over the clients that do not attack, for a federation with attackers."""
     return {
         "val/honest_accuracy_mean": report.honest_val_accuracy,
         "test/honest_accuracy_mean": report.honest_test_accuracy,
@@ -224,7 +224,7 @@ def honest_metrics(report: RoundReport) -> dict[str, float]:
 
 
 def final_metrics(result: FederationResult) -> dict[str, float | None]:
-    """Final metrics: after the last round, and in the round of the best validation accuracy.
+    """Return final metrics: after the last round, and in the round of the best validation accuracy.
 
     MLflow sorts names: the two that matter, ``final/...``, come first.
     """
@@ -242,13 +242,13 @@ def final_metrics(result: FederationResult) -> dict[str, float | None]:
 
 
 def client_row(client: ClientReport) -> dict[str, float]:
-    """One client's row of ``clients.json``."""
+    """Return one client's row of ``clients.json``."""
     names = ("id", "num_train", "num_val", "num_test", "val_accuracy", "test_accuracy", "zero_shot_accuracy")
     return {name: getattr(client, name) for name in names}
 
 
 def event_rows(reports: Sequence[RoundReport]) -> list[dict[str, Any]]:
-    """Rows of ``events.json``: everything that did not go as planned, by round. Empty for an undisturbed federation."""
+    """Return rows of ``events.json``: all unplanned events by round. Empty for an undisturbed federation."""
     rows = []
     for report in reports:
         refused = [Event("aggregate", [client], why, "rejected") for client, why in report.rejected.items()]
@@ -258,7 +258,7 @@ def event_rows(reports: Sequence[RoundReport]) -> list[dict[str, Any]]:
 
 
 def named_by_client(privates: Mapping[int, State]) -> State:
-    """All clients' tensors in one dictionary, under names such as ``client_003/gate.query.weight``."""
+    """Return all clients' tensors in one dictionary, under names such as ``client_003/gate.query.weight``."""
     return {
         f"client_{client:03d}/{name}": tensor
         for client in sorted(privates)
@@ -267,7 +267,9 @@ def named_by_client(privates: Mapping[int, State]) -> State:
 
 
 def federation_figures(result: FederationSummary) -> "Iterator[tuple[str, Callable[[], Figure | None]]]":
-    """Name and drawing function of each figure of a federation; a function gives None where there is nothing to see."""
+    """Yield name and drawing function of each figure of a federation; a function gives None if it has nothing to
+    show.
+    """
     from promptfleet.figures.experts import experts_figure
     from promptfleet.figures.gate import gate_figure
     from promptfleet.figures.partition import partition_figure
@@ -280,7 +282,7 @@ def federation_figures(result: FederationSummary) -> "Iterator[tuple[str, Callab
 
 
 def partition_counts(result: FederationSummary) -> PartitionCounts:
-    """Who held what."""
+    """Return the samples of each client in numbers."""
     return PartitionCounts(
         class_names=result.class_names,
         domain_names=result.domain_names,
@@ -292,7 +294,7 @@ def partition_counts(result: FederationSummary) -> PartitionCounts:
 
 
 def _counted(words: Iterable[str]) -> str:
-    """``2 done again, 1 dropped``"""
+    """Return counts of words, such as ``2 done again, 1 dropped``."""
     return ", ".join(f"{count} {word}" for word, count in sorted(Counter(words).items()))
 
 

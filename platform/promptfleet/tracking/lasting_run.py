@@ -1,4 +1,4 @@
-"""A run that is started again where somebody deletes it in MLflow while it is written."""
+"""Runs that are started again if they are deleted in MLflow while being written."""
 
 import logging
 from collections.abc import Callable
@@ -10,16 +10,16 @@ logger = logging.getLogger(__name__)
 
 
 class LastingRun:
-    """The run that ``begin`` finds or creates. ``now`` is the run as it was seen last."""
+    """Run that ``begin`` finds or creates. ``now`` is its last known state."""
 
     def __init__(self, begin: Callable[[], TrackedRun]):
         self._begin = begin
         self.now = begin()
 
     def renew(self) -> str | None:
-        """Begin the run again if it was deleted; returns the deleted run's id then, and None for a run that is there.
+        """Start the run again if it was deleted; return the deleted run's id then, and None for a run that is there.
 
-        A run that comes back with a restored experiment is the same run.
+        A run that returns with a restored experiment is the same run.
         """
         if not self.now.is_deleted:
             return None
@@ -31,7 +31,7 @@ class LastingRun:
 
 
 class LastingParent(LastingRun):
-    """A run that others are nested in; they move to the run that takes its place."""
+    """Run that others are nested in; they move to the run that replaces it."""
 
     def __init__(self, store: TrackingStore, begin: Callable[[], TrackedRun]):
         super().__init__(begin)
@@ -44,6 +44,6 @@ class LastingParent(LastingRun):
         return before
 
     def living_id(self) -> str:
-        """Return the id of the run, which is begun again if it was deleted."""
+        """Return the id of the run, which is started again if it was deleted."""
         self.renew()
         return self.now.id

@@ -1,4 +1,4 @@
-"""A store that is locked, or gone for a while: telling that from mistakes, and waiting for its return."""
+"""Outages of a store that is locked or unreachable for a while: how to recognize them and wait for their end."""
 
 import logging
 import sqlite3
@@ -17,7 +17,7 @@ logger = logging.getLogger(__name__)
 
 
 def is_outage(error: BaseException) -> bool:
-    """Whether the error is the database's or the network's, at whatever depth MLflow or Optuna has wrapped it."""
+    """Return True if the error is the database's or the network's, at any depth within MLflow's or Optuna's errors."""
     from sqlalchemy.exc import OperationalError
 
     outages = (sqlite3.OperationalError, OperationalError, ConnectionError, TimeoutError)
@@ -25,32 +25,32 @@ def is_outage(error: BaseException) -> bool:
 
 
 def is_damage(error: BaseException) -> bool:
-    """Return whether SQLite says that a file is no database, or malformed: its errors of no more special type."""
+    """Return True if SQLite says that a file is no database, or malformed: its errors of no more special type."""
     return any(type(one) is sqlite3.DatabaseError for one in causes(error))
 
 
 def cause(error: BaseException) -> str:
-    """The first line of what lies at the bottom of the error."""
+    """Return the first line of the error's innermost cause."""
     *_, last = causes(error)
     return first_line(last)
 
 
 def reason(error: BaseException) -> str:
-    """Return one line that says why a write failed."""
+    """Return one line with the reason of a failed write."""
     if isinstance(error, PromptfleetError):
         return str(error)
     return cause(error) if is_outage(error) else f"{first_line(error)} ({type(error).__name__})"
 
 
 def causes(error: BaseException | None) -> Iterator[BaseException]:
-    """Yield the error, what it was raised from, and so on."""
+    """Yield the error, its cause, and so on."""
     while error is not None:
         yield error
         error = error.__cause__ or error.__context__
 
 
 def waits() -> Iterator[float]:
-    """Seconds to wait before each further attempt: twice as long each time, up to a limit."""
+    """Yield the seconds to wait before each further attempt: doubled each time, up to a limit."""
     wait = FIRST_WAIT_S
     while True:
         yield wait
@@ -58,7 +58,8 @@ def waits() -> Iterator[float]:
 
 
 def persistently(job: Callable[[], T], *, store: str = "tracking: the store", patience_s: float = PATIENCE_S) -> T:
-    """Return what ``job`` gives, retrying it for ``patience_s`` while the store is away, which is logged once.
+    """Return the result of ``job``, retrying it for ``patience_s`` while the store is unreachable, which is logged
+    once.
 
     Raises:
         TrackingError: the store did not come back.

@@ -1,4 +1,4 @@
-"""What a run was made with: the code, the packages, the command."""
+"""Provenance of a run: its code, its packages, its command."""
 
 import shlex
 import subprocess
@@ -16,20 +16,20 @@ _SOURCE = Path(__file__).resolve().parents[1] / "__init__.py"
 
 
 def provenance_tags() -> dict[str, str]:
-    """Tags for a run; those on git only where this code is part of a git checkout."""
+    """Return tags for a run; git's only if this code is part of a git checkout."""
     source = {"mlflow.source.name": Path(sys.argv[0]).name, "mlflow.source.type": "LOCAL"}
     return {"command": command(), **source, **git_tags(_SOURCE)}
 
 
 def provenance() -> dict[str, Any]:
-    """All of it, for a file: the command, the commit where there is one, the versions of what matters."""
+    """Return all provenance for a file: the command, the commit if there is one, the versions of the main packages."""
     git = {name: value for name, value in git_tags(_SOURCE).items() if name.startswith("git_")}
     return {"command": command(), **git, "versions": versions()}
 
 
 @cache
 def versions() -> dict[str, str]:
-    """Versions by package, this one and Python first; packages that are not installed are left out."""
+    """Return versions by package, this one and Python first; packages that are not installed are left out."""
     found = {"promptfleet": __version__, "python": sys.version.split()[0]}
     for package in _PACKAGES:
         try:
@@ -40,16 +40,16 @@ def versions() -> dict[str, str]:
 
 
 def command() -> str:
-    """The command line of this process, ready to be pasted into a shell; without passwords in addresses."""
+    """Return the command line of this process, ready for a shell; without passwords in addresses."""
     return mask_secrets(shlex.join(sys.orig_argv))
 
 
 @cache
 def git_tags(source: Path) -> dict[str, str]:
-    """Commit of the checkout that tracks ``source``, and whether it differs from that; empty where none does.
+    """Return the commit of the checkout that tracks ``source``, and if it was changed; empty without a checkout.
 
-    A package installed into an environment that merely lies in someone's checkout is not tracked by it. Read once per
-    process: the code that runs is the code that was loaded.
+    A package installed into an environment that merely is inside a checkout is not tracked by it. Read once per
+    process: the running code is the code that was loaded.
     """
     try:
         _git(source.parent, "ls-files", "--error-unmatch", source.name)

@@ -1,4 +1,4 @@
-"""Names of runs that tell runs apart."""
+"""Names that distinguish runs."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -17,7 +17,7 @@ def trial_name(number: int, params: Mapping[str, Any]) -> str:
 
 
 def federation_name(config: FederationConfig) -> str:
-    """Return ``pfedmoap digits seed 0  K=4 rounds=3``, with every key that is not as it is by default."""
+    """Return ``pfedmoap digits seed 0  K=4 rounds=3``, with every key that differs from its default."""
     return _cut(f"{config.method} {config.dataset} seed {config.seed}  {_words(changed_values(config))}".strip())
 
 
@@ -32,7 +32,7 @@ def changed_values(config: FederationConfig) -> dict[str, Any]:
 
 
 def format_value(value: Any) -> str:
-    """A hyperparameter's value as a file has it, but real numbers with three significant digits."""
+    """Return a hyperparameter's value as in a file, but real numbers with three significant digits."""
     return f"{value:.3g}" if isinstance(value, float) else as_yaml(value)
 
 

@@ -60,6 +60,8 @@ class TrackingStore:
     def open(cls, storage_path: str | Path) -> "TrackingStore":
         """Open the store under ``storage_path``, creating it on first use; any number of processes may do so at once.
 
+        A store that was moved with its artifacts continues at its new place.
+
         A store that was moved with its artifacts, to wherever, goes on there.
 
         Raises:
@@ -93,12 +95,12 @@ class TrackingStore:
 
     @property
     def uri(self) -> str:
-        """What MLflow calls the tracking URI."""
+        """Address of the store, MLflow's tracking URI."""
         return sqlite_address(self.path / DATABASE)
 
     @property
     def ui_command(self) -> str:
-        """The command that shows this store in a browser, to be copied by the user."""
+        """Command that shows this store in a browser, for the user to copy."""
         if Path.cwd() == _REPOSITORY and self.path == _REPOSITORY / "results":
             return "make ui"
         return shlex.join([sys.executable, str(_REPOSITORY / "jobs" / "ui.py"), str(self.path)])
@@ -109,23 +111,23 @@ class TrackingStore:
         return f"{page}&viewStateShareKey={quote(view, safe='')}"
 
     def ui_hint(self, view: str) -> str:
-        """Return how to look at the runs: the command, and the page it serves."""
+        """Return a hint how to look at the runs: the command, and the page it serves."""
         return f"{self.ui_command}  ->  {self.ui_address(view)}"
 
     def save_view(self, view: View) -> None:
-        """Have ``ui_address`` lead to this view."""
+        """Make ``ui_address`` lead to this view."""
         self._client.set_experiment_tag(self._experiment_id, VIEW_TAG + view.name, view.to_json(saved=time.time()))
 
     def widen_view(self, name: str, make: Callable[[Sequence[str]], View], keys: Sequence[str]) -> None:
-        """Save the view that ``make`` gives of these keys, and of those that it was saved with before."""
+        """Save the view that ``make`` gives for these keys and the ones that it was saved with before."""
         with _alone(self.path):
             state = self._views().get(name, {})
             self.save_view(make(list(dict.fromkeys([*state.get(KEYS, ()), *keys]))))
 
     def newest_views(self, number: int) -> list[str]:
-        """Return the names of at most ``number`` views, those saved last first, and of the view of all runs.
+        """Return the names of at most ``number`` saved views, the last saved first, and of the view of all runs.
 
-        Those of sweeps and comparisons that were deleted in MLflow are left out.
+        Views of sweeps and comparisons that were deleted in MLflow are left out.
         """
         saved = self._views()
         newest = sorted(saved.keys() - {ALL_RUNS}, key=lambda name: -saved[name][SAVED])
@@ -136,7 +138,7 @@ class TrackingStore:
         return run is not None and TrackedRun(self._client, run, is_new=False).is_deleted
 
     def _views(self) -> dict[str, dict[str, Any]]:
-        """Return the state of each view by name, of those that this program saved."""
+        """Return the state of each view that this program saved, by name."""
         tags = self._client.get_experiment(self._experiment_id).tags
         states = {name.removeprefix(VIEW_TAG): text for name, text in tags.items() if name.startswith(VIEW_TAG)}
         return {name: json.loads(text) for name, text in states.items() if f'"{SAVED}"' in text}
@@ -144,7 +146,7 @@ class TrackingStore:
     def find_or_create_run(
         self, key: str, name: str, *, parent: str | None = None, tags: Mapping[str, str] | None = None
     ) -> TrackedRun:
-        """The run with this key, set to RUNNING, or a new one named ``name``; ``tags`` are set on either.
+        """Return the run with this key, set to RUNNING, or a new one named ``name``; ``tags`` are set on either.
 
         parent is the id of the run that this one is nested in. An experiment that was deleted in MLflow is restored.
         """
@@ -162,7 +164,7 @@ class TrackingStore:
             return TrackedRun(self._client, run.info.run_id, is_new=True)
 
     def find_run(self, key: str) -> TrackedRun | None:
-        """The run with this key, as it is. Runs that were deleted in MLflow do not count."""
+        """Return the run with this key, as it is. Runs that were deleted in MLflow do not count."""
         run = next(self._search(f"tags.`{KEY_TAG}` = {_quoted(key)}"), None)
         return None if run is None else self._tracked(run)
 
@@ -195,7 +197,7 @@ class TrackingStore:
 
 
 def _quiet_mlflow() -> None:
-    """No telemetry, no lines about migrations, no progress bars; what the user set in the environment wins."""
+    """Turn off telemetry, lines about migrations and progress bars, unless the user's environment sets them."""
     os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
     os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
     os.environ.setdefault("MLFLOW_LOGGING_LEVEL", "WARNING")
@@ -203,12 +205,12 @@ def _quiet_mlflow() -> None:
 
     mlflow.store.db.utils.MAX_RETRY_COUNT = 1  # or it waits for two minutes, and says nothing
     logging.getLogger("alembic").setLevel(logging.WARNING)
-    logging.getLogger("mlflow.store.db.utils").setLevel(logging.CRITICAL)  # an outage is told by ``outages``
+    logging.getLogger("mlflow.store.db.utils").setLevel(logging.CRITICAL)  # ``outages`` reports an outage
 
 
 @contextmanager
 def _alone(path: Path) -> Iterator[None]:
-    """Hold the store's lock, and log it where another process keeps it for long.
+    """Hold the store's lock, and log it if another process keeps it for long.
 
     Raises TimeoutError if that process does not give it back.
     """
@@ -304,7 +306,7 @@ def _experiment(client: "MlflowClient", path: Path) -> str:
 
 
 def _delete_replaced(client: "MlflowClient", experiment_id: str) -> None:
-    """Delete runs with a later one of the same key, as they were: a restored experiment brings all of its runs back."""
+    """Delete runs with a later one of the same key again: restoring an experiment restores all of its runs."""
     keys, token = set(), ""
     while token is not None:
         page = client.search_runs([experiment_id], order_by=["attributes.start_time DESC"], page_token=token or None)
@@ -331,7 +333,9 @@ def _nested_in(parent: str) -> str:
 
 
 def _quoted(value: str) -> str:
-    """A string of MLflow's filter language, which knows no escapes. Raises ValueError if it cannot hold ``value``."""
+    """Return a string of MLflow's filter language, which has no escapes. Raises ValueError if it cannot hold
+    ``value``.
+    """
     for mark in ("'", '"'):
         if mark not in value:
             return f"{mark}{value}{mark}"

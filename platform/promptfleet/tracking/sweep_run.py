@@ -1,4 +1,4 @@
-"""A sweep as an MLflow run with its trials nested in it."""
+"""Sweep as an MLflow run with its trials nested in it."""
 
 import json
 from collections.abc import Callable, Collection, Mapping, Sequence
@@ -19,7 +19,7 @@ from promptfleet.yaml_files import dump_yaml
 
 ParamValue = int | float | str | bool
 Importances = Callable[[], Mapping[str, float] | None]
-_STATES = ("complete", "pruned", "failed", "running")  # in this order wherever they are counted
+_STATES = ("complete", "pruned", "failed", "running")  # in this order in all counts
 _BEST_VAL, _BEST_TEST, _ZERO_SHOT = "best/val_accuracy", "best/test_accuracy", "zero_shot/test_accuracy"
 
 
@@ -27,7 +27,7 @@ _BEST_VAL, _BEST_TEST, _ZERO_SHOT = "best/val_accuracy", "best/test_accuracy", "
 class TrialRecord:
     """One trial of a sweep. ``value`` is its last validation accuracy, a fraction; ``seconds`` its time so far.
 
-    Where some clients attack, ``value`` is that of the others, and so is ``honest_test_accuracy``.
+    If some clients attack, ``value`` is the accuracy of the others, and so is ``honest_test_accuracy``.
     """
 
     number: int
@@ -41,7 +41,7 @@ class TrialRecord:
 
 
 class SweepRun:
-    """The parent run of a sweep, new or continued. Made by ``start``."""
+    """Parent run of a sweep, new or continued. Made by ``start``."""
 
     def __init__(self, store: TrackingStore, begin: Callable[[], TrackedRun], key: str, search: Mapping[str, Any]):
         self._lasting = LastingParent(store, begin)
@@ -60,7 +60,7 @@ class SweepRun:
 
     @property
     def view(self) -> str:
-        """The name of the view that shows its trials."""
+        """Name of the view that shows its trials."""
         return view_name(self._key)
 
     @classmethod
@@ -74,7 +74,7 @@ class SweepRun:
         search: Mapping[str, Any] | None = None,
         parent: Callable[[], str] | None = None,
     ) -> "SweepRun":
-        """Begin the sweep with this key, or continue it where there is one.
+        """Start the sweep with this key, or continue it if there is one.
 
         config is what the trials share; search is the resolved search file (plain values): sampler, space, ...;
         parent gives the id of the run this one is nested in.
@@ -93,7 +93,7 @@ class SweepRun:
         return cls(store, begin, key, search or {})
 
     def child(self, trial_number: int, params: Mapping[str, ParamValue], config: FederationConfig) -> FederationRun:
-        """Begin or continue the nested run of one trial; config is the trial's own, with ``params`` set."""
+        """Start or continue the nested run of one trial; config is the trial's own, with ``params`` set."""
         return FederationRun.start(
             self._store,
             config,
@@ -111,9 +111,9 @@ class SweepRun:
         log_scale: Collection[str] = (),
         status: Literal["FINISHED", "KILLED", "FAILED"] = "FINISHED",
     ) -> None:
-        """Write table, best trial, figures and description, and end the run: KILLED where the sweep was interrupted.
+        """Write table, best trial, figures and description, and end the run: KILLED if the sweep was interrupted.
 
-        What an interrupted sweep wrote is replaced when it was resumed. importances gives the shares of the objective's
+        A resumed sweep replaces the files of an interrupted one. importances gives the shares of the objective's
         variance that each hyperparameter explains; log_scale names the hyperparameters to be drawn on a logarithmic
         axis. Trials that are still RUNNING in MLflow, because the process that ran them died, are set to KILLED.
         Figures come last, when the run has ended.
@@ -132,7 +132,7 @@ class SweepRun:
         return f"{self._key}/trial/{trial_number}"
 
     def _log_best(self, trials: Sequence[TrialRecord]) -> dict[str, float | None]:
-        """Returns the best trial's accuracies, and zero-shot's for the same clients, by their names of metrics."""
+        """Return the best trial's accuracies, and zero-shot's for the same clients, by their names of metrics."""
         ended = {state: count for state, count in count_states(trials).items() if state != "running"}
         accuracies: dict[str, float | None] = dict.fromkeys((_BEST_VAL, _BEST_TEST, _ZERO_SHOT))
         best = best_trial(trials)
@@ -185,23 +185,23 @@ class SweepRun:
 
 
 def ranked_trials(trials: Sequence[TrialRecord]) -> list[TrialRecord]:
-    """The complete trials, the highest validation accuracy first, of equals the earliest."""
+    """Return the complete trials, the highest validation accuracy first, of equals the earliest."""
     complete = [trial for trial in trials if trial.state == "complete" and trial.value is not None]
     return sorted(complete, key=lambda trial: (-trial.value, trial.number))
 
 
 def best_trial(trials: Sequence[TrialRecord]) -> TrialRecord | None:
-    """The first of ``ranked_trials``, None without any."""
+    """Return the first of ``ranked_trials``, None without any."""
     return next(iter(ranked_trials(trials)), None)
 
 
 def count_states(trials: Sequence[TrialRecord]) -> dict[str, int]:
-    """How many trials are in each state, also where it is none."""
+    """Return the number of trials in each state, with zeros."""
     return {state: sum(trial.state == state for trial in trials) for state in _STATES}
 
 
 def trial_row(trial: TrialRecord) -> dict[str, Any]:
-    """One trial's row of ``trials.json``: a hyperparameter of the name of another column is ``params.*``."""
+    """Return one trial's row of ``trials.json``: a hyperparameter with the name of another column is ``params.*``."""
     others = asdict(trial)
     params = others.pop("params")
     if trial.honest_test_accuracy is None:

@@ -1,4 +1,4 @@
-"""One MLflow run: what is written to it is there once, however often it is written."""
+"""One MLflow run: repeated writes leave each entry there once."""
 
 import json
 import logging
@@ -27,7 +27,7 @@ _TAG_LENGTH = 8000  # MLflow's limit
 
 
 class TrackedRun:
-    """A handle on one run. ``is_new`` tells a run that was just created from one that is continued."""
+    """Handle on one run. ``is_new`` is True for a run that was just created, not for a continued one."""
 
     def __init__(self, client: "MlflowClient", run_id: str, *, is_new: bool):
         self._client = client
@@ -40,7 +40,7 @@ class TrackedRun:
 
     @property
     def is_deleted(self) -> bool:
-        """Tell whether the run was deleted in MLflow, for good or into its trash."""
+        """Return True if the run was deleted in MLflow, for good or into its trash."""
         from mlflow.exceptions import MlflowException
 
         try:
@@ -56,7 +56,7 @@ class TrackedRun:
 
     @property
     def metrics(self) -> dict[str, float]:
-        """The latest value of each metric."""
+        """Return the latest value of each metric."""
         return self._client.get_run(self.id).data.metrics
 
     @property
@@ -68,7 +68,7 @@ class TrackedRun:
         return self._client.get_run(self.id).data.tags
 
     def steps(self, metric: str) -> set[int]:
-        """The steps at which ``metric`` was logged."""
+        """Return the steps at which ``metric`` was logged."""
         return {entry.step for entry in self._client.get_metric_history(self.id, metric)}
 
     def log_metrics(self, values: Mapping[str, float | None], *, step: int) -> None:
@@ -90,12 +90,12 @@ class TrackedRun:
             self._client.log_batch(self.id, metrics=metrics[start : start + _METRICS_PER_BATCH])
 
     def log_final_metrics(self, values: Mapping[str, float | None], *, step: int) -> None:
-        """Write those values that the run does not hold already."""
+        """Write the values that the run does not hold already."""
         held = self.metrics
         self.log_metrics({name: value for name, value in values.items() if held.get(name) != value}, step=step)
 
     def log_params(self, values: Mapping[str, Any]) -> None:
-        """Write parameters; MLflow keeps the first value of each for ever.
+        """Write parameters; MLflow keeps the first value of each forever.
 
         Raises:
             TrackingError: the run already holds another value for one of them.

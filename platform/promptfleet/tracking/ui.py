@@ -1,4 +1,4 @@
-"""MLflow's server on the embedded store, quiet but for what its user needs."""
+"""Server of MLflow on the embedded store, quiet except for its user's needs."""
 
 import errno
 import logging

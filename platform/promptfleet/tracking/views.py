@@ -1,4 +1,4 @@
-"""Views of MLflow's page of runs: a sorted table of the columns that matter, and charts of them.
+"""Views of MLflow's page of runs: a sorted table of the main columns, and charts of them.
 
 MLflow keeps a shared view as JSON in a tag of the experiment, and a link names it. The keys are those of the front end
 of MLflow 3.17, which skips keys it does not know.
@@ -27,7 +27,7 @@ _FIRST = {"attributes.`Run Name`": 280, "runDateAndNestInfo": 130}  # columns of
 
 @dataclass(frozen=True)
 class View:
-    """A table of runs. ``name`` is its name in the link.
+    """Table of runs. ``name`` is its name in the link.
 
     order_by and columns are ``metric("...")``, ``param("...")`` or ``tag("...")``; search is in MLflow's filter
     language, and parent the id of the run whose children are shown. keys are the parameters by which the runs differ,
@@ -43,7 +43,7 @@ class View:
     keys: Sequence[str] = ()
 
     def to_json(self, *, saved: float | None = None) -> str:
-        """Return the state as MLflow's front end reads it; columns that are too many for it are left out.
+        """Return the state in the form of MLflow's front end; columns that are too many for it are left out.
 
         saved: when it is, in seconds since 1970.
         """
@@ -92,17 +92,17 @@ def view_name(key: str) -> str:
 
 
 def metric(name: str) -> str:
-    """Return what MLflow's page calls the column of a metric."""
+    """Return the name of a metric's column on MLflow's page."""
     return f"metrics.`{name}`"
 
 
 def param(name: str) -> str:
-    """Return what MLflow's page calls the column of a parameter."""
+    """Return the name of a parameter's column on MLflow's page."""
     return f"params.`{name}`"
 
 
 def tag(name: str) -> str:
-    """Return what MLflow's page calls the column of a tag."""
+    """Return the name of a tag's column on MLflow's page."""
     return f"tags.`{name}`"
 
 
@@ -125,7 +125,7 @@ def comparison_view(name: str, parent: str) -> View:
 
 
 def federations_view(keys: Sequence[str]) -> View:
-    """Return the view of federations of their own, the highest test accuracy first; keys are those that differ."""
+    """Return the view of single federations, the highest test accuracy first; keys are those that differ."""
     first = ("method", "dataset", "seed")
     columns = [metric(TEST), metric(VAL), metric(ZERO_SHOT), *map(param, first), *map(param, keys)]
     return View(

@@ -1,4 +1,4 @@
-"""A background thread that writes, so that what drives a sweep never waits for a disk or a figure."""
+"""Background thread that writes, so that a sweep's driver never waits for a disk or a figure."""
 
 import logging
 import queue
@@ -12,13 +12,13 @@ from promptfleet.tracking.outages import PATIENCE_S, is_outage, reason, waits
 
 logger = logging.getLogger(__name__)
 SLOW_S = 20.0  # waiting for longer than this is logged
-PROGRESS_S = 10.0  # and then how far it is, so often
-LATE_S = 60.0  # that late jobs may take once the writer is closed
+PROGRESS_S = 10.0  # seconds between reports of progress then
+LATE_S = 60.0  # seconds for late jobs once the writer is closed
 _NOW, _LATE, _END = range(3)  # in this order
 
 
 class _Item(NamedTuple):
-    """A job in its turn; ``number`` keeps the order of submission."""
+    """Job in its turn; ``number`` keeps the order of submission."""
 
     turn: int
     number: int
@@ -27,12 +27,12 @@ class _Item(NamedTuple):
 
 
 class BackgroundWriter:
-    """Runs jobs one after the other in the order they were submitted. As a context manager it closes itself.
+    """Writer that runs jobs one after the other in the order of submission. As a context manager it closes itself.
 
-    Late jobs run when no others wait. They may be submitted by jobs, also while the writer closes, and those that are
-    left after a minute of closing are left out, which is logged.
+    Late jobs run when no others wait. They may be submitted by jobs, also while the writer closes; jobs that are left
+    after a minute of closing are left out, which is logged.
 
-    While the store is locked or gone, everything is kept in order and written when it is back; once the writer is
+    While the store is locked or unreachable, all jobs are kept in order and run when it is back; once the writer is
     closed it waits for that no longer than a minute. Any other failure of a job is a warning, and the next job runs:
     tracking never ends a sweep. An outage, and each reason of a failure, is logged once, when it begins. A job may run
     again after an outage in the middle.
@@ -58,12 +58,12 @@ class BackgroundWriter:
 
     @property
     def failures(self) -> int:
-        """How many jobs have failed so far."""
+        """Number of failed jobs so far."""
         return self._failures
 
     @property
     def last_reason(self) -> str | None:
-        """Why a job failed that did; of several reasons the last new one."""
+        """Reason of a failed job; of several reasons the last new one."""
         return self._reasons[-1] if self._reasons else None
 
     def submit(self, job: Callable[..., object], *arguments: object) -> None:
@@ -104,7 +104,7 @@ class BackgroundWriter:
             logger.warning("tracking: the store did not come back; %d writes are not in it", lost)
 
     def _finished(self, job: Callable[..., object], arguments: tuple) -> bool:
-        """Run a job, again and again through an outage; False if that did not end in time."""
+        """Run a job, repeatedly through an outage; return False if the outage did not end in time."""
         for attempt, wait in enumerate(waits()):
             try:
                 job(*arguments)

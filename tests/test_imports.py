@@ -22,6 +22,7 @@ FOUNDATION = {
     "disks",
     "errors",
     "escaping",
+    "imported",
     "job_environment",
     "job_output",
     "limits",

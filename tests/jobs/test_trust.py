@@ -6,7 +6,8 @@ import pytest
 import yaml
 
 from promptfleet.errors import ConfigError
-from promptfleet.methods import is_foreign, load_method
+from promptfleet.imported import is_foreign
+from promptfleet.methods import load_method
 
 MODULE = """
 from pathlib import Path

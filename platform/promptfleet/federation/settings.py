@@ -21,7 +21,8 @@ from promptfleet.config import (
 from promptfleet.config_types import expand_home
 from promptfleet.errors import ConfigError, did_you_mean
 from promptfleet.federation.partitioning import with_partition_fingerprint
-from promptfleet.methods import METHODS, config_class, is_foreign
+from promptfleet.imported import is_foreign
+from promptfleet.methods import METHODS, config_class
 from promptfleet.yaml_files import read_yaml
 
 DEFAULT_METHOD = FederationConfig.model_fields["method"].default

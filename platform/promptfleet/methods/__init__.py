@@ -3,12 +3,11 @@
 Those names are imported at their first use: looking up a method's name does not load torch.
 """
 
-import traceback
-from importlib import import_module
 from typing import TYPE_CHECKING
 
 from promptfleet.config import FederationConfig, unknown_name
 from promptfleet.errors import ConfigError
+from promptfleet.imported import described, imported
 from promptfleet.public_names import getter
 
 if TYPE_CHECKING:
@@ -193,7 +192,7 @@ def load_method(name: str) -> "Method":
         raise unknown_name("method", name, METHODS)
     from promptfleet.methods.protocol import Method
 
-    found = _import(name if ":" in name else f"{__name__}.{METHODS[name]}")
+    found = imported(name if ":" in name else f"{__name__}.{METHODS[name]}", kind="method")
     if not (isinstance(found, type) and issubclass(found, Method)):
         raise ConfigError(f"method {name!r} is not a subclass of promptfleet.methods.Method")
     if not issubclass(found.Config, FederationConfig):
@@ -201,7 +200,7 @@ def load_method(name: str) -> "Method":
     try:
         return found()
     except Exception as error:
-        raise ConfigError(f"method {name!r} cannot be made without arguments: {_described(error)}") from error
+        raise ConfigError(f"method {name!r} cannot be made without arguments: {described(error)}") from error
 
 
 def config_class(name: str) -> type[FederationConfig]:
@@ -212,27 +211,3 @@ def config_class(name: str) -> type[FederationConfig]:
     0.1
     """
     return load_method(name).Config
-
-
-def is_foreign(name: str) -> bool:
-    """Tell whether a method's name is that of code outside this package."""
-    return ":" in name and not name.startswith(f"{__name__.partition('.')[0]}.")
-
-
-def _import(name: str) -> object:
-    """The object at ``module:name``, whatever it is."""
-    module, _, attribute = name.partition(":")
-    if module.rpartition(".")[2] == "__main__":
-        raise ConfigError(f"method {name!r} cannot be imported: it is a program, not a module")
-    try:
-        return getattr(import_module(module), attribute)
-    except (Exception, SystemExit) as error:
-        raise ConfigError(f"method {name!r} cannot be imported: {_described(error)}") from error
-
-
-def _described(error: BaseException) -> str:
-    """``the message`` of what a module's lack raises, and of anything else its type and place, too."""
-    if isinstance(error, ImportError | AttributeError) or error.__traceback__ is None:
-        return str(error)
-    place = traceback.extract_tb(error.__traceback__)[-1]
-    return f"{type(error).__name__}: {error} ({place.filename}:{place.lineno})"

@@ -2,7 +2,7 @@
 
 import inspect
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from types import NoneType, UnionType
 from typing import Annotated, Any, Literal, Union, get_args, get_origin
@@ -83,6 +83,8 @@ def words(annotation: Any, metadata: Iterable[Any] = ()) -> str:
     origin, arguments = get_origin(annotation), get_args(annotation)
     if origin in (Union, UnionType):
         return " or ".join("null" if branch is NoneType else words(branch, metadata) for branch in arguments)
+    if origin is Mapping:
+        return "section of keys"
     if origin is Literal:
         return ", ".join(f"`{value}`" for value in arguments)
     if origin is Annotated:

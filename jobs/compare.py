@@ -89,7 +89,7 @@ def _run(spec: ComparisonSpec, folder: Path | None, arguments: Namespace) -> int
         with nullcontext(folder) if folder else _new_folder(spec, arguments) as folder:
             federations, shown = len(spec.methods) * len(spec.seeds), config.storage.shown(folder)
             print(printable(f"comparison {folder.name}: {federations} federations, in {shown}"), file=sys.stderr)
-            options = f"{config.storage.option}{trust_option(spec.methods)}"
+            options = f"{config.storage.option}{trust_option(spec.named_code())}"
             hint = f"resume with: python jobs/compare.py --resume {folder.name}{options}"
             with leaving_when_ray_is_gone(hint):
                 outcome = run_comparison(spec, folder, prepared, nodes, reference=arguments.reference)

@@ -84,7 +84,7 @@ def _run(spec: SweepSpec, folder: Path | None, arguments: Namespace) -> int:
         with _kept_in(folder, spec, arguments) as folder:
             shown = base.storage.shown(folder)
             print(printable(f"sweep {folder.name}: {spec.settings.trials} federations, in {shown}"), file=sys.stderr)
-            options = f"{base.storage.option}{trust_option(spec.methods())}"
+            options = f"{base.storage.option}{trust_option(spec.named_code())}"
             hint = f"resume with: python jobs/tune.py --resume {folder.name}{options}"
             with leaving_when_ray_is_gone(hint):
                 outcome = run_sweep(spec, folder, prepared, nodes)

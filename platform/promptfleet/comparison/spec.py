@@ -63,6 +63,10 @@ class ComparisonSpec:
             "tuning": {method: sweep.to_dict() for method, sweep in self.tuning.items()},
         }
 
+    def named_code(self) -> list[str]:
+        """Names of the methods and the samplers, which may be code outside promptfleet."""
+        return [*self.methods, *(sweep.settings.sampler for sweep in self.tuning.values())]
+
     def config(self, method: str, seed: int, tuned: Mapping[str, Any] | None = None) -> FederationConfig:
         """Return the federation of one method and seed; ``tuned`` values by dotted key win over the method's own."""
         values = method_values(method, self.base, self.own.get(method, {}))

@@ -56,7 +56,7 @@ def describe_outcome(spec: ComparisonSpec, folder: Path, out: Path, outcome: Com
         lines += _report(outcome.report)
         lines.append(f"results: {storage.shown(out) if out == folder else out}")
     lines.append(f"look at it: {outcome.ui_hint}")
-    resume = f"python jobs/compare.py --resume {folder.name}{storage.option}{trust_option(spec.methods)}"
+    resume = f"python jobs/compare.py --resume {folder.name}{storage.option}{trust_option(spec.named_code())}"
     if outcome.untracked:
         lines.append(f"MLflow lacks a part of it ({outcome.untracked}); write the missing part with: {resume}")
     if outcome.interrupted:

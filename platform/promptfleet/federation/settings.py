@@ -73,33 +73,34 @@ def local_path(given: str | PathLike[str], name: str) -> str:
 def read_config(path: str | Path, *, trust_code: bool, closed: Collection[str] = ()) -> dict[str, Any]:
     """Nested values of a YAML file for a federation, a search or a comparison; ``closed``: see ``unfold``.
 
-    Raises ConfigError: it cannot be read; or it names a method outside this package, which would be imported and run,
-    unless ``trust_code``.
+    Raises ConfigError: it cannot be read; or it names a method or sampler outside this package, which would be imported
+    and run, unless ``trust_code``.
     """
     values = unfold(read_yaml(path), source=str(path), closed=closed)
-    foreign = [name for name in _named_methods(values) if is_foreign(name)]
+    foreign = [(kind, name) for kind, name in _named_code(values) if is_foreign(name)]
     if foreign and not trust_code:
+        kind, name = foreign[0]
         raise ConfigError(
-            f"{path}: method {foreign[0]!r} is code outside promptfleet, which would be run; give --trust-code if you "
+            f"{path}: {kind} {name!r} is code outside promptfleet, which would be run; give --trust-code if you "
             f"trust this file and that module"
         )
     return values
 
 
-def trust_option(methods: Iterable[str]) -> str:
-    """Return the option that a command line needs to read a configuration of these methods again."""
-    return " --trust-code" if any(map(is_foreign, methods)) else ""
+def trust_option(names: Iterable[str]) -> str:
+    """Return the option that a command line needs to read a configuration with these methods and samplers again."""
+    return " --trust-code" if any(map(is_foreign, names)) else ""
 
 
-def _named_methods(values: Mapping[str, Any]) -> Iterator[str]:
-    """Every method that the values name: under ``method``, searched or not, and in ``methods`` and ``tuning``."""
+def _named_code(values: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
+    """Yield kind and name of every method and sampler: a method is also searched, or in ``methods`` or ``tuning``."""
     for key, value in values.items():
-        if key == "method":
+        if key in ("method", "sampler"):
             choices = value.get("choice") if isinstance(value, Mapping) else [value]
-            yield from (name for name in (choices if isinstance(choices, list) else []) if isinstance(name, str))
+            yield from ((key, name) for name in (choices if isinstance(choices, list) else []) if isinstance(name, str))
         elif isinstance(value, Mapping):
-            yield from value if key in ("methods", "tuning") else ()
-            yield from _named_methods(value)
+            yield from (("method", name) for name in value if key in ("methods", "tuning"))
+            yield from _named_code(value)
 
 
 def all_keys() -> list[str]:

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import combinations, product
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from pydantic import Field
 
@@ -35,6 +35,7 @@ from promptfleet.federation.settings import (
     unknown_federation_key,
     values_for,
 )
+from promptfleet.search.samplers import GRID, check_sampler
 from promptfleet.search.space import Choice, IntRange, Parameter, parse_parameter
 
 _KEPT = ("method", "dataset", "backbone", "features.", "rounds", "partition.file", "partition.fingerprint")
@@ -46,13 +47,18 @@ FIXED = (*_KEPT, *(f"{section}." for section in WHERE_AND_HOW))
 class SweepSettings(Section):
     """The budget of a sweep: everything in a search file beside ``federation`` and ``space``."""
 
-    sampler: Literal["tpe", "grid"] = Field(
-        "tpe", description="tpe: learn from earlier trials; grid: run each combination once, without early stopping"
+    sampler: str = Field(
+        "tpe",
+        description="what proposes trials: `tpe`, `gp`, `cmaes`, `random`, `qmc`, `nsga2`, `grid` (each combination "
+        "once, without early stopping), or `module:Class` of your own",
+    )
+    sampler_options: Mapping[str, Any] | None = Field(
+        None, description="options of the sampler by name, as Optuna has them, such as `{multivariate: true}`"
     )
     trials: int = Field(16, ge=1, description="number of trials; a grid runs all its points")
     seed: int = Field(0, ge=0, description="seed of the sampler; the federation has its own seed")
     defaults_first: bool = Field(False, description="run the federation's own values as the first trial")
-    startup_trials: int = Field(6, ge=0, description="random trials before TPE learns from them")
+    startup_trials: int = Field(6, ge=0, description="random trials before the sampler learns from them")
     grace_rounds: int = Field(2, ge=1, description="rounds per trial before it can be stopped early")
     reduction_factor: int = Field(3, ge=2, description="one of every N trials survives each rung (ASHA)")
     concurrent_trials: int = Field(
@@ -86,7 +92,7 @@ class SweepSpec:
         The first is ``base_config``. Raises ConfigError, naming ``source``, at the first that is not a valid
         configuration. Of a grid these are all federations.
         """
-        if self.settings.sampler == "grid":
+        if self.settings.sampler == GRID:
             yield from (self._extreme(point, source) for point in grid_points(self.space))
             return
         first, extremes = self._first_values(), {key: self.space[key].extremes() for key in self.space}
@@ -130,6 +136,10 @@ class SweepSpec:
         """Every method of a trial."""
         return self.space["method"].points() if "method" in self.space else [self.base_config().method]
 
+    def named_code(self) -> Sequence[str]:
+        """Names of the methods and the sampler, which may be code outside promptfleet."""
+        return [*self.methods(), self.settings.sampler]
+
     def base_config(self) -> FederationConfig:
         """A federation of this sweep with the first value of each searched key."""
         return self.config(self._first_values())
@@ -139,7 +149,7 @@ class SweepSpec:
 
         A key whose own value is not in the space is drawn all the same.
         """
-        if not self.settings.defaults_first or self.settings.sampler == "grid":
+        if not self.settings.defaults_first or self.settings.sampler == GRID:
             return None
         own = flatten(self.config({}).to_dict())
         return {key: own[key] for key, parameter in self.space.items() if parameter.contains(own[key])}
@@ -206,8 +216,10 @@ def parse_sweep(
     elif federation:
         federation_config(federation, source=f"{source}: federation")
     _check_searched(_mapping(values, "space", source), space, base, source)
-    if settings.sampler == "grid":
+    if settings.sampler == GRID:
         settings = _grid_settings(settings, space, asked=trials or settings_values.get("trials"), source=source)
+    options = settings.sampler_options or {}
+    check_sampler(settings.sampler, options, space, startup_trials=settings.startup_trials, source=source)
     spec = SweepSpec(settings, base, space)
     for _ in spec.extreme_configs(f"{source} with --set" if overrides else f"{source}: space"):
         pass
@@ -235,7 +247,7 @@ def _parameters(
     """What is searched: the space without what ``--set`` fixes."""
     space = {}
     for key, entry in entries.items():
-        if str(key).startswith(FIXED) and not (key == "method" and sampler == "grid"):
+        if str(key).startswith(FIXED) and not (key == "method" and sampler == GRID):
             raise ConfigError(f"{source}: space.{key}: a sweep keeps {key} fixed; set it under 'federation'")
         parameter = parse_parameter(key, entry, source=source)
         if key == "method" and not (

@@ -1,6 +1,6 @@
 """The study of a sweep on disk: what was proposed, what came back round by round, and who is stopped early.
 
-Optuna proposes (TPE, or a grid's next point) and remembers. Both the next proposal and the decision to stop a trial
+Optuna proposes (a grid's next point aside) and remembers. Both the next proposal and the decision to stop a trial
 are functions of what is on disk and of the sweep's seed, so a sweep that was killed goes on as if it had not been.
 """
 
@@ -14,16 +14,11 @@ from typing import Any, TypeVar
 
 import numpy as np
 import optuna
-from optuna.distributions import (
-    BaseDistribution,
-    CategoricalDistribution,
-    FloatDistribution,
-    IntDistribution,
-)
 from optuna.trial import FrozenTrial, TrialState, create_trial
 
 from promptfleet.search.importances import hyperparameter_importances
-from promptfleet.search.space import Choice, IntRange, Parameter
+from promptfleet.search.samplers import GRID, ask, distribution, make_sampler, notes
+from promptfleet.search.space import Parameter
 from promptfleet.search.spec import SweepSettings, grid_points
 from promptfleet.search.study_file import StudyFile
 
@@ -73,9 +68,9 @@ class SweepStudy:
         first_params: Mapping[str, Any] | None = None,
     ):
         self._first_params = first_params
-        self._grid = grid_points(space) if settings.sampler == "grid" else None
+        self._grid = grid_points(space) if settings.sampler == GRID else None
         self._parameters = space
-        self._space = {key: _distribution(parameter) for key, parameter in space.items()}
+        self._space = {key: distribution(parameter) for key, parameter in space.items()}
         self._settings = settings
         self._milestones = _milestones(settings, rounds)
         optuna.logging.set_verbosity(optuna.logging.ERROR)  # it warns at each lock that is waited for
@@ -206,19 +201,22 @@ class SweepStudy:
         """The trial after ``trials``, to be written in one piece; Optuna's ``ask`` writes parameter by parameter."""
         if self._grid is not None:
             return create_trial(state=TrialState.RUNNING, params=self._grid[len(trials)], distributions=self._space)
+        settings, number = self._settings, len(trials)
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
-            draft = optuna.create_study(direction="maximize", sampler=self._sampler(len(trials)))
-            draft.add_trials(trials)
-            asked = draft.ask(self._space)
-        return create_trial(state=TrialState.RUNNING, params=asked.params, distributions=self._space)
-
-    def _sampler(self, number: int) -> optuna.samplers.BaseSampler:
-        seed = int(np.random.SeedSequence([self._settings.seed, number]).generate_state(1)[0])
-        sampler = optuna.samplers.TPESampler(seed=seed, n_startup_trials=self._settings.startup_trials)
-        if number == 0 and self._first_params:
-            return optuna.samplers.PartialFixedSampler(dict(self._first_params), sampler)
-        return sampler
+            warnings.simplefilter("ignore")  # of Optuna, for what is experimental or not made for a choice
+            sampler = make_sampler(
+                settings.sampler,
+                settings.sampler_options or {},
+                self._parameters,
+                seed=settings.seed,
+                number=number,
+                startup_trials=settings.startup_trials,
+                fixed=self._first_params if number == 0 else None,
+            )
+            asked = ask(sampler, trials, self._parameters)
+        return create_trial(
+            state=TrialState.RUNNING, params=asked.params, distributions=self._space, system_attrs=notes(asked)
+        )
 
     def _hand_out(self, trial: FrozenTrial) -> Proposal:
         self._handed_out.add(trial.number)
@@ -240,7 +238,7 @@ class SweepStudy:
 
 def _milestones(settings: SweepSettings, rounds: int) -> set[int]:
     milestones, rung = set(), settings.grace_rounds
-    while settings.sampler != "grid" and rung < rounds:
+    while settings.sampler != GRID and rung < rounds:
         milestones.add(rung)
         rung *= settings.reduction_factor
     return milestones
@@ -248,11 +246,3 @@ def _milestones(settings: SweepSettings, rounds: int) -> set[int]:
 
 def _reached(trial: FrozenTrial, round_index: int) -> bool:
     return round_index in trial.intermediate_values
-
-
-def _distribution(parameter: Parameter) -> BaseDistribution:
-    if isinstance(parameter, Choice):
-        return CategoricalDistribution(parameter.values)
-    if isinstance(parameter, IntRange):
-        return IntDistribution(parameter.low, parameter.high, log=parameter.log, step=parameter.step)
-    return FloatDistribution(parameter.low, parameter.high, log=parameter.log)

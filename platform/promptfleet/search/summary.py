@@ -66,7 +66,7 @@ def describe_outcome(spec: SweepSpec, folder: Path, outcome: SweepOutcome) -> st
         f"results: {storage.shown(folder)}",
         f"look at it: {outcome.ui_hint}",
     ]
-    resume = f"python jobs/tune.py --resume {folder.name}{storage.option}{trust_option(spec.methods())}"
+    resume = f"python jobs/tune.py --resume {folder.name}{storage.option}{trust_option(spec.named_code())}"
     if outcome.untracked:
         lines.append(f"MLflow lacks a part of it ({outcome.untracked}); what is missing is written by: {resume}")
     if outcome.interrupted:

@@ -104,7 +104,7 @@ def test_an_outage_of_an_address_and_the_loss_of_the_machine_cost_nothing(root, 
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "other-machine"))
     done = train(root, tmp_path, "--set", "rounds=4", *place, "--out", name)
     assert (done.returncode, done.stdout) == (2, "")
-    assert f"go on with it by --resume {name}" in done.stderr
+    assert f"resume it with --resume {name}" in done.stderr
     command = [sys.executable, str(root / "jobs" / "train.py"), "--resume", name, *place]
     done = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, timeout=500)
     assert done.returncode == 0, done.stderr

@@ -192,7 +192,7 @@ def test_a_federation_at_an_address_starts_again_there_only_if_that_is_asked_for
     write(checkpoint, "")
     folder = named_folder(config.storage, "--out", "federations/mine")
     with pytest.raises(
-        ConfigError, match=r"^--out federations/mine: .* stopped after round 2; go on with it by --resume"
+        ConfigError, match=r"^--out federations/mine: .* stopped after round 2; resume it with --resume"
     ):
         check_new(folder, config, overwrite=False)
     check_new(folder, config, overwrite=True)
@@ -207,7 +207,7 @@ def test_a_federation_at_an_address_starts_again_there_only_if_that_is_asked_for
 def test_a_folder_whose_home_is_an_address_is_not_gone_on_with_as_if_it_had_none(machine, tmp_path):
     config = federation_config({"storage": {"path": machine("a").path}})
     write(tmp_path / "copied/config.yaml", json.dumps(config.to_dict()))
-    with pytest.raises(ConfigError, match=rf"its storage\.path is {config.storage.path}; go on with what is there by"):
+    with pytest.raises(ConfigError, match=rf"its storage\.path is {config.storage.path}; resume it there with"):
         resumed_config(tmp_path / "copied", [])
     assert resumed_config(tmp_path / "copied", ["storage.path=results"]).storage == StorageConfig()
 

@@ -1,4 +1,4 @@
-"""The folder of one federation as a user names it: what it holds, beginning one there, and resuming what is there."""
+"""Folder of one federation by its user's name: its content, a new start there, and resuming from it."""
 
 import hashlib
 import json
@@ -31,18 +31,18 @@ from promptfleet.storage.remote import remote_folder, until_it_answers
 from promptfleet.yaml_files import dump_yaml, read_yaml
 
 CONFIG_FILE = "config.yaml"
-FEDERATIONS = "federations"  # under storage.path, where nothing else was said
+FEDERATIONS = "federations"  # under storage.path, for federations without a named folder
 ELSEWHERE = "choose another folder, or overwrite it (--overwrite, in Python overwrite=True)"
 SHOWN = 12  # federations in an error, the newest first
-_WITHOUT_CHECKPOINTS = "holds a result whose checkpoints are gone"
+_WITHOUT_CHECKPOINTS = "holds a result without its checkpoints"
 
 logger = logging.getLogger(__name__)
 
 
 def named_folder(storage: StorageConfig, option: str, name: str) -> Path:
-    """The folder that ``--out`` or ``--resume`` names; where ``storage`` is an address, one there.
+    """Return the folder that ``--out`` or ``--resume`` names; if ``storage`` is an address, one there.
 
-    Raises ConfigError: it would lie elsewhere.
+    Raises ConfigError: it would be elsewhere.
     """
     if storage.address is not None and (Path(name).is_absolute() or ".." in Path(name).parts):
         raise ConfigError(f"{option} {name}: should be a folder at {storage.address}, such as {FEDERATIONS}/mine")
@@ -50,12 +50,12 @@ def named_folder(storage: StorageConfig, option: str, name: str) -> Path:
 
 
 def resumed_as(storage: StorageConfig, folder: Path) -> str:
-    """What ``--resume`` takes for a folder that ``named_folder`` gave."""
+    """Return the name for ``--resume`` of a folder from ``named_folder``."""
     return str(folder) if storage.address is None else storage.name_of(folder)
 
 
 def default_folder(config: FederationConfig) -> Path:
-    """Return the folder of a federation where none was named: the same for the same configuration, for no other."""
+    """Return the default folder of a federation: the same for the same configuration, and for no other."""
     readable = re.sub(r"[^\w.-]+", "-", f"{config.method}-{config.dataset}")[:80]
     identity = json.dumps(_identity(config.to_dict()), sort_keys=True)
     name = f"{readable}-seed{config.seed}-{hashlib.sha256(identity.encode()).hexdigest()[:8]}"
@@ -63,7 +63,7 @@ def default_folder(config: FederationConfig) -> Path:
 
 
 def check_new(folder: Path, config: FederationConfig, *, overwrite: bool) -> None:
-    """Raise unless a new federation may begin in ``folder``, or the same one was finished there. Changes nothing.
+    """Raise unless a new federation may start in ``folder``, or the same one was finished there. Changes nothing.
 
     Raises:
         ConfigError: there is a federation that is not finished, or another one, unless ``overwrite``.
@@ -82,14 +82,14 @@ def check_new(folder: Path, config: FederationConfig, *, overwrite: bool) -> Non
         raise ConfigError(f"--out {name}: {_WITHOUT_CHECKPOINTS}; {ELSEWHERE}")
     if kept.checkpoint != config.rounds or there is None:
         raise ConfigError(
-            f"--out {name}: holds a federation that was stopped after round {kept.checkpoint}; go on with it by "
+            f"--out {name}: holds a federation that was stopped after round {kept.checkpoint}; resume it with "
             f"--resume {name}, or give --overwrite to start again"
         )
     logger.info("%s: this federation was finished before; --overwrite runs it again", name)
 
 
 def check_same(folder: Path, config: FederationConfig) -> None:
-    """Raise DataError where ``folder`` holds another federation, or results without checkpoints to resume from."""
+    """Raise DataError if ``folder`` holds another federation, or results without checkpoints to resume from."""
     kept = _kept(folder)
     if kept is None:
         return
@@ -100,7 +100,7 @@ def check_same(folder: Path, config: FederationConfig) -> None:
 
 
 def begin_folder(folder: Path, config: FederationConfig) -> None:
-    """Make ``folder`` ready for a new federation: its configuration in it, and nothing of another one.
+    """Make ``folder`` ready for a new federation: its configuration in it, and no file of another one.
 
     Raises StorageError: the disk refuses.
     """
@@ -113,7 +113,7 @@ def begin_folder(folder: Path, config: FederationConfig) -> None:
 
 
 def resumed_config(folder: Path, assignments: Sequence[str], *, trust_code: bool = False) -> FederationConfig:
-    """The configuration of the federation in ``folder``; ``assignments`` may change where and how it runs.
+    """Return the configuration of the federation in ``folder``; ``assignments`` may change where and how it runs.
 
     Raises:
         ConfigError: there is none, or an assignment would make it another federation; trust_code: see ``read_config``.
@@ -129,8 +129,8 @@ def resumed_config(folder: Path, assignments: Sequence[str], *, trust_code: bool
     config = federation_config(merge(values, read_assignments(assignments, [begun.method])), source="--set")
     if config.storage.address != storage.address:
         raise ConfigError(
-            f"--resume {folder}: its storage.path is {config.storage.path}; go on with what is there by "
-            f"--set storage.path={config.storage.path}, or here by --set storage.path={StorageConfig().path}"
+            f"--resume {folder}: its storage.path is {config.storage.path}; resume it there with "
+            f"--set storage.path={config.storage.path}, or here with --set storage.path={StorageConfig().path}"
         )
     if config.fingerprint() != begun.fingerprint():
         raise ConfigError(
@@ -155,7 +155,7 @@ def _which_there_are(storage: StorageConfig, folder: Path) -> str:
 
 
 def _pull(storage: StorageConfig, folder: Path) -> None:
-    """Have the folder as it is at its address, if it has one."""
+    """Make the folder equal to its copy at the address, if it has one."""
     remote = remote_folder(storage, folder)
     if remote:
         until_it_answers(remote.pull, remote.address)
@@ -163,14 +163,14 @@ def _pull(storage: StorageConfig, folder: Path) -> None:
 
 @dataclass(frozen=True)
 class _Kept:
-    """A federation that a folder holds: its configuration, None if it is not known, and its newest checkpoint."""
+    """Federation that a folder holds: its configuration, None if it is not known, and its newest checkpoint."""
 
     values: Mapping[str, Any] | None
     checkpoint: int | None
 
 
 def _kept(folder: Path) -> _Kept | None:
-    """Return what ``folder`` holds, None where nothing would be lost. Raises StorageError."""
+    """Return the federation in ``folder``, None if nothing would be lost. Raises StorageError."""
     checkpoint = newest_round(folder)
     with disk_errors(doing="read"):
         has_result = _is_file(folder / RESULT_FILE)
@@ -179,7 +179,7 @@ def _kept(folder: Path) -> _Kept | None:
 
 
 def _values(folder: Path) -> Mapping[str, Any] | None:
-    """Return the configuration's values as the folder has them, None where they are missing or damaged."""
+    """Return the configuration's values in the folder's file, None if they are missing or damaged."""
     try:
         if _is_file(folder / CONFIG_FILE):
             return read_yaml(folder / CONFIG_FILE)
@@ -189,7 +189,9 @@ def _values(folder: Path) -> Mapping[str, Any] | None:
 
 
 def _is_file(path: Path) -> bool:
-    """Return whether it is there. ``Path.is_file`` also says no where the disk does not answer. Raises OSError."""
+    """Return True if there is a file. ``Path.is_file`` also returns False if the disk does not answer. Raises
+    OSError.
+    """
     try:
         return stat.S_ISREG(os.stat(path).st_mode)
     except (FileNotFoundError, NotADirectoryError):
@@ -197,7 +199,7 @@ def _is_file(path: Path) -> bool:
 
 
 def _other(kept: _Kept, config: FederationConfig) -> str:
-    """Say which keys differ."""
+    """Describe the keys that differ."""
     there, here = flatten(_identity(kept.values)), flatten(_identity(config.to_dict()))
     differing = [key for key in {**here, **there} if there.get(key) != here.get(key)]
     shown = ", ".join(f"{key}={there.get(key)} instead of {here.get(key)}" for key in differing[:3])
@@ -206,5 +208,5 @@ def _other(kept: _Kept, config: FederationConfig) -> str:
 
 
 def _identity(values: Mapping[str, Any]) -> dict[str, Any]:
-    """Return those of a configuration's values that the folder's name stands for: also where its images lie."""
+    """Return the values that the folder's name depends on: those of the result, and the place of the images."""
     return {**what_counts(values), "data": values.get("data")}

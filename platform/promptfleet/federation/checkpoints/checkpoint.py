@@ -1,8 +1,8 @@
-"""A federation on disk between two rounds: one safetensors file with all states and what the rounds reported.
+"""Federation on disk between two rounds: one safetensors file with all states and the reports of the rounds.
 
-A file is there whole or not at all, and holds checksums of everything in it. Content that cannot be trusted is never
-used: the checkpoint of the round before is. A file that the disk does not give is another matter: its content may be
-good, so nothing else is taken in its place.
+A file is complete or missing, and holds checksums of all its content. Content that cannot be trusted is never used: the
+checkpoint of the round before is. A file that the disk cannot read is another matter: its content may be good, so no
+other file replaces it.
 """
 
 import hashlib
@@ -36,7 +36,7 @@ logger = logging.getLogger(__name__)
 
 
 def save_snapshot(folder: str | Path, snapshot: Snapshot, fingerprint: str, *, keep: int = 1) -> Path:
-    """Write the checkpoint of the last round of ``snapshot``, then remove those before it that are not kept.
+    """Write the checkpoint of the last round of ``snapshot``, then remove earlier ones that are not kept.
 
     The last ``keep`` are kept, and the best one, which is that of the highest validation accuracy. None of a later
     round is removed. ``fingerprint`` is the configuration's.
@@ -54,7 +54,7 @@ def save_snapshot(folder: str | Path, snapshot: Snapshot, fingerprint: str, *, k
     metadata = {
         "version": VERSION,
         "fingerprint": fingerprint,
-        "clients": json.dumps([list(states) for states in groups]),  # whose states stand one after the other
+        "clients": json.dumps([list(states) for states in groups]),  # ids in the order of the states
         "reports": json.dumps([asdict(report) for report in snapshot.reports]),
         "evaluations": json.dumps([asdict(evaluation) for evaluation in snapshot.evaluations]),
         "states_sha256": snapshot.sha256,
@@ -65,14 +65,14 @@ def save_snapshot(folder: str | Path, snapshot: Snapshot, fingerprint: str, *, k
 
 
 def load_snapshot(folder: str | Path, fingerprint: str, clients: int | None = None) -> Snapshot | None:
-    """The newest checkpoint in ``folder`` that can be used, with a warning about each that cannot; None without any.
+    """Return the newest usable checkpoint in ``folder``, with a warning about each that is not; None without any.
 
-    ``clients`` is how many the federation has, where that is known.
+    ``clients`` is the federation's number of clients, if it is known.
 
     Raises:
-        StorageError: one cannot be read; no older one is taken in its place.
-        DamagedCheckpoint: there are only ones that are not what was written.
-        DataError: there are only ones of another configuration, or of a newer promptfleet.
+        StorageError: one cannot be read; no older one replaces it.
+        DamagedCheckpoint: all of them are damaged.
+        DataError: all of them are of another configuration, or of a newer promptfleet.
     """
     paths, foreign = sorted(_checkpoints(folder), reverse=True), None
     for path in paths:
@@ -96,11 +96,11 @@ def load_snapshot(folder: str | Path, fingerprint: str, clients: int | None = No
 
 
 class DamagedCheckpoint(DataError):
-    """A checkpoint that is not what was written."""
+    """A checkpoint whose content was changed after it was written."""
 
 
 def read_snapshot(path: Path, fingerprint: str) -> Snapshot:
-    """One checkpoint.
+    """Read one checkpoint.
 
     Raises:
         StorageError: the disk does not give it.
@@ -134,7 +134,10 @@ def read_snapshot(path: Path, fingerprint: str) -> Snapshot:
 
 
 def _snapshot(metadata: Mapping[str, str], tensors: Mapping[str, Tensor]) -> Snapshot:
-    """Raises KeyError, ValueError or IndexError: something is missing, of another type, or does not fit the rest."""
+    """Return the snapshot in a checkpoint.
+
+    Raises KeyError, ValueError or IndexError: something is missing, of another type, or does not fit the rest.
+    """
     owners: dict[str, State] = {}
     for name, tensor in tensors.items():
         owner, _, key = name.partition("/")
@@ -160,7 +163,7 @@ def _snapshot(metadata: Mapping[str, str], tensors: Mapping[str, Tensor]) -> Sna
 
 
 def newest_round(folder: str | Path) -> int | None:
-    """The round of the newest checkpoint in ``folder``, whatever it holds; None without any. Raises StorageError."""
+    """Return the round of the newest checkpoint in ``folder`` by its name; None without any. Raises StorageError."""
     return max((int(_NAME.fullmatch(path.name)[1]) for path in _checkpoints(folder)), default=None)
 
 
@@ -171,7 +174,7 @@ def clear_checkpoints(folder: str | Path) -> None:
 
 
 def remove_unfinished(folder: str | Path) -> None:
-    """Remove what a process that was killed while it wrote has left, and what safetensors did."""
+    """Remove unfinished files of a process that was killed while writing, and of safetensors."""
     for path in _files(folder):
         if path.name.endswith(".partial") or path.name.startswith(".tmp"):
             path.unlink(missing_ok=True)
@@ -182,7 +185,7 @@ def _checkpoints(folder: str | Path) -> list[Path]:
 
 
 def _files(folder: str | Path) -> list[Path]:
-    """Return what lies among the checkpoints of ``folder``; ``Path.glob`` would hide that it cannot be listed."""
+    """Return the files among the checkpoints of ``folder``; ``Path.glob`` would hide that it cannot be listed."""
     path = Path(folder) / FOLDER
     with disk_errors(path, doing="read"):
         try:

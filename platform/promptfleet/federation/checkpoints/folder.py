@@ -1,4 +1,4 @@
-"""A federation's folder on disk: its result beside its checkpoints, written while the next round computes."""
+"""Folder of a federation on disk: its result and its checkpoints, written while the next round computes."""
 
 import logging
 import os
@@ -42,17 +42,16 @@ class Written:
     seconds: float
 
     def told_by(self, result: FederationResult) -> FederationResult:
-        """The result with these figures in it."""
+        """Return the result with these figures in it."""
         return replace(result, checkpoint_bytes=self.bytes, checkpoint_seconds=self.seconds)
 
 
 class FederationFolder:
-    """Writes checkpoint and result of a federation after its rounds, in a thread of its own; nobody else may meanwhile.
+    """Writer of a federation's checkpoint and result after its rounds, in an extra thread and as the only process.
 
     One round is written at a time: ``save`` waits for the one before, so no more than the last round can be lost. A
-    disk that refuses costs nobody a round: the checkpoints that are there stay, and the next round is written again.
-    Where ``storage.path`` is an address and has the folder, what is there is taken, and a round is written once it is
-    there too.
+    disk that refuses costs no round: earlier checkpoints stay, and the next round is written again. If ``storage.path``
+    is an address with this folder, its content there is used, and a round counts as written once it is there, too.
 
     Raises on construction:
         DataError: another process is at work in the folder.
@@ -75,14 +74,14 @@ class FederationFolder:
             remove_unfinished(folder)
 
     def restore(self) -> int:
-        """Go on from the newest checkpoint, if there is any; returns the rounds done. Raises as ``load_snapshot``."""
+        """Resume from the newest checkpoint, if there is any; return the rounds done. Raises as ``load_snapshot``."""
         snapshot = self.newest()
         if snapshot is not None:
             self._federation.restore(snapshot)
         return self._federation.rounds_done
 
     def newest(self) -> Snapshot | None:
-        """The newest checkpoint, once the one that is being written is there. Raises as ``load_snapshot``."""
+        """Return the newest checkpoint, after waiting for one that is being written. Raises as ``load_snapshot``."""
         self.wait()
         config = self._federation.config
         return load_snapshot(self._folder, config.fingerprint(), config.clients)
@@ -94,7 +93,7 @@ class FederationFolder:
         self._writing = self._thread.submit(self._write, snapshot)
 
     def wait(self) -> Exception | None:
-        """Wait until the last round is written; returns why it was not, which is an event of the next round."""
+        """Wait until the last round is written; return the error if it was not, which is an event of the next round."""
         writing, self._writing = self._writing, None
         if writing is None:
             return None
@@ -108,7 +107,7 @@ class FederationFolder:
         return None
 
     def flush(self) -> None:
-        """The same where there is no next round. Raises DataError: the last one could not be written."""
+        """Wait likewise after the last round. Raises DataError: it could not be written."""
         error = self.wait()
         if error is None:
             return
@@ -118,13 +117,13 @@ class FederationFolder:
         raise DataError(f"{where}: cannot be written ({error})")
 
     def bring(self) -> None:
-        """Have the folder's address, if it has one, as the folder is."""
+        """Make the copy at the folder's address, if it has one, equal to the folder."""
         if self._remote:
             self._on_remote(self._remote.push)
             self._on_remote(self._remote.drop)
 
     def close(self) -> None:
-        """Wait for what is being written, but not for an address that does not answer; leave no empty folder."""
+        """Wait for a running write, but not for an address that does not answer; leave no empty folder."""
         self._closing.set()
         self._thread.shutdown()
         self._lock.close()
@@ -133,7 +132,7 @@ class FederationFolder:
                 path.rmdir()
 
     def result(self) -> FederationResult:
-        """That of the rounds so far, with the figures of their checkpoint."""
+        """Return the result of the rounds so far, with the figures of their checkpoint."""
         result = self._federation.result()
         return result if self.last is None else self.last.told_by(result)
 
@@ -173,7 +172,7 @@ def alone_in(folder: Path, *, timeout_s: float, on_wait: Callable[[], None] = la
 
 
 def bring_result(folder: Path, storage: StorageConfig) -> None:
-    """Have in ``folder`` what a federation that has ended gave, also where another node ran it."""
+    """Download the result and checkpoints of a federation that has ended, also if another node ran it."""
     remote = remote_folder(storage, folder)
 
     def bring() -> None:
@@ -187,7 +186,7 @@ def bring_result(folder: Path, storage: StorageConfig) -> None:
 
 
 def load_summary(folder: Path, fingerprint: str) -> FederationSummary | None:
-    """What the rounds so far gave, None if no round was finished; reads no states, hence cheap.
+    """Return the result of the rounds so far, None if no round was finished; reads no states, hence cheap.
 
     Raises:
         StorageError: if the disk does not give the file.
@@ -210,9 +209,9 @@ def load_summary(folder: Path, fingerprint: str) -> FederationSummary | None:
 
 
 def load_result(folder: Path, fingerprint: str) -> FederationResult | None:
-    """The same with the states, from the checkpoint of the same round; None if there is none that can be used.
+    """Return the same with the states, from the checkpoint of the same round; None if no such one is usable.
 
-    Raises as ``load_summary`` and ``load_snapshot`` do, but for damaged checkpoints.
+    Raises as ``load_summary`` and ``load_snapshot`` do, but not for damaged checkpoints.
     """
     summary = load_summary(folder, fingerprint)
     try:

@@ -1,7 +1,7 @@
-"""Simulated attacks: which clients are adversaries, and what they do instead of what they should.
+"""Simulated attacks: the choice of the attacking clients, and their altered uploads.
 
-Who attacks is drawn from the seed once. Adversaries train as everybody else does, on wrong labels where that is the
-attack, and are evaluated as everybody else; what they keep to themselves is not altered.
+The attackers are drawn from the seed once. They train like all other clients, on wrong labels if that is the attack,
+and are evaluated like all others; their private states are not altered.
 """
 
 from functools import lru_cache
@@ -17,7 +17,7 @@ from promptfleet.seeding import stream
 
 
 def adversaries(config: FederationConfig) -> frozenset[int]:
-    """Ids of the ``adversary.fraction`` of all clients, rounded, that attack; at least one client is honest."""
+    """Return the ids of the ``adversary.fraction`` of all clients, rounded, that attack; at least one is honest."""
     count = min(round(config.adversary.fraction * config.clients), config.clients - 1)
     return _drawn(config.seed, config.clients, count)
 
@@ -28,12 +28,12 @@ def _drawn(seed: int, clients: int, count: int) -> frozenset[int]:
 
 
 def flipped(labels: Tensor, classes: int) -> Tensor:
-    """The labels that ``label_flip`` trains on: the last class for the first, and so on (arXiv:1911.11815)."""
+    """Return the labels that ``label_flip`` trains on: the last class for the first, and so on (arXiv:1911.11815)."""
     return classes - 1 - labels
 
 
 def attacked(adversary: AdversaryConfig, upload: State, download: State, rng: Generator) -> State:
-    """What an adversary sends in place of its upload.
+    """Return the upload that an adversary sends in place of its own.
 
     ``sign_flip``: ``scale`` times its own step from the download, in the opposite direction. ``noise``: a step of
     ``scale`` times the length of its own, in a random direction. Counts and masks are sent as they are.

@@ -1,7 +1,7 @@
-"""Simulated failures of clients: who of a cohort gets its update to the server in time.
+"""Simulated failures of clients: each client of a cohort delivers its update in time, or not.
 
-Time is simulated: an update takes a multiple of what it takes the median client, so results stay a function of the
-configuration. What really fails is another matter, see ``failures``.
+Time is simulated: an update takes a multiple of the median client's time, so results stay a function of the
+configuration. For real failures see ``failures``.
 """
 
 import math
@@ -14,7 +14,7 @@ from promptfleet.seeding import stream
 
 @dataclass(frozen=True)
 class Turnout:
-    """Who of a cohort takes part: ids in ascending order, and why the others do not.
+    """Clients of a cohort that take part, in ascending order, and the reasons why the others do not.
 
     ``time`` is when the server stops waiting, in updates of the median client.
     """
@@ -25,9 +25,9 @@ class Turnout:
 
 
 def turnout(seed: int, round_index: int, cohort: Sequence[int], wanted: int, faults: FaultsConfig) -> Turnout:
-    """Draw what happens to each client of ``cohort``; the first ``wanted`` that finish before the deadline are present.
+    """Draw the fate of each client of ``cohort``; the first ``wanted`` that finish before the deadline are present.
 
-    Every client's luck in a round is its own: a function of (seed, client, round).
+    Each client's draw is independent of the others: a function of (seed, client, round).
     """
     missing, finished = {}, []
     for client in cohort:

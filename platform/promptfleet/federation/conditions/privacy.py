@@ -1,15 +1,15 @@
-"""Local differential privacy of what clients send: steps are clipped, and Gaussian noise is added before the upload.
+"""Local differential privacy of uploads: steps are clipped, and Gaussian noise is added before the upload.
 
-The guarantee is (epsilon, delta)-differential privacy of one client's whole data set, towards everybody who sees all
-its uploads, the server included: each client adds its own noise. Two data sets, however different, make steps at most
-``2 * clip_norm`` apart, so noise of ``noise_multiplier`` times that is the Gaussian mechanism. It covers all rounds
-together, for the client that is asked most often. Nothing is gained from sampling: who takes part can be seen, and how
-often is known from the seed. Every client that a round asks counts as having sent, whether or not its upload arrived.
+The guarantee is (epsilon, delta)-differential privacy of one client's whole data set, against any observer of all its
+uploads, the server included: each client adds its own noise. Any two data sets make steps at most ``2 * clip_norm``
+apart, so noise of ``noise_multiplier`` times that is the Gaussian mechanism. It covers all rounds together, for the
+client that is asked most often. Sampling gains no privacy: participants can be seen, and how often they take part is
+known from the seed. Every client that a round asks counts as a sender, even if its upload is lost.
 
-n uploads are exactly as private as one with noise smaller by sqrt(n) (Dong, Roth, Su, arXiv:1905.02383); what one is
-worth is computed by opacus' PRV accountant (Gopi, Lee, Wutschitz, arXiv:2106.02848), an upper bound. Not covered: the
-number of training examples, which weighs a mean, and what the simulation itself reports (losses, accuracies). The noise
-is NumPy's, drawn from the seed: right for a simulation, not for protecting real data.
+n uploads are exactly as private as one with noise smaller by sqrt(n) (Dong, Roth, Su, arXiv:1905.02383); the cost of
+one is computed by opacus' PRV accountant (Gopi, Lee, Wutschitz, arXiv:2106.02848), an upper bound. Not covered: the
+number of training examples, which weighs a mean, and the simulation's own reports (losses, accuracies). The noise is
+NumPy's, drawn from the seed: right for a simulation, not for protecting real data.
 """
 
 import warnings
@@ -28,14 +28,14 @@ from promptfleet.federation.conditions.cohort import asked_clients, sample_cohor
 from promptfleet.federation.conditions.steps import after_step, step_norm, step_of
 from promptfleet.methods.protocol import Spec, State
 
-MOST_COUNTED_ROUNDS = 100_000  # in some three seconds
+MOST_COUNTED_ROUNDS = 100_000  # counted in some three seconds
 Participation = Callable[[FederationConfig, int], float]  # share of the clients that train in a round, from 1
-_PRECISION = 0.01  # of epsilon, as a share of what may be spent
+_PRECISION = 0.01  # of epsilon, as a fraction of the budget
 
 
 @dataclass(frozen=True)
 class PrivacyBudget:
-    """What all rounds may cost a client together, and the noise that keeps to it.
+    """Budget of a client for all rounds together, and the noise that keeps to it.
 
     ``noise_multiplier`` is the standard deviation of the noise in units of the sensitivity, ``2 * clip_norm``.
     """
@@ -47,11 +47,11 @@ class PrivacyBudget:
 
     @property
     def noise_std(self) -> float:
-        """Of each number of an upload."""
+        """Standard deviation of the noise in each number of an upload."""
         return self.noise_multiplier * 2 * self.clip_norm
 
     def spent(self, cohorts: Iterable[Sequence[int]]) -> float:
-        """The epsilon of the client that was in most of these cohorts; at most ``epsilon`` after all rounds."""
+        """Return the epsilon of the client that was in most of these cohorts; at most ``epsilon`` after all rounds."""
         uploads = most_uploads(cohorts)
         if uploads == 0:
             return 0.0
@@ -59,7 +59,7 @@ class PrivacyBudget:
 
 
 def privacy_budget(config: FederationConfig, participation: Participation) -> PrivacyBudget | None:
-    """The budget of a federation that asks this share of the clients in each round; None without privacy.
+    """Return the budget of a federation that asks this share of the clients in each round; None without privacy.
 
     Raises ConfigError as ``budget_for`` and ``planned_uploads`` do.
     """
@@ -69,16 +69,18 @@ def privacy_budget(config: FederationConfig, participation: Participation) -> Pr
 
 
 def budget_for(privacy: PrivacyConfig, uploads: int) -> PrivacyBudget:
-    """The budget of a client that sends so many uploads. Raises ConfigError if the accountant finds no noise for it."""
+    """Return the budget of a client that sends ``uploads``. Raises ConfigError if the accountant finds no noise for
+    it.
+    """
     noise = _noise_multiplier(privacy.epsilon, privacy.delta) * sqrt(uploads)
     return PrivacyBudget(privacy.epsilon, privacy.delta, privacy.clip_norm, noise)
 
 
 def planned_uploads(config: FederationConfig, participation: Participation) -> int:
-    """Count how often the client is asked that is asked most often, in all rounds together.
+    """Return the number of uploads of the client that is asked most often, in all rounds together.
 
-    An upper bound where there are more rounds than are counted, and each counted one asks all clients.
-    Raises ConfigError: counting that would take minutes, since each round asks others.
+    An upper bound if there are more rounds than are counted, and each counted one asks all clients. Raises ConfigError:
+    counting that would take minutes, since each round asks others.
     """
     clients, over_selection = config.clients, config.faults.over_selection
     shares = [participation(config, index) for index in range(1, min(config.rounds, MOST_COUNTED_ROUNDS) + 1)]
@@ -112,12 +114,12 @@ def _not_hidden(name: str, what: str) -> ConfigError:
 
 
 def most_uploads(cohorts: Iterable[Sequence[int]]) -> int:
-    """How many of the cohorts the client is in that is in most of them."""
+    """Return the largest number of cohorts with the same client."""
     return max(Counter(client for cohort in cohorts for client in cohort).values(), default=0)
 
 
 def private_upload(upload: State, download: State, clip_norm: float, noise_std: float, rng: Generator) -> State:
-    """The upload whose step from the download is clipped to ``clip_norm`` and has noise in each number.
+    """Return the upload whose step from the download is clipped to ``clip_norm`` and has noise in each number.
 
     Raises ConfigError for counts and masks: Gaussian noise does not hide them.
     """
@@ -137,7 +139,7 @@ def private_upload(upload: State, download: State, clip_norm: float, noise_std: 
 
 @lru_cache
 def _noise_multiplier(epsilon: float, delta: float) -> float:
-    """Of a single upload that costs ``epsilon`` at ``delta``, or a little less."""
+    """Return the noise of a single upload that costs ``epsilon`` at ``delta``, or a little less."""
     from opacus.accountants.utils import get_noise_multiplier  # takes seconds, and no client process needs it
 
     precision = epsilon * _PRECISION
@@ -159,7 +161,7 @@ def _noise_multiplier(epsilon: float, delta: float) -> float:
 
 @lru_cache
 def _epsilon(noise_multiplier: float, delta: float, precision: float) -> float:
-    """Of a single upload."""
+    """Return the epsilon of a single upload."""
     from opacus.accountants import PRVAccountant
 
     accountant = PRVAccountant()

@@ -1,4 +1,4 @@
-"""The processes of a federation under Ray. They host the same ``Server`` and ``Client`` as the local fleet does.
+"""Actors of a federation under Ray. They host the same ``Server`` and ``Client`` as the local fleet.
 
 Imported by every client process, so nothing here imports ray.tune, mlflow or open_clip.
 """
@@ -52,21 +52,21 @@ AT_ONCE = 32  # clients that are evaluated together
 
 @dataclass(frozen=True)
 class FrozenImages:
-    """An ``ImageTower`` as it lies in the object store."""
+    """An ``ImageTower`` in the object store."""
 
     packed: Packed
     architecture: Mapping[str, Any]
     preprocessing: Mapping[str, Any]
 
     def attach(self, device: torch.device | str) -> ImageTower:
-        """In place and sealed on the CPU, a copy per process on a GPU."""
+        """Return the tower: in place and sealed on the CPU, a copy per process on a GPU."""
         seal(self.packed)
         return ImageTower(unpack(self.packed), self.architecture, self.preprocessing).to(device)
 
 
 @dataclass(frozen=True)
 class Frozen:
-    """``Prepared`` as it lies in the object store."""
+    """``Prepared`` in the object store."""
 
     packed: Packed
     settings: dict[str, Any]
@@ -76,7 +76,7 @@ class Frozen:
     image_tower: FrozenImages | None
 
     def attach(self, device: torch.device | str) -> FrozenClip:
-        """The frozen CLIP on ``device``: in place and sealed on the CPU, a copy per process on a GPU."""
+        """Return the frozen CLIP on ``device``: in place and sealed on the CPU, a copy per process on a GPU."""
         seal(self.packed)
         return FrozenClip.from_tensors(unpack(self.packed), self.settings).to(device)
 
@@ -84,11 +84,11 @@ class Frozen:
         return self.image_tower and self.image_tower.attach(device)
 
     def files_here(self) -> dict[str, Path]:
-        """The feature store's files on this node, which are copied to it where they lie on another one's disk."""
+        """Return the feature store's files on this node; files on another node's disk are copied first."""
         return {kind: file.here() for kind, file in self.files.items()}
 
     def prepared(self) -> "Prepared":
-        """What was put there, its CLIP in place on the CPU."""
+        """Return the stored ``Prepared``, its CLIP in place on the CPU."""
         from promptfleet.federation.prepare import Prepared  # which no client process needs
 
         return Prepared(
@@ -101,7 +101,7 @@ class Frozen:
 
 
 class ServerActor:
-    """Hosts the server of one federation at a time: expert pool, selection, aggregation."""
+    """Host of the server of one federation at a time: expert pool, selection, aggregation."""
 
     def __init__(self, frozen: Frozen):
         self._frozen = frozen
@@ -117,14 +117,14 @@ class ServerActor:
         self._server = Server(load_method(config.method), world)
 
     def select(self, round_index: int, cohorts: Sequence[Sequence[int]], purpose: Purpose) -> list[Stacked]:
-        """Downloads for each actor's part of the cohort; called with as many return values."""
+        """Return downloads for each actor's part of the cohort, as this many return values."""
         downloads = self._server.select(round_index, list(chain(*cohorts)), purpose)
         parts = [stack_messages({client: downloads[client] for client in clients}) for clients in cohorts]
         return parts if len(parts) > 1 else parts[0]
 
     @ray.method(num_returns=2)
     def aggregate(self, round_index: int, *uploads: Uploads) -> tuple[Intake, Arrays]:
-        """``uploads`` from each actor. Return values: what became of them, and the next state."""
+        """Aggregate ``uploads`` from each actor. Return values: the fate of each upload, and the next state."""
         arrived = {client: one for part in uploads for client, one in unstack_uploads(part).items()}
         rejected = self._server.aggregate(round_index, arrived)
         return Intake(rejected, self._server.excluded()), self.state()
@@ -137,7 +137,9 @@ class ServerActor:
 
 
 class ClientActor:
-    """Hosts simulated clients. Holds their data, but no state: private states come in and go out with each call."""
+    """Host of simulated clients. Holds their data, but no state: private states are passed in and out with each
+    call.
+    """
 
     def __init__(self, frozen: Frozen):
         self._frozen = frozen
@@ -168,10 +170,10 @@ class ClientActor:
         held: Sequence[Sequence[int]],
         *privates: Stacked,
     ) -> tuple[list[TrainReport], Uploads, Stacked]:
-        """``held`` are the clients that train, by whose private states are in which of ``privates``.
+        """Train clients: ``held[i]`` lists the clients whose private states are in ``privates[i]``.
 
-        ``guests`` are those of them that the actor does not host otherwise.
-        Return values: reports, uploads and next private states, in the order of ids.
+        ``guests`` are the clients among them that another actor hosts otherwise. Return values: reports, uploads and
+        next private states, in the order of ids.
         """
         self._group.host(guests)
         clients = sorted(chain(*held))
@@ -186,7 +188,9 @@ class ClientActor:
     def evaluate(
         self, round_index: int, downloads: Stacked, held: Sequence[Sequence[int]], *privates: Stacked
     ) -> list[Evaluation]:
-        """As ``train``; a few clients at a time, so that their states are not in memory all at once."""
+        """Evaluate with the arguments of ``train``, a few clients at a time, which bounds the memory for their
+        states.
+        """
         evaluations, clients, joined = [], sorted(chain(*held)), join(privates, held)
         for start in range(0, len(clients), AT_ONCE):
             some = clients[start : start + AT_ONCE]
@@ -195,7 +199,7 @@ class ClientActor:
         return evaluations
 
     def whereabouts(self) -> Mapping[str, Any]:
-        """Process id, node, GPU ids and assigned resources, for tests and for reports."""
+        """Return process id, node, GPU ids and assigned resources, for tests and for reports."""
         context = ray.get_runtime_context()
         return {
             "pid": os.getpid(),

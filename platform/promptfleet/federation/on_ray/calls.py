@@ -1,7 +1,7 @@
-"""Calls of client actors that are finished whatever happens to the actors' processes.
+"""Calls of client actors that finish even if the actors' processes die.
 
-Private states come in and go out with each call, and values of a call stay in the object store when the process that
-made them is gone. So whatever failed can be done again, by another process, with the same result.
+Private states are passed in and out with each call, and values of a call stay in the object store when their process
+has died. So any failed work can be repeated by another process, with the same result.
 """
 
 import time
@@ -24,7 +24,7 @@ NO_ANSWER = "the server gave no answer within {:g} s"
 
 
 class ServerFailed(Exception):
-    """The server's process died, and with it what was to be handed to clients; or it ``hangs``."""
+    """Death of the server's process, and with it of the clients' downloads; or it ``hangs``."""
 
     def __init__(self, what: str, *, hangs: bool = False):
         super().__init__(what)
@@ -33,7 +33,7 @@ class ServerFailed(Exception):
 
 @dataclass(frozen=True)
 class Call:
-    """One call of one client actor for some of its clients, and what it needs from the server."""
+    """One call of one client actor for some of its clients, with its inputs from the server."""
 
     actor: int
     clients: Sequence[int]
@@ -46,7 +46,7 @@ Submit = Callable[[Call], Sequence[ObjectRef]]
 
 @dataclass(frozen=True)
 class Outcome:
-    """References to what a call returned; ``value`` is the first of them."""
+    """References to the values that a call returned; ``value`` is the first of them."""
 
     call: Call
     refs: Sequence[ObjectRef]
@@ -55,7 +55,7 @@ class Outcome:
 
 @dataclass(frozen=True)
 class _Running:
-    """A call under way; without ``refs`` its actor is still starting."""
+    """A running call; without ``refs`` its actor is still starting."""
 
     call: Call
     refs: Sequence[ObjectRef]
@@ -63,9 +63,9 @@ class _Running:
 
 
 class ClientCalls:
-    """Runs calls, those of one actor one after the other, and does what ``failures`` say about those that fail.
+    """Runner of calls, those of one actor one after the other; ``failures`` decide about those that fail.
 
-    ``begin(actor)`` tells a process that was just started what the lost one knew; its answer is waited for.
+    ``begin(actor)`` prepares a newly started process like the lost one; its answer is waited for.
     """
 
     def __init__(
@@ -76,14 +76,14 @@ class ClientCalls:
     def run(
         self, stage: str, calls: Iterable[Call], submit: Submit, *, may_drop: bool = False
     ) -> tuple[list[Outcome], dict[int, str]]:
-        """Outcomes in the order of client ids, and why whose work was dropped.
+        """Return outcomes in the order of client ids, and by client the reason why its work was dropped.
 
-        Clients that share a failed call are redone one by one, so that a failure counts against who caused it; only if
-        the process died, which may be nobody's fault, they first get another chance together.
+        Clients that share a failed call are redone one by one, so that a failure counts against the client that caused
+        it; if the process died, which may be no client's fault, they first get another chance together.
 
         Raises:
-            ServerFailed: the inputs of a call are gone, or the server hangs.
-            StatesLost: clients' states are gone with their node.
+            ServerFailed: the inputs of a call are lost, or the server hangs.
+            StatesLost: clients' states were lost with their node.
             FederationError: the work failed too often.
         """
         submitted = [(call, submit(call)) for call in calls]
@@ -101,18 +101,18 @@ class ClientCalls:
         return [Outcome(one.call, one.refs, value) for one, value in zip(started, values, strict=True)], {}
 
     def _wait_for_server(self, inputs: Sequence[ObjectRef]) -> None:
-        """So that nobody else is blamed for it; the last input is enough, it is made after the others."""
+        """Wait for the inputs first, so that a slow server counts against no client; the last input is made last."""
         timeout = self.runtime.server_timeout_s
         if inputs and not ray.wait([inputs[-1]], timeout=timeout, fetch_local=False)[0]:
             raise ServerFailed(NO_ANSWER.format(timeout), hangs=True)
 
     def deadline(self, clients: int) -> float:
-        """By when an actor that is free now must have served so many clients."""
+        """Return the deadline for an idle actor to serve this many clients."""
         return time.monotonic() + self.runtime.client_timeout_s * clients
 
 
 class _Rescue:
-    """Calls of which at least one has failed, looked after one by one, those of an actor in their order."""
+    """Rescue of calls of which at least one has failed, one by one, those of an actor in their order."""
 
     def __init__(self, owner: ClientCalls, stage: str, submit: Submit, may_drop: bool):
         self._owner, self._stage, self._submit, self._may_drop = owner, stage, submit, may_drop
@@ -160,7 +160,7 @@ class _Rescue:
             self._next(call.actor)
 
     def _require_served(self, call: Call) -> None:
-        """Raise what the server raised, if it was the server."""
+        """Raise the server's own error, if the server raised one."""
         try:
             ray.get([] if call.inputs is None else call.inputs)
         except RayTaskError as error:
@@ -200,9 +200,9 @@ class _Rescue:
             waiting.extend(replace(call, clients=[client], failed_before=0) for client in call.clients)
 
     def _restart(self, actor: int, failed_starts: int = 0) -> None:
-        """Start another process; it is asked for nothing before it is up: starting has a time limit of its own.
+        """Start another process; it gets no call before it is up, since starting has its own time limit.
 
-        What the one before had not come to is asked of it.
+        It also gets the calls that the lost process had not reached.
         """
         for ref in [ref for ref, running in self._running.items() if running.call.actor == actor]:
             self._waiting[actor].append(self._running.pop(ref).call)

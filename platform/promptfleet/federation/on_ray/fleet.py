@@ -1,7 +1,7 @@
-"""A fleet of Ray actors: one for the server, and one for each client or group of clients.
+"""Fleet of Ray actors: one for the server, and one for each client or group of clients.
 
-What the actors give lies in the object store, outside their processes, and belongs to the process that drives the
-rounds. So a process that dies takes nothing with it: another one starts in its place and does the same work again.
+Results of the actors are in the object store, outside their processes, and belong to the process that drives the
+rounds. So no result is lost with a process: another one starts in its place and repeats the same work.
 """
 
 import math
@@ -32,9 +32,9 @@ from promptfleet.federation.reports import Evaluation, Event
 from promptfleet.federation.resources import Shares
 from promptfleet.methods.protocol import Purpose, State
 
-MANY = 128  # clients of one actor; more are selected for in parts, so that it begins with some meanwhile
-PART, GROWTH = 32, 3  # the first part, which it waits for; each of the others is so many times the one before
-SPARSE = 4  # of a block's states as many as one in so many, or fewer, are still those of its clients
+MANY = 128  # clients of one actor; above this, it selects in parts and starts training with the first one
+PART, GROWTH = 32, 3  # size of the first part, which it waits for; each further part is larger by this factor
+SPARSE = 4  # a block is sparse if at most one of this many states still belongs to its clients
 
 T = TypeVar("T")
 Ask = Callable[[], Sequence[ObjectRef]]
@@ -62,7 +62,7 @@ def put_frozen(prepared: Prepared, *, shared_files: bool = False) -> ObjectRef:
 
 @dataclass(frozen=True)
 class Block:
-    """Private states of some clients as one object, which stays as it is; its ``size`` is how many it was made of."""
+    """Private states of some clients as one immutable object; ``size`` is the original number of clients."""
 
     ref: ObjectRef
     size: int
@@ -70,7 +70,7 @@ class Block:
 
 @dataclass(frozen=True)
 class Selection:
-    """What the server sends to the clients of a cohort: calls of actors, each with the downloads of its clients."""
+    """Downloads for the clients of a cohort: calls of actors, each with the downloads of its clients."""
 
     server: Any
     round_index: int
@@ -79,15 +79,15 @@ class Selection:
     calls: Sequence[Call]
 
     def of(self, clients: Container[int]) -> list[Call]:
-        """The calls for those clients alone."""
+        """Return the calls for those clients alone."""
         parts = [replace(call, clients=[client for client in call.clients if client in clients]) for call in self.calls]
         return [part for part in parts if part.clients]
 
 
 class RayFleet:
-    """Actors in one placement group, each in a bundle of its own; handles are references into the object store.
+    """Actors in one placement group, one bundle each; handles are references into the object store.
 
-    The handle of a private state is the block that it lies in, with those of other clients of the same actor.
+    The handle of a private state is its block, which it shares with other clients of the same actor.
     """
 
     def __init__(self, frozen: ObjectRef, shares: Shares, *, start_timeout_s: float, own_group: bool):
@@ -108,7 +108,7 @@ class RayFleet:
             try:
                 ray.get(begun, timeout=config.runtime.start_timeout_s)
             except (RayActorError, GetTimeoutError):
-                continue  # whoever asks this process for anything will notice, and replace it
+                continue  # the next call to this process will notice, and replace it
             except RayTaskError as error:
                 raise self._failures.code_raised("a process that begins", error.cause, str(error)) from None
 
@@ -193,7 +193,7 @@ class RayFleet:
         return self._failures.take()
 
     def whereabouts(self) -> list[Mapping[str, Any]]:
-        """Where each client actor runs, in the order of the clients they host."""
+        """Return process, node and resources of each client actor, in the order of the clients they host."""
         return ray.get([actor.whereabouts.remote() for actor in self._processes.clients])
 
     def close(self) -> None:
@@ -204,7 +204,7 @@ class RayFleet:
         return self._processes.clients[actor].begin.remote(self._config, splits, self._upload_noise)
 
     def _served(self, selection: Selection, work: Callable[[Selection], T]) -> T:
-        """Do ``work`` with a selection, or with the same one from another server if the one that made it failed."""
+        """Do ``work`` with a selection, or with the same one from another server if the first server failed."""
         for attempt in count():
             try:
                 return work(selection)
@@ -216,7 +216,7 @@ class RayFleet:
         raise AssertionError
 
     def _await_aggregate(self, *, after_waiting: bool = False) -> bool:
-        """Wait for the server to have taken in all uploads; returns whether it took another server to do so."""
+        """Wait for the server to aggregate all uploads; return True if that took another server."""
         if self._aggregate is None:
             return False
         for attempt in count():
@@ -232,7 +232,7 @@ class RayFleet:
         raise AssertionError
 
     def _ask_server(self, ask: Ask) -> Sequence[ObjectRef]:
-        """References to what the server answers, or another one in its place."""
+        """Return references to the answers of the server, or of its replacement."""
         for attempt in count():
             refs = ask()
             try:
@@ -244,9 +244,9 @@ class RayFleet:
         raise AssertionError
 
     def _answers(self, refs: Sequence[ObjectRef], timeout: float) -> Sequence[Any]:
-        """What the server returned.
+        """Return the values that the server returned.
 
-        Raises ServerFailed, StatesLost if what it was to work on has gone, or what the server itself says is wrong.
+        Raises ServerFailed, StatesLost if its inputs are lost, or the server's own error.
         """
         try:
             return ray.get(list(refs), timeout=timeout)
@@ -260,11 +260,11 @@ class RayFleet:
             raise self._failures.code_raised("the server", error.cause, str(error)) from None
 
     def _restart_server(self, stage: str, what: str, attempt: int) -> None:
-        """Put another server in place of the one that failed, with the state of the last round that was aggregated.
+        """Replace the failed server by another one, with the state of the last aggregated round.
 
         Raises:
-            StatesLost: that state has gone with its node.
-            FederationError: it failed too often, or no other one comes up.
+            StatesLost: that state was lost with its node.
+            FederationError: it failed too often, or no other one starts.
         """
         self._failures.server_failed(stage, what, attempt)
         self._processes.replace_server()
@@ -277,17 +277,19 @@ class RayFleet:
             if failure.hangs:
                 raise FederationError(
                     f"{stage}: {what}, and it could not be replaced within runtime.start_timeout_s={timeout:g}"
-                ) from None  # one that died will be noticed, and replaced, by whoever asks it for anything
+                ) from None  # the next call to a server that died will notice, and replace it
 
     def _by_actor(self, clients: Iterable[int]) -> dict[int, list[int]]:
-        """Clients of one actor are neighbours: ids 0..n-1 live in the first one, and so on."""
+        """Return clients by actor. Clients of one actor are neighbours: ids 0..n-1 are in the first one, and so on."""
         groups: dict[int, list[int]] = {}
         for client in sorted(clients):
             groups.setdefault(client // self._config.runtime.clients_per_actor, []).append(client)
         return groups
 
     def _evened(self, groups: Mapping[int, Sequence[int]]) -> dict[int, list[int]]:
-        """The same clients, no actor having more than its share: it would be waited for. Some are guests for once."""
+        """Return the same clients, at most an equal share per actor, which saves waiting. Some are guests of another
+        actor.
+        """
         share = math.ceil(sum(map(len, groups.values())) / len(self._groups))
         surplus = [client for clients in groups.values() for client in clients[share:]]
         evened = {}
@@ -300,7 +302,7 @@ class RayFleet:
 
 
 def _parts(length: int) -> Iterator[slice]:
-    """Slices of a sequence, ever larger ones."""
+    """Yield slices of a sequence, ever larger ones."""
     start, size = 0, PART if length > MANY else length
     while start < length:
         yield slice(start, start + size)
@@ -308,12 +310,12 @@ def _parts(length: int) -> Iterator[slice]:
 
 
 def _in_blocks(given: Iterable[tuple[Sequence[int], ObjectRef]]) -> dict[int, Block]:
-    """By client id, from the clients of each block and its reference."""
+    """Return blocks by client id, from the clients of each block and its reference."""
     return {client: Block(ref, len(clients)) for clients, ref in given for client in clients}
 
 
 def _by_block(privates: Mapping[int, Block], clients: Iterable[int]) -> tuple[list[list[int]], list[ObjectRef]]:
-    """Which of ``clients`` lie in the same block, and the blocks' references."""
+    """Return ``clients`` grouped by their blocks, and the blocks' references."""
     held: dict[Block, list[int]] = {}
     for client in clients:
         held.setdefault(privates[client], []).append(client)
@@ -333,5 +335,5 @@ def _get(refs: Sequence[ObjectRef]) -> list[Any]:
 
 
 def _listed(refs: ObjectRef | list[ObjectRef]) -> list[ObjectRef]:
-    """Ray returns a single reference as it is."""
+    """Return a list also for a single reference, which Ray returns as it is."""
     return refs if isinstance(refs, list) else [refs]

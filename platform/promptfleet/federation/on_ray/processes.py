@@ -1,4 +1,4 @@
-"""The processes of a fleet under Ray: one actor per bundle of a placement group, replaced when it dies."""
+"""Processes of a fleet under Ray: one actor per bundle of a placement group, replaced when it dies."""
 
 import time
 from typing import Any
@@ -19,7 +19,7 @@ from promptfleet.federation.on_ray.actors import ClientActor, Frozen, ServerActo
 from promptfleet.federation.resources import Shares
 
 LEAVE_TIMEOUT_S = 5.0
-OURS = "promptfleet.errors."  # how Ray names what an actor raised
+OURS = "promptfleet.errors."  # prefix of Ray's names for an actor's own errors
 
 
 class Processes:
@@ -61,7 +61,7 @@ class Processes:
         self.server = self._start_server()
 
     def replace_client(self, index: int) -> None:
-        """The same for a client actor."""
+        """Do the same for a client actor."""
         ray.kill(self.clients[index])
         self.clients[index] = self._start_client(index)
 
@@ -81,7 +81,7 @@ class Processes:
                 starting[actor.__ray_ready__.remote()] = index
 
     def close(self) -> None:
-        """Let every actor leave by itself, and end those that do not."""
+        """Let every actor exit by itself, and end those that do not."""
         leaving = {actor.__ray_terminate__.remote(): actor for actor in self._all()}
         _, late = ray.wait(list(leaving), num_returns=len(leaving), timeout=LEAVE_TIMEOUT_S) if leaving else ([], [])
         for ref in late:
@@ -109,7 +109,7 @@ class Processes:
 
 
 def _why_not(error: BaseException) -> ResourceError | None:
-    """Return the mistake of a user's that kept an actor from starting, if that is what ``error`` is about."""
+    """Return the user's mistake that kept an actor from starting, if ``error`` is about one."""
     *_, reason = str(error).strip().splitlines() or [""]
     if isinstance(error, RayActorError) and reason.startswith(OURS):
         return ResourceError(reason.removeprefix(OURS).partition(": ")[2])

@@ -1,7 +1,7 @@
 """States and messages as NumPy arrays, which Ray moves without pickling their content.
 
-Those of many clients travel together: a row of bytes for each, in which every tensor is where it is in all other rows.
-What arrives is copied into torch's own memory: writable, aligned, and the same bits wherever it came from.
+States of many clients travel together: a row of bytes for each, with every tensor at the same place in all rows.
+Arriving states are copied into torch's own memory: writable, aligned, and with the same bits from any source.
 """
 
 from collections import defaultdict
@@ -47,7 +47,7 @@ class Uploads:
 
 
 def to_arrays(state: State) -> Arrays:
-    """One state by itself."""
+    """Return one state by itself."""
     return {name: tensor.detach().cpu().numpy() for name, tensor in state.items()}
 
 
@@ -57,12 +57,12 @@ def to_tensors(arrays: Arrays) -> State:
 
 
 def stack(states: Mapping[int, State]) -> Stacked:
-    """States by client id."""
+    """Stack states by client id."""
     return [_stack(some) for some in alike(states)]
 
 
 def unstack(stacked: Stacked, clients: Sequence[int]) -> dict[int, State]:
-    """The states of some of the clients that were stacked, in the order of ``clients``."""
+    """Return the states of some of the stacked clients, in the order of ``clients``."""
     states: dict[int, State] = {}
     for group in _of_one_layout(stacked):
         here = [(some, chosen) for some in group if (chosen := [one for one in clients if one in some.row_of])]
@@ -71,7 +71,7 @@ def unstack(stacked: Stacked, clients: Sequence[int]) -> dict[int, State]:
 
 
 def join(parts: Sequence[Stacked], clients: Sequence[Sequence[int]]) -> Stacked:
-    """Of each part some of its clients, as if they had been stacked together."""
+    """Join some clients of each part, as if they had been stacked together."""
     return [
         replace(some, row_of={client: some.row_of[client] for client in here if client in some.row_of})
         for part, here in zip(parts, clients, strict=True)
@@ -80,17 +80,17 @@ def join(parts: Sequence[Stacked], clients: Sequence[Sequence[int]]) -> Stacked:
 
 
 def stack_messages(messages: Mapping[int, Message]) -> Stacked:
-    """Messages by client id."""
+    """Stack messages by client id."""
     return stack({client: _flat(message) for client, message in messages.items()})
 
 
 def unstack_messages(stacked: Stacked, clients: Sequence[int]) -> dict[int, Message]:
-    """As ``unstack``."""
+    """Return the messages of some of the stacked clients, like ``unstack``."""
     return {client: _message(flat) for client, flat in unstack(stacked, clients).items()}
 
 
 def stack_uploads(uploads: Mapping[int, Upload]) -> Uploads:
-    """Uploads by client id."""
+    """Stack uploads by client id."""
     return Uploads(
         stack_messages({client: one.message for client, one in uploads.items() if one.message is not None}),
         {client: (one.num_examples, one.problem) for client, one in uploads.items()},
@@ -98,7 +98,7 @@ def stack_uploads(uploads: Mapping[int, Upload]) -> Uploads:
 
 
 def unstack_uploads(uploads: Uploads) -> dict[int, Upload]:
-    """All of them."""
+    """Return all stacked uploads."""
     messages = unstack_messages(uploads.messages, [client for one in uploads.messages for client in one.row_of])
     return {client: Upload(messages.get(client), *about) for client, about in uploads.about.items()}
 
@@ -120,7 +120,7 @@ def _stack(states: Mapping[int, State]) -> Alike:
 
 
 def _of_one_layout(stacked: Stacked) -> list[list[Alike]]:
-    """Those together whose rows can stand below each other: nothing is common to all of one's clients."""
+    """Group stacks whose rows have one layout; a stack with common tensors is a group of its own."""
     groups: dict[tuple, list[Alike]] = defaultdict(list)
     for some in stacked:
         groups[(id(some) if some.common else None, *some.places.items())].append(some)
@@ -128,7 +128,7 @@ def _of_one_layout(stacked: Stacked) -> list[list[Alike]]:
 
 
 def _unstack(chosen: Sequence[tuple[Alike, Sequence[int]]]) -> dict[int, State]:
-    """Of some clients each, from states of one layout."""
+    """Return the state of each chosen client, from stacks of one layout."""
     first, clients = chosen[0][0], [client for _, some in chosen for client in some]
     rows = torch.empty(len(clients), first.rows.shape[1], dtype=torch.uint8)
     for (some, here), out in zip(chosen, rows.split([len(here) for _, here in chosen]), strict=True):
@@ -147,7 +147,7 @@ def _unstack(chosen: Sequence[tuple[Alike, Sequence[int]]]) -> dict[int, State]:
 
 
 def _column(rows: Tensor, place: Place) -> Tensor:
-    """``[clients, *shape]``: that tensor of all rows, in place."""
+    """Return ``[clients, *shape]``: that tensor of all rows, in place."""
     offset, shape, dtype = place
     return rows[:, offset : offset + prod(shape) * dtype.itemsize].view(dtype).view(len(rows), *shape)
 

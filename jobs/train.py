@@ -2,6 +2,7 @@
 
 import sys
 from argparse import Namespace
+from functools import partial
 from pathlib import Path
 
 from promptfleet.cluster.watch import leaving_when_ray_is_gone
@@ -17,6 +18,7 @@ from promptfleet.federation.checkpoints.begin import (
     resumed_config,
 )
 from promptfleet.federation.checkpoints.folder import RESULT_FILE
+from promptfleet.federation.drive import Calling
 from promptfleet.federation.reports import FederationResult, RoundReport, nothing_accepted
 from promptfleet.federation.run import run_federation
 from promptfleet.federation.settings import all_keys, assigned_storage, read_federation_config, trust_option
@@ -67,13 +69,9 @@ def _train(config: FederationConfig, out: Path, arguments: Namespace) -> None:
     option = storage.option if storage.address else ""
     resume = f"python jobs/train.py --resume {resumed_as(storage, out)}{option}{trust_option([config.method])}"
     with leaving_when_ray_is_gone(f"resume with: {resume}"), track_federation(config) as tracked:
-
-        def on_round(report: RoundReport) -> None:
-            LiveLine(sys.stderr).say(_round_line(report, config.rounds))
-            tracked.log_round(report)
-
+        listeners = [Calling(partial(_print_round, rounds=config.rounds)), tracked]
         where = {"address": arguments.address, "folder": out, "overwrite": arguments.overwrite}
-        result = run_federation(config, on_round=on_round, **where)
+        result = run_federation(config, listeners=listeners, **where)
         tracked.finish(result)
     print(_summary(result, config.backbone.caveat, storage.shown(out / RESULT_FILE)))
     if tracked.ui_hint:
@@ -87,6 +85,10 @@ def _output_folder(config: FederationConfig, name: str | None) -> Path:
     if name is not None:
         return named_folder(config.storage, "--out", name)
     return default_folder(config)
+
+
+def _print_round(report: RoundReport, *, rounds: int) -> None:
+    LiveLine(sys.stderr).say(_round_line(report, rounds))
 
 
 def _round_line(report: RoundReport, rounds: int) -> str:

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
         StorageError,
     )
     from promptfleet.federation.client_examples import ClientExamples, client_examples
+    from promptfleet.federation.drive import Decision, Listener
     from promptfleet.federation.prepare import Prepared, prepare
     from promptfleet.federation.reports import (
         ClientReport,
@@ -41,11 +42,13 @@ __all__ = [
     "ClientReport",
     "ConfigError",
     "DataError",
+    "Decision",
     "Event",
     "FederationConfig",
     "FederationError",
     "FederationResult",
     "FederationSummary",
+    "Listener",
     "MethodError",
     "Prepared",
     "PromptfleetError",
@@ -73,6 +76,7 @@ _PUBLIC = {  # module -> its public names
         "StorageError",
     ),
     ".federation.client_examples": ("ClientExamples", "client_examples"),
+    ".federation.drive": ("Decision", "Listener"),
     ".federation.prepare": ("Prepared", "prepare"),
     ".federation.reports": (
         "ClientReport",

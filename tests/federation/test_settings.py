@@ -45,6 +45,8 @@ def test_a_file_starts_at_home(file, monkeypatch):
         ({"folder": ""}, "folder: got '', should be a path"),
         ({"folder": "s3://bucket/x"}, "folder: got 's3://bucket/x', should be a path on this machine"),
         ({"on_round": 3}, "on_round: got 3, should be a function"),
+        ({"listeners": [print]}, "listeners: got <built-in function print>, should be a list of objects with after_r"),
+        ({"listeners": 3}, "listeners: got 3, should be a list of objects with after_round(report)"),
         ({"overwrite": "no"}, "overwrite: got 'no', should be True or False"),
         ({"trust_code": 1}, "trust_code: got 1, should be True or False"),
         ({"address": 3}, "address: got 3, should be HOST:PORT"),

@@ -1,28 +1,23 @@
-"""One step of a trial: a federation that learns nothing fails, for good."""
+"""One step of a trial: what the study gets of a round, and a federation that learns nothing fails, for good."""
 
 from types import SimpleNamespace
 
-import pytest
 from ray import cloudpickle
 
 from promptfleet.federation.failures import NothingAccepted
 from promptfleet.search.stage import NUMBER, STAGE
 from promptfleet.search.trial import FederationTrial
 from promptfleet.search.tune_adapters import RungScheduler
-from tests.federation.test_reports import REJECTED
+from tests.tracking.values import make_report
 
 
-def trial_after(reports, rounds):
-    """A trial whose federation has these rounds behind it, of which the study knows all but the last."""
+def test_a_step_reports_one_round_and_ends_with_the_last():
     trial = object.__new__(FederationTrial)
-    trial._federation = SimpleNamespace(reports=reports, rounds_done=len(reports))
-    trial._config, trial._told = SimpleNamespace(rounds=rounds), len(reports) - 1
-    return trial
-
-
-def test_it_fails_where_every_update_is_rejected():
-    with pytest.raises(NothingAccepted, match="no update was accepted in 3 rounds, the last time since client 1's"):
-        trial_after([REJECTED] * 3, 5).step()
+    trial._config = SimpleNamespace(rounds=2)
+    trial._rounds = iter([make_report(1), make_report(2)])
+    first, second = trial.step(), trial.step()
+    assert [(one["round"], one["rounds"], one["done"]) for one in (first, second)] == [(1, 2, False), (2, 2, True)]
+    assert first["val_accuracy"] == first["report"]["honest_val_accuracy"] == make_report(1).honest_val_accuracy
 
 
 def test_the_study_keeps_it_failed_with_the_reason(tmp_path):

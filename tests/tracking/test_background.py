@@ -10,7 +10,7 @@ from tests.tracking.values import make_config, make_report, make_result
 def test_a_federation_that_is_tracked_says_where_to_look(own_store):
     config = make_config(storage={"path": str(own_store.path)}, prompt_lr=0.03)
     with track_federation(config) as tracked:
-        tracked.log_round(make_report(1))
+        tracked.after_round(make_report(1))
         tracked.finish(make_result(config))
     assert (tracked.ui_hint, tracked.untracked) == (own_store.ui_hint("federations"), None)
     run = own_store.find_run(config.fingerprint())
@@ -26,7 +26,7 @@ def test_a_federation_that_is_not_tracked_says_why_once(tmp_path, caplog):
     (tmp_path / "mlflow.db").write_text("this is no database " * 100)
     with track_federation(make_config(storage={"path": str(tmp_path)})) as tracked:
         for index in (1, 2, 3):
-            tracked.log_round(make_report(index))
+            tracked.after_round(make_report(index))
         tracked.finish(make_result())
     assert tracked.ui_hint is None
     assert "mlflow.db is damaged (file is not a database)" in tracked.untracked
@@ -37,7 +37,7 @@ def test_rounds_that_failed_do_not_matter_once_all_of_it_is_written(own_store, m
     config = make_config(storage={"path": str(own_store.path)}, seed=5)
     with track_federation(config) as tracked, monkeypatch.context() as patch:
         patch.setattr(TrackingStore, "open", lambda _: (_ for _ in ()).throw(OSError("not now")))
-        tracked.log_round(make_report(1))
+        tracked.after_round(make_report(1))
         tracked._writer.submit(patch.undo)
         tracked.finish(make_result(config))
     assert tracked.untracked is None

@@ -2,7 +2,7 @@
 
 import logging
 import os
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any
@@ -15,10 +15,10 @@ from promptfleet.errors import ConfigError, DataError
 from promptfleet.federation.checkpoints.begin import CONFIG_FILE, begin_folder, check_same
 from promptfleet.federation.checkpoints.checkpoint import DamagedCheckpoint
 from promptfleet.federation.checkpoints.folder import FederationFolder
+from promptfleet.federation.drive import Calling, Checkpoints, Listener, rounds
 from promptfleet.federation.fleet import Fleet
 from promptfleet.federation.local_fleet import LocalFleet
 from promptfleet.federation.prepare import Prepared, prepare
-from promptfleet.federation.recovery import run_next_round
 from promptfleet.federation.reports import FederationResult, RoundReport
 from promptfleet.federation.resources import announce_gpus, plan_shares
 from promptfleet.federation.rounds import Federation
@@ -33,6 +33,7 @@ def run_federation(
     config: FederationConfig | Mapping[str, Any] | str | Path | None = None,
     *,
     on_round: Callable[[RoundReport], None] | None = None,
+    listeners: Sequence[Listener] = (),
     address: str | None = None,
     folder: str | Path | None = None,
     overwrite: bool = False,
@@ -42,10 +43,11 @@ def run_federation(
 
     config: values such as ``{"clients": 5, "runtime.backend": "local"}``, nested or with dotted keys; a YAML file's
     path; or a configuration object, also a ``FederationConfig`` without the method's own keys. on_round: called after
-    each round. address: join this running Ray cluster; without it Ray starts here. folder: store the configuration,
-    checkpoints and ``result.json`` there, and resume from the newest checkpoint if there is one. overwrite: start again
-    and replace what the folder holds, once everything is ready for the first round. trust_code: allow a file to name a
-    method outside this package, which is then imported and run.
+    each round. listeners: take each report, too, and may end the federation early, see ``promptfleet.Listener``.
+    address: join this running Ray cluster; without it Ray starts here. folder: store the configuration, checkpoints and
+    ``result.json`` there, and resume from the newest checkpoint if there is one. overwrite: start again and replace
+    what the folder holds, once everything is ready for the first round. trust_code: allow a file to name a method
+    outside this package, which is then imported and run.
 
     >>> import promptfleet
     >>> quick = {"method": "promptfl", "clients": 3, "rounds": 1, "local_epochs": 1, "runtime.backend": "local"}
@@ -65,7 +67,9 @@ def run_federation(
         ResourceError: the federation does not fit the machine or the cluster.
         FederationError: too many failures, see ``runtime.on_client_failure``.
     """
-    _check_arguments(on_round=on_round, address=address, overwrite=overwrite, trust_code=trust_code)
+    _check_arguments(
+        on_round=on_round, listeners=listeners, address=address, overwrite=overwrite, trust_code=trust_code
+    )
     config = configuration_of({} if config is None else config, trust_code=trust_code)
     folder = None if folder is None else Path(local_path(folder, "folder"))
     rows_folder(config, folder)
@@ -81,20 +85,20 @@ def run_federation(
     with _fleet(config, address) as (prepared, fleet):
         federation = Federation(config, prepared, fleet, folder)
         with _kept_in(folder, federation, overwrite=overwrite) as stored:
-            while federation.rounds_done < config.rounds:
-                report = run_next_round(federation, stored.newest if stored else lambda: None)
-                if stored:
-                    stored.save()
+            after = [Checkpoints(stored, config.rounds)] if stored else []
+            after += [*([Calling(on_round)] if on_round else []), *listeners]
+            for report in rounds(federation, stored, after):
                 logger.debug("round %d: %s", report.round, report)
-                if on_round is not None:
-                    on_round(report)
         return stored.result() if stored else federation.result()
 
 
-def _check_arguments(*, on_round: Any, address: Any, **switches: Any) -> None:
+def _check_arguments(*, on_round: Any, listeners: Any, address: Any, **switches: Any) -> None:
     """Raise ConfigError at an argument of ``run_federation`` that cannot be meant, before anything is done."""
     if on_round is not None and not callable(on_round):
         raise ConfigError(f"on_round: got {on_round!r}, should be a function that takes a RoundReport")
+    for listener in listeners if isinstance(listeners, Sequence) else [listeners]:
+        if not callable(getattr(listener, "after_round", None)):
+            raise ConfigError(f"listeners: got {listener!r}, should be a list of objects with after_round(report)")
     if address is not None and not (isinstance(address, str) and address.strip()):
         raise ConfigError(f"address: got {address!r}, should be HOST:PORT or 'auto', or None to start Ray here")
     for name, value in switches.items():
@@ -114,7 +118,6 @@ def _kept_in(
         done = 0 if overwrite else _restored(stored, Path(folder), federation.config)
         if done:
             logger.info("resuming after round %d", done)
-            stored.save()  # the result may be a round behind, or gone
         else:
             begin_folder(Path(folder), federation.config)
             stored.bring()

@@ -11,10 +11,9 @@ from ray import ObjectRef, tune
 from promptfleet.config import FederationConfig
 from promptfleet.federation.checkpoints.checkpoint import DamagedCheckpoint
 from promptfleet.federation.checkpoints.folder import FederationFolder
-from promptfleet.federation.failures import NothingAccepted
+from promptfleet.federation.drive import Checkpoints, RequireAccepted, rounds
 from promptfleet.federation.on_ray.fleet import RayFleet
-from promptfleet.federation.recovery import run_next_round
-from promptfleet.federation.reports import RoundReport, nothing_accepted
+from promptfleet.federation.reports import RoundReport
 from promptfleet.federation.resources import Shares
 from promptfleet.federation.rounds import Federation
 from promptfleet.federation.settings import federation_config
@@ -28,8 +27,9 @@ OBJECTIVE = "val_accuracy"  # of the clients that do not attack, where some do
 class FederationTrial(tune.Trainable):
     """Owns a fleet, which it keeps for the next trial, and one federation at a time.
 
-    The federation is saved after each round in the trial's own folder and goes on from there, whoever died. Rounds
-    that the folder has and the study has not settled are told again instead of being run.
+    The federation is saved after each round in the trial's own folder, before the study has the round's report, and
+    resumes from there whichever process died. Rounds that the folder has and the study has not settled are reported
+    again instead of being run. To prune the trial, Tune's scheduler asks the study and steps no further.
     """
 
     def setup(
@@ -43,18 +43,8 @@ class FederationTrial(tune.Trainable):
         self._begin(config)
 
     def step(self) -> Mapping[str, Any]:
-        if self._told < self._federation.rounds_done:
-            report = self._federation.reports[self._told]
-        else:
-            report = run_next_round(self._federation, self._stored.newest)
-            self._stored.save()
-            finished = report.round == self._config.rounds
-            self._stored.flush() if finished else self._stored.wait()  # the study shall not know more than the disk
-        self._told += 1
-        if reason := nothing_accepted(self._federation.reports[: self._told], self._config.rounds):
-            raise NothingAccepted(reason)
-        rounds = self._config.rounds
-        return _metrics(report) | {"report": asdict(report), "rounds": rounds, "done": report.round == rounds}
+        report, total = next(self._rounds), self._config.rounds
+        return _metrics(report) | {"report": asdict(report), "rounds": total, "done": report.round == total}
 
     def reset_config(self, new_config: dict[str, Any]) -> bool:
         self._begin(new_config)
@@ -76,18 +66,17 @@ class FederationTrial(tune.Trainable):
             timeout = config.runtime.start_timeout_s
             self._fleet = RayFleet(self._frozen_ref, shares, start_timeout_s=timeout, own_group=False)
         folder = config.storage.folder / values[FOLDER]
-        self._federation = Federation(config, self._prepared, self._fleet, folder)
+        federation = Federation(config, self._prepared, self._fleet, folder)
         if self._stored is not None:
             self._stored.close()
-        self._stored = FederationFolder(folder, self._federation)
+        self._stored = FederationFolder(folder, federation)
         try:
             done = self._stored.restore()
         except DamagedCheckpoint as error:
             logger.warning("%s; the trial starts again", error)
             done = 0
-        if done:
-            self._stored.save()  # the result may be a round behind
-        self._told = min(values[SETTLED], done)
+        after = [Checkpoints(self._stored, config.rounds, wait=True), RequireAccepted(federation)]
+        self._rounds = rounds(federation, self._stored, after, reported=min(values[SETTLED], done))
 
 
 def _metrics(report: RoundReport) -> dict[str, Any]:

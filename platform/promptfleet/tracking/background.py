@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from promptfleet.config import FederationConfig
+from promptfleet.federation.drive import Decision
 from promptfleet.federation.reports import FederationResult, RoundReport
 from promptfleet.tracking.federation_run import FederationRun
 from promptfleet.tracking.run_names import changed_values, federation_name
@@ -36,8 +37,10 @@ class BackgroundFederationRun:
         """
         return None if self._is_complete else self._writer.last_reason
 
-    def log_round(self, report: RoundReport) -> None:
+    def after_round(self, report: RoundReport) -> Decision:
+        """Have one round's metrics written."""
         self._writer.submit(lambda: self._opened().log_round(report))
+        return Decision.CONTINUE
 
     def finish(self, result: FederationResult) -> None:
         self._writer.submit(self._finish, result)

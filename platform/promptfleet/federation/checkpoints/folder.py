@@ -66,6 +66,7 @@ class FederationFolder:
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="promptfleet-checkpoint")
         self._writing: Future[Written] | None = None
         self.last: Written | None = None
+        self.rounds_saved = 0  # those that ``save`` had to write, which it may not have managed
         self._remote = remote_folder(federation.config.storage, self._folder)
         self._closing = threading.Event()
         if self._remote:
@@ -74,10 +75,14 @@ class FederationFolder:
             remove_unfinished(folder)
 
     def restore(self) -> int:
-        """Resume from the newest checkpoint, if there is any; return the rounds done. Raises as ``load_snapshot``."""
+        """Resume from the newest checkpoint, if there is any; returns the rounds done. Raises as ``load_snapshot``.
+
+        They are saved again, since the result may be a round behind, or gone.
+        """
         snapshot = self.newest()
         if snapshot is not None:
             self._federation.restore(snapshot)
+            self.save()
         return self._federation.rounds_done
 
     def newest(self) -> Snapshot | None:
@@ -89,6 +94,7 @@ class FederationFolder:
     def save(self) -> None:
         """Write the rounds so far; returns as soon as the round before is written."""
         self.wait()
+        self.rounds_saved = self._federation.rounds_done
         snapshot = self._federation.take_snapshot()
         self._writing = self._thread.submit(self._write, snapshot)
 

@@ -26,7 +26,7 @@ def test_each_folder_stands_below_those_that_import_it(page):
 
 
 def test_it_names_code_that_exists(page):
-    named = re.findall(r"`([A-Za-z_.]+)` \(`([a-z_/]+)\.py`\)", page)
+    named = re.findall(r"`([A-Za-z_.]+)`\s+\(`([a-z_/]+)\.py`\)", page)
     assert len(named) > 20
     for name, module in named:
         reduce(getattr, name.split("."), import_module(f"promptfleet.{module.replace('/', '.')}"))

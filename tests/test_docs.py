@@ -75,7 +75,7 @@ def _anchors(text: str) -> set[str]:
 
 
 def test_links_between_pages_lead_somewhere(root):
-    pages = [*root.glob("*.md"), *root.glob("docs/*.md"), root / "benchmarks" / "README.md"]
+    pages = [*root.glob("*.md"), *root.glob("docs/**/*.md"), root / "benchmarks" / "README.md"]
     assert {"README.md", "CONTRIBUTING.md", "configuration.md"} <= {page.name for page in pages}
     broken = []
     for page in pages:
@@ -101,8 +101,16 @@ def test_the_contributors_page_names_targets_that_exist(root):
 def test_every_page_is_in_the_index(root):
     index = (root / "docs" / "README.md").read_text(encoding="utf-8")
     linked = {link.partition("#")[0] for link in re.findall(r"\]\(([^)\s]+)\)", index)}
-    assert {page.name for page in (root / "docs").glob("*.md")} - {"README.md"} <= linked
+    docs = root / "docs"
+    assert {page.relative_to(docs).as_posix() for page in docs.glob("**/*.md")} - {"README.md"} <= linked
 
 
 def test_the_readme_is_short(root):
     assert len((root / "README.md").read_text(encoding="utf-8").splitlines()) <= 150
+
+
+def test_pages_name_tests_that_exist(root):
+    pages = [page for page in root.glob("docs/**/*.md") if page.name != "adding-a-method.md"]
+    named = {name for page in pages for name in re.findall(r"\btest_\w+\.py", page.read_text(encoding="utf-8"))}
+    assert len(named) > 20
+    assert named <= {path.name for path in root.glob("tests/**/*.py")}

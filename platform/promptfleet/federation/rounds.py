@@ -17,9 +17,9 @@ from promptfleet.data.samples import Samples
 from promptfleet.errors import FederationError
 from promptfleet.federation.conditions.adversaries import adversaries
 from promptfleet.federation.conditions.cohort import cohort_size, sample_cohort
-from promptfleet.federation.conditions.faults import turnout
+from promptfleet.federation.conditions.faults import Turnout, turnout
 from promptfleet.federation.conditions.privacy import check_noise_hides, privacy_budget
-from promptfleet.federation.fleet import Fleet, Handle, Intake
+from promptfleet.federation.fleet import CohortUpdate, Fleet, Handle, Intake
 from promptfleet.federation.partitioning import partition_for
 from promptfleet.federation.prepare import Prepared
 from promptfleet.federation.reports import (
@@ -94,30 +94,13 @@ class Federation:
         return len(self._reports)
 
     def run_round(self) -> RoundReport:
-        """Hand out downloads, train the cohort, aggregate, evaluate every client at the same point."""
-        started = time.perf_counter()
-        config, fleet, round_index = self.config, self._fleet, self.rounds_done + 1
+        """Train the cohort, have the server take in its uploads, and evaluate every client at the same point."""
+        started, round_index = time.perf_counter(), self.rounds_done + 1
         cohort = self._cohort(round_index)
-        wanted = cohort_size(config.clients, self._method.participation(config, round_index))
-        arriving = turnout(config.seed, round_index, cohort, wanted, config.faults)
-
-        downloads, self._ahead = self._ahead or fleet.select(round_index, cohort), None
-        present = {client: self._privates[client] for client in arriving.present}
-        trained = fleet.train(round_index, present, downloads)
-        self._check_enough(len(present), trained.dropped)
-        fleet.aggregate(round_index, trained.uploads)
-        downloads = fleet.select(round_index, range(config.clients), "evaluate")
-        if round_index < config.rounds:  # while clients are evaluated the server has nothing else to do
-            self._ahead = fleet.select(round_index + 1, self._cohort(round_index + 1))
-        before, self._privates = self._privates, {**self._privates, **trained.privates}
-        evaluations = {one.client: one for one in fleet.evaluate(round_index, self._privates, downloads)}
-        intake = fleet.intake()
-        if intake.rejected:  # which is rare: so nobody waits for it before evaluating
-            unchanged = {client: before[client] for client in intake.rejected}
-            self._privates |= unchanged
-            evaluations |= {one.client: one for one in fleet.evaluate(round_index, unchanged, downloads)}
-        self._evaluations = list(evaluations.values())
-        self._privates = fleet.repack(self._privates)
+        arriving = self._turnout(round_index, cohort)
+        trained = self._train(round_index, cohort, arriving.present)
+        downloads = self._aggregate(round_index, trained.uploads)
+        intake = self._evaluate(round_index, trained.privates, downloads)
         report = RoundReport.of(
             round_index,
             cohort,
@@ -129,7 +112,7 @@ class Federation:
             simulated_time=arriving.time,
             events=[
                 *self._events,
-                *fleet.take_events(),
+                *self._fleet.take_events(),
                 *self._simulated_events(round_index, intake),
                 *_loss_events(trained.reports),
             ],
@@ -138,10 +121,56 @@ class Federation:
         )
         self._reports.append(report)
         self._events = []
-        reason = nothing_accepted(self._reports, config.rounds)
-        if reason and not nothing_accepted(self._reports[:-1], config.rounds):
+        reason = nothing_accepted(self._reports, self.config.rounds)
+        if reason and not nothing_accepted(self._reports[:-1], self.config.rounds):
             logger.warning("%s", reason)
         return report
+
+    def _train(self, round_index: int, cohort: Sequence[int], present: Sequence[int]) -> CohortUpdate:
+        """Train the clients of the cohort that are present, each from its download and its private state.
+
+        The downloads are ready where the round before asked for them. Raises FederationError: too few updates.
+        """
+        downloads, self._ahead = self._ahead or self._fleet.select(round_index, cohort), None
+        trained = self._fleet.train(round_index, {client: self._privates[client] for client in present}, downloads)
+        self._check_enough(len(present), trained.dropped)
+        return trained
+
+    def _aggregate(self, round_index: int, uploads: Handle) -> Handle:
+        """Queue up the server's work and wait for none of it; return the downloads that clients are evaluated with.
+
+        The server takes in the uploads, then selects for the evaluation. While clients are evaluated it has nothing
+        else to do, so it also selects for the next cohort.
+        """
+        fleet, config = self._fleet, self.config
+        fleet.aggregate(round_index, uploads)
+        downloads = fleet.select(round_index, range(config.clients), "evaluate")
+        if round_index < config.rounds:
+            self._ahead = fleet.select(round_index + 1, self._cohort(round_index + 1))
+        return downloads
+
+    def _evaluate(self, round_index: int, trained: Mapping[int, Handle], downloads: Handle) -> Intake:
+        """Evaluate every client with its private state after the round, and return what became of the uploads.
+
+        A client whose upload the server rejects keeps its private state. That is rare, so all are evaluated before the
+        server has answered, and such clients once more.
+        """
+        fleet, before = self._fleet, self._privates
+        self._privates = {**before, **trained}
+        evaluations = {one.client: one for one in fleet.evaluate(round_index, self._privates, downloads)}
+        intake = fleet.intake()
+        if intake.rejected:
+            unchanged = {client: before[client] for client in intake.rejected}
+            self._privates |= unchanged
+            evaluations |= {one.client: one for one in fleet.evaluate(round_index, unchanged, downloads)}
+        self._evaluations = list(evaluations.values())
+        self._privates = fleet.repack(self._privates)
+        return intake
+
+    def _turnout(self, round_index: int, cohort: Sequence[int]) -> Turnout:
+        config = self.config
+        wanted = cohort_size(config.clients, self._method.participation(config, round_index))
+        return turnout(config.seed, round_index, cohort, wanted, config.faults)
 
     def _cohort(self, round_index: int) -> list[int]:
         config, share = self.config, self._method.participation(self.config, round_index)

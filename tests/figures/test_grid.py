@@ -56,3 +56,11 @@ def test_of_hundreds_of_values_only_some_are_named():
     records = [TrialRecord(value, "complete", {"lambda": value}, 0.5, 3, 0.5, 1.0) for value in range(300)]
     (axes,) = grid_figure(records, space).axes
     assert [label.get_text() for label in axes.get_xticklabels()] == [str(value) for value in range(0, 300, 20)]
+
+
+def test_a_setting_names_the_keys_that_its_trials_have():
+    space = {"lambda": {"choice": [0.5, 0.1]}, "gate": {"choice": ["a", "b"]}, "rank": {"choice": [1], "when": {}}}
+    params = [{"lambda": 0.5, "gate": "a", "rank": 1}, {"lambda": 0.5, "gate": "b"}, {"gate": "b", "rank": 1}]
+    records = [TrialRecord(number, "complete", one, 0.5, 3, 0.5, 1.0) for number, one in enumerate(params)]
+    (axes,) = grid_figure(records, space).axes
+    assert [line.get_label() for line in axes.lines] == ["gate=a  rank=1", "gate=b"]

@@ -7,8 +7,8 @@ from sklearn.ensemble import RandomForestRegressor
 
 from promptfleet.search import importances
 from promptfleet.search.importances import hyperparameter_importances
+from promptfleet.search.samplers import distribution
 from promptfleet.search.space import Choice, FloatRange, IntRange
-from promptfleet.search.study import _distribution
 
 WORDS = tuple(f"word-{number}" for number in range(300))
 SPACE = {"word": Choice(WORDS), "other": Choice(WORDS[:50]), "lr": FloatRange(0.0, 1.0), "experts": IntRange(1, 9)}
@@ -16,7 +16,7 @@ SPACE = {"word": Choice(WORDS), "other": Choice(WORDS[:50]), "lr": FloatRange(0.
 
 def trials(count: int, value, state=TrialState.COMPLETE, space=SPACE) -> list[FrozenTrial]:
     rng = np.random.default_rng(0)
-    distributions = {key: _distribution(parameter) for key, parameter in space.items()}
+    distributions = {key: distribution(parameter) for key, parameter in space.items()}
     drawn = []
     for _ in range(count):
         params = {"word": WORDS[rng.integers(300)], "other": WORDS[rng.integers(50)]}
@@ -70,7 +70,7 @@ def test_the_forest_grows_neither_with_combinations_of_choices_nor_with_trials(m
 @pytest.mark.parametrize("values", [(8, 2, 4), (True, False), (1, 2.5, "1", "x"), (0.5, None)])
 def test_choices_of_all_kinds_are_taken(values):
     space = {"choice": Choice(values)}
-    distributions = {"choice": _distribution(space["choice"])}
+    distributions = {"choice": distribution(space["choice"])}
     done = [
         create_trial(params={"choice": value}, distributions=distributions, value=float(value == values[0]))
         for value in values * 3

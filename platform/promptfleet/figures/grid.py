@@ -25,6 +25,7 @@ def grid_figure(trials: Sequence[Trial], space: Mapping[str, Mapping[str, Any]])
     """
     key = main_key(space)
     complete = [trial for trial in trials if trial.state == "complete" and trial.test_accuracy is not None]
+    complete = [trial for trial in complete if key in trial.params]
     if key is None or not complete:
         return None
     others = [name for name in space if name not in (key, SEED)]
@@ -71,7 +72,7 @@ def main_key(space: Mapping[str, Any]) -> str | None:
 def _setting(params: Mapping[str, Any], keys: Sequence[str]) -> str:
     if list(keys) == [METHOD]:
         return str(params[METHOD])
-    return "  ".join(f"{key.rsplit('.', 1)[-1]}={_text(params[key])}" for key in keys)
+    return "  ".join(f"{key.rsplit('.', 1)[-1]}={_text(params[key])}" for key in keys if key in params)
 
 
 def _sample_std(values: Sequence[float]) -> float:

@@ -16,6 +16,7 @@ from promptfleet.errors import PromptfleetError, StorageError
 from promptfleet.federation.checkpoints.checkpoint import load_snapshot
 from promptfleet.federation.checkpoints.folder import RESULT_FILE, load_summary
 from promptfleet.federation.reports import FederationSummary
+from promptfleet.search.conditions import is_active
 from promptfleet.search.folders import trial_folder, trial_numbers
 from promptfleet.search.space import Parameter
 from promptfleet.search.study import SweepStudy
@@ -106,10 +107,13 @@ def _restore(
 def _params(folder: Path, space: Mapping[str, Parameter]) -> dict[str, Any]:
     """Return the searched values of a trial from its result. Raises ValueError, LookupError and the like."""
     values = flatten(json.loads((folder / RESULT_FILE).read_text())["config"])
+    params: dict[str, Any] = {}
     for key, parameter in space.items():
-        if not parameter.contains(values[key]):
-            raise ValueError(f"{key}={values[key]} is not searched")
-    return {key: values[key] for key in space}
+        if is_active(parameter, params):
+            if not parameter.contains(values[key]):
+                raise ValueError(f"{key}={values[key]} is not searched")
+            params[key] = values[key]
+    return params
 
 
 def _free_name(folder: Path, name: str) -> Path:

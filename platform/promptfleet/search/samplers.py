@@ -19,6 +19,7 @@ from optuna.trial import FrozenTrial, TrialState, create_trial
 
 from promptfleet.errors import ConfigError, did_you_mean, first_line
 from promptfleet.imported import imported
+from promptfleet.search.conditions import is_active
 from promptfleet.search.space import Choice, IntRange, Parameter
 
 GRID = "grid"
@@ -107,7 +108,9 @@ def make_sampler(
             "n_startup_trials": startup_trials,
         }
         known = inspect.signature(kind).parameters
-        sampler = kind(**{key: value for key, value in own.items() if key in known}, **options)
+        if name == "tpe" and any(parameter.when for parameter in space.values()):
+            own["group"] = options.get("multivariate") is not False  # learns from trials that have the same keys
+        sampler = kind(**{key: value for key, value in own.items() if key in known} | dict(options))
     return PartialFixedSampler(dict(fixed), sampler) if fixed else sampler
 
 
@@ -120,7 +123,8 @@ def ask(sampler: BaseSampler, trials: Sequence[FrozenTrial], space: Mapping[str,
     draft.add_trials(trials)
     trial = draft.ask()
     for key, parameter in space.items():
-        _suggest(trial, key, parameter)
+        if is_active(parameter, trial.params):
+            _suggest(trial, key, parameter)
     return draft.get_trials(deepcopy=False)[-1]
 
 

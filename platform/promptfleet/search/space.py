@@ -1,7 +1,7 @@
 """What a search space file may say about one key, and how to try out its extremes."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from promptfleet.errors import ConfigError
@@ -12,7 +12,20 @@ MOST_CHOICES = 1000
 
 
 @dataclass(frozen=True)
-class IntRange:
+class Conditional:
+    """A key that is searched when other keys have one of these values, see ``promptfleet.search.conditions``."""
+
+    when: Mapping[str, tuple[Value, ...]] = field(default_factory=dict, kw_only=True)
+
+    def entry(self) -> dict[str, Any]:
+        """Return it as a search file has it."""
+        return self._values() | (
+            {"when": {key: list(values) for key, values in self.when.items()}} if self.when else {}
+        )
+
+
+@dataclass(frozen=True)
+class IntRange(Conditional):
     """Integers from low to high, both included."""
 
     low: int
@@ -30,13 +43,12 @@ class IntRange:
         """All values, for a grid."""
         return range(self.low, self.high + 1, self.step)
 
-    def entry(self) -> dict[str, Any]:
-        """As a search file has it."""
+    def _values(self) -> dict[str, Any]:
         return {"int": [self.low, self.high], "step": self.step, "log": self.log}
 
 
 @dataclass(frozen=True)
-class FloatRange:
+class FloatRange(Conditional):
     """Real numbers from low to high; ``log`` draws their logarithm evenly."""
 
     low: float
@@ -52,12 +64,12 @@ class FloatRange:
     def points(self) -> None:
         """There is no end of values."""
 
-    def entry(self) -> dict[str, Any]:
+    def _values(self) -> dict[str, Any]:
         return {"float": [self.low, self.high], "log": self.log}
 
 
 @dataclass(frozen=True)
-class Choice:
+class Choice(Conditional):
     """One of some values without an order."""
 
     values: tuple[Value, ...]
@@ -71,7 +83,7 @@ class Choice:
     def points(self) -> Sequence[Value]:
         return self.values
 
-    def entry(self) -> dict[str, Any]:
+    def _values(self) -> dict[str, Any]:
         return {"choice": list(self.values)}
 
 
@@ -87,12 +99,23 @@ def parse_parameter(key: str, entry: Any, *, source: str) -> Parameter:
         raise ConfigError(f"{where}: got {entry!r}, should be {_FORMS}")
     kind = kinds[0]
     options = {"int": {"step", "log"}, "float": {"log"}, "choice": set()}[kind]
-    unknown = sorted(set(map(str, entry)) - options - {kind})
+    unknown = sorted(set(map(str, entry)) - options - {kind, "when"})
     if unknown:
         raise ConfigError(f"{where}: unknown key {unknown[0]!r}, should be {_FORMS}")
-    if kind == "choice":
-        return _choice(entry[kind], where)
-    return _range(kind, entry, where)
+    parameter = _choice(entry[kind], where) if kind == "choice" else _range(kind, entry, where)
+    return replace(parameter, when=_conditions(entry["when"], where)) if "when" in entry else parameter
+
+
+def _conditions(entry: Any, where: str) -> dict[str, tuple[Value, ...]]:
+    if not isinstance(entry, Mapping) or not entry:
+        raise ConfigError(f"{where}.when: got {entry!r}, should be {{key: value}} or {{key: [value, ...]}}")
+    conditions = {}
+    for key, wanted in entry.items():
+        values = wanted if isinstance(wanted, list) else [wanted]
+        if not values or not all(isinstance(value, Value) for value in values):
+            raise ConfigError(f"{where}.when.{key}: got {wanted!r}, should be a value of {key}, or a list of some")
+        conditions[str(key)] = tuple(values)
+    return conditions
 
 
 def _choice(values: Any, where: str) -> Choice:

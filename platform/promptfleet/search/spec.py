@@ -35,6 +35,7 @@ from promptfleet.federation.settings import (
     unknown_federation_key,
     values_for,
 )
+from promptfleet.search.conditions import active, is_active, parents_first, required, with_fixed
 from promptfleet.search.samplers import GRID, check_sampler
 from promptfleet.search.space import Choice, IntRange, Parameter, parse_parameter
 
@@ -95,14 +96,17 @@ class SweepSpec:
         if self.settings.sampler == GRID:
             yield from (self._extreme(point, source) for point in grid_points(self.space))
             return
-        first, extremes = self._first_values(), {key: self.space[key].extremes() for key in self.space}
+        extremes = {key: self.space[key].extremes() for key in self.space}
         pairs = sum(len(extremes[one]) * len(extremes[other]) for one, other in combinations(self.space, 2))
         if pairs > MOST_FEDERATIONS:
             raise ConfigError(f"{source}: {pairs} pairs of values to check, should be at most {MOST_FEDERATIONS}")
-        yield self._extreme(first, source)
+        yield self._extreme(self._first_values(), source)
         for one, other in combinations(self.space, 2) if len(self.space) > 1 else [(next(iter(self.space)),) * 2]:
-            for value, other_value in product(extremes[one], extremes[other]):
-                yield self._extreme({**first, one: value, other: other_value}, source)
+            needed = required(self.space, [one, other])
+            for value, other_value in product(extremes[one], extremes[other]) if needed is not None else ():
+                if value in needed.get(one, (value,)) and other_value in needed.get(other, (other_value,)):
+                    above = {key: values[0] for key, values in needed.items()}
+                    yield self._extreme(self._beside_firsts({**above, one: value, other: other_value}), source)
 
     def _extreme(self, params: Mapping[str, Any], source: str) -> FederationConfig:
         """The federation of these values; where it is not valid, the error says what to do about searched keys."""
@@ -152,16 +156,28 @@ class SweepSpec:
         if not self.settings.defaults_first or self.settings.sampler == GRID:
             return None
         own = flatten(self.config({}).to_dict())
-        return {key: own[key] for key, parameter in self.space.items() if parameter.contains(own[key])}
+        return {key: own[key] for key, parameter in self.space.items() if key in own and parameter.contains(own[key])}
 
     def _first_values(self) -> dict[str, Any]:
-        return {key: parameter.extremes()[0] for key, parameter in self.space.items()}
+        return self._beside_firsts({})
+
+    def _beside_firsts(self, params: Mapping[str, Any]) -> dict[str, Any]:
+        """Return ``params``, and the first value of each other key that is searched beside them."""
+        firsts = {key: parameter.extremes()[0] for key, parameter in self.space.items()}
+        return active(self.space, {**firsts, **params})
 
 
 def grid_points(space: Mapping[str, Parameter]) -> list[dict[str, Any]]:
-    """Every combination of the values of a space that has an end, the last key's changing fastest."""
-    values = [parameter.points() for parameter in space.values()]
-    return [dict(zip(space, point, strict=True)) for point in product(*values)]
+    """Every combination of the values of a space that has an end, the last key's changing fastest, each once."""
+    points: list[dict[str, Any]] = [{}]
+    for key, parameter in space.items():
+        points = [further for point in points for further in _with_key(point, key, parameter)]
+    return points
+
+
+def _with_key(point: Mapping[str, Any], key: str, parameter: Parameter) -> list[dict[str, Any]]:
+    """Return the point once for each value of one more key, or as it is where that key is not searched."""
+    return [{**point, key: value} for value in parameter.points()] if is_active(parameter, point) else [dict(point)]
 
 
 def read_sweep(
@@ -254,9 +270,14 @@ def _parameters(
             isinstance(parameter, Choice) and all(isinstance(name, str) for name in parameter.values)
         ):
             raise ConfigError(f"{source}: space.method: got {entry!r}, should be {{choice: [name, ...]}}")
-        if not _is_set(overrides, key):
-            space[key] = parameter
-    return space
+        space[key] = parameter
+    return with_fixed(parents_first(space, source=source), _fixed(space, overrides))
+
+
+def _fixed(space: Mapping[str, Parameter], overrides: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the searched keys that ``--set`` has a value for."""
+    flat = flatten(overrides)
+    return {key: flat.get(key) for key in space if _is_set(overrides, key)}
 
 
 def _check_searched(
@@ -264,11 +285,11 @@ def _check_searched(
 ) -> None:
     """Raise ConfigError if nothing is searched, or a key that a method does not have."""
     methods = [{**base, "method": name} for name in space["method"].points()] if "method" in space else [base]
-    first, *others = (list(dotted_keys(config_model(values))) for values in methods)
-    known = [key for key in first if all(key in keys for keys in others)]
+    known = {values.get("method", DEFAULT_METHOD): set(dotted_keys(config_model(values))) for values in methods}
     for key in entries:
-        if key not in known:
-            names = [values.get("method", DEFAULT_METHOD) for values in methods]
+        wanted = (required(space, [key]) or {}).get("method") if key in space else None
+        names = list(wanted or known)
+        if not all(key in known[name] for name in names):
             raise unknown_federation_key(str(key), names, source=f"{source}: space")
     if not space:
         raise ConfigError(f"{source}: nothing to search: 'space' needs at least one key that --set does not fix")
@@ -282,6 +303,7 @@ def _grid_settings(
         if parameter.points() is None:
             raise ConfigError(f"{source}: space.{key}: a grid needs {{choice: [a, b, ...]}} or {{int: [low, high]}}")
     count = math.prod(len(parameter.points()) for parameter in space.values())
+    count = len(grid_points(space)) if count <= MOST_FEDERATIONS else count
     if count > MOST_FEDERATIONS:
         raise ConfigError(f"{source}: space: a grid of {count} points, should be at most {MOST_FEDERATIONS}")
     if asked not in (None, count):

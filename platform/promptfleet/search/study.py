@@ -14,6 +14,7 @@ from typing import Any, TypeVar
 
 import numpy as np
 import optuna
+from optuna.distributions import BaseDistribution
 from optuna.trial import FrozenTrial, TrialState, create_trial
 
 from promptfleet.search.importances import hyperparameter_importances
@@ -70,11 +71,10 @@ class SweepStudy:
         self._first_params = first_params
         self._grid = grid_points(space) if settings.sampler == GRID else None
         self._parameters = space
-        self._space = {key: distribution(parameter) for key, parameter in space.items()}
         self._settings = settings
         self._milestones = _milestones(settings, rounds)
         optuna.logging.set_verbosity(optuna.logging.ERROR)  # it warns at each lock that is waited for
-        self._file = StudyFile(Path(folder), self._space)
+        self._file = StudyFile(Path(folder), space)
         self._study = self._file.study
         self._handed_out: set[int] = set()
 
@@ -182,7 +182,10 @@ class SweepStudy:
             return
         reported = dict(enumerate(values, start=1))
         trial = create_trial(
-            state=TrialState.RUNNING, params=dict(params), distributions=self._space, intermediate_values=reported
+            state=TrialState.RUNNING,
+            params=dict(params),
+            distributions=self._spreads(params),
+            intermediate_values=reported,
         )
         trial.number = len(trials)
         if complete:
@@ -200,7 +203,8 @@ class SweepStudy:
     def _propose(self, trials: Sequence[FrozenTrial]) -> FrozenTrial:
         """The trial after ``trials``, to be written in one piece; Optuna's ``ask`` writes parameter by parameter."""
         if self._grid is not None:
-            return create_trial(state=TrialState.RUNNING, params=self._grid[len(trials)], distributions=self._space)
+            params = self._grid[len(trials)]
+            return create_trial(state=TrialState.RUNNING, params=params, distributions=self._spreads(params))
         settings, number = self._settings, len(trials)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of Optuna, for what is experimental or not made for a choice
@@ -215,8 +219,14 @@ class SweepStudy:
             )
             asked = ask(sampler, trials, self._parameters)
         return create_trial(
-            state=TrialState.RUNNING, params=asked.params, distributions=self._space, system_attrs=notes(asked)
+            state=TrialState.RUNNING,
+            params=asked.params,
+            distributions=asked.distributions,
+            system_attrs=notes(asked),
         )
+
+    def _spreads(self, params: Mapping[str, Any]) -> dict[str, BaseDistribution]:
+        return {key: distribution(self._parameters[key]) for key in params}
 
     def _hand_out(self, trial: FrozenTrial) -> Proposal:
         self._handed_out.add(trial.number)

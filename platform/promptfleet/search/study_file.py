@@ -2,10 +2,10 @@
 
 import os
 import sqlite3
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import closing
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import optuna
 from optuna.exceptions import OptunaError
@@ -14,7 +14,9 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from promptfleet.databases import sqlite_address
 from promptfleet.errors import DataError
+from promptfleet.search.conditions import is_active
 from promptfleet.search.folders import trial_numbers
+from promptfleet.search.space import Parameter
 from promptfleet.tracking.outages import cause, is_damage, is_outage, persistently
 
 FILE = "study.db"
@@ -44,9 +46,9 @@ class StudyFile:
         DataError: it cannot be used for ten minutes.
     """
 
-    def __init__(self, folder: Path, keys: Collection[str]):
+    def __init__(self, folder: Path, space: Mapping[str, Parameter]):
         self.path = folder.absolute() / FILE
-        self._keys = set(keys)
+        self._space = space
         self.failure: DataError | None = None  # the last one
         self.study: optuna.Study = self.patiently(self._open)
 
@@ -81,7 +83,7 @@ class StudyFile:
             if (damage := self._damage_of(error)) is None:
                 raise
         else:
-            lack = _lack(trials, self._keys, trial_numbers(self.path.parent))
+            lack = _lack(trials, self._space, trial_numbers(self.path.parent))
             if lack is None:
                 return study
             damage = DamagedStudy(self.path, lack)
@@ -107,15 +109,20 @@ class StudyFile:
             raise DamagedStudy(self.path, " ".join(found.split()))
 
 
-def _lack(trials: Sequence[FrozenTrial], keys: Collection[str], folders: Sequence[int]) -> str | None:
+def _lack(trials: Sequence[FrozenTrial], space: Mapping[str, Parameter], folders: Sequence[int]) -> str | None:
     """Return what is missing of the trials that were proposed and of those that have folders, None if nothing is."""
     if folders and folders[-1] >= len(trials):
         return f"it knows of {len(trials)} trials, there is a folder of number {folders[-1]}"
     for number, trial in enumerate(trials):
         if trial.number != number:
             return f"trial {number} is missing"
-        if trial.params.keys() != keys:
+        if trial.params.keys() != _searched(space, trial.params):
             return f"trial {number} does not have the keys that are searched"
         if trial.state == TrialState.COMPLETE and trial.value is None:
             return f"trial {number} is complete without a value"
     return None
+
+
+def _searched(space: Mapping[str, Parameter], params: Mapping[str, Any]) -> set[str]:
+    """Return the keys that a trial of these values should have."""
+    return {key for key, parameter in space.items() if is_active(parameter, params)}

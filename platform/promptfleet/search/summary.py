@@ -18,6 +18,7 @@ from promptfleet.tracking.sweep_run import TrialRecord, count_states, ranked_tri
 from promptfleet.yaml_files import as_yaml
 
 BEST_SHOWN = 5
+NOT_SEARCHED = "-"  # a key of another trial
 
 
 def describe_plan(spec: SweepSpec) -> str:
@@ -81,7 +82,7 @@ def _best_trials(spec: SweepSpec, records: Sequence[TrialRecord]) -> Table:
         table.add_column(name, justify="right")
     for record in complete[:BEST_SHOWN]:
         test = "-" if record.test_accuracy is None else f"{record.test_accuracy:.3f}"
-        values = [format_value(record.params[key]) for key in spec.space]
+        values = [format_value(record.params[key]) if key in record.params else NOT_SEARCHED for key in spec.space]
         table.add_row(str(record.number), f"{record.value:.3f}", test, f"{record.seconds:.1f}", *values)
     return table
 
@@ -95,7 +96,7 @@ def _grid_points(spec: SweepSpec, records: Sequence[TrialRecord]) -> Table:
     points: dict[tuple, list[TrialRecord]] = {}
     for record in records:
         if record.state == "complete":
-            points.setdefault(tuple(record.params[key] for key in keys), []).append(record)
+            points.setdefault(tuple(record.params.get(key, NOT_SEARCHED) for key in keys), []).append(record)
     table = Table(title="mean and standard deviation over seeds", title_justify="left")
     attacked = any(record.honest_test_accuracy is not None for record in records)
     for name in (*keys, "seeds", "validation", "test", *(["honest test"] if attacked else [])):

@@ -6,6 +6,7 @@ Printed glyphs come from the fonts that matplotlib ships (signed distance to the
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -46,10 +47,12 @@ class GlyphBank:
     is_slanted: torch.Tensor
 
 
-def build_bank(rng: np.random.Generator, *, pens_per_digit: int = 300, pens_per_other: int = 40) -> GlyphBank:
-    """Every printed glyph once, and ``pens_per_*`` jittered drawings of every digit and of every letter or shape."""
+def build_bank(
+    rng: np.random.Generator, *, fonts: Sequence[str] = FONTS, pens_per_digit: int = 300, pens_per_other: int = 40
+) -> GlyphBank:
+    """Every digit and letter in each font, and ``pens_per_*`` jittered drawings of every digit, letter and shape."""
     fields, label, kind = [], [], []
-    for font in FONTS:
+    for font in fonts:
         bold = "Bol" in font or font == "cmb10"
         slanted = "Ita" in font or "Obl" in font or font == "cmti10"
         for index, glyph in enumerate(GLYPHS):

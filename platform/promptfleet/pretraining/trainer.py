@@ -1,21 +1,15 @@
-"""The pretraining loop of glyph-clip, run by Ray Train's TorchTrainer.
-
-Every step draws its glyphs, distortions and captions from (seed, worker, step) alone; the checkpoint therefore needs no
-generator state, and a resumed run with a given number of steps is the uninterrupted one.
-"""
+"""One pretraining run of glyph-clip by Ray Train's TorchTrainer."""
 
 from __future__ import annotations
 
-import copy
 import json
 import os
 import threading
 import time
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
 
-import numpy as np
 import ray
 import ray.train
 import ray.train.torch
@@ -23,47 +17,10 @@ import torch
 from ray.train import FailureConfig, RunConfig, ScalingConfig
 from torch import Tensor
 
-from promptfleet.atomic_files import replacing
-from promptfleet.clip.weight_files import read_file
 from promptfleet.disks import check_writable, disk_errors
 from promptfleet.errors import ConfigError, PromptfleetError
-from promptfleet.pretraining import captions, steps
-from promptfleet.pretraining.bank import build_bank
-from promptfleet.pretraining.model import WEIGHTS, PairEncoder, Vocabulary, build_model
-
-CHECKPOINT, PROGRESS = "checkpoint.pt", "progress.jsonl"
-PARTS = {"step", "elapsed_s", "recipe", "model", "average", "optimizers"}  # of a checkpoint
-
-
-@dataclass(frozen=True)
-class PretrainConfig:
-    """One pretraining run. steps or minutes (the other None) say how long; the learning rate follows either.
-
-    batch: images per worker and step. threads: torch threads per worker. report_every, checkpoint_every: in steps.
-    """
-
-    out: str
-    steps: int | None = None
-    minutes: float | None = None
-    seed: int = 0
-    workers: int = 1
-    threads: int = 1
-    batch: int = 256
-    lr: float = 2e-3
-    muon_lr: float = 0.02
-    weight_decay: float = 0.05
-    warmup: float = 0.03  # share of the run
-    plain_captions: float = 0.08  # share of the run, at its start, with class words only
-    average: float = 0.998  # decay of the weight average that is evaluated and exported
-    pen_share: float = 0.0  # share of the digits that is drawn by pen, the rest is print; letters are half and half
-    pens_per_digit: int = 300  # no effect at pen_share 0
-    report_every: int = 50
-    checkpoint_every: int = 200
-
-    def same_recipe(self) -> dict:
-        """What a resumed run must share with its checkpoint."""
-        free = ("out", "threads", "report_every", "checkpoint_every", "minutes")
-        return {name: value for name, value in asdict(self).items() if name not in free}
+from promptfleet.pretraining.loop import CHECKPOINT, PROGRESS, PretrainConfig, read_checkpoint, train
+from promptfleet.pretraining.model import WEIGHTS
 
 
 def fit(config: PretrainConfig, *, resume: bool, on_progress: Callable[[dict], None]) -> dict[str, Tensor]:
@@ -134,72 +91,14 @@ def check_resume(out: Path, config: PretrainConfig, *, resume: bool) -> None:
             raise ConfigError(f"the checkpoint in {out} was made with other settings ({', '.join(changed)})")
 
 
-def read_checkpoint(out: Path) -> dict:
-    """step, elapsed_s, recipe, model, average (both as open_clip.CLIP's state_dict, small token table), optimizers."""
-    try:
-        content, _ = read_file(out / CHECKPOINT)
-        missing = PARTS - content.keys()
-    except Exception as error:  # a damaged file can fail in any part of its reader
-        raise ConfigError(
-            f"{out / CHECKPOINT} is damaged or not a checkpoint of this job; choose another --out"
-        ) from error
-    if missing:
-        raise ConfigError(f"{out / CHECKPOINT} is not a checkpoint of this job: it lacks {', '.join(sorted(missing))}")
-    return content
-
-
 def train_loop(settings: dict) -> None:
-    """What each Ray Train worker runs; worker 0 writes progress and checkpoints."""
-    config = PretrainConfig(**settings)
-    torch.set_num_threads(config.threads)
-    out, rank = Path(config.out), ray.train.get_context().get_world_rank()
-    torch.manual_seed(config.seed)
-    vocabulary = Vocabulary(captions.vocabulary())
-    encoder = PairEncoder(build_model(len(vocabulary)))
-    average = copy.deepcopy(encoder.clip).requires_grad_(False)
-    optimizers = steps.make_optimizers(encoder, lr=config.lr, muon_lr=config.muon_lr, weight_decay=config.weight_decay)
-    step, before_s = 0, 0.0
-    if (out / CHECKPOINT).exists():  # asked to resume, or restarted by Ray after a failure
-        saved = read_checkpoint(out)
-        encoder.clip.load_state_dict(saved["model"])
-        average.load_state_dict(saved["average"])
-        for optimizer, state in zip(optimizers, saved["optimizers"], strict=True):
-            optimizer.load_state_dict(state)
-        step, before_s = saved["step"], saved["elapsed_s"]
-    model = ray.train.torch.prepare_model(encoder)
-    pens = config.pens_per_digit if config.pen_share else 0
-    bank = build_bank(np.random.default_rng(config.seed), pens_per_digit=pens)
-    weights = steps.sampling_weights(bank, config.pen_share)
-    held_out = steps.held_out_digits(config.seed)
-    start = time.monotonic() - before_s
-    done = _done(config, step, before_s)
-    while done < 1:
-        step += 1
-        for optimizer in optimizers:
-            for group in optimizer.param_groups:
-                group["lr"] = group["initial_lr"] * steps.schedule(done, config.warmup)
-        key, plain = (config.seed, rank, step), done < config.plain_captions
-        loss, train_acc = steps.train_step(model, optimizers, bank, weights, vocabulary, key, config.batch, plain=plain)
-        decay = min(config.average, step / (step + 10))
-        for kept, value in zip(average.parameters(), encoder.clip.parameters(), strict=True):
-            kept.lerp_(value.detach(), 1 - decay)
-        elapsed_s = time.monotonic() - start
-        done = _done(config, step, elapsed_s)
-        if rank == 0 and (step % config.checkpoint_every == 0 or done >= 1):
-            _save(out, config, step, elapsed_s, encoder, average, optimizers)
-        if step % config.report_every == 0 or done >= 1:
-            record = {
-                "step": step,
-                "done": min(done, 1.0),
-                "elapsed_s": elapsed_s,
-                "loss": loss,
-                "train_acc": train_acc,
-            }
-            record["held_out_acc"] = steps.held_out_accuracy(average, vocabulary, held_out)
-            if rank == 0:
-                with (out / PROGRESS).open("a") as file:
-                    file.write(json.dumps(record) + "\n")
-            ray.train.report(record)
+    """What each Ray Train worker runs."""
+    train(
+        PretrainConfig(**settings),
+        ray.train.get_context().get_world_rank(),
+        distribute=ray.train.torch.prepare_model,
+        report=ray.train.report,
+    )
 
 
 def _start_ray(cpus: int) -> None:
@@ -210,30 +109,6 @@ def _start_ray(cpus: int) -> None:
     else:
         os.environ.setdefault("RAY_worker_niceness", "0")  # Ray's default of 15 would starve the only busy process
         ray.init(address="local", num_cpus=cpus, include_dashboard=False, **quiet)
-
-
-def _done(config: PretrainConfig, step: int, elapsed_s: float) -> float:
-    """Share of the run that is over; the same on every worker, so that all stop at the same step."""
-    if config.steps:
-        return step / config.steps
-    done = torch.tensor(elapsed_s / (60 * config.minutes))
-    if config.workers > 1:
-        torch.distributed.broadcast(done, 0)
-    return float(done)
-
-
-def _save(out: Path, config: PretrainConfig, step: int, elapsed_s: float, encoder, average, optimizers) -> None:
-    """Replace the checkpoint in one step."""
-    state = {
-        "step": step,
-        "elapsed_s": elapsed_s,
-        "recipe": config.same_recipe(),
-        "model": encoder.clip.state_dict(),
-        "average": average.state_dict(),
-        "optimizers": [optimizer.state_dict() for optimizer in optimizers],
-    }
-    with replacing(out / CHECKPOINT) as partial:
-        torch.save(state, partial)
 
 
 def _follow(path: Path, done: threading.Event, on_progress: Callable[[dict], None]) -> None:

@@ -10,7 +10,7 @@ from promptfleet.data.client_split import ClientSplit
 from promptfleet.data.feature_store import FeatureStore
 from promptfleet.federation.client import Client
 from promptfleet.federation.server import Server
-from promptfleet.methods.pfedmoap import PFedMoAP, _mixture_logits
+from promptfleet.methods.pfedmoap import PFedMoAP
 from promptfleet.methods.protocol import Images
 from tests.fakes import tiny_task
 from tests.parity import Golden, relative_error
@@ -29,9 +29,10 @@ def check_forward(forward: Golden, device: Device) -> None:
     experts = encode_prompts(tower, classes, golden["nonlocal_ctx"])
     text = encode_prompts(tower, classes, context[None])[0]
 
-    alone = _mixture_logits(world, gate, images, text, experts[:0])
+    method, task = PFedMoAP(), tiny_task(world)
+    alone = method.mixture_logits(task, gate, images, text, experts[:0])
     assert torch.allclose(alone, golden["logits_local_only"], atol=1e-4)
-    logits = _mixture_logits(world, gate, images, text, experts)
+    logits = method.mixture_logits(task, gate, images, text, experts)
     assert torch.allclose(logits, golden["logits"], atol=1e-4)
     loss = F.cross_entropy(logits, golden["labels"])
     assert loss.item() == pytest.approx(float(golden["loss"]), abs=1e-4)

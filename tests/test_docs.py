@@ -5,19 +5,22 @@ import re
 from typing import Annotated, Literal
 
 import pytest
+import torch
 from pydantic import Field
 
 from promptfleet.config import Seconds, dotted_fields
 from promptfleet.config_types import FilePath
 from promptfleet.methods import METHODS, config_class
+from tests.tiny_federation import ALL, equal, tiny_federation
 
 
 @pytest.fixture
 def adding_a_method(root, tmp_path, monkeypatch) -> dict:
-    """The names that the page's test defines, with its method importable as the page has it."""
+    """The names that the page's test defines, with its method and its plug-in importable as the page has them."""
     text = (root / "docs" / "adding-a-method.md").read_text(encoding="utf-8")
-    method, test = re.findall(r"```python\n(.*?)```", text, flags=re.DOTALL)
+    method, test, plug_in = re.findall(r"```python\n(.*?)```", text, flags=re.DOTALL)
     (tmp_path / "mixed_prompt.py").write_text(method, encoding="utf-8")
+    (tmp_path / "channels.py").write_text(plug_in, encoding="utf-8")
     monkeypatch.syspath_prepend(tmp_path)
     names: dict = {}
     exec(test, names)
@@ -29,6 +32,17 @@ def test_the_worked_example_of_a_method_passes_the_tests_shown_beside_it(adding_
     assert len(tests) == 2
     for test in tests:
         test()
+
+
+@pytest.mark.usefixtures("adding_a_method")
+def test_the_plug_in_of_the_page_trains_its_channels_and_is_fedpgp_without():
+    fixed, trained = (
+        tiny_federation("channels:ChannelsOnFedPGP", channel_lr=lr).run([ALL, [0, 1]]) for lr in (0.0, 0.5)
+    )
+    fedpgp = tiny_federation("fedpgp").run([ALL, [0, 1]])
+    assert equal(fixed.server.state, fedpgp.server.state)
+    assert not torch.equal(trained.privates[0]["channels.weight"], fixed.privates[0]["channels.weight"])
+    assert not torch.equal(trained.logits(0), fedpgp.logits(0))
 
 
 @pytest.fixture

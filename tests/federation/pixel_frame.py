@@ -30,7 +30,7 @@ class PixelFrame(Method):
 
     def local_update(self, task):
         config, frame = task.config, task.download.tensors["frame"].clone().requires_grad_()
-        optimizer = SGD([frame], lr=config.frame_lr, momentum=config.momentum, weight_decay=0.0)
+        optimizer = SGD({"frame": frame}, lr=config.frame_lr, momentum=config.momentum)
         losses = []
         for _ in range(config.local_epochs):
             for chosen in torch.from_numpy(task.rng.permutation(len(task.train))).split(config.batch_size):

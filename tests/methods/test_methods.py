@@ -46,8 +46,7 @@ def trained(monkeypatch):
     given, init = [], SGD.__init__
 
     def count(self, parameters, **options):
-        parameters = list(parameters)
-        given.append(sum(parameter.numel() for parameter in parameters))
+        given.append(sum(parameter.numel() for parameter in parameters.values()))
         init(self, parameters, **options)
 
     monkeypatch.setattr(SGD, "__init__", count)

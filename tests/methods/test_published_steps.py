@@ -143,7 +143,7 @@ def test_fedprox_has_the_published_loss_and_the_gradient_of_its_penalty():
     examples = Examples(Images(golden.image_features(values["images"])), values["labels"])
     context = values["context"].clone().requires_grad_()
     text = encode_contexts(world, context[None])[0]
-    loss = method.loss(tiny_task(world, download=Message({"context": values["anchor"]})))(context, text, examples)
+    loss = method.loss(tiny_task(world, download=Message({"context": values["anchor"]})), context, text, examples)
     assert loss.item() == pytest.approx(float(values["loss"]), abs=CLOSE)
     loss.backward()
     penalty = mu * (values["context"] - values["anchor"])

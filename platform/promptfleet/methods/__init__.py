@@ -12,7 +12,9 @@ from promptfleet.public_names import getter
 
 if TYPE_CHECKING:
     from promptfleet.methods.parts.no_communication import NoCommunication, Solo, SoloConfig
-    from promptfleet.methods.parts.optimizers import SGD
+    from promptfleet.methods.parts.optimizers import SGD, Adam, AMSGrad, Optimizer
+    from promptfleet.methods.parts.plug_ins import also_stepping, finished
+    from promptfleet.methods.parts.prompt_method import PromptMethod
     from promptfleet.methods.parts.prompts import (
         context_shape,
         context_with_text,
@@ -25,14 +27,8 @@ if TYPE_CHECKING:
         similarity_logits,
     )
     from promptfleet.methods.parts.side_by_side import run_alone, run_together
-    from promptfleet.methods.parts.training import (
-        ContextLoss,
-        TrainedContext,
-        loss_metrics,
-        prompt_loss,
-        train_context,
-        train_steps,
-    )
+    from promptfleet.methods.parts.states import prefixed, unprefixed
+    from promptfleet.methods.parts.training import TrainedContext, detached, leaves, loss_metrics, train_steps
     from promptfleet.methods.promptfl import PromptFL, PromptFLConfig
     from promptfleet.methods.protocol import (
         Arrived,
@@ -61,11 +57,12 @@ if TYPE_CHECKING:
 __all__ = [
     "METHODS",
     "SGD",
+    "AMSGrad",
+    "Adam",
     "Arrived",
     "AttachesToUploads",
     "Backward",
     "Call",
-    "ContextLoss",
     "Describes",
     "Encode",
     "Examples",
@@ -76,9 +73,11 @@ __all__ = [
     "Method",
     "Needs",
     "NoCommunication",
+    "Optimizer",
     "Pixels",
     "PromptFL",
     "PromptFLConfig",
+    "PromptMethod",
     "Rows",
     "Solo",
     "SoloConfig",
@@ -89,23 +88,27 @@ __all__ = [
     "Update",
     "Work",
     "World",
+    "also_stepping",
     "config_class",
     "context_shape",
     "context_with_text",
+    "detached",
     "encode_contexts",
     "encode_frozen",
+    "finished",
     "init_context",
+    "leaves",
     "load_method",
     "local_batches",
     "loss_metrics",
     "no_context_yet",
     "own_or_given_text",
-    "prompt_loss",
+    "prefixed",
     "run_alone",
     "run_together",
     "similarity_logits",
-    "train_context",
     "train_steps",
+    "unprefixed",
 ]
 _PUBLIC = {  # module -> its public names
     ".promptfl": ("PromptFL", "PromptFLConfig"),
@@ -143,10 +146,13 @@ _PUBLIC = {  # module -> its public names
         "Work",
         "World",
     ),
-    ".parts.optimizers": ("SGD",),
+    ".parts.optimizers": ("SGD", "AMSGrad", "Adam", "Optimizer"),
+    ".parts.plug_ins": ("also_stepping", "finished"),
+    ".parts.prompt_method": ("PromptMethod",),
+    ".parts.states": ("prefixed", "unprefixed"),
     ".parts.no_communication": ("NoCommunication", "Solo", "SoloConfig"),
     ".parts.side_by_side": ("run_alone", "run_together"),
-    ".parts.training": ("ContextLoss", "TrainedContext", "loss_metrics", "prompt_loss", "train_context", "train_steps"),
+    ".parts.training": ("TrainedContext", "detached", "leaves", "loss_metrics", "train_steps"),
 }
 if not TYPE_CHECKING:  # or type checkers would accept every name
     __getattr__ = getter(__name__, _PUBLIC)

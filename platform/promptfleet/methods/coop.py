@@ -18,9 +18,7 @@ from promptfleet.methods.parts.prompts import (
     init_context,
     no_context_yet,
     own_or_given_text,
-    similarity_logits,
 )
-from promptfleet.methods.parts.training import train_context
 from promptfleet.methods.protocol import Images, Message, State, Task, Update, Work, World
 
 
@@ -40,7 +38,7 @@ class CoOp(Solo):
     def local_update(self, task: Task) -> Work[Update]:
         private, epochs = task.private, epochs_now(task)
         start = private["context"] if private["participations"] > 0 else task.download.attached["context"]
-        trained = yield from train_context(task, start, epochs=epochs)
+        trained = yield from self.train_context(task, start, epochs=epochs)
         next_private = {**trained.kept(private), "epochs": private["epochs"] + epochs}
         return Update(next_private, Message({}), trained.metrics)
 
@@ -48,4 +46,4 @@ class CoOp(Solo):
         return prod(context_shape(world))
 
     def predict(self, task: Task, images: Images) -> Tensor:
-        return similarity_logits(task.world, images.features, own_or_given_text(task))
+        return self.logits(task, images, own_or_given_text(task))

@@ -14,14 +14,7 @@ from torch import Tensor
 
 from promptfleet.config import FederationConfig
 from promptfleet.methods.experts.pool import updated
-from promptfleet.methods.parts.prompts import (
-    context_with_text,
-    init_context,
-    no_context_yet,
-    own_or_given_text,
-    similarity_logits,
-)
-from promptfleet.methods.parts.training import prompt_loss, train_context
+from promptfleet.methods.parts.prompts import context_with_text, init_context, no_context_yet, own_or_given_text
 from promptfleet.methods.promptfl import PromptFL
 from promptfleet.methods.protocol import Arrived, Call, Examples, Images, Message, State, Task, Update, Work, World
 
@@ -69,13 +62,12 @@ class FedAMP(PromptFL):
             for client in call.clients
         }
 
+    def loss(self, task: Task, context: Tensor, text: Tensor, batch: Examples) -> Tensor:
+        away = context - task.download.tensors["context"]
+        return super().loss(task, context, text, batch) + task.config.prox / 2 * away.square().sum()
+
     def local_update(self, task: Task) -> Work[Update]:
-        cloud = task.download.tensors["context"]
-
-        def loss(context: Tensor, text: Tensor, batch: Examples) -> Tensor:
-            return prompt_loss(task.world, text, batch) + task.config.prox / 2 * (context - cloud).square().sum()
-
-        trained = yield from train_context(task, cloud, loss=loss)
+        trained = yield from self.train_context(task, task.download.tensors["context"])
         return Update(trained.kept(task.private), Message({"context": trained.context}), trained.metrics)
 
     def aggregate(self, server: State, arrived: Arrived) -> State:
@@ -84,7 +76,7 @@ class FedAMP(PromptFL):
         return {**server, "pool.context": updated(server["pool.context"], contexts), "pool.trained": trained}
 
     def predict(self, task: Task, images: Images) -> Tensor:
-        return similarity_logits(task.world, images.features, own_or_given_text(task))
+        return self.logits(task, images, own_or_given_text(task))
 
 
 def cloud_weights(pool: Tensor, trained: Tensor, share: float) -> Tensor:

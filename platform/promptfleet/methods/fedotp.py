@@ -8,21 +8,22 @@ an image and class without a finite plan takes the uniform one instead of ending
 without momentum, where the published loop passes one optimizer's on from client to client.
 """
 
+from dataclasses import replace
 from typing import Literal
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor
 
 from promptfleet.config import FederationConfig
 from promptfleet.methods.parts.optimal_transport import transport_plans
 from promptfleet.methods.parts.prompts import context_with_text, init_context
-from promptfleet.methods.parts.training import sgd, train_steps
+from promptfleet.methods.parts.training import detached, leaves, train_steps
 from promptfleet.methods.promptfl import PromptFL
-from promptfleet.methods.protocol import Encode, Examples, Images, Message, Needs, State, Task, Update, Work, World
+from promptfleet.methods.protocol import Encode, Images, Message, Needs, State, Task, Update, Work, World
 
+_UNIFORM = "uniform_plans"  # images and classes of a local update without a finite plan
 _CHUNK = 2**20  # similarities that plans are made for at a time; a plan takes five times their memory
 _IMAGES = 64  # whose patches are in memory at a time in prediction
 
@@ -53,26 +54,29 @@ class FedOTP(PromptFL):
     def init_client(self, world: World, client: int, rng: np.random.Generator) -> State:
         return {**context_with_text(world, init_context(world, rng)), "participations": torch.tensor(0)}
 
+    def features(self, task: Task, images: Images) -> Tensor:
+        return images.patches
+
+    def scores(self, task: Task, features: Tensor, text: Tensor) -> Tensor:
+        logits, finite = _transport_logits(task.world, features, text)
+        if _UNIFORM in task.private:
+            task.private[_UNIFORM].add_((~finite).sum())
+        return logits
+
     def local_update(self, task: Task) -> Work[Update]:
-        shared = task.download.tensors["context"].clone().requires_grad_()
-        own = task.private["context"].clone().requires_grad_()
-        not_finite = []
-
-        def loss(text: Tensor, batch: Examples) -> Tensor:
-            logits, finite = _transport_logits(task.world, batch.images.patches, text)
-            not_finite.append((~finite).sum())
-            return F.cross_entropy(logits, batch.labels)
-
+        parameters = leaves({"context": task.download.tensors["context"], "own.context": task.private["context"]})
+        uniform = torch.zeros((), dtype=torch.int64, device=task.world.device)
+        counting = replace(task, private={**task.private, _UNIFORM: uniform})
         metrics = yield from train_steps(
             task,
-            optimizers=[sgd(task.world, [shared, own], task.config.prompt_lr)],
-            contexts=lambda: torch.stack([shared, own]),
-            loss=loss,
+            optimizers=[self.optimizer(task, parameters, task.config.prompt_lr)],
+            contexts=lambda: torch.stack(list(parameters.values())),
+            loss=lambda text, batch: self.cross_entropy(counting, text, batch),
         )
-        (text,) = yield Encode(own.detach().unsqueeze(0))
-        next_private = {"context": own.detach(), "text": text, "participations": task.private["participations"] + 1}
-        upload = Message({"context": shared.detach()})
-        return Update(next_private, upload, {**metrics, "uniform_plans": float(sum(not_finite))})
+        shared, own = detached(parameters).values()
+        (text,) = yield Encode(own.unsqueeze(0))
+        next_private = {"context": own, "text": text, "participations": task.private["participations"] + 1}
+        return Update(next_private, Message({"context": shared}), {**metrics, _UNIFORM: float(uniform)})
 
     def trained_parameters(self, world: World) -> int:
         return 2 * super().trained_parameters(world)
@@ -82,7 +86,7 @@ class FedOTP(PromptFL):
         cold = task.private["participations"] == 0 and task.config.cold_start == "global"
         text = torch.stack([shared, shared if cold else task.private["text"]])
         batches = torch.arange(len(images)).split(_IMAGES)
-        return torch.cat([_transport_logits(task.world, images[chosen].patches, text)[0] for chosen in batches])
+        return torch.cat([self.logits(task, images[chosen], text) for chosen in batches])
 
 
 def _transport_logits(world: World, patches: Tensor, text: Tensor) -> tuple[Tensor, Tensor]:

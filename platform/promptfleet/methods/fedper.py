@@ -12,22 +12,10 @@ from pydantic import Field, model_validator
 from torch import Tensor
 
 from promptfleet.config import FederationConfig
-from promptfleet.methods.parts.prompts import context_shape, init_context, similarity_logits
-from promptfleet.methods.parts.training import train_context
-from promptfleet.methods.protocol import (
-    Arrived,
-    Call,
-    Encode,
-    Images,
-    Message,
-    Method,
-    Spec,
-    State,
-    Task,
-    Update,
-    Work,
-    World,
-)
+from promptfleet.methods.parts.prompt_method import PromptMethod
+from promptfleet.methods.parts.prompts import context_shape, init_context
+from promptfleet.methods.parts.training import detached, leaves, train_steps
+from promptfleet.methods.protocol import Arrived, Call, Encode, Images, Message, Spec, State, Task, Update, Work, World
 
 
 class FedPerConfig(FederationConfig):
@@ -46,7 +34,7 @@ class FedPerConfig(FederationConfig):
         return self
 
 
-class FedPer(Method):
+class FedPer(PromptMethod):
     """Tokens that are averaged and tokens that are not.
 
     Server state: ``shared`` [tokens, width], and ``private``, where everybody's private tokens start.
@@ -68,10 +56,16 @@ class FedPer(Method):
         return call.to_all(Message({"shared": server["shared"]}, {"private": server["private"]}))
 
     def local_update(self, task: Task) -> Work[Update]:
-        trained = yield from train_context(task, _joined(task))
-        shared, own = _split(task.world, trained.context)
+        parameters = leaves(_parts(task))
+        metrics = yield from train_steps(
+            task,
+            optimizers=[self.optimizer(task, parameters, task.config.prompt_lr)],
+            contexts=lambda: _joined(parameters).unsqueeze(0),
+            loss=lambda text, batch: self.cross_entropy(task, text[0], batch),
+        )
+        shared, own = detached(parameters).values()
         next_private = {"private": own, "participations": task.private["participations"] + 1}
-        return Update(next_private, Message({"shared": shared}), trained.metrics)
+        return Update(next_private, Message({"shared": shared}), metrics)
 
     def uploads(self, world: World) -> dict[str, Spec]:
         *before, _, width = context_shape(world)
@@ -84,11 +78,11 @@ class FedPer(Method):
         return {**server, **arrived.mean()}
 
     def personalize(self, task: Task) -> Work[State]:
-        (text,) = yield Encode(_joined(task).unsqueeze(0))
+        (text,) = yield Encode(_joined(_parts(task)).unsqueeze(0))
         return {"text": text}
 
     def predict(self, task: Task, images: Images) -> Tensor:
-        return similarity_logits(task.world, images.features, task.private["text"])
+        return self.logits(task, images, task.private["text"])
 
 
 def _split(world: World, context: Tensor) -> tuple[Tensor, Tensor]:
@@ -98,8 +92,11 @@ def _split(world: World, context: Tensor) -> tuple[Tensor, Tensor]:
     return shared.clone(), own.clone()
 
 
-def _joined(task: Task) -> Tensor:
-    """The context of downloaded shared tokens and the client's own, or their start where it never trained."""
-    has_trained = task.private["participations"] > 0
-    own = task.private["private"] if has_trained else task.download.attached["private"]
-    return torch.cat([task.download.tensors["shared"], own], dim=-2)
+def _parts(task: Task) -> State:
+    """The downloaded shared tokens and the client's own, or their start where it never trained."""
+    own = task.private if task.private["participations"] > 0 else task.download.attached
+    return {"shared": task.download.tensors["shared"], "private": own["private"]}
+
+
+def _joined(parts: State) -> Tensor:
+    return torch.cat([parts["shared"], parts["private"]], dim=-2)

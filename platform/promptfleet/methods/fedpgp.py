@@ -18,10 +18,12 @@ from pydantic import Field
 from torch import Tensor
 
 from promptfleet.config import FederationConfig
-from promptfleet.methods.parts.prompts import CONTEXT_STD, context_shape, similarity_logits
-from promptfleet.methods.parts.training import prompt_loss, sgd, train_steps
+from promptfleet.methods.parts.prompts import CONTEXT_STD, context_shape
+from promptfleet.methods.parts.training import detached, leaves, train_steps
 from promptfleet.methods.promptfl import PromptFL
 from promptfleet.methods.protocol import Encode, Examples, Images, Message, State, Task, Update, Work, World
+
+_FACTORS = ("left", "right")
 
 
 class FedPGPConfig(FederationConfig):
@@ -51,22 +53,26 @@ class FedPGP(PromptFL):
         return {"left": normal(*classes, tokens, rank), "right": normal(*classes, rank, width)}
 
     def local_update(self, task: Task) -> Work[Update]:
-        config, world = task.config, task.world
-        shared = task.download.tensors["context"].clone().requires_grad_()
-        left, right = (task.private[name].clone().requires_grad_() for name in ("left", "right"))
+        config, anchor = task.config, task.world.clip.zero_shot_text
+        parameters = leaves(
+            {"context": task.download.tensors["context"], **{name: task.private[name] for name in _FACTORS}}
+        )
+        shared, left, right = (parameters[name] for name in ("context", *_FACTORS))
 
         def loss(text: Tensor, batch: Examples) -> Tensor:
             personal, general = text
-            contrast = contrastive_loss(world.clip.zero_shot_text, general, personal, config.contrast_temperature)
-            return prompt_loss(world, personal, batch) + config.contrast_weight * contrast
+            contrast = contrastive_loss(anchor, general, personal, config.contrast_temperature)
+            return self.cross_entropy(task, personal, batch) + config.contrast_weight * contrast
 
         metrics = yield from train_steps(
             task,
-            optimizers=[sgd(world, [shared, left, right], config.prompt_lr)],
+            optimizers=[self.optimizer(task, parameters, config.prompt_lr)],
             contexts=lambda: torch.stack([shared + left @ right, shared]),
             loss=loss,
         )
-        return Update({"left": left.detach(), "right": right.detach()}, Message({"context": shared.detach()}), metrics)
+        trained = detached(parameters)
+        upload = Message({"context": trained.pop("context")})
+        return Update(trained, upload, metrics)
 
     def trained_parameters(self, world: World) -> int:
         *classes, tokens, width = context_shape(world)
@@ -79,7 +85,7 @@ class FedPGP(PromptFL):
         return {"text": text}
 
     def predict(self, task: Task, images: Images) -> Tensor:
-        return similarity_logits(task.world, images.features, task.private["text"])
+        return self.logits(task, images, task.private["text"])
 
 
 def contrastive_loss(anchor: Tensor, general: Tensor, personal: Tensor, temperature: float) -> Tensor:

@@ -8,7 +8,6 @@ has no gradient.
 from pydantic import Field
 from torch import Tensor
 
-from promptfleet.methods.parts.training import ContextLoss, prompt_loss
 from promptfleet.methods.promptfl import PromptFL, PromptFLConfig
 from promptfleet.methods.protocol import Examples, Task
 
@@ -24,10 +23,6 @@ class FedProx(PromptFL):
 
     Config = FedProxConfig
 
-    def loss(self, task: Task) -> ContextLoss:
-        anchor = task.download.tensors["context"]
-
-        def loss(context: Tensor, text: Tensor, batch: Examples) -> Tensor:
-            return prompt_loss(task.world, text, batch) + task.config.mu / 2 * (context - anchor).square().sum()
-
-        return loss
+    def loss(self, task: Task, context: Tensor, text: Tensor, batch: Examples) -> Tensor:
+        away = context - task.download.tensors["context"]
+        return super().loss(task, context, text, batch) + task.config.mu / 2 * away.square().sum()

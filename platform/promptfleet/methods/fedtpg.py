@@ -20,8 +20,9 @@ from torch import Tensor
 from promptfleet.config import FederationConfig
 from promptfleet.errors import ConfigError
 from promptfleet.methods.parts.prompt_generator import HEADS, generate_context, generator_shapes, init_generator
-from promptfleet.methods.parts.prompts import context_with_text, similarity_logits
-from promptfleet.methods.parts.training import sgd, train_steps
+from promptfleet.methods.parts.prompts import context_with_text
+from promptfleet.methods.parts.states import prefixed, unprefixed
+from promptfleet.methods.parts.training import detached, leaves, train_steps
 from promptfleet.methods.promptfl import PromptFL
 from promptfleet.methods.protocol import Arrived, Call, Examples, Message, Spec, State, Task, Update, Work, World
 
@@ -53,37 +54,37 @@ class FedTPG(PromptFL):
             raise ConfigError(f"fedtpg needs a text tower whose width {HEADS} divides, not {world.clip.tower.width}")
 
     def init_server(self, world: World, rng: np.random.Generator) -> State:
-        generator = init_generator(*_sizes(world), rng)
-        return _server_state(world, {_GENERATOR + name: tensor for name, tensor in generator.items()})
+        return _server_state(world, prefixed(_GENERATOR, init_generator(*_sizes(world), rng)))
 
     def select(self, server: State, call: Call) -> dict[int, Message]:
-        tensors = {name: tensor for name, tensor in server.items() if name.startswith(_GENERATOR)}
-        return call.to_all(Message(tensors, attached={"text": server["text"]}))
+        generator = prefixed(_GENERATOR, unprefixed(_GENERATOR, server))
+        return call.to_all(Message(generator, attached={"text": server["text"]}))
 
     def local_update(self, task: Task) -> Work[Update]:
-        config, world, labels, sent = task.config, task.world, task.train.labels, _generator_of(task.download.tensors)
-        generator = {name: tensor.clone().requires_grad_() for name, tensor in sent.items()}
+        config, world, labels = task.config, task.world, task.train.labels
+        parameters = leaves(prefixed(_GENERATOR, unprefixed(_GENERATOR, task.download.tensors)))
+        generator = unprefixed(_GENERATOR, parameters)
         classes = torch.arange(len(world.clip.classes), device=labels.device)
         if config.generator_classes == "local":
             classes = labels.unique()
         class_text = world.clip.zero_shot_text[classes]
 
         def loss(text: Tensor, batch: Examples) -> Tensor:
-            logits = similarity_logits(world, batch.images.features, text[0, classes])
+            logits = self.logits(task, batch.images, text[0, classes])
             return F.cross_entropy(logits, torch.searchsorted(classes, batch.labels))
 
         learning_rate = cosine(config.prompt_lr, task.round - 1, config.rounds)
         metrics = yield from train_steps(
             task,
-            optimizers=[sgd(world, list(generator.values()), learning_rate)],
+            optimizers=[self.optimizer(task, parameters, learning_rate)],
             contexts=lambda: generate_context(generator, class_text).unsqueeze(0),
             loss=loss,
         )
-        upload = {_GENERATOR + name: tensor.detach() for name, tensor in generator.items()}
-        return Update(task.private, Message(upload), metrics)
+        return Update(task.private, Message(detached(parameters)), metrics)
 
     def uploads(self, world: World) -> dict[str, Spec]:
-        return {_GENERATOR + name: Spec(shape) for name, shape in generator_shapes(*_sizes(world)).items()}
+        shapes = prefixed(_GENERATOR, generator_shapes(*_sizes(world)))
+        return {name: Spec(shape) for name, shape in shapes.items()}
 
     def aggregate(self, server: State, arrived: Arrived) -> State:
         return _server_state(arrived.world, arrived.mean("equal"))
@@ -98,12 +99,8 @@ def _sizes(world: World) -> tuple[int, int, int]:
     return world.config.prompt_length, world.clip.tower.width, world.clip.tower.dim
 
 
-def _generator_of(state: State) -> State:
-    return {name.removeprefix(_GENERATOR): tensor for name, tensor in state.items() if name.startswith(_GENERATOR)}
-
-
 def _server_state(world: World, generator: State) -> State:
     """Make the server's state from the named tensors ``generator.*``."""
     with torch.no_grad():
-        context = generate_context(_generator_of(generator), world.clip.zero_shot_text.cpu())
+        context = generate_context(unprefixed(_GENERATOR, generator), world.clip.zero_shot_text.cpu())
     return {**generator, **context_with_text(world, context)}

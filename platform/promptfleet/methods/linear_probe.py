@@ -11,9 +11,8 @@ from pydantic import Field
 from torch import Tensor
 
 from promptfleet.methods.parts.no_communication import Solo, SoloConfig, epochs_now
-from promptfleet.methods.parts.prompts import local_batches, similarity_logits
-from promptfleet.methods.parts.training import loss_metrics, prompt_loss, sgd
-from promptfleet.methods.protocol import Images, Message, State, Task, Update, World
+from promptfleet.methods.parts.training import detached, leaves, train_steps
+from promptfleet.methods.protocol import Images, Message, State, Task, Update, Work, World
 
 
 class LinearProbeConfig(SoloConfig):
@@ -30,21 +29,19 @@ class LinearProbe(Solo):
     def init_client(self, world: World, client: int, rng: np.random.Generator) -> State:
         return {"head": world.clip.zero_shot_text.clone(), "epochs": torch.tensor(0)}
 
-    def local_update(self, task: Task) -> Update:
+    def local_update(self, task: Task) -> Work[Update]:
         epochs = epochs_now(task)
-        head = task.private["head"].clone().requires_grad_()
-        optimizer = sgd(task.world, [head], task.config.head_lr)
-        losses = []
-        for batch in local_batches(task, epochs):
-            loss = prompt_loss(task.world, head, batch)
-            loss.backward()
-            optimizer.step()
-            losses.append(loss.detach())
-        next_private = {"head": head.detach(), "epochs": task.private["epochs"] + epochs}
-        return Update(next_private, Message({}), loss_metrics(losses))
+        parameters = leaves({"head": task.private["head"]})
+        metrics = yield from train_steps(
+            task,
+            optimizers=[self.optimizer(task, parameters, task.config.head_lr)],
+            loss=lambda _, batch: self.cross_entropy(task, parameters["head"], batch),
+            epochs=epochs,
+        )
+        return Update({**detached(parameters), "epochs": task.private["epochs"] + epochs}, Message({}), metrics)
 
     def trained_parameters(self, world: World) -> int:
         return world.clip.zero_shot_text.numel()
 
     def predict(self, task: Task, images: Images) -> Tensor:
-        return similarity_logits(task.world, images.features, task.private["head"])
+        return self.logits(task, images, task.private["head"])

@@ -27,6 +27,7 @@ from promptfleet.methods.experts.pool import Search, Selection, fitting, select_
 from promptfleet.methods.experts.sketches import WIDTH
 from promptfleet.methods.parts.gate import gate_scores, gate_weights, init_gate, reduce_width
 from promptfleet.methods.parts.linear_gate import init_linear_gate, linear_gate_scores, linear_gate_weights
+from promptfleet.methods.parts.prompt_method import PromptMethod
 from promptfleet.methods.parts.prompts import (
     context_shape,
     context_with_text,
@@ -34,16 +35,15 @@ from promptfleet.methods.parts.prompts import (
     init_context,
     no_context_yet,
     own_or_given_text,
-    similarity_logits,
 )
-from promptfleet.methods.parts.training import sgd, train_context
+from promptfleet.methods.parts.states import prefixed
+from promptfleet.methods.parts.training import leaves
 from promptfleet.methods.protocol import (
     Arrived,
     Call,
     Examples,
     Images,
     Message,
-    Method,
     Spec,
     State,
     Task,
@@ -115,7 +115,7 @@ class PFedMoAPConfig(FederationConfig):
         return self
 
 
-class PFedMoAP(Method):
+class PFedMoAP(PromptMethod):
     """Mixture of personalized prompts.
 
     Server state: ``context`` (global, [tokens, width]), its ``text`` features [classes, dim], and the pool:
@@ -171,14 +171,14 @@ class PFedMoAP(Method):
     def local_update(self, task: Task) -> Work[Update]:
         world, private, experts = task.world, task.private, task.download.attached["expert_text"]
         with_experts = len(experts) > 0
-        gate = {name: tensor.clone().requires_grad_(with_experts) for name, tensor in _gate_of(task).items()}
+        gate = leaves(_gate_of(task))
 
-        def loss(_: Tensor, text: Tensor, batch: Examples) -> Tensor:
-            return F.cross_entropy(_mixture_logits(world, gate, batch.images, text, experts), batch.labels)
+        def loss(text: Tensor, batch: Examples) -> Tensor:
+            return F.cross_entropy(self.mixture_logits(task, gate, batch.images, text, experts), batch.labels)
 
-        gate_optimizers = [sgd(world, list(gate.values()), world.config.gate_lr)] if with_experts else []
+        gate_optimizers = [self.optimizer(task, prefixed(_GATE, gate), world.config.gate_lr)] if with_experts else []
         start = task.download.tensors["context"]
-        trained = yield from train_context(task, start, loss=loss, also=gate_optimizers)
+        trained = yield from self.train_context(task, start, loss=loss, also=gate_optimizers)
         trained_gate = {_GATE + name: tensor.detach() for name, tensor in gate.items()}
         is_kept = world.config.gate_sharing == "kept"
         next_private = {
@@ -236,7 +236,20 @@ class PFedMoAP(Method):
         experts = task.download.attached["expert_text"]
         if not task.private["gate_ready"]:
             experts = experts[:0]
-        return _mixture_logits(task.world, _gate_of(task), images, own_or_given_text(task), experts)
+        return self.mixture_logits(task, _gate_of(task), images, own_or_given_text(task), experts)
+
+    def mixture_logits(self, task: Task, gate: State, images: Images, text: Tensor, experts: Tensor) -> Tensor:
+        """Class scores from the gated mixture plus lambda times the local prompt's; without experts the latter alone.
+
+        text ``[classes, dim]`` is of the local prompt, experts ``[K', classes, dim]``.
+        Returns ``[batch, classes]``.
+        """
+        features = self.features(task, images)
+        local = self.scores(task, features, text)
+        if len(experts) == 0:
+            return local
+        scores = _gate_scores(task.config, gate, features, torch.cat([text.unsqueeze(0), experts]))
+        return task.world.clip.logit_scale * scores + task.config.lambda_ * local
 
     def describe(self, task: Task, images: Images) -> State:
         """``experts [K']``: ids, nearest first; ``gate_weights [1 + K']``: mean attention, the local expert first."""
@@ -244,7 +257,7 @@ class PFedMoAP(Method):
         if not task.private["gate_ready"] or len(experts) == 0:
             return {}
         together = torch.cat([task.private["text"].unsqueeze(0), experts])
-        weights = _gate_weights(task.config, _gate_of(task), images, together)
+        weights = _gate_weights(task.config, _gate_of(task), self.features(task, images), together)
         return {"experts": ids, "gate_weights": weights.mean(dim=tuple(range(weights.dim() - 1)))}
 
 
@@ -323,19 +336,6 @@ def _updated_sketches(world: World, server: State, next_server: State, rng: np.r
     return {"pool.frame": frame, "pool.sketch": sketches}
 
 
-def _mixture_logits(world: World, gate: State, images: Images, text: Tensor, experts: Tensor) -> Tensor:
-    """Class scores from the gated mixture plus lambda times the local prompt's; without experts the latter alone.
-
-    text ``[classes, dim]`` is of the local prompt, experts ``[K', classes, dim]``.
-    Returns ``[batch, classes]``.
-    """
-    local = similarity_logits(world, images.features, text)
-    if len(experts) == 0:
-        return local
-    scores = _gate_scores(world.config, gate, images, torch.cat([text.unsqueeze(0), experts]))
-    return world.clip.logit_scale * scores + world.config.lambda_ * local
-
-
 def _init_gate(config: PFedMoAPConfig, rng: np.random.Generator) -> State:
     if config.gate == "linear":
         gate = init_linear_gate(config.gate_width, 1 + config.experts, rng)
@@ -348,18 +348,18 @@ def _gate_shapes(config: PFedMoAPConfig) -> dict[str, tuple[int, ...]]:
     return {name: tuple(tensor.shape) for name, tensor in _init_gate(config, np.random.default_rng(0)).items()}
 
 
-def _gate_scores(config: PFedMoAPConfig, gate: State, images: Images, together: Tensor) -> Tensor:
+def _gate_scores(config: PFedMoAPConfig, gate: State, features: Tensor, together: Tensor) -> Tensor:
     """``[batch, classes]`` from the experts' text features ``together [1 + K', classes, dim]``, the local one first."""
     if config.gate == "linear":
-        weights = _gate_weights(config, gate, images, together)
-        return linear_gate_scores(weights, images.features, together)
-    image, experts = (reduce_width(features, config.gate_width) for features in (images.features, together))
+        weights = _gate_weights(config, gate, features, together)
+        return linear_gate_scores(weights, features, together)
+    image, experts = (reduce_width(wide, config.gate_width) for wide in (features, together))
     return gate_scores(gate, image, experts, heads=config.gate_heads, temperature=config.gating_temperature)
 
 
-def _gate_weights(config: PFedMoAPConfig, gate: State, images: Images, together: Tensor) -> Tensor:
+def _gate_weights(config: PFedMoAPConfig, gate: State, features: Tensor, together: Tensor) -> Tensor:
     """``[..., 1 + K']``: the linear gate's for each image, attention's for each image, class and head."""
-    image = reduce_width(images.features, config.gate_width)
+    image = reduce_width(features, config.gate_width)
     if config.gate == "linear":
         return linear_gate_weights(gate, image, len(together))
     experts = reduce_width(together, config.gate_width)

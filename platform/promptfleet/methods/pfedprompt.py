@@ -32,12 +32,13 @@ class PFedPrompt(PromptFL):
     Config = PFedPromptConfig
 
     def personalize(self, task: Task) -> State:
-        return {"features": task.train.images.features, "labels": task.train.labels}
+        return {"features": self.features(task, task.train.images), "labels": task.train.labels}
 
     def predict(self, task: Task, images: Images) -> Tensor:
         config, memory = task.config, task.private
-        one_hot = F.one_hot(memory["labels"], len(task.world.clip.classes)).to(images.features.dtype)
-        scores = memory_scores(images.features, memory["features"], one_hot, config.memory_sharpness)
+        features = self.features(task, images)
+        one_hot = F.one_hot(memory["labels"], len(task.world.clip.classes)).to(features.dtype)
+        scores = memory_scores(features, memory["features"], one_hot, config.memory_sharpness)
         return super().predict(task, images) + config.memory_weight * scores
 
 

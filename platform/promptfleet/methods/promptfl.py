@@ -10,9 +10,9 @@ from pydantic import Field
 from torch import Tensor
 
 from promptfleet.config import FederationConfig
-from promptfleet.methods.parts.prompts import context_shape, context_with_text, init_context, similarity_logits
-from promptfleet.methods.parts.training import ContextLoss, train_context
-from promptfleet.methods.protocol import Arrived, Call, Images, Message, Method, Spec, State, Task, Update, Work, World
+from promptfleet.methods.parts.prompt_method import PromptMethod
+from promptfleet.methods.parts.prompts import context_shape, context_with_text, init_context
+from promptfleet.methods.protocol import Arrived, Call, Images, Message, Spec, State, Task, Update, Work, World
 
 
 class PromptFLConfig(FederationConfig):
@@ -21,7 +21,7 @@ class PromptFLConfig(FederationConfig):
     prompt_lr: float = Field(0.003, gt=0, description="learning rate of the prompt (published: 0.002)")
 
 
-class PromptFL(Method):
+class PromptFL(PromptMethod):
     """One global prompt, also the base of the methods that add something to it.
 
     Server state: ``context`` [tokens, width] and its ``text`` features [classes, dim]. Clients keep nothing.
@@ -36,12 +36,8 @@ class PromptFL(Method):
     def select(self, server: State, call: Call) -> dict[int, Message]:
         return call.to_all(Message({"context": server["context"]}, {"text": server["text"]}))
 
-    def loss(self, task: Task) -> ContextLoss | None:
-        """The loss that a local update minimizes; None is the cross-entropy."""
-        return None
-
     def local_update(self, task: Task) -> Work[Update]:
-        trained = yield from train_context(task, task.download.tensors["context"], loss=self.loss(task))
+        trained = yield from self.train_context(task, task.download.tensors["context"])
         return Update(task.private, Message({"context": trained.context}), trained.metrics)
 
     def uploads(self, world: World) -> dict[str, Spec]:
@@ -51,4 +47,4 @@ class PromptFL(Method):
         return context_with_text(arrived.world, arrived.mean()["context"])
 
     def predict(self, task: Task, images: Images) -> Tensor:
-        return similarity_logits(task.world, images.features, task.download.attached["text"])
+        return self.logits(task, images, task.download.attached["text"])

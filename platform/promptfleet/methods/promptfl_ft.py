@@ -8,8 +8,6 @@ from pydantic import Field
 from torch import Tensor
 
 from promptfleet.config import FederationConfig
-from promptfleet.methods.parts.prompts import similarity_logits
-from promptfleet.methods.parts.training import train_context
 from promptfleet.methods.promptfl import PromptFL
 from promptfleet.methods.protocol import Images, State, Task, Work
 
@@ -27,8 +25,8 @@ class PromptFLFineTuned(PromptFL):
 
     def personalize(self, task: Task) -> Work[State]:
         start, epochs = task.download.tensors["context"], task.config.finetune_epochs
-        tuned = yield from train_context(task, start, epochs=epochs)
+        tuned = yield from self.train_context(task, start, epochs=epochs)
         return {"text": tuned.text}
 
     def predict(self, task: Task, images: Images) -> Tensor:
-        return similarity_logits(task.world, images.features, task.private["text"])
+        return self.logits(task, images, task.private["text"])

@@ -6,7 +6,6 @@ Source: Radford et al., "Learning Transferable Visual Models From Natural Langua
 from torch import Tensor
 
 from promptfleet.methods.parts.no_communication import NoCommunication
-from promptfleet.methods.parts.prompts import similarity_logits
 from promptfleet.methods.protocol import Images, Message, Task, Update
 
 
@@ -17,4 +16,4 @@ class ZeroShot(NoCommunication):
         return Update(task.private, Message({}), {})
 
     def predict(self, task: Task, images: Images) -> Tensor:
-        return similarity_logits(task.world, images.features, task.world.clip.zero_shot_text)
+        return self.logits(task, images, task.world.clip.zero_shot_text)

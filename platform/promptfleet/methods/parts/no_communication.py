@@ -4,10 +4,11 @@ import numpy as np
 from pydantic import Field
 
 from promptfleet.config import FederationConfig
-from promptfleet.methods.protocol import Arrived, Call, Message, Method, Spec, State, Task, World
+from promptfleet.methods.parts.prompt_method import PromptMethod
+from promptfleet.methods.protocol import Arrived, Call, Message, Spec, State, Task, World
 
 
-class NoCommunication(Method):
+class NoCommunication(PromptMethod):
     """Base of methods that a client could run all alone: what the server holds, if anything, follows from the seed."""
 
     def init_server(self, world: World, rng: np.random.Generator) -> State:

@@ -3,10 +3,23 @@
 import hashlib
 from collections import defaultdict
 from collections.abc import Mapping
+from typing import TypeVar
 
 import torch
 
 from promptfleet.methods.protocol import Message, State
+
+T = TypeVar("T")
+
+
+def prefixed(prefix: str, state: Mapping[str, T]) -> dict[str, T]:
+    """Return the state with ``prefix`` before each name."""
+    return {prefix + name: tensor for name, tensor in state.items()}
+
+
+def unprefixed(prefix: str, state: Mapping[str, T]) -> dict[str, T]:
+    """Return the tensors whose names start with ``prefix``, by the rest of their names."""
+    return {name.removeprefix(prefix): tensor for name, tensor in state.items() if name.startswith(prefix)}
 
 
 def state_sha256(server: State, privates: Mapping[int, State]) -> str:

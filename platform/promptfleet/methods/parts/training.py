@@ -1,21 +1,14 @@
-"""Local training that prompt methods share: SGD over batches, with the loss and the prompts left to the method.
-
-Both functions are work for ``yield from`` in a local update or a personalization: a method reads like a loop of its
-own, and its clients still go through the text tower together (see ``side_by_side``).
-"""
+"""Local training that prompt methods share: steps over batches, with the loss and the prompts left to the method."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
-from promptfleet.methods.parts.optimizers import SGD
-from promptfleet.methods.parts.prompts import local_batches, similarity_logits
-from promptfleet.methods.protocol import Backward, Encode, Examples, State, Task, Work, World
-
-ContextLoss = Callable[[Tensor, Tensor, Examples], Tensor]
+from promptfleet.methods.parts.optimizers import Optimizer
+from promptfleet.methods.parts.prompts import local_batches
+from promptfleet.methods.protocol import Backward, Encode, Examples, State, Task, Work
 
 
 @dataclass(frozen=True)
@@ -36,65 +29,39 @@ class TrainedContext:
         }
 
 
-def sgd(world: World, parameters: Sequence[Tensor], lr: float) -> SGD:
-    """A fresh optimizer for leaf tensors, with the federation's momentum and weight decay."""
-    return SGD(parameters, lr=lr, momentum=world.config.momentum, weight_decay=world.config.weight_decay)
+def leaves(state: State) -> State:
+    """Return copies of the tensors for training: leaf tensors that ask for a gradient."""
+    return {name: tensor.clone().requires_grad_() for name, tensor in state.items()}
+
+
+def detached(state: State) -> State:
+    """Return the tensors after training, without their gradients."""
+    return {name: tensor.detach() for name, tensor in state.items()}
 
 
 def train_steps(
     task: Task,
     *,
-    optimizers: Sequence[SGD],
-    contexts: Callable[[], Tensor],
-    loss: Callable[[Tensor, Examples], Tensor],
+    optimizers: Sequence[Optimizer],
+    loss: Callable[[Tensor | None, Examples], Tensor],
+    contexts: Callable[[], Tensor] | None = None,
     epochs: int | None = None,
 ) -> Work[dict[str, float]]:
     """Step ``optimizers`` once per batch of ``epochs`` (default: ``local_epochs``); returns the metrics.
 
     ``contexts()`` makes ``[prompts, (classes,) tokens, width]`` from what is trained, ``loss(text, batch)`` a scalar
-    from their text features ``[prompts, classes, dim]``. Without a step there are no metrics.
+    from their text features ``[prompts, classes, dim]``; without contexts ``text`` is None. Without a step there are no
+    metrics. For ``yield from``: clients of one process go through the text tower together (see ``side_by_side``).
     """
     losses = []
     for batch in local_batches(task, epochs):
-        text = yield Encode(contexts())
+        text = (yield Encode(contexts())) if contexts else None
         value = loss(text, batch)
         yield Backward(value)
         for optimizer in optimizers:
             optimizer.step()
         losses.append(value.detach())
     return loss_metrics(losses)
-
-
-def train_context(
-    task: Task,
-    start: Tensor,
-    *,
-    loss: ContextLoss | None = None,
-    also: Sequence[SGD] = (),
-    epochs: int | None = None,
-) -> Work[TrainedContext]:
-    """Train one context from ``start``, which stays as it is.
-
-    ``loss(context, text, batch)`` defaults to the cross-entropy of CLIP's logits; ``also`` are optimizers of what else
-    that loss depends on.
-    """
-    loss = loss or (lambda _, text, batch: prompt_loss(task.world, text, batch))
-    context = start.clone().requires_grad_()
-    metrics = yield from train_steps(
-        task,
-        optimizers=[sgd(task.world, [context], task.config.prompt_lr), *also],
-        contexts=lambda: context.unsqueeze(0),
-        loss=lambda text, batch: loss(context, text[0], batch),
-        epochs=epochs,
-    )
-    context = context.detach()
-    (text,) = yield Encode(context.unsqueeze(0))
-    return TrainedContext(context, text, metrics)
-
-
-def prompt_loss(world: World, text: Tensor, batch: Examples) -> Tensor:
-    """Cross-entropy over all classes of CLIP's logits with ``text [classes, dim]``."""
-    return F.cross_entropy(similarity_logits(world, batch.images.features, text), batch.labels)
 
 
 def loss_metrics(losses: Sequence[Tensor]) -> dict[str, float]:

@@ -1,0 +1,75 @@
+"""The base of methods that classify images by text features, with the seams at which a plug-in changes them."""
+
+from collections.abc import Callable, Mapping, Sequence
+
+import torch.nn.functional as F
+from torch import Tensor
+
+from promptfleet.methods.parts.optimizers import SGD, Optimizer
+from promptfleet.methods.parts.prompts import similarity_logits
+from promptfleet.methods.parts.training import TrainedContext, leaves, train_steps
+from promptfleet.methods.protocol import Encode, Examples, Images, Method, Task, Work
+
+Loss = Callable[[Tensor, Examples], Tensor]  # text features [classes, dim] and a batch -> a scalar
+
+
+class PromptMethod(Method):
+    """Base of prompt methods, which train with ``optimizer`` and predict with ``scores`` of ``features``.
+
+    These three are seams: a plug-in is a mixin that overrides some of them, and works with any method that keeps to
+    them, as in ``class FedLALRonFedPGP(LocalAMSGrad, FedPGP)``. They are functions of the task, so a plug-in that
+    needs tensors of its own there puts them into ``task.private``.
+    """
+
+    def optimizer(self, task: Task, parameters: Mapping[str, Tensor], lr: float) -> Optimizer:
+        """Make the optimizer of leaf tensors, by default SGD with ``momentum`` and ``weight_decay``.
+
+        Parameters that are uploaded are named as in the upload.
+        """
+        return SGD(parameters, lr=lr, momentum=task.config.momentum, weight_decay=task.config.weight_decay)
+
+    def features(self, task: Task, images: Images) -> Tensor:
+        """Return the image features ``[images, dim]`` that are compared with text features."""
+        return images.features
+
+    def scores(self, task: Task, features: Tensor, text: Tensor) -> Tensor:
+        """Return the logits ``[images, classes]`` of image ``features`` with ``text [classes, dim]``."""
+        return similarity_logits(task.world, features, text)
+
+    def logits(self, task: Task, images: Images, text: Tensor) -> Tensor:
+        """Return the ``scores`` of the ``features`` of ``images``."""
+        return self.scores(task, self.features(task, images), text)
+
+    def cross_entropy(self, task: Task, text: Tensor, batch: Examples) -> Tensor:
+        """Return the mean cross-entropy over all classes of the logits with ``text [classes, dim]``."""
+        return F.cross_entropy(self.logits(task, batch.images, text), batch.labels)
+
+    def loss(self, task: Task, context: Tensor, text: Tensor, batch: Examples) -> Tensor:
+        """Return the loss of one context that ``train_context`` minimizes, by default the cross-entropy."""
+        return self.cross_entropy(task, text, batch)
+
+    def train_context(
+        self,
+        task: Task,
+        start: Tensor,
+        *,
+        loss: Loss | None = None,
+        also: Sequence[Optimizer] = (),
+        epochs: int | None = None,
+    ) -> Work[TrainedContext]:
+        """Train one context from ``start``, which stays as it is, on ``epochs`` (default: ``local_epochs``).
+
+        ``loss(text, batch)`` defaults to the method's; ``also`` are optimizers of what else it depends on.
+        """
+        parameters = leaves({"context": start})
+        context = parameters["context"]
+        metrics = yield from train_steps(
+            task,
+            optimizers=[self.optimizer(task, parameters, task.config.prompt_lr), *also],
+            contexts=lambda: context.unsqueeze(0),
+            loss=lambda text, batch: loss(text[0], batch) if loss else self.loss(task, context, text[0], batch),
+            epochs=epochs,
+        )
+        context = context.detach()
+        (text,) = yield Encode(context.unsqueeze(0))
+        return TrainedContext(context, text, metrics)

@@ -143,7 +143,7 @@ def our_round(
     private = to_device(method.init_client(world, 0, rng), start.device)
     private |= {f"gate.{name}": tensor for name, tensor in gate.items()}
     download = Message({"context": start, "experts": experts}, {"expert_text": expert_text})
-    task = Task(world, client=0, round=1, private=private, download=download, train=examples, rng=rng)
+    task = Task(world, client=0, round=1, private=private, download=download, train=examples, val=examples, rng=rng)
     update = run_alone(world, method.local_update(task))
     return update.upload.tensors["context"]
 

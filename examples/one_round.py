@@ -24,7 +24,7 @@ def main(**values) -> dict:
 
     def task(function, round_index, client, download):
         rng = draw(function, client=client, round_index=round_index)
-        return Task(world, client, round_index, private[client], download, data[client].train, rng)
+        return Task(world, client, round_index, private[client], download, data[client].train, data[client].val, rng)
 
     def accuracy(round_index):
         """Return the mean over clients of the accuracy on their own test images."""

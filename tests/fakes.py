@@ -134,6 +134,7 @@ def tiny_task(
         private=private or {},
         download=download or Message({}),
         train=nothing if train is None else train,
+        val=nothing,
         rng=np.random.default_rng(seed),
     )
 

@@ -36,7 +36,7 @@ class Faulty(Method):
 
     def select(self, server, call):
         suffer(call.world, "select", int(server["round"]) + 1, None)
-        noise = torch.tensor(call.rng.normal(size=_shape(call.world)), dtype=torch.float32)
+        noise = torch.tensor(call.shared_rng.normal(size=_shape(call.world)), dtype=torch.float32)
         return call.to_all(Message({"context": server["context"], "noise": noise, "round": server["round"]}))
 
     def local_update(self, task):

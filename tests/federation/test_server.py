@@ -197,3 +197,22 @@ def test_every_tensor_of_an_upload_has_the_promised_type(changed, problem):
 
 def test_trained_parameters_are_real_numbers():
     assert Masked().trained_parameters(tiny_world()) == 3 * 16
+
+
+def test_each_client_of_a_selection_has_a_stream_of_its_own_in_whatever_part_it_comes():
+    drawn = {}
+
+    class Drawing(PFedMoAP):
+        def select(self, server, call):
+            drawn.update({client: call.rng(client).integers(2**63) for client in call.clients})
+            return super().select(server, call)
+
+    def draw(round_index, cohort, seed=0):
+        drawn.clear()
+        world = tiny_world(seed=seed)
+        Server(Drawing(), world).select(round_index, cohort)
+        return dict(drawn)
+
+    together = draw(1, [0, 1, 2])
+    assert draw(1, [1]) == {1: together[1]}
+    assert len({*together.values(), *draw(2, [0, 1, 2]).values(), *draw(1, [0, 1, 2], seed=1).values()}) == 9

@@ -1,7 +1,7 @@
 """One simulated client: its own data, and pure functions from a private state and a download to what comes of them."""
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import NamedTuple
 
@@ -10,6 +10,7 @@ import torch
 
 from promptfleet.data.client_split import ClientSplit
 from promptfleet.data.feature_store import FeatureStore
+from promptfleet.devices import from_numpy
 from promptfleet.federation.client_examples import examples_of
 from promptfleet.federation.conditions.adversaries import adversaries, attacked, flipped
 from promptfleet.federation.conditions.privacy import private_upload
@@ -91,7 +92,9 @@ class Client:
     def _evaluate(self, task: Task) -> Evaluation:
         """Predict with a task whose private state is personalized."""
         with torch.inference_mode():
-            described = self._method.describe(task, self._test.images) if isinstance(self._method, Describes) else {}
+            described = {}
+            if isinstance(self._method, Describes):
+                described = self._method.describe(self._to_predict(task), self._test.images)
             return Evaluation(
                 client=self.id,
                 val_accuracy=self._accuracy(task, self._val),
@@ -112,6 +115,7 @@ class Client:
             private=to_device(private, self._device),
             download=to_device(download, self._device),
             train=self._train,
+            val=self._val,
             rng=self._rng(role, round_index),
         )
 
@@ -152,20 +156,36 @@ class Client:
         return Message(tensors, to_device(attached, "cpu"))
 
     def _accuracy(self, task: Task, examples: Examples) -> float:
-        everything = torch.arange(len(examples), device=self._device)
-        size = len(examples) if self._read_pixels is None else self._world.config.batch_size
+        """Share of right answers of a new predictor."""
+        predict = self._method.predictor(self._to_predict(task))
         correct = []
-        for part in everything.split(size):
-            images = examples.images if size == len(examples) else examples.images[part]
-            logits = self._method.predict(task, images)
-            correct.append((logits.argmax(dim=1) == examples.labels[part]).sum())
+        for batch in self._stream(examples):
+            logits = predict(batch.images)
+            if task.candidates is not None:
+                logits = logits.masked_fill(~task.candidates, float("-inf"))
+            correct.append((logits.argmax(dim=1) == batch.labels).sum())
         return torch.stack(correct).sum().item() / len(examples)
+
+    def _stream(self, examples: Examples) -> Iterator[Examples]:
+        """Give examples as a predictor gets their images: all at once, or in batches."""
+        if not self._method.has_memory and self._read_pixels is None:
+            yield examples
+            return
+        order = np.arange(len(examples))
+        if self._method.has_memory:
+            order = self._rng("stream").permutation(order)
+        for chosen in from_numpy(order, self._device).split(self._world.config.batch_size):
+            yield examples[chosen]
+
+    def _to_predict(self, task: Task) -> Task:
+        """Give the task the stream of predictions, from its start: it has the same noise for each set of images."""
+        return replace(task, rng=self._rng("predict"))
 
     def _examples(self, store: FeatureStore, indices: np.ndarray, *, with_views: bool = False) -> Examples:
         needs = self._method.needs
         return examples_of(store, indices, needs, self._device, self._read_pixels, with_views=with_views)
 
-    def _rng(self, role: str, round_index: int):
+    def _rng(self, role: str, round_index: int | None = None) -> np.random.Generator:
         return stream(self._world.config.seed, role, client=self.id, round_index=round_index)
 
 

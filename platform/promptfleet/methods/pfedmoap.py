@@ -155,7 +155,9 @@ class PFedMoAP(PromptMethod):
         }
 
     def select(self, server: State, call: Call) -> dict[int, Message]:
-        draws = call.rng.integers(2**63, size=call.world.config.clients)  # a seed per client, in whatever part it comes
+        draws = call.shared_rng.integers(
+            2**63, size=call.world.config.clients
+        )  # a seed per client, in whatever part it comes
         chosen = _select(call.world, server, call.clients, draws)
         as_many = defaultdict(list)  # clients whose experts are taken from the pool in one go
         for client, ids in chosen.items():

@@ -10,6 +10,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Generator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from enum import Enum
+from functools import partial
 from math import prod
 from typing import ClassVar, Literal, Protocol, TypeVar, runtime_checkable
 
@@ -21,6 +22,7 @@ from promptfleet.clip.frozen import FrozenClip
 from promptfleet.clip.image_tower import ImageTower
 from promptfleet.config import FederationConfig
 from promptfleet.methods.parts.averaging import average
+from promptfleet.seeding import stream
 
 State = dict[str, Tensor]
 Purpose = Literal["train", "evaluate"]
@@ -191,9 +193,10 @@ class Update:
 class Task:
     """One client's part of a round: everything that this client may look at.
 
-    ``round`` counts from 1; an evaluation belongs to the round that it follows. ``train`` are the client's training
-    examples. All randomness comes from ``rng``, whose stream depends on the seed, the client, the round and the
-    function that gets the task.
+    ``round`` counts from 1; an evaluation belongs to the round that it follows. ``train`` and ``val`` are the client's
+    training and validation examples. All randomness comes from ``rng``, whose stream depends on the seed, the client,
+    the round and the function that gets the task; that of predictions is the same after each round.
+    ``candidates [classes]`` is true for classes that a prediction may give, None for all; other logits are masked.
     """
 
     world: World
@@ -202,12 +205,19 @@ class Task:
     private: State
     download: Message
     train: Examples
+    val: Examples
     rng: np.random.Generator
+    candidates: Tensor | None = None
 
     @property
     def config(self) -> FederationConfig:
         """The federation's configuration."""
         return self.world.config
+
+    @property
+    def classes(self) -> Tensor:
+        """The classes of the client's training examples, ascending."""
+        return self.train.labels.unique()
 
 
 @dataclass(frozen=True)
@@ -215,14 +225,18 @@ class Call:
     """A request for downloads: everything that the server may look at when it makes them, apart from its state.
 
     ``clients`` may be a part of the cohort. ``purpose`` is to train in ``round``, or to be evaluated after it.
-    ``rng`` is the same for each part of a round.
+    ``shared_rng`` is the same for each part of a round.
     """
 
     world: World
     round: int
     clients: Sequence[int]
     purpose: Purpose
-    rng: np.random.Generator
+    shared_rng: np.random.Generator
+
+    def rng(self, client: int) -> np.random.Generator:
+        """Return the stream of one client's download, which depends on the seed, the client and the round."""
+        return stream(self.world.config.seed, "select", client=client, round_index=self.round)
 
     def to_all(self, message: Message) -> dict[int, Message]:
         """Give every client the same download."""
@@ -283,6 +297,7 @@ class Method(ABC):
 
     Config: ClassVar[type[FederationConfig]] = FederationConfig
     needs: ClassVar[Needs] = Needs.GLOBAL
+    has_memory: ClassVar[bool] = False  # a prediction depends on the images that were predicted before
 
     def check(self, world: World) -> None:  # noqa: B027  most methods fit everywhere
         """Raise ConfigError where the configuration does not fit this backbone or these classes."""
@@ -326,6 +341,15 @@ class Method(ABC):
     @abstractmethod
     def predict(self, task: Task, images: Images) -> Tensor:
         """Logits ``[images, classes]``; ``task.private`` is what ``personalize`` gave."""
+
+    def predictor(self, task: Task) -> Callable[[Images], Tensor]:
+        """Return the function that gives the logits of a client's images, by default ``predict`` with the task.
+
+        A new one is asked for each set of images, and called once with all of them. With ``has_memory`` it is called
+        with batches of ``batch_size`` in an order drawn from the seed, the same after each round, so it may learn from
+        earlier images what helps with later ones. It never sees a label.
+        """
+        return partial(self.predict, task)
 
     def personalize(self, task: Task) -> State | Work[State]:
         """The private state to predict with, where that takes the training examples once more; never uploaded."""

@@ -24,11 +24,11 @@ from promptfleet.clip.plain_encoder import encode_prompts_plainly
 from promptfleet.clip.text_tower import text_tower_of
 from promptfleet.clip.tokens import class_texts, embed_classes
 from promptfleet.config import BackboneConfig
-from promptfleet.methods.parts.gate import gate_scores, init_gate, reduce_width
+from promptfleet.methods.parts.gates import init_gate
 from promptfleet.methods.parts.prompts import encode_frozen, init_context
 from promptfleet.methods.parts.side_by_side import run_alone
 from promptfleet.methods.parts.states import to_device
-from promptfleet.methods.pfedmoap import PFedMoAP, PFedMoAPConfig
+from promptfleet.methods.pfedmoap import PFedMoAP, PFedMoAPConfig, gate_of
 from promptfleet.methods.protocol import Examples, Images, Message, Task, World
 
 ResultT = TypeVar("ResultT")
@@ -81,7 +81,7 @@ def compare(model: nn.Module, classes: int, options: argparse.Namespace) -> dict
     labels = (torch.arange(options.images) % classes).to(device)
     start, *experts = (init_context(world, rng).to(device) for _ in range(1 + options.experts))
     experts = torch.stack(experts)
-    gate = {name: tensor.to(device) for name, tensor in init_gate(world.config.gate_width, rng).items()}
+    gate = {name: tensor.to(device) for name, tensor in init_gate(gate_of(world.config), rng).items()}
     expert_text = torch.stack([encode_frozen(world, expert) for expert in experts])  # by their owners, in their rounds
 
     def published() -> Tensor:
@@ -173,9 +173,7 @@ def published_round(
             with torch.no_grad():
                 features = model.encode_image(batch, normalize=True)
             (text,) = encode_prompts_plainly(clip.tower, clip.classes, context.unsqueeze(0))
-            every = reduce_width(torch.cat([text.unsqueeze(0), expert_text]), config.gate_width)
-            image = reduce_width(features, config.gate_width)
-            mixed = gate_scores(gate, image, every, heads=config.gate_heads, temperature=config.gating_temperature)
+            mixed = gate_of(config).scores(gate, features, torch.cat([text.unsqueeze(0), expert_text]))
             loss = F.cross_entropy(clip.logit_scale * (mixed + config.lambda_ * features @ text.T), batch_labels)
             for optimizer in optimizers:
                 optimizer.zero_grad()

@@ -10,7 +10,7 @@ from promptfleet.clip.prompt_encoder import encode_prompts
 from promptfleet.errors import ConfigError
 from promptfleet.federation.server import Server
 from promptfleet.methods.experts.sketches import sketch
-from promptfleet.methods.parts.gate import gate_scores, reduce_width
+from promptfleet.methods.parts.gates import AttentionGate, reduce_width
 from promptfleet.methods.parts.prompts import encode_frozen, similarity_logits
 from promptfleet.methods.parts.side_by_side import run_alone
 from promptfleet.methods.pfedmoap import PFedMoAP
@@ -279,13 +279,8 @@ def test_a_client_that_trained_twice_mixes_its_own_prompt_with_the_experts():
     features = tiny_examples(fed.world, 8, seed=77).images.features
     gate = {name.removeprefix("gate."): tensor for name, tensor in gate_of(private).items()}
     texts = torch.cat([private["text"][None], download.attached["expert_text"]])
-    gated = gate_scores(
-        gate,
-        reduce_width(features, config.gate_width),
-        reduce_width(texts, config.gate_width),
-        heads=config.gate_heads,
-        temperature=config.gating_temperature,
-    )
+    attention = AttentionGate(config.gate_width, config.gate_heads, config.gating_temperature)
+    gated = attention.scores(gate, features, texts)
     wanted = 20.0 * gated + 0.7 * 20.0 * features @ private["text"].T
     assert torch.allclose(fed.logits(2), wanted, atol=1e-5)
 

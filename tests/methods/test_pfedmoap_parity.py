@@ -5,7 +5,7 @@ import torch
 
 from promptfleet.clip.prompt_encoder import encode_prompts
 from promptfleet.clip.tokens import class_texts
-from promptfleet.methods.parts.gate import reduce_width
+from promptfleet.methods.parts.gates import reduce_width
 from tests.golden_pfedmoap import check_forward, check_trajectory
 from tests.parity import load_golden
 

@@ -25,8 +25,7 @@ from promptfleet.methods.experts.on_disk import Entries, no_entries, with_entrie
 from promptfleet.methods.experts.outliers import Outliers, find_outliers
 from promptfleet.methods.experts.pool import Search, Selection, fitting, select_experts, updated, updated_sketches
 from promptfleet.methods.experts.sketches import WIDTH
-from promptfleet.methods.parts.gate import gate_scores, gate_weights, init_gate, reduce_width
-from promptfleet.methods.parts.linear_gate import init_linear_gate, linear_gate_scores, linear_gate_weights
+from promptfleet.methods.parts.gates import AttentionGate, Gate, LinearGate, init_gate
 from promptfleet.methods.parts.prompt_method import PromptMethod
 from promptfleet.methods.parts.prompts import (
     context_shape,
@@ -115,6 +114,13 @@ class PFedMoAPConfig(FederationConfig):
         return self
 
 
+def gate_of(config: PFedMoAPConfig) -> Gate:
+    """Return the gate that the configuration describes."""
+    if config.gate == "linear":
+        return LinearGate(config.gate_width, 1 + config.experts)
+    return AttentionGate(config.gate_width, config.gate_heads, config.gating_temperature)
+
+
 class PFedMoAP(PromptMethod):
     """Mixture of personalized prompts.
 
@@ -173,7 +179,7 @@ class PFedMoAP(PromptMethod):
     def local_update(self, task: Task) -> Work[Update]:
         world, private, experts = task.world, task.private, task.download.attached["expert_text"]
         with_experts = len(experts) > 0
-        gate = leaves(_gate_of(task))
+        gate = leaves(_gate_state(task))
 
         def loss(text: Tensor, batch: Examples) -> Tensor:
             return F.cross_entropy(self.mixture_logits(task, gate, batch.images, text, experts), batch.labels)
@@ -194,14 +200,15 @@ class PFedMoAP(PromptMethod):
         return Update(next_private, upload, trained.metrics)
 
     def uploads(self, world: World) -> dict[str, Spec]:
-        gate = _gate_shapes(world.config) if world.config.gate_sharing == "averaged" else {}
-        return {name: Spec(shape) for name, shape in {"context": context_shape(world), **gate}.items()}
+        shapes = gate_of(world.config).shapes() if world.config.gate_sharing == "averaged" else {}
+        gate = {_GATE + name: Spec(shape) for name, shape in shapes.items()}
+        return {"context": Spec(context_shape(world)), **gate}
 
     def attachments(self, world: World, tensors: State) -> State:
         return {"text": encode_frozen(world, tensors["context"])}
 
     def trained_parameters(self, world: World) -> int:
-        prompt, gate = prod(context_shape(world)), sum(prod(shape) for shape in _gate_shapes(world.config).values())
+        prompt, gate = prod(context_shape(world)), sum(prod(shape) for shape in gate_of(world.config).shapes().values())
         return prompt + gate if world.config.experts else prompt
 
     def aggregate(self, server: State, arrived: Arrived) -> State:
@@ -238,7 +245,7 @@ class PFedMoAP(PromptMethod):
         experts = task.download.attached["expert_text"]
         if not task.private["gate_ready"]:
             experts = experts[:0]
-        return self.mixture_logits(task, _gate_of(task), images, own_or_given_text(task), experts)
+        return self.mixture_logits(task, _gate_state(task), images, own_or_given_text(task), experts)
 
     def mixture_logits(self, task: Task, gate: State, images: Images, text: Tensor, experts: Tensor) -> Tensor:
         """Class scores from the gated mixture plus lambda times the local prompt's; without experts the latter alone.
@@ -250,7 +257,7 @@ class PFedMoAP(PromptMethod):
         local = self.scores(task, features, text)
         if len(experts) == 0:
             return local
-        scores = _gate_scores(task.config, gate, features, torch.cat([text.unsqueeze(0), experts]))
+        scores = gate_of(task.config).scores(gate, features, torch.cat([text.unsqueeze(0), experts]))
         return task.world.clip.logit_scale * scores + task.config.lambda_ * local
 
     def describe(self, task: Task, images: Images) -> State:
@@ -259,7 +266,7 @@ class PFedMoAP(PromptMethod):
         if not task.private["gate_ready"] or len(experts) == 0:
             return {}
         together = torch.cat([task.private["text"].unsqueeze(0), experts])
-        weights = _gate_weights(task.config, _gate_of(task), self.features(task, images), together)
+        weights = gate_of(task.config).weights(_gate_state(task), self.features(task, images), together)
         return {"experts": ids, "gate_weights": weights.mean(dim=tuple(range(weights.dim() - 1)))}
 
 
@@ -339,40 +346,14 @@ def _updated_sketches(world: World, server: State, next_server: State, rng: np.r
 
 
 def _init_gate(config: PFedMoAPConfig, rng: np.random.Generator) -> State:
-    if config.gate == "linear":
-        gate = init_linear_gate(config.gate_width, 1 + config.experts, rng)
-    else:
-        gate = init_gate(config.gate_width, rng)
-    return {_GATE + name: tensor for name, tensor in gate.items()}
-
-
-def _gate_shapes(config: PFedMoAPConfig) -> dict[str, tuple[int, ...]]:
-    return {name: tuple(tensor.shape) for name, tensor in _init_gate(config, np.random.default_rng(0)).items()}
-
-
-def _gate_scores(config: PFedMoAPConfig, gate: State, features: Tensor, together: Tensor) -> Tensor:
-    """``[batch, classes]`` from the experts' text features ``together [1 + K', classes, dim]``, the local one first."""
-    if config.gate == "linear":
-        weights = _gate_weights(config, gate, features, together)
-        return linear_gate_scores(weights, features, together)
-    image, experts = (reduce_width(wide, config.gate_width) for wide in (features, together))
-    return gate_scores(gate, image, experts, heads=config.gate_heads, temperature=config.gating_temperature)
-
-
-def _gate_weights(config: PFedMoAPConfig, gate: State, features: Tensor, together: Tensor) -> Tensor:
-    """``[..., 1 + K']``: the linear gate's for each image, attention's for each image, class and head."""
-    image = reduce_width(features, config.gate_width)
-    if config.gate == "linear":
-        return linear_gate_weights(gate, image, len(together))
-    experts = reduce_width(together, config.gate_width)
-    return gate_weights(gate, image, experts, heads=config.gate_heads, temperature=config.gating_temperature)
+    return {_GATE + name: tensor for name, tensor in init_gate(gate_of(config), rng).items()}
 
 
 def _gate_tensors(state: State) -> State:
     return {name: tensor for name, tensor in state.items() if name.startswith(_GATE)}
 
 
-def _gate_of(task: Task) -> State:
+def _gate_state(task: Task) -> State:
     """The client's own gate or, where gates are averaged, the downloaded one."""
     gate = _gate_tensors(task.private) or _gate_tensors(task.download.tensors)
     return {name.removeprefix(_GATE): tensor for name, tensor in gate.items()}

@@ -23,7 +23,7 @@ from promptfleet.federation.prepare import prepare
 from promptfleet.federation.server import Server
 from promptfleet.federation.server_rows import KeptRows
 from promptfleet.federation.settings import federation_config
-from promptfleet.methods.experts.on_disk import with_entries
+from promptfleet.methods.experts.on_disk import OnDisk
 from promptfleet.methods.pfedmoap import PFedMoAP
 from promptfleet.methods.protocol import Message, World
 from promptfleet.seeding import stream
@@ -92,7 +92,9 @@ def filled_server(storage: str, folder: Path, real: Tensor, options: argparse.Na
         }
         clients = range(start, start + len(block))
         if storage == "disk":
-            state |= with_entries(rows, state, entries, clients)
+            shapes = {kind: state[kind].shape for kind in entries}
+            new = {kind: dict(zip(clients, tensor, strict=True)) for kind, tensor in entries.items()}
+            state |= OnDisk.of(state, shapes, torch.float16, rows).with_new(new).state()
         else:
             for kind, tensor in entries.items():
                 state[f"pool.{kind}"][start : start + len(block)] = tensor

@@ -29,7 +29,7 @@ from promptfleet.federation.prepare import prepare
 from promptfleet.federation.rounds import Federation
 from promptfleet.federation.settings import federation_config
 from promptfleet.methods.experts.nearest import nearest
-from promptfleet.methods.experts.pool import SHORTLIST
+from promptfleet.methods.experts.selection import SHORTLIST
 from promptfleet.methods.experts.sketch_search import nearest_by_sketch
 from promptfleet.methods.experts.sketches import principal_frame, sketch
 from promptfleet.seeding import stream

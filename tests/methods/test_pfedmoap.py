@@ -185,7 +185,7 @@ def test_a_frame_is_made_anew_after_rounds_1_2_4_and_8():
 
 def test_many_clients_have_sketches_whose_exact_search_is_that_of_few(monkeypatch):
     few = federation().run([ALL, [0, 2], ALL])
-    monkeypatch.setattr("promptfleet.methods.pfedmoap.MANY_POINTS", 4)
+    monkeypatch.setattr("promptfleet.methods.experts.pool.MANY_POINTS", 4)
     many = federation().run([ALL, [0, 2], ALL])
     assert many.server.state.pop("pool.sketch").any()
     assert many.server.state.pop("pool.frame").any()

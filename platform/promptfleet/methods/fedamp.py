@@ -13,7 +13,7 @@ from pydantic import Field
 from torch import Tensor
 
 from promptfleet.config import FederationConfig
-from promptfleet.methods.experts.pool import updated
+from promptfleet.methods.experts.in_memory import updated
 from promptfleet.methods.parts.prompts import context_with_text, init_context, no_context_yet, own_or_given_text
 from promptfleet.methods.promptfl import PromptFL
 from promptfleet.methods.protocol import Arrived, Call, Examples, Images, Message, State, Task, Update, Work, World

@@ -7,8 +7,6 @@ and starts each update with fresh optimizers; trainables are float32; everybody 
 ``gate``, ``gate_sharing`` and ``selection`` are the paper's ablations; ``expert_filter`` is ours.
 """
 
-from collections import defaultdict
-from collections.abc import Collection, Mapping, Sequence
 from math import prod
 from typing import Literal
 
@@ -20,11 +18,8 @@ from torch import Tensor
 
 from promptfleet.config import FederationConfig
 from promptfleet.errors import ConfigError
-from promptfleet.methods.experts.nearest import MANY_POINTS
-from promptfleet.methods.experts.on_disk import Entries, no_entries, with_entries
-from promptfleet.methods.experts.outliers import Outliers, find_outliers
-from promptfleet.methods.experts.pool import Search, Selection, fitting, select_experts, updated, updated_sketches
-from promptfleet.methods.experts.sketches import WIDTH
+from promptfleet.methods.experts.options import PoolConfig, Search, Selection
+from promptfleet.methods.experts.pool import ExpertPool
 from promptfleet.methods.parts.gates import AttentionGate, Gate, LinearGate, init_gate
 from promptfleet.methods.parts.prompt_method import PromptMethod
 from promptfleet.methods.parts.prompts import (
@@ -52,7 +47,6 @@ from promptfleet.methods.protocol import (
 )
 
 _GATE = "gate."
-_KINDS = ("context", "text")  # of what the pool has of each client
 
 
 class PFedMoAPConfig(FederationConfig):
@@ -143,14 +137,11 @@ class PFedMoAP(PromptMethod):
             raise ConfigError(f"gate_width={width} exceeds the backbone's feature width {dim}")
 
     def init_server(self, world: World, rng: np.random.Generator) -> State:
-        config, tower, classes = world.config, world.clip.tower, world.clip.classes
-        context = init_context(world, rng)
+        config, start = world.config, context_with_text(world, init_context(world, rng))
         return {
-            **context_with_text(world, context),
-            **_init_entries(config, {"context": context.shape, "text": (len(classes), tower.dim)}),
-            "pool.round": torch.zeros(config.clients, dtype=torch.int64),
+            **start,
+            **ExpertPool.empty(config.clients, start, _pool_config(config), config.selection, world.rows).state(),
             **(_init_gate(config, rng) if config.gate_sharing == "averaged" else {}),
-            **_init_sketches(config, context.numel()),
         }
 
     def init_client(self, world: World, client: int, rng: np.random.Generator) -> State:
@@ -161,20 +152,13 @@ class PFedMoAP(PromptMethod):
         }
 
     def select(self, server: State, call: Call) -> dict[int, Message]:
-        draws = call.shared_rng.integers(
-            2**63, size=call.world.config.clients
-        )  # a seed per client, in whatever part it comes
-        chosen = _select(call.world, server, call.clients, draws)
-        as_many = defaultdict(list)  # clients whose experts are taken from the pool in one go
-        for client, ids in chosen.items():
-            as_many[len(ids)].append(client)
-        messages = {}
-        for clients in as_many.values():
-            ids = torch.tensor([chosen[client] for client in clients], dtype=torch.int64)
-            experts, texts = (_entries(call.world, server, kind)[ids].float() for kind in _KINDS)
-            for client, *own in zip(clients, experts, texts, ids, strict=True):
-                messages[client] = _download(server, *own)
-        return {client: messages[client] for client in call.clients}
+        return {
+            client: Message(
+                tensors={"context": server["context"], "experts": experts.contexts, **_gate_tensors(server)},
+                attached={"text": server["text"], "expert_text": experts.texts, "expert_ids": experts.ids},
+            )
+            for client, experts in _pool(call.world, server).select(call, call.world.config.experts).items()
+        }
 
     def local_update(self, task: Task) -> Work[Update]:
         world, private, experts = task.world, task.private, task.download.attached["expert_text"]
@@ -212,30 +196,21 @@ class PFedMoAP(PromptMethod):
         return prompt + gate if world.config.experts else prompt
 
     def aggregate(self, server: State, arrived: Arrived) -> State:
-        world, contexts, mean = arrived.world, arrived.sent("context"), arrived.mean()
-        texts = {client: upload.attached["text"] for client, upload in arrived.uploads.items()}
-        pool = {
-            **_updated_entries(world, server, {"context": contexts, "text": texts}),
-            "pool.round": updated(server["pool.round"], dict.fromkeys(contexts, torch.tensor(arrived.round))),
-        }
-        next_server = {
-            **context_with_text(world, mean["context"]),
+        mean = arrived.mean()
+        return {
+            **context_with_text(arrived.world, mean["context"]),
             **_gate_tensors(mean),
-            **pool,
+            **_pool(arrived.world, server).with_uploads(arrived).state(),
         }
-        return {**next_server, **_updated_sketches(world, server, next_server, arrived.rng)}
 
     def keeps_rows(self, config: PFedMoAPConfig) -> bool:
         return config.pool_storage == "disk"
 
     def check_rows(self, world: World, server: State) -> None:
-        if world.config.pool_storage == "disk":
-            for kind in _KINDS:
-                size = server[kind].numel() * _pool_dtype(world.config).itemsize
-                world.rows.check(kind, int(server["pool.end"]), size)
+        _pool(world, server).entries.check()
 
     def excluded(self, world: World, server: State) -> dict[int, str]:
-        outliers = _outliers(world, server)
+        outliers = _pool(world, server).outliers()
         return {
             client: f"its prompt is {distance:.3g} from the median prompt, at most {outliers.limit:.3g} is usual"
             for client, distance in outliers.distances.items()
@@ -270,79 +245,17 @@ class PFedMoAP(PromptMethod):
         return {"experts": ids, "gate_weights": weights.mean(dim=tuple(range(weights.dim() - 1)))}
 
 
-def _download(server: State, experts: Tensor, texts: Tensor, ids: Tensor) -> Message:
-    return Message(
-        tensors={"context": server["context"], "experts": experts, **_gate_tensors(server)},
-        attached={"text": server["text"], "expert_text": texts, "expert_ids": ids},
+def _pool_config(config: PFedMoAPConfig) -> PoolConfig:
+    return PoolConfig(
+        dtype=config.pool_dtype,
+        storage=config.pool_storage,
+        search=config.expert_search,
+        outlier_tolerance=config.expert_filter,
     )
 
 
-def _outliers(world: World, server: State) -> Outliers:
-    """Whose prompts are nobody's experts."""
-    tolerance = world.config.expert_filter
-    if tolerance is None:
-        return Outliers({}, float("inf"))
-    return find_outliers(server["pool.context"], server["pool.round"], tolerance)
-
-
-def _select(world: World, server: State, cohort: Sequence[int], seeds: np.ndarray) -> dict[int, list[int]]:
-    """Ids of each client's experts; outliers are only left out of what others are given."""
-    config, outliers = world.config, _outliers(world, server).distances.keys()
-
-    def chosen_by(clients: Sequence[int], left_out: Collection[int]) -> dict[int, list[int]]:
-        rounds = server["pool.round"].clone()
-        rounds[list(left_out)] = 0
-        pool, sketches = _entries(world, server, "context"), server.get("pool.sketch")
-        return select_experts(
-            pool, rounds, clients, config.experts, config.selection, seeds, sketches, config.expert_search
-        )
-
-    chosen = chosen_by([client for client in cohort if client not in outliers], outliers)
-    for client in outliers & set(cohort):
-        chosen |= chosen_by([client], outliers - {client})
-    return {client: chosen[client] for client in cohort}
-
-
-def _pool_dtype(config: PFedMoAPConfig) -> torch.dtype:
-    return getattr(torch, config.pool_dtype)
-
-
-def _init_entries(config: PFedMoAPConfig, shapes: Mapping[str, Sequence[int]]) -> State:
-    if config.pool_storage == "disk":
-        return no_entries(config.clients)
-    dtype = _pool_dtype(config)
-    return {f"pool.{kind}": torch.zeros(config.clients, *shape, dtype=dtype) for kind, shape in shapes.items()}
-
-
-def _entries(world: World, server: State, kind: str) -> Tensor | Entries:
-    """``[clients, ...]`` of that kind, wherever they lie."""
-    if world.config.pool_storage == "memory":
-        return server[f"pool.{kind}"]
-    return Entries(world.rows, kind, server["pool.place"], server[kind].shape, _pool_dtype(world.config))
-
-
-def _updated_entries(world: World, server: State, entries: Mapping[str, Mapping[int, Tensor]]) -> State:
-    """Of the next state, from what some clients gave of each kind."""
-    if world.config.pool_storage == "memory":
-        return {f"pool.{kind}": updated(server[f"pool.{kind}"], given) for kind, given in entries.items()}
-    dtype = _pool_dtype(world.config)
-    new = {kind: torch.stack([fitting(one, dtype) for one in given.values()]) for kind, given in entries.items()}
-    return with_entries(world.rows, server, new, list(entries["context"]))
-
-
-def _init_sketches(config: PFedMoAPConfig, numbers: int) -> State:
-    """None where prompts are not searched, or so few that a product with all of them takes no time."""
-    if config.selection != "nearest" or (config.expert_search == "exact" and config.clients < MANY_POINTS):
-        return {}
-    return {"pool.frame": torch.zeros(WIDTH, numbers), "pool.sketch": torch.zeros(config.clients, WIDTH)}
-
-
-def _updated_sketches(world: World, server: State, next_server: State, rng: np.random.Generator) -> State:
-    if "pool.frame" not in server:
-        return {}
-    contexts, rounds = _entries(world, next_server, "context"), (server["pool.round"], next_server["pool.round"])
-    frame, sketches = updated_sketches(server["pool.frame"], server["pool.sketch"], contexts, *rounds, rng)
-    return {"pool.frame": frame, "pool.sketch": sketches}
+def _pool(world: World, server: State) -> ExpertPool:
+    return ExpertPool.of(server, _pool_config(world.config), world.config.selection, world.rows)
 
 
 def _init_gate(config: PFedMoAPConfig, rng: np.random.Generator) -> State:

@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 from promptfleet.errors import DataError
 from promptfleet.federation.server_rows import KeptRows
 from promptfleet.methods.experts.nearest import nearest
-from promptfleet.methods.experts.on_disk import Entries, no_entries, with_entries
-from promptfleet.methods.experts.pool import select_experts
+from promptfleet.methods.experts.on_disk import OnDisk
+from promptfleet.methods.experts.selection import select_experts
 from promptfleet.methods.experts.sketch_search import nearest_by_sketch
 from promptfleet.methods.experts.sketches import principal_frame, sketch
 from promptfleet.seeding import stream
@@ -21,8 +21,17 @@ from promptfleet.seeding import stream
 CLIENTS, SHAPE = 6, (2, 3)
 
 
-def entries_of(state, rows, dtype=torch.float32, shape=SHAPE):
-    return Entries(rows, "context", state["pool.place"], shape, dtype)
+def no_entries(rows, clients=CLIENTS, shape=SHAPE, dtype=torch.float32):
+    return OnDisk.empty(clients, {"context": shape}, dtype, rows)
+
+
+def with_entries(pool, contexts, clients):
+    return pool.with_new({"context": dict(zip(clients, contexts, strict=True))})
+
+
+def read_again(pool, rows):
+    """The same pool from its state, by another server."""
+    return OnDisk.of(pool.state(), pool.shapes, pool.dtype, rows)
 
 
 def everything(entries):
@@ -35,21 +44,22 @@ def test_any_round_has_what_a_dict_would_whatever_was_written_since(data, dtype)
     """Rounds are added, and gone back to: what was written after them is written over, by the same or by others."""
     with tempfile.TemporaryDirectory() as folder:
         rows = KeptRows(Path(folder))
-        states, wanted, next_value = [no_entries(CLIENTS)], [{}], 1.0
+        pools, wanted, next_value = [no_entries(rows, dtype=dtype)], [{}], 1.0
         for _ in range(data.draw(st.integers(1, 8))):
-            if len(states) > 1 and data.draw(st.booleans()):
-                back_to = data.draw(st.integers(0, len(states) - 1))
-                del states[back_to + 1 :], wanted[back_to + 1 :]
+            if len(pools) > 1 and data.draw(st.booleans()):
+                back_to = data.draw(st.integers(0, len(pools) - 1))
+                del pools[back_to + 1 :], wanted[back_to + 1 :]
                 if data.draw(st.booleans()):
                     rows = KeptRows(Path(folder))  # another server
+                    pools = [read_again(pool, rows) for pool in pools]
             cohort = sorted(data.draw(st.sets(st.integers(0, CLIENTS - 1), min_size=1)))
-            new = {client: torch.full(SHAPE, next_value + i, dtype=dtype) for i, client in enumerate(cohort)}
+            new = {client: torch.full(SHAPE, next_value + i) for i, client in enumerate(cohort)}
             next_value += len(cohort)
-            states.append(with_entries(rows, states[-1], {"context": torch.stack(list(new.values()))}, cohort))
-            wanted.append(wanted[-1] | new)
+            pools.append(with_entries(pools[-1], new.values(), cohort))
+            wanted.append(wanted[-1] | {client: entry.to(dtype) for client, entry in new.items()})
 
-            for state, held in zip(states, wanted, strict=True):
-                entries = entries_of(state, rows, dtype)
+            for pool, held in zip(pools, wanted, strict=True):
+                entries = pool["context"]
                 expected = torch.stack([held.get(client, torch.zeros(SHAPE, dtype=dtype)) for client in range(CLIENTS)])
                 assert torch.equal(everything(entries), expected)
                 ids = torch.tensor(data.draw(st.lists(st.integers(0, CLIENTS - 1), max_size=5)), dtype=torch.int64)
@@ -57,24 +67,24 @@ def test_any_round_has_what_a_dict_would_whatever_was_written_since(data, dtype)
                 assert [len(block) for block in entries.split(4)] == [4, 2]
                 assert torch.equal(torch.cat(list(entries.flatten(1).split(4))), expected.flatten(1))
         content = (Path(folder) / "context").read_bytes()
-        row_bytes = new[cohort[0]].nbytes
+        row_bytes = wanted[-1][cohort[0]].nbytes
         digest, start = bytes(32), 0
-        for state in states[1:]:
-            end = int(state["pool.end"]) * row_bytes
+        for pool in pools[1:]:
+            end = int(pool.state()["pool.end"]) * row_bytes
             digest, start = hashlib.sha256(digest + content[start:end]).digest(), end
-            assert bytes(state["pool.digest"].tolist()) == digest
+            assert bytes(pool.state()["pool.digest"].tolist()) == digest
 
 
 @pytest.fixture
 def both(tmp_path):
     """The same 200 points in memory, and on disk after three rounds; nobody has the last ten."""
     generator = torch.Generator().manual_seed(0)
-    points, rows, state = torch.zeros(200, 8, 8), KeptRows(tmp_path), no_entries(200)
+    points, pool = torch.zeros(200, 8, 8), no_entries(KeptRows(tmp_path), 200, (8, 8))
     for cohort in (torch.arange(150), torch.randperm(190, generator=generator)[:90], torch.arange(140, 190)):
         points[cohort] = torch.randn(len(cohort), 8, 8, generator=generator)
-        state = with_entries(rows, state, {"context": points[cohort]}, cohort.tolist())
-    assert (state["pool.place"] >= 0).sum() == 190
-    return points, entries_of(state, rows, shape=(8, 8)), state["pool.place"] >= 0
+        pool = with_entries(pool, points[cohort], cohort.tolist())
+    assert (pool.place >= 0).sum() == 190
+    return points, pool["context"], pool.place >= 0
 
 
 def test_indexing_is_that_of_a_tensor(both):
@@ -124,13 +134,14 @@ def test_no_more_is_read_than_was_asked_for(both, monkeypatch):
 
 def test_a_file_that_was_cut_off_is_told(tmp_path):
     rows = KeptRows(tmp_path)
-    state = with_entries(rows, no_entries(CLIENTS), {"context": torch.ones(4, *SHAPE)}, [0, 1, 2, 5])
-    rows.check("context", 4, 24)
+    pool = with_entries(no_entries(rows), torch.ones(4, *SHAPE), [0, 1, 2, 5])
+    pool.check()
     (tmp_path / "context").write_bytes((tmp_path / "context").read_bytes()[:-1])
     rows = KeptRows(tmp_path)
+    pool = read_again(pool, rows)
     with pytest.raises(DataError, match=r"context: cut off or of another federation \(95 bytes, .* needs 96\)$"):
-        rows.check("context", 4, 24)
+        pool.check()
     with pytest.raises(DataError, match=r"context: cut off after 95 bytes$"):
-        everything(entries_of(state, rows))
+        everything(pool["context"])
     rows.check("text", 0, 24)
     assert not (tmp_path / "text").exists()

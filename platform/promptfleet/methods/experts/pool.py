@@ -1,87 +1,129 @@
-"""The server's pool of experts: the last context each client uploaded, and who gets whose."""
+"""The server's pool of experts: the last context of each client, with its text features, and the choice among them."""
 
-from collections.abc import Mapping, Sequence
-from typing import Literal
+from collections import defaultdict
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from promptfleet.methods.experts.nearest import Points, nearest
-from promptfleet.methods.experts.sketch_search import nearest_by_sketch
-from promptfleet.methods.experts.sketches import principal_frame, sketch
+from promptfleet.methods.experts.in_memory import InMemory
+from promptfleet.methods.experts.nearest import MANY_POINTS
+from promptfleet.methods.experts.on_disk import OnDisk
+from promptfleet.methods.experts.options import PoolConfig, Selection
+from promptfleet.methods.experts.outliers import Outliers, find_outliers
+from promptfleet.methods.experts.selection import select_experts
+from promptfleet.methods.experts.sketches import WIDTH, updated_sketches
+from promptfleet.methods.protocol import Arrived, Call, Rows, State
 
-Selection = Literal["nearest", "random", "farthest"]
-Search = Literal["exact", "projected"]
-
-SHORTLIST = 128  # experts near by their sketches, whose true distances are computed
+KINDS = ("context", "text")
 
 
-def select_experts(
-    contexts: Points,
-    rounds: Tensor,
-    cohort: Sequence[int],
-    count: int,
-    selection: Selection = "nearest",
-    seeds: np.ndarray | None = None,
-    sketches: Tensor | None = None,
-    search: Search = "exact",
-) -> dict[int, list[int]]:
-    """For each client of ``cohort`` ids of ``count`` others in the pool, by how near their contexts are, or at random.
+@dataclass(frozen=True)
+class Experts:
+    """Experts of one client: ids ``[K']``, contexts ``[K', tokens, width]`` and texts ``[K', classes, dim]``."""
 
-    contexts ``[clients, tokens, width]``; rounds ``[clients]`` is the round of each upload, 0 for none. Distances are
-    Euclidean, ``nearest`` or ``farthest`` first, ties go to the smaller id; ``random`` draws from a generator of each
-    client's own, by ``seeds [clients]``. With ``sketches [clients, WIDTH]`` of the contexts the nearest are found
-    sooner; a ``projected`` search looks at no more than those whose sketches are nearest, which may miss some. Fewer
-    come back where the pool holds fewer, none for a client without a context of its own.
-    Source: arXiv:2410.10114, expert assignment by K nearest neighbours.
+    ids: Tensor
+    contexts: Tensor
+    texts: Tensor
+
+
+@dataclass(frozen=True)
+class ExpertPool:
+    """The pool at the end of a round; a value that never changes.
+
+    ``entries`` has each client's context and text features, ``rounds [clients]`` the round of their upload (0: none).
+    ``frame [WIDTH, numbers]`` and ``sketches [clients, WIDTH]`` are there only if they make the search faster.
     """
-    there = rounds > 0
-    asking = [client for client in cohort if there[client]]
-    if selection == "random":
-        held = there.nonzero().flatten().numpy()
-        found = [
-            np.random.default_rng(seeds[client]).permutation(held[held != client])[:count].tolist() for client in asking
-        ]
-    elif sketches is not None:
-        shortlist = max(SHORTLIST, 4 * count) if search == "projected" else None
-        found = nearest_by_sketch(contexts, sketches, there, asking, count, shortlist=shortlist)
-    else:
-        found = nearest(contexts, there, asking, count, farthest=selection == "farthest")
-    return {client: [] for client in cohort} | dict(zip(asking, found, strict=True))
+
+    entries: InMemory | OnDisk
+    rounds: Tensor
+    frame: Tensor | None
+    sketches: Tensor | None
+    config: PoolConfig
+    selection: Selection
+
+    @classmethod
+    def empty(
+        cls, clients: int, server: State, config: PoolConfig, selection: Selection, rows: Rows | None
+    ) -> "ExpertPool":
+        """Make a pool without entries; the shapes of contexts and texts are those of the global ones in ``server``."""
+        shapes, dtype = _shapes(server), _dtype(config)
+        on_disk = config.storage == "disk"
+        entries = OnDisk.empty(clients, shapes, dtype, rows) if on_disk else InMemory.empty(clients, shapes, dtype)
+        rounds = torch.zeros(clients, dtype=torch.int64)
+        if selection != "nearest" or (config.search == "exact" and clients < MANY_POINTS):
+            return cls(entries, rounds, None, None, config, selection)
+        frame, sketches = torch.zeros(WIDTH, server["context"].numel()), torch.zeros(clients, WIDTH)
+        return cls(entries, rounds, frame, sketches, config, selection)
+
+    @classmethod
+    def of(cls, server: State, config: PoolConfig, selection: Selection, rows: Rows | None) -> "ExpertPool":
+        """Find the pool in a server's state. ``rows`` has its entries if they are on disk."""
+        if config.storage == "disk":
+            entries = OnDisk.of(server, _shapes(server), _dtype(config), rows)
+        else:
+            entries = InMemory.of(server, KINDS)
+        sketches = server.get("pool.frame"), server.get("pool.sketch")
+        return cls(entries, server["pool.round"], *sketches, config, selection)
+
+    def state(self) -> State:
+        """Return the part of the server's state that ``of`` reads."""
+        sketches = {} if self.frame is None else {"pool.frame": self.frame, "pool.sketch": self.sketches}
+        return {**self.entries.state(), "pool.round": self.rounds, **sketches}
+
+    def select(self, call: Call, count: int) -> dict[int, Experts]:
+        """Choose ``count`` experts for each client of a call, or fewer if the pool has fewer; in float32."""
+        seeds = call.shared_rng.integers(2**63, size=len(self.rounds))  # by client, the same in each part of a cohort
+        chosen = self._choose(call.clients, count, seeds)
+        by_count = defaultdict(list)  # clients whose experts are read together
+        for client, ids in chosen.items():
+            by_count[len(ids)].append(client)
+        found = {}
+        for clients in by_count.values():
+            ids = torch.tensor([chosen[client] for client in clients], dtype=torch.int64)
+            experts = (ids, *(self.entries[kind][ids].float() for kind in KINDS))
+            found |= {client: Experts(*own) for client, *own in zip(clients, *experts, strict=True)}
+        return {client: found[client] for client in call.clients}
+
+    def with_uploads(self, arrived: Arrived) -> "ExpertPool":
+        """Return the pool with a round's uploads as the entries of their clients."""
+        texts = {client: upload.attached["text"] for client, upload in arrived.uploads.items()}
+        entries = self.entries.with_new({"context": arrived.sent("context"), "text": texts})
+        rounds = self.rounds.clone()
+        rounds[list(arrived.uploads)] = arrived.round
+        frame, sketches = self.frame, self.sketches
+        if frame is not None:
+            both = (self.rounds, rounds)
+            frame, sketches = updated_sketches(frame, sketches, entries["context"], *both, arrived.rng)
+        return replace(self, entries=entries, rounds=rounds, frame=frame, sketches=sketches)
+
+    def outliers(self) -> Outliers:
+        """Find the clients whose prompts others do not get."""
+        if self.config.outlier_tolerance is None:
+            return Outliers({}, float("inf"))
+        return find_outliers(self.entries["context"], self.rounds, self.config.outlier_tolerance)
+
+    def _choose(self, cohort: Sequence[int], count: int, seeds: np.ndarray) -> dict[int, list[int]]:
+        """Return the ids of each client's experts; an outlier still has experts."""
+        outliers = self.outliers().distances.keys()
+
+        def among_all_but(left_out: Collection[int], clients: Sequence[int]) -> dict[int, list[int]]:
+            rounds = self.rounds.clone()
+            rounds[list(left_out)] = 0
+            contexts, search = self.entries["context"], self.config.search
+            return select_experts(contexts, rounds, clients, count, self.selection, seeds, self.sketches, search)
+
+        chosen = among_all_but(outliers, [client for client in cohort if client not in outliers])
+        for client in outliers & set(cohort):
+            chosen |= among_all_but(outliers - {client}, [client])
+        return chosen
 
 
-def updated_sketches(
-    frame: Tensor, sketches: Tensor, contexts: Points, rounds_before: Tensor, rounds: Tensor, rng: np.random.Generator
-) -> tuple[Tensor, Tensor]:
-    """Frame ``[WIDTH, numbers]`` and sketches ``[clients, WIDTH]`` of a pool that has just taken in a round's uploads.
-
-    Both are computed again after rounds 1, 2, 4, 8, ..., or the next one with uploads, from the pool as it is then,
-    since prompts move, if ever less; after the others only the sketches of what was uploaded. ``rounds_before`` and
-    ``rounds [clients]`` are those of each client's upload, without and with this round.
-    """
-    now = int(rounds.max())
-    if now.bit_length() > int(rounds_before.max()).bit_length():
-        frame = principal_frame(contexts, rounds > 0, rng)
-        return frame, sketch(contexts, frame)
-    new = (rounds == now).nonzero().flatten()
-    return frame, sketches.index_copy(0, new, sketch(contexts[new], frame))
+def _shapes(server: State) -> Mapping[str, torch.Size]:
+    return {kind: server[kind].shape for kind in KINDS}
 
 
-def updated(pool: Tensor, entries: Mapping[int, Tensor]) -> Tensor:
-    """A copy of ``pool [clients, ...]`` with the entries of some clients replaced.
-
-    Real numbers beyond the pool's type become its largest.
-    """
-    pool = pool.clone()
-    for client, entry in entries.items():
-        pool[client] = fitting(entry, pool.dtype)
-    return pool
-
-
-def fitting(entry: Tensor, dtype: torch.dtype) -> Tensor:
-    """``entry`` as a pool of that type has it: real numbers beyond it are its largest."""
-    if dtype.is_floating_point and dtype != entry.dtype:
-        limit = torch.finfo(dtype).max
-        entry = entry.clamp(-limit, limit)
-    return entry.to(dtype)
+def _dtype(config: PoolConfig) -> torch.dtype:
+    return getattr(torch, config.dtype)

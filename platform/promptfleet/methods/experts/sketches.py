@@ -47,6 +47,23 @@ def sketch(points: Points, frame: Tensor) -> Tensor:
     return sketches
 
 
+def updated_sketches(
+    frame: Tensor, sketches: Tensor, contexts: Points, rounds_before: Tensor, rounds: Tensor, rng: np.random.Generator
+) -> tuple[Tensor, Tensor]:
+    """Return frame ``[WIDTH, numbers]`` and sketches ``[clients, WIDTH]`` of a pool with a round's new uploads.
+
+    Both are computed again after rounds 1, 2, 4, 8, ..., or the next one with uploads, since prompts move, if ever
+    less; after other rounds only the sketches of new uploads are. ``rounds_before`` and ``rounds [clients]`` are those
+    of each client's upload, without and with this round.
+    """
+    now = int(rounds.max())
+    if now.bit_length() > int(rounds_before.max()).bit_length():
+        frame = principal_frame(contexts, rounds > 0, rng)
+        return frame, sketch(contexts, frame)
+    new = (rounds == now).nonzero().flatten()
+    return frame, sketches.index_copy(0, new, sketch(contexts[new], frame))
+
+
 def lower_bounds(sketches: Tensor, asking: Tensor) -> tuple[Tensor, Tensor]:
     """Of squared distances no more than they are, in two parts to be added.
 

@@ -1,0 +1,28 @@
+"""The options of the pool of experts."""
+
+from typing import Literal
+
+from pydantic import Field
+
+from promptfleet.config import Section
+
+Selection = Literal["nearest", "random", "farthest"]
+Search = Literal["exact", "projected"]
+
+
+class PoolConfig(Section):
+    """The pool of experts on the server."""
+
+    dtype: Literal["float32", "float16"] = Field("float32", description="type of the experts in the pool")
+    storage: Literal["memory", "disk"] = Field(
+        "memory", description="location of the pool: in memory and checkpoints, or in files next to the checkpoints"
+    )
+    search: Search = Field(
+        "exact", description="exact: compare all prompts; projected: compare a shortlist, for pools of up to a million"
+    )
+    outlier_tolerance: float | None = Field(
+        None,
+        gt=0,
+        description="exclude prompts whose distance from the median prompt exceeds the median distance by more than "
+        "this many median absolute deviations; null: exclude none",
+    )

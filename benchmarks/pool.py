@@ -80,10 +80,14 @@ def filled_server(storage: str, folder: Path, real: Tensor, options: argparse.Na
     """After round 3, in which everybody has trained."""
     values = {"prompt_length": TOKENS, "storage": {"path": str(folder)}}
     prepared = prepare(federation_config(values))
-    pool = {"clients": options.experts, "experts": options.count, "pool_dtype": "float16", "pool_storage": storage}
+    many = {
+        "clients": options.experts,
+        "experts": options.count,
+        "pool": {"dtype": "float16", "storage": storage},
+    }
     rows = KeptRows(folder / "rows")
     (folder / "rows").mkdir(exist_ok=True)
-    server = Server(PFedMoAP(), World(federation_config(values | pool), prepared.clip, prepared.class_names, rows=rows))
+    server = Server(PFedMoAP(), World(federation_config(values | many), prepared.clip, prepared.class_names, rows=rows))
     state = {**server.state, "round": torch.tensor(3), "pool.round": torch.full((options.experts,), 3)}
     for start, block in zip(range(0, options.experts, BLOCK), blocks("prompts", real, options.experts), strict=True):
         entries = {

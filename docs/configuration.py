@@ -28,8 +28,8 @@ errors.
 METHOD_HEAD = """\
 ## Keys of each method
 
-A method's keys are set next to the others, without a prefix: `--set experts=5`. A table also lists the keys of all
-methods for which the method has another default.
+A method's keys are set next to the others: `--set experts=5 --set pool.storage=disk`. A table also lists the keys of
+all methods for which the method has another default.
 """
 NAMES = {bool: "true or false", int: "integer", float: "number", str: "text"}
 BOUNDS = {"gt": "above", "ge": "at least", "lt": "below", "le": "at most"}

@@ -65,7 +65,7 @@ def test_an_unknown_key_gets_the_nearest(key, hint):
 def test_a_key_like_no_other_gets_the_list():
     text = message({"zzzzzz": 1})
     assert text.startswith("f.yaml: unknown key 'zzzzzz'; known keys: seed, method, dataset")
-    assert text.endswith("gate_lr, lambda")
+    assert text.endswith(", pool.search, pool.outlier_tolerance")
 
 
 @pytest.mark.parametrize(
@@ -175,6 +175,10 @@ def test_a_config_is_frozen():
         (lambda: FederationConfig(clients=0), "FederationConfig: clients: got 0, should be greater than or equal to 1"),
         (lambda: FederationConfig(clients="5"), "FederationConfig: clients: got '5', should be a valid integer"),
         (lambda: FederationConfig(client=5), "FederationConfig: unknown key 'client'; did you mean 'clients'?"),
+        (
+            lambda: PFedMoAPConfig(pool_dtype="float16"),
+            "PFedMoAPConfig: unknown key 'pool_dtype'; it is now 'pool.dtype'",
+        ),
         (
             lambda: FederationConfig(experts=3),
             "FederationConfig: unknown key 'experts', it has what all methods share; a method's own keys go to "
@@ -416,10 +420,10 @@ OTHER = {
     "checkpoints.keep": 5,
     "experts": 2,
     "selection": "random",
-    "expert_search": "projected",
-    "pool_dtype": "float16",
-    "pool_storage": "disk",
-    "expert_filter": 3.0,
+    "pool.search": "projected",
+    "pool.dtype": "float16",
+    "pool.storage": "disk",
+    "pool.outlier_tolerance": 3.0,
     "gate": "linear",
     "gate_sharing": "averaged",
     "gating_temperature": 1.0,

@@ -11,7 +11,7 @@ import re
 import shlex
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import Annotated, Any, Literal, TypeVar
+from typing import Annotated, Any, ClassVar, Literal, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 from pydantic.fields import FieldInfo
@@ -50,6 +50,8 @@ class Section(BaseModel, metaclass=_CheckedWhenCalled):
         serialize_by_alias=True,
         allow_inf_nan=False,
     )
+
+    renamed_keys: ClassVar[Mapping[str, str]] = {}  # former key -> key
 
     @model_validator(mode="before")
     @classmethod
@@ -402,7 +404,7 @@ def build(model: type[ModelT], values: Mapping[str, Any], *, source: str) -> Mod
 def check_keys(model: type[Section], values: Mapping[str, Any], *, source: str) -> None:
     """Raise ConfigError at the first key that ``model`` does not have, naming the nearest one it has."""
     for key in unknown_keys(model, values):
-        raise unknown_key(key, dotted_keys(model), source=source)
+        raise unknown_key(key, dotted_keys(model), source=source, renamed=model.renamed_keys)
 
 
 def unknown_keys(model: type[Section], values: Mapping[str, Any]) -> Iterator[str]:
@@ -412,8 +414,10 @@ def unknown_keys(model: type[Section], values: Mapping[str, Any]) -> Iterator[st
     yield from (key for key in _given_keys(values, sections) if key not in known and key not in sections)
 
 
-def unknown_key(key: str, known: Iterable[str], *, source: str) -> ConfigError:
-    """Return the error for an unknown key; it names the nearest one that exists."""
+def unknown_key(key: str, known: Iterable[str], *, source: str, renamed: Mapping[str, str] = {}) -> ConfigError:
+    """Return the error for an unknown key; it names the key's new name, or the nearest one that exists."""
+    if key in renamed:
+        return ConfigError(f"{source}: unknown key {key!r}; it is now {renamed[key]!r}")
     known = list(known)
     elsewhere = [candidate for candidate in known if candidate.rsplit(".", 1)[-1] == key.rsplit(".", 1)[-1]][:1]
     hint = did_you_mean(key, known, cutoff=0.4) or did_you_mean(key, elsewhere, cutoff=0)
@@ -488,7 +492,7 @@ def _wrong_call(model: type[Section], values: Mapping[str, Any], error: Validati
         if model is FederationConfig and not did_you_mean(key, known, cutoff=0.75):
             own = "a method's own keys go to run_federation, in a mapping with these"
             return ConfigError(f"{name}: unknown key {key!r}, it has what all methods share; {own}")
-        return unknown_key(key, known, source=name)
+        return unknown_key(key, known, source=name, renamed=model.renamed_keys)
     return _refusal(model, error, source=name)
 
 

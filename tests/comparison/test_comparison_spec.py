@@ -151,6 +151,10 @@ def test_the_space_of_a_method_without_one_keeps_to_what_is_set_and_to_bounds(wr
             "tune.yaml: federation: unknown key 'round'; did you mean 'rounds'",
         ),
         ({"trial": 3}, "unknown key 'trial'; did you mean 'trials'"),
+        (
+            {"federation": {"seed": 9, "expert_search": "exact"}},
+            "federation: unknown key 'expert_search'; it is now 'pool.search'",
+        ),
     ],
 )
 def test_a_tuning_that_cannot_be_run(write, change, message):

@@ -7,6 +7,7 @@ import pytest
 import torch
 
 import promptfleet
+from promptfleet.config import merge
 from promptfleet.errors import ConfigError, DataError, FederationError, StorageError
 from promptfleet.federation.checkpoints.begin import begin_folder
 from promptfleet.federation.checkpoints.checkpoint import FOLDER as CHECKPOINTS
@@ -47,7 +48,7 @@ def told(result):
 
 OPTIONS = [
     {},
-    {"pool_dtype": "float16", "expert_search": "projected"},
+    {"pool": {"dtype": "float16", "search": "projected"}},
     {"selection": "farthest"},
     {"class_specific_context": True, "gate_sharing": "averaged", "selection": "random"},
 ]
@@ -57,7 +58,7 @@ OPTIONS = [
 def test_it_changes_no_number(small_config, prepared, tmp_path, options):
     downloads, results = [], []
     for storage in ("memory", "disk"):
-        config = small_config(rounds=ROUNDS, pool_storage=storage, **options)
+        config = small_config(rounds=ROUNDS, **merge(options, {"pool": {"storage": storage}}))
         fleet, federation = begin(config, prepared, tmp_path)
         results.append(run(federation))
         downloads.append(fleet.select(ROUNDS + 1, range(3)))
@@ -80,7 +81,7 @@ def test_neither_state_nor_checkpoint_has_the_pool(small_config, prepared, tmp_p
     results = {}
     for storage in ("memory", "disk"):
         folder = tmp_path / storage
-        _, federation = begin(small_config(rounds=ROUNDS, pool_storage=storage), prepared, folder)
+        _, federation = begin(small_config(rounds=ROUNDS, pool={"storage": storage}), prepared, folder)
         stored = FederationFolder(folder, federation)
         run(federation, stored=stored)
         stored.flush()
@@ -102,7 +103,7 @@ def test_neither_state_nor_checkpoint_has_the_pool(small_config, prepared, tmp_p
 def undisturbed(small_config, prepared, tmp_path_factory):
     """The result and the files of three rounds on disk."""
     folder = tmp_path_factory.mktemp("undisturbed")
-    _, federation = begin(small_config(rounds=ROUNDS, pool_storage="disk"), prepared, folder)
+    _, federation = begin(small_config(rounds=ROUNDS, pool={"storage": "disk"}), prepared, folder)
     return run(federation), contents(folder)
 
 
@@ -111,7 +112,7 @@ def test_resumed_from_any_checkpoint_it_writes_the_same_rows_again(
     small_config, prepared, tmp_path, undisturbed, stopped
 ):
     wanted, files = undisturbed
-    config = small_config(rounds=ROUNDS, pool_storage="disk")
+    config = small_config(rounds=ROUNDS, pool={"storage": "disk"})
     _, first = begin(config, prepared, tmp_path)
     stored = FederationFolder(tmp_path, first)
     run(first, stopped, stored)
@@ -135,7 +136,7 @@ def test_resumed_from_any_checkpoint_it_writes_the_same_rows_again(
 
 def test_begun_anew_it_starts_from_the_first_row(small_config, prepared, tmp_path, undisturbed):
     wanted, files = undisturbed
-    _, federation = begin(small_config(rounds=ROUNDS, pool_storage="disk"), prepared, tmp_path)
+    _, federation = begin(small_config(rounds=ROUNDS, pool={"storage": "disk"}), prepared, tmp_path)
     run(federation, 2)
     federation.begin_anew()
     assert run(federation).state_sha256 == wanted.state_sha256
@@ -143,7 +144,7 @@ def test_begun_anew_it_starts_from_the_first_row(small_config, prepared, tmp_pat
 
 
 def test_a_snapshot_stays_valid_while_rounds_go_on(small_config, prepared, tmp_path):
-    fleet, federation = begin(small_config(rounds=ROUNDS, pool_storage="disk"), prepared, tmp_path)
+    fleet, federation = begin(small_config(rounds=ROUNDS, pool={"storage": "disk"}), prepared, tmp_path)
     federation.run_round()
     snapshot, downloads = federation.snapshot(), fleet.select(2, range(3))
     run(federation)
@@ -157,7 +158,7 @@ def test_a_snapshot_stays_valid_while_rounds_go_on(small_config, prepared, tmp_p
 @pytest.fixture
 def cut_off(small_config, prepared, tmp_path):
     """A stored federation whose file of prompts has lost its last byte."""
-    config = small_config(rounds=ROUNDS, pool_storage="disk")
+    config = small_config(rounds=ROUNDS, pool={"storage": "disk"})
     _, federation = begin(config, prepared, tmp_path)
     stored = FederationFolder(tmp_path, federation)
     run(federation, 2, stored)
@@ -186,7 +187,7 @@ def test_a_new_federation_in_the_folder_begins_without_rows(cut_off, tmp_path):
 
 def test_a_full_disk_is_told_and_leaves_the_state_as_it_was(small_config, prepared, tmp_path, monkeypatch, undisturbed):
     wanted, files = undisturbed
-    _, federation = begin(small_config(rounds=ROUNDS, pool_storage="disk"), prepared, tmp_path)
+    _, federation = begin(small_config(rounds=ROUNDS, pool={"storage": "disk"}), prepared, tmp_path)
     run(federation, 1)
     snapshot = federation.snapshot()
 
@@ -208,13 +209,16 @@ def test_a_full_disk_is_told_and_leaves_the_state_as_it_was(small_config, prepar
 @pytest.mark.parametrize(
     ("values", "message"),
     [
-        ({"expert_filter": 3.0}, r"expert_filter takes the median of all prompts, which needs pool_storage=memory"),
-        ({"storage": {"path": "s3://b/p"}}, r"pool_storage=disk needs files .*storage.path=s3://b/p .*give a folder"),
+        (
+            {"pool": {"outlier_tolerance": 3.0}},
+            r"outlier_tolerance takes the median .* needs pool.storage=memory",
+        ),
+        ({"storage": {"path": "s3://b/p"}}, r"pool.storage=disk needs files .*storage.path=s3://b/p .*give a folder"),
     ],
 )
 def test_what_does_not_go_together_is_refused(small_config, values, message):
     with pytest.raises(ConfigError, match=message) as error:
-        small_config(pool_storage="disk", **values)
+        small_config(**merge(values, {"pool": {"storage": "disk"}}))
     assert "\n" not in str(error.value)
 
 
@@ -222,13 +226,13 @@ def test_what_does_not_go_together_is_refused(small_config, values, message):
 def test_without_a_folder_it_is_refused_before_anything_starts(small_config, monkeypatch, backend):
     monkeypatch.setattr("promptfleet.federation.run._fleet", None)
     with pytest.raises(ConfigError, match=r"pool on disk, which takes a folder of .* run_federation\(\.\.\., folder="):
-        promptfleet.run_federation(small_config(pool_storage="disk", runtime={"backend": backend}))
+        promptfleet.run_federation(small_config(pool={"storage": "disk"}, runtime={"backend": backend}))
 
 
 @pytest.mark.ray
 def test_actors_give_bitwise_the_local_result(ray_session, small_config, tmp_path, undisturbed):
     wanted, files = undisturbed
-    config = small_config(rounds=ROUNDS, pool_storage="disk", runtime={"backend": "ray"})
+    config = small_config(rounds=ROUNDS, pool={"storage": "disk"}, runtime={"backend": "ray"})
     result = promptfleet.run_federation(config, folder=tmp_path)
     assert result.state_sha256 == wanted.state_sha256
     assert told(result) == told(wanted)
@@ -238,7 +242,7 @@ def test_actors_give_bitwise_the_local_result(ray_session, small_config, tmp_pat
 
 @pytest.mark.ray
 def test_a_server_that_dies_once_its_rows_are_written_changes_nothing(ray_session, small_config, tmp_path):
-    faulty = {"method": "tests.faulty_pool:FaultyPool", "faults_folder": str(tmp_path), "pool_storage": "disk"}
+    faulty = {"method": "tests.faulty_pool:FaultyPool", "faults_folder": str(tmp_path), "pool": {"storage": "disk"}}
     results = []
     for kills in (0, 1):
         if kills:
@@ -256,14 +260,14 @@ def test_a_server_that_dies_once_its_rows_are_written_changes_nothing(ray_sessio
 def test_a_folder_that_the_server_does_not_see_is_told(ray_session, small_config, tmp_path, monkeypatch):
     monkeypatch.setattr("promptfleet.federation.rounds.rows_folder", lambda *_: tmp_path / "elsewhere")
     monkeypatch.setattr("promptfleet.federation.rounds.make_rows", lambda path: None)  # made on another node alone
-    ray = small_config(rounds=1, pool_storage="disk", runtime={"backend": "ray", "clients_per_actor": 3})
+    ray = small_config(rounds=1, pool={"storage": "disk"}, runtime={"backend": "ray", "clients_per_actor": 3})
     with pytest.raises(FederationError, match=r"elsewhere/context: cannot be opened where .* that every node sees$"):
         promptfleet.run_federation(ray, folder=tmp_path)
 
 
 @pytest.mark.ray
 def test_what_an_actor_finds_wrong_is_one_line(ray_session, cut_off, small_config, tmp_path):
-    ray = small_config(rounds=ROUNDS, pool_storage="disk", runtime={"backend": "ray", "clients_per_actor": 3})
+    ray = small_config(rounds=ROUNDS, pool={"storage": "disk"}, runtime={"backend": "ray", "clients_per_actor": 3})
     with pytest.raises(DataError, match=CUT_OFF) as error:
         promptfleet.run_federation(ray, folder=tmp_path)
     assert type(error.value) is DataError

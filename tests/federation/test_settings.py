@@ -107,6 +107,7 @@ def test_what_cannot_be_meant_is_refused_in_words(given, message):
             "--set: unknown key 'expert'; did you mean 'experts'? (a key that promptfl does not have)",
         ),
         (["expert=2"], "--set: unknown key 'expert'; did you mean 'experts'?"),
+        (["pool_dtype=float16"], "--set: unknown key 'pool_dtype'; it is now 'pool.dtype'"),
     ],
 )
 def test_a_key_of_another_method_is_answered_with_whose_it_is(assignments, message):

@@ -158,7 +158,8 @@ def test_gradients_of_the_experts_do_not_reach_the_pool():
 
 
 def test_searching_by_sketches_gives_the_same_where_the_shortlist_holds_everybody():
-    exact, projected = (federation(expert_search=search).run([ALL, [0, 2], ALL]) for search in ("exact", "projected"))
+    pools = ({"search": search} for search in ("exact", "projected"))
+    exact, projected = (federation(pool=pool).run([ALL, [0, 2], ALL]) for pool in pools)
     assert {name: projected.server.state.pop(name).shape for name in ("pool.sketch", "pool.frame")} == {
         "pool.sketch": (4, 64),
         "pool.frame": (64, 3 * exact.world.clip.tower.width),
@@ -168,7 +169,7 @@ def test_searching_by_sketches_gives_the_same_where_the_shortlist_holds_everybod
 
 @pytest.mark.parametrize("dtype", ["float32", "float16"])
 def test_sketches_are_those_of_the_pool(dtype):
-    fed = federation(expert_search="projected", pool_dtype=dtype)
+    fed = federation(pool={"search": "projected", "dtype": dtype})
     for cohort in ([0, 1], [1, 2], [1], [0, 3], [2, 3]):
         state = fed.run([cohort]).server.state
         held = state["pool.round"] > 0
@@ -177,7 +178,7 @@ def test_sketches_are_those_of_the_pool(dtype):
 
 
 def test_a_frame_is_made_anew_after_rounds_1_2_4_and_8():
-    fed, frames = federation(expert_search="projected"), []
+    fed, frames = federation(pool={"search": "projected"}), []
     for _ in range(9):
         frames.append(fed.run([ALL]).server.state["pool.frame"])
     assert [now for now, (old, new) in enumerate(pairwise(frames), start=2) if not torch.equal(old, new)] == [2, 4, 8]
@@ -194,7 +195,7 @@ def test_many_clients_have_sketches_whose_exact_search_is_that_of_few(monkeypatc
 
 
 def test_a_pool_in_half_precision_is_off_by_its_rounding_and_no_more():
-    full, half = (federation(pool_dtype=dtype).run([ALL]) for dtype in ("float32", "float16"))
+    full, half = (federation(pool={"dtype": dtype}).run([ALL]) for dtype in ("float32", "float16"))
     for name in ("pool.context", "pool.text"):
         kept, wanted = half.server.state[name], full.server.state[name]
         assert kept.dtype == torch.float16
@@ -205,7 +206,7 @@ def test_a_pool_in_half_precision_is_off_by_its_rounding_and_no_more():
 
 
 def test_sketches_are_made_with_the_first_uploads_whenever_they_come():
-    fed = federation(expert_search="projected")
+    fed = federation(pool={"search": "projected"})
     fed.history = [fed.server.state] * 2  # two rounds in which no upload was accepted
     state = fed.run([ALL]).server.state
     assert state["pool.round"].tolist() == [3] * 4
@@ -214,8 +215,8 @@ def test_sketches_are_made_with_the_first_uploads_whenever_they_come():
 
 
 def test_only_the_nearest_are_found_by_sketches():
-    with pytest.raises(ValueError, match="expert_search=projected finds the nearest; selection=farthest needs exact"):
-        federation(expert_search="projected", selection="farthest")
+    with pytest.raises(ValueError, match=r"pool.search=projected finds the nearest; selection=farthest needs exact"):
+        federation(pool={"search": "projected"}, selection="farthest")
 
 
 # Messages
@@ -372,7 +373,7 @@ def usual_logits():
         {"gate_lr": 0.01},
         {"gate": "linear"},
         {"gate_sharing": "averaged"},
-        {"pool_dtype": "float16"},
+        {"pool": {"dtype": "float16"}},
         {"lambda": 0.0},
         {"lambda": 1.5},
         {"prompt_lr": 0.01},

@@ -137,6 +137,14 @@ def test_a_partition_file_is_read_once_and_found_from_anywhere(tmp_path, monkeyp
         ({**GOOD, "federation": {"round": 3}}, "federation: unknown key 'round'; did you mean 'rounds'?"),
         ({"space": {"expert": {"int": [1, 3]}}}, "gating.yaml: space: unknown key 'expert'; did you mean 'experts'?"),
         ({"space": {"partition": {"int": [1, 3]}}}, "space: unknown key 'partition'"),
+        (
+            {"space": {"expert_filter": {"float": [1, 9]}}},
+            "space: unknown key 'expert_filter'; it is now 'pool.outlier_t",
+        ),
+        (
+            {**GOOD, "federation": {"pool_storage": "disk"}},
+            "federation: unknown key 'pool_storage'; it is now 'pool.stor",
+        ),
         ({"space": {"rounds": {"int": [1, 3]}}}, "space.rounds: a sweep keeps rounds fixed; set it under 'federation'"),
         ({"space": {"runtime.backend": {"choice": ["ray"]}}}, "a sweep keeps runtime.backend fixed"),
         ({"space": {"partition.file": {"choice": ["a.json"]}}}, "a sweep keeps partition.file fixed"),

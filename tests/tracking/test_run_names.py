@@ -15,7 +15,7 @@ from tests.tracking.values import make_config
         (1, {"gate_lr": 0.01, "optimizer.prompt_lr": 0.1}, "trial 01  gate_lr=0.01 prompt_lr=0.1"),
         (0, {"partition.alpha": 0.123456}, "trial 00  alpha=0.123"),
         (0, {"a.width": 1, "b.width": 2}, "trial 00  a.width=1 b.width=2"),
-        (0, {"expert_filter": None, "method": "null"}, "trial 00  expert_filter=null method='null'"),
+        (0, {"pool.outlier_tolerance": None, "method": "null"}, "trial 00  outlier_tolerance=null method='null'"),
         (0, {}, "trial 00"),
     ],
 )

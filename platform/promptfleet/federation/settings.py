@@ -116,6 +116,9 @@ def unknown_federation_key(key: str, methods: Sequence[str], *, source: str) -> 
             f"{source}: unknown key {key!r} with method {' or '.join(methods)}: it is a key of {', '.join(owners)}; "
             f"leave it out, or set method={owners[0]}"
         )
+    renamed = {old: new for method in methods for old, new in config_class(method).renamed_keys.items()}
+    if key in renamed:
+        return unknown_key(key, (), source=source, renamed=renamed)
     known = list(dict.fromkeys(key for method in methods for key in dotted_keys(config_class(method))))
     others = [other for other in all_keys() if other not in known]
     if not did_you_mean(key, known, cutoff=0.75) and (hint := did_you_mean(key, others, cutoff=0.75)):

@@ -4,11 +4,12 @@ Source: Luo, Chen, Wu, "Mixture of Experts Made Personalized: Federated Prompt L
 ICLR 2025 (arXiv:2410.10114). Differs from the published code where that departs from the paper: nearest experts are
 really selected; selection reads the pool as it stood at the end of the previous round; each client keeps its own gate
 and starts each update with fresh optimizers; trainables are float32; everybody is evaluated at the same point.
-``gate``, ``gate_sharing`` and ``selection`` are the paper's ablations; ``expert_filter`` is ours.
+``gate``, ``gate_sharing`` and ``selection`` are the paper's ablations; ``pool.outlier_tolerance`` is ours.
 """
 
+from collections.abc import Mapping
 from math import prod
-from typing import Literal
+from typing import ClassVar, Literal
 
 import numpy as np
 import torch
@@ -18,7 +19,7 @@ from torch import Tensor
 
 from promptfleet.config import FederationConfig
 from promptfleet.errors import ConfigError
-from promptfleet.methods.experts.options import PoolConfig, Search, Selection
+from promptfleet.methods.experts.options import PoolConfig, Selection
 from promptfleet.methods.experts.pool import ExpertPool
 from promptfleet.methods.parts.gates import AttentionGate, Gate, LinearGate, init_gate
 from promptfleet.methods.parts.prompt_method import PromptMethod
@@ -60,19 +61,6 @@ class PFedMoAPConfig(FederationConfig):
     selection: Selection = Field(
         "nearest", description="choice of experts by their distance to the client's own prompt"
     )
-    expert_search: Search = Field(
-        "exact", description="exact: compare all prompts; projected: compare a shortlist, for pools of up to a million"
-    )
-    pool_dtype: Literal["float32", "float16"] = Field("float32", description="type of the experts in the pool")
-    pool_storage: Literal["memory", "disk"] = Field(
-        "memory", description="location of the pool: in memory and checkpoints, or in files next to the checkpoints"
-    )
-    expert_filter: float | None = Field(
-        None,
-        gt=0,
-        description="exclude prompts whose distance from the median prompt exceeds the median distance by more than "
-        "this many median absolute deviations; null: exclude none",
-    )
     gate: Literal["attention", "linear"] = Field(
         "attention", description="attention over the experts, or a linear map from the image to their weights"
     )
@@ -86,6 +74,14 @@ class PFedMoAPConfig(FederationConfig):
     gate_heads: int = Field(8, ge=1, description="heads of the attention gate; must divide gate_width")
     gate_lr: float = Field(0.1, gt=0, description="learning rate of the gate")
     lambda_: float = Field(0.5, ge=0, alias="lambda", description="weight of the logits of the local prompt")
+    pool: PoolConfig = PoolConfig()
+
+    renamed_keys: ClassVar[Mapping[str, str]] = {
+        "pool_dtype": "pool.dtype",
+        "pool_storage": "pool.storage",
+        "expert_search": "pool.search",
+        "expert_filter": "pool.outlier_tolerance",
+    }
 
     @model_validator(mode="after")
     def _check(self) -> "PFedMoAPConfig":
@@ -94,16 +90,14 @@ class PFedMoAPConfig(FederationConfig):
                 f"experts={self.experts} must be smaller than clients={self.clients}: "
                 f"a client has {self.clients - 1} others to choose from"
             )
-        if self.expert_search == "projected" and self.selection != "nearest":
-            raise ValueError(f"expert_search=projected finds the nearest; selection={self.selection} needs exact")
+        if self.pool.search == "projected" and self.selection != "nearest":
+            raise ValueError(f"pool.search=projected finds the nearest; selection={self.selection} needs exact")
         if self.gate_width % self.gate_heads:
             raise ValueError(f"gate_heads={self.gate_heads} must divide gate_width={self.gate_width}")
-        if self.pool_storage == "disk" and self.expert_filter is not None:
-            raise ValueError("expert_filter takes the median of all prompts, which needs pool_storage=memory")
-        if self.pool_storage == "disk" and self.storage.address is not None:
+        if self.pool.storage == "disk" and self.storage.address is not None:
             raise ValueError(
-                f"pool_storage=disk needs files that can be written in places, which storage.path={self.storage.path} "
-                "has not; give a folder, or pool_storage=memory"
+                f"pool.storage=disk needs files that can be written in places, which storage.path={self.storage.path} "
+                "has not; give a folder, or pool.storage=memory"
             )
         return self
 
@@ -120,8 +114,8 @@ class PFedMoAP(PromptMethod):
 
     Server state: ``context`` (global, [tokens, width]), its ``text`` features [classes, dim], and the pool:
     ``pool.context`` [clients, tokens, width], ``pool.text`` [clients, classes, dim], ``pool.round`` [clients] (0: none)
-    and, with ``expert_search=projected`` or many clients, ``pool.frame`` and by it ``pool.sketch`` [clients, 64].
-    With ``pool_storage=disk`` the first two are rows of ``World.rows``, and the state has ``pool.place`` [clients], the
+    and, with ``pool.search=projected`` or many clients, ``pool.frame`` and by it ``pool.sketch`` [clients, 64].
+    With ``pool.storage=disk`` the first two are rows of ``World.rows``, and the state has ``pool.place`` [clients], the
     row of each client (-1: none), the number of rows ``pool.end`` and their hash ``pool.digest`` [32].
     Private state: ``context`` and its ``text`` features, ``gate.*``, ``participations``, ``gate_ready``.
     Down: ``context`` and ``experts`` [<= K, tokens, width]; up: ``context``. The gate never leaves the client, except
@@ -140,7 +134,7 @@ class PFedMoAP(PromptMethod):
         config, start = world.config, context_with_text(world, init_context(world, rng))
         return {
             **start,
-            **ExpertPool.empty(config.clients, start, _pool_config(config), config.selection, world.rows).state(),
+            **ExpertPool.empty(config.clients, start, config.pool, config.selection, world.rows).state(),
             **(_init_gate(config, rng) if config.gate_sharing == "averaged" else {}),
         }
 
@@ -204,7 +198,7 @@ class PFedMoAP(PromptMethod):
         }
 
     def keeps_rows(self, config: PFedMoAPConfig) -> bool:
-        return config.pool_storage == "disk"
+        return config.pool.storage == "disk"
 
     def check_rows(self, world: World, server: State) -> None:
         _pool(world, server).entries.check()
@@ -245,17 +239,8 @@ class PFedMoAP(PromptMethod):
         return {"experts": ids, "gate_weights": weights.mean(dim=tuple(range(weights.dim() - 1)))}
 
 
-def _pool_config(config: PFedMoAPConfig) -> PoolConfig:
-    return PoolConfig(
-        dtype=config.pool_dtype,
-        storage=config.pool_storage,
-        search=config.expert_search,
-        outlier_tolerance=config.expert_filter,
-    )
-
-
 def _pool(world: World, server: State) -> ExpertPool:
-    return ExpertPool.of(server, _pool_config(world.config), world.config.selection, world.rows)
+    return ExpertPool.of(server, world.config.pool, world.config.selection, world.rows)
 
 
 def _init_gate(config: PFedMoAPConfig, rng: np.random.Generator) -> State:

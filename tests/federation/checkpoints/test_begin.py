@@ -60,6 +60,13 @@ def test_a_federation_leaves_its_configuration_result_and_checkpoints(finished):
         resumed_config(folder, ["seed=4"], trust_code=True)
 
 
+def test_a_federation_of_a_version_with_other_keys_is_not_resumed(tmp_path):
+    (tmp_path / CONFIG_FILE).write_text("method: pfedmoap\npool_storage: memory\n")
+    with pytest.raises(ConfigError) as caught:
+        resumed_config(tmp_path, [])
+    assert str(caught.value) == f"{tmp_path / CONFIG_FILE}: unknown key 'pool_storage'; it is now 'pool.storage'"
+
+
 def test_a_finished_federation_of_another_configuration_stays(finished, values):
     folder, config = finished
     before = contents(folder)

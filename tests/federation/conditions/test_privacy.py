@@ -179,7 +179,7 @@ def test_attack_privacy_and_robust_average_give_the_same_bits_everywhere(ray_ses
         "privacy": PRIVACY,
         "adversary": {"fraction": 0.34, "kind": "noise"},
         "aggregation": "median",
-        "expert_filter": 2.0,
+        "pool": {"outlier_tolerance": 2.0},
         "participation": 1.0,
     }
     runtimes = [{"backend": "local"}, {"backend": "ray"}, {"backend": "ray", "clients_per_actor": 2}]

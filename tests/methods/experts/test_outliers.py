@@ -57,7 +57,7 @@ def test_others_do_not_get_an_outlier_which_has_experts_itself_and_is_reported(w
     def experts(fed, client):
         return sorted(fed.server.select(2, [client])[client].attached["expert_ids"].tolist())
 
-    without, filtered = with_one_far_away(), with_one_far_away(expert_filter=5.0)
+    without, filtered = with_one_far_away(), with_one_far_away(pool={"outlier_tolerance": 5.0})
     assert [experts(without, client) for client in ALL] == [[1, 2, 3], [0, 2, 3], [0, 1, 3], [0, 1, 2]]
     assert [experts(filtered, client) for client in ALL] == [[1, 3], [0, 3], [0, 1, 3], [0, 1]]
     assert without.server.excluded() == {}

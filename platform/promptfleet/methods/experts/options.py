@@ -2,7 +2,7 @@
 
 from typing import Literal
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from promptfleet.config import Section
 
@@ -26,3 +26,9 @@ class PoolConfig(Section):
         description="exclude prompts whose distance from the median prompt exceeds the median distance by more than "
         "this many median absolute deviations; null: exclude none",
     )
+
+    @model_validator(mode="after")
+    def _check_outliers(self) -> "PoolConfig":
+        if self.storage == "disk" and self.outlier_tolerance is not None:
+            raise ValueError("pool.outlier_tolerance takes the median of all prompts, which needs pool.storage=memory")
+        return self

@@ -8,6 +8,7 @@ import pytest
 import torch
 from pydantic import Field
 
+from promptfleet import methods
 from promptfleet.config import Seconds, dotted_fields
 from promptfleet.config_types import FilePath
 from promptfleet.methods import METHODS, config_class
@@ -128,3 +129,10 @@ def test_pages_name_tests_that_exist(root):
     named = {name for page in pages for name in re.findall(r"\btest_\w+\.py", page.read_text(encoding="utf-8"))}
     assert len(named) > 20
     assert named <= {path.name for path in root.glob("tests/**/*.py")}
+
+
+def test_the_page_for_authors_names_every_public_function(root):
+    page = (root / "docs" / "adding-a-method.md").read_text(encoding="utf-8")
+    functions = {name for name in methods.__all__ if name.islower()}
+    assert len(functions) > 10
+    assert functions <= set(re.findall(r"`(\w+)`", page))

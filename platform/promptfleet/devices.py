@@ -19,9 +19,7 @@ CUBLAS_WORKSPACE = ("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # cuBLAS repeats its 
 
 
 def check_device(wanted: Wanted, gpus: float, where: str = "on this machine") -> None:
-    """Raise ResourceError if ``wanted`` is a GPU and there are none; ``gpus`` is their number, ``where`` their
-    place.
-    """
+    """Raise ResourceError if ``wanted`` is a GPU and ``gpus``, the number of GPUs ``where``, is 0."""
     if wanted == "cuda" and gpus < 1:
         raise ResourceError(f"runtime.device=cuda: there is no GPU {where} that torch can use; set it to auto or cpu")
 

@@ -33,9 +33,7 @@ class DataError(PromptfleetError):
 
 
 class StorageError(DataError):
-    """A disk that refuses: it is full, read-only, missing, or holds something else there. Its content stays as it
-    is.
-    """
+    """A disk that refuses: it is full, read-only, missing, or has something else there. Its content stays as it is."""
 
 
 class BackboneError(PromptfleetError):

@@ -225,7 +225,7 @@ def test_what_does_not_go_together_is_refused(small_config, values, message):
 @pytest.mark.parametrize("backend", ["local", "ray"])
 def test_without_a_folder_it_is_refused_before_anything_starts(small_config, monkeypatch, backend):
     monkeypatch.setattr("promptfleet.federation.run._fleet", None)
-    with pytest.raises(ConfigError, match=r"pool on disk, which takes a folder of .* run_federation\(\.\.\., folder="):
+    with pytest.raises(ConfigError, match=r"a pool on disk needs a folder of .* run_federation\(\.\.\., folder="):
         promptfleet.run_federation(small_config(pool={"storage": "disk"}, runtime={"backend": backend}))
 
 

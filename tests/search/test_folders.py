@@ -32,7 +32,7 @@ def test_without_a_name_the_first_free_number_is_taken(storage):
 
 def test_a_taken_name_is_refused_and_points_to_resume(storage):
     create_sweep(storage, name="mine")
-    with pytest.raises(ConfigError, match="--name mine: there is such a sweep; use --resume mine"):
+    with pytest.raises(ConfigError, match="--name mine: a sweep of that name exists; resume it with --resume mine"):
         create_sweep(storage, name="mine")
 
 

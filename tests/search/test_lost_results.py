@@ -61,7 +61,7 @@ def test_one_that_cannot_be_brought_back_stays_what_it_was(stage, caplog):
     study.fail(1, "its client raises now")
     assert study.has_ended(1)
     assert study.trials()[1].state == TrialState.COMPLETE
-    assert "trial 1: its result could not be brought back (its client raises now)" in caplog.text
+    assert "trial 1: its result could not be restored (its client raises now)" in caplog.text
 
 
 def test_where_nothing_is_lost_the_stage_stays_as_it_is(stage, monkeypatch):

@@ -58,8 +58,7 @@ def _split(tower: TextTower, projected: Tensor) -> tuple[Tensor, Tensor, Tensor]
 def _attend(
     queries: Tensor, keys: Tensor, values: Tensor, own_keys: Tensor, own_values: Tensor, mask: Tensor, classes: int
 ) -> Tensor:
-    """Return the attention of class tokens over all shared tokens and, where ``mask`` is 0, over their class's own
-    tokens.
+    """Return the attention of class tokens over all shared tokens and, by ``mask``, over their class's own tokens.
 
     queries ``[prompts, heads, classes * query tokens, head_dim]``; own_keys, own_values the same with all own tokens;
     keys, values ``[prompts, heads, shared tokens, head_dim]``; mask ``[(classes,) query tokens, own tokens]``.

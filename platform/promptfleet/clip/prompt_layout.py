@@ -32,9 +32,7 @@ class ClassTokens:
 
     @torch.inference_mode(False)  # training may later use tensors that are made for a prediction
     def layout(self, tokens: int, position: Position, *, by_class: bool) -> "Layout":
-        """Return the layout of contexts of ``tokens`` vectors. It is made once: that reads ``lengths`` from the
-        device.
-        """
+        """Return the layout of contexts of ``tokens`` vectors; made once, since that reads from the device."""
         key = tokens, position, by_class
         if key not in self._layouts:
             layout = Layout.of(self.lengths.cpu(), self.suffix.shape[1], *key)
@@ -80,9 +78,7 @@ class Packing:
         return replace(self, **tensors)
 
     def pack(self, grid: Tensor) -> Tensor:
-        """Return the real tokens of ``grid``: ``[prompts, classes * tokens, width] -> [prompts, real tokens,
-        width]``.
-        """
+        """Return real tokens of ``grid``: ``[prompts, classes * tokens, width] -> [prompts, real tokens, width]``."""
         return _Pack.apply(grid, self)
 
     def unpack(self, packed: Tensor) -> Tensor:

@@ -61,9 +61,7 @@ class TextTower:
         return self._lowered[dtype]
 
     def queries_keys_values(self, layer: int, x: Tensor) -> Tensor:
-        """Return the input of attention for ``x [rows, tokens, width]``: ``[rows, tokens, 3 * width]``, queries
-        unscaled.
-        """
+        """Return the attention's input for ``x [rows, tokens, width]``: ``[rows, tokens, 3 * width]``."""
         return self._linear(f"transformer.resblocks.{layer}.attn.in_proj", self._norm(layer, 1, x), join="_")
 
     def after_attention(self, layer: int, x: Tensor, mixed: Tensor) -> Tensor:
@@ -75,9 +73,7 @@ class TextTower:
         return x + self._linear(f"{name}.mlp.c_proj", hidden)
 
     def project(self, x: Tensor) -> Tensor:
-        """Return text features ``[rows, tokens, dim]`` with unit norm, of end-of-text tokens ``[rows, tokens,
-        width]``.
-        """
+        """Return unit-norm text features ``[rows, tokens, dim]`` of end-of-text tokens ``[rows, tokens, width]``."""
         projection = self.weights["text_projection"].expand(x.shape[0], -1, -1)
         return F.normalize((self._layer_norm("ln_final", x) @ projection).float(), dim=-1)
 

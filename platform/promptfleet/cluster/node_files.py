@@ -84,8 +84,7 @@ class NodeFile:
 
 
 def copies_folder(token: str) -> Path:
-    """Return this node's folder of copies: the usual one, or one named after ``token``. Raises DataError: neither is
-    ours.
+    """Return this node's folder of copies: the usual one, or one named after ``token``. Raises DataError: unsafe.
 
     Raises OSError: a folder cannot be made.
     """

@@ -32,9 +32,7 @@ def check_same_conditions(results: Mapping[tuple[str, int], FederationSummary]) 
 
 
 def conditions(result: FederationSummary) -> dict[str, Any]:
-    """Return the values that must be equal: settings by dotted key, the partition's hash, test parts, rounds and
-    cohorts.
-    """
+    """Return the values that must be equal: settings, the partition's hash, test parts, rounds and cohorts."""
     found = {
         **shared_values(federation_config(result.config)),
         "partitions": result.partition_sha256,

@@ -46,9 +46,7 @@ class Tuning:
     stage: Stage
 
     def best(self) -> dict[str, Any]:
-        """Return the searched values of the highest validation accuracy; none, with a warning, if every trial
-        failed.
-        """
+        """Return the searched values of the highest validation accuracy; none, with a warning, if all trials failed."""
         values = tuned_values(self.sweep, self.stage.folder, self.stage.study)
         if values is None:
             logger.warning("%s: no trial was completed, so the method is compared as it is", self.stage.name)

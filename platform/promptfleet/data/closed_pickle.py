@@ -123,9 +123,7 @@ def _scalar(dtype: _Dtype, content: bytes) -> np.generic:
 
 
 def _size(shape: tuple) -> int:
-    """Return the number of elements of an array. Raises ValueError if its rows would take memory that its bytes do
-    not.
-    """
+    """Return an array's number of elements. Raises ValueError if its rows would take memory that its bytes do not."""
     possible = all(type(length) is int and 0 <= length < 2**31 for length in shape)
     if not possible or (0 in shape and math.prod(filter(None, shape)) > LARGEST_EMPTY):
         raise ValueError("an array of an impossible shape")

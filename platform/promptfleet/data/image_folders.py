@@ -57,9 +57,7 @@ class ImageTree:
         return {folder: sorted(names) for folder, names in found.items()}, outside
 
     def describe_left_out(self, *folders: str) -> str:
-        """Return the number of excluded files in these folders, or anywhere, by reason and with an example; empty if
-        none.
-        """
+        """Return the numbers of excluded files in these folders, or anywhere, by reason with an example."""
         below = tuple(f"{folder}/" for folder in folders)
         entries = [entry for entry in self.left_out if not below or entry.path.startswith(below)]
         examples = {entry.reason: entry.path for entry in reversed(entries)}
@@ -132,9 +130,7 @@ class _Scan:
                 ) from None
 
     def _is_new(self, folder: str, status: os.stat_result, *, linked: bool) -> bool:
-        """Return True if a folder has not been entered yet. Raises DataError if an equally good path leads to it,
-        too.
-        """
+        """Return True if a folder was not entered before. Raises DataError if an equally good path leads to it."""
         first = self._entered.setdefault((status.st_dev, status.st_ino), _Folder(folder, linked))
         if first.path == folder or not status.st_ino:
             return True

@@ -31,9 +31,7 @@ def advise(works: Callable[[int, PartitionConfig], bool], clients: int, most: in
 
 
 def _most_clients(works: Callable[[int], bool], most: int) -> int | None:
-    """Return the largest number of clients up to ``most`` that works, if such numbers are a range; else some of
-    them.
-    """
+    """Return the largest number of clients up to ``most`` that works, if such numbers are a range; else some of it."""
     good, bad = most, most + 1
     while good and not works(good):
         good, bad = good // 2, good

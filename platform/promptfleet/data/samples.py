@@ -45,9 +45,7 @@ class Samples:
 
     @property
     def groups(self) -> np.ndarray:
-        """Return the combination of label and domain of each sample: int64 ``[samples]``, just the label without
-        domains.
-        """
+        """Return the combination of label and domain of each sample, int64 ``[samples]``: the label without domains."""
         return self.labels if self.domains is None else self.labels * len(self.domain_names) + self.domains
 
     def take(self, indices: np.ndarray) -> "Samples":

@@ -51,9 +51,7 @@ class Encoder:
 
     @torch.inference_mode()
     def __call__(self, part: range) -> Arrays:
-        """Return unit-norm features of the images of ``part`` by kind, float32 ``[len(part), ...]``. Raises
-        DataError.
-        """
+        """Return unit-norm features of the images of ``part`` by kind, ``[len(part), ...]``. Raises DataError."""
         batches = [part[start : start + BATCH] for start in range(0, len(part), BATCH)]
         encoded = [self._encode_batch(batch) for batch in batches]
         return {kind: torch.cat([arrays[kind] for arrays in encoded]).numpy() for kind in self._kinds}
@@ -98,9 +96,7 @@ class Encoder:
 
 @dataclass(frozen=True)
 class EncodedPart:
-    """Features of some images. ``seconds`` is its share of the time: its own, divided by the number of parallel
-    parts.
-    """
+    """Features of some images. ``seconds`` is its share of the time: its own, divided by the number in parallel."""
 
     images: range
     arrays: Arrays

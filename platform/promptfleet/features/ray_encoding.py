@@ -137,9 +137,7 @@ def encode_on_ray(
 
 
 def _why_not(started: ObjectRef) -> str | None:
-    """Return the reason why a process could not start; None if it did. Raises RayActorError if it was not its own
-    fault.
-    """
+    """Return the reason why a process could not start; None if it did. Raises RayActorError for any other cause."""
     try:
         ray.get(started)
     except RayActorError as error:

@@ -1,4 +1,4 @@
-"""Examples of clients as their method sees them: read from the feature store, and decoded where it needs pixels."""
+"""Examples of clients for their method: read from the feature store, and decoded if it needs pixels."""
 
 from dataclasses import replace
 from typing import NamedTuple

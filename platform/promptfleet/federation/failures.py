@@ -1,4 +1,4 @@
-"""What is done about work that failed: which client's is done again, whose update is dropped, and when to stop."""
+"""Policy for failed work: repeat it, drop the client's update, or stop."""
 
 import logging
 from collections.abc import Sequence
@@ -14,7 +14,7 @@ DEBUG = "to debug it in one process: jobs/train.py with --set runtime.backend=lo
 
 
 class StatesLost(FederationError):
-    """States that lay in the memory of a node that is gone; those of an earlier round have to be gone on from."""
+    """States were lost with their node; the run must resume from an earlier round."""
 
 
 class FailsAgain(FederationError):
@@ -31,7 +31,7 @@ class CodeFails(FailsAgain):
 
 @dataclass(frozen=True)
 class Failure:
-    """A failure of a client's work; ``trace`` is the traceback where its code raised.
+    """Failure of a client's work; ``trace`` is the traceback if its code raised.
 
     ``may_pass``: it may go well next time.
     """
@@ -42,7 +42,7 @@ class Failure:
 
     @classmethod
     def of(cls, error: BaseException, trace: str) -> "Failure":
-        """The failure of code that raised; only what a machine lacks for a moment may pass."""
+        """Return the failure of code that raised; only a momentary shortage of the machine may pass."""
         lacks = isinstance(error, OSError | MemoryError) or "OutOfMemory" in type(error).__name__
         told = isinstance(error, PromptfleetError)  # in words that need no traceback
         return cls(describe(error), "" if told else trace, may_pass=lacks)
@@ -53,12 +53,12 @@ class Failure:
 
 
 class Failures:
-    """Decides by ``runtime.on_client_failure`` and keeps what happened until somebody takes it."""
+    """Decisions by ``runtime.on_client_failure``, and the events so far until ``take``."""
 
     def __init__(self, runtime: RuntimeConfig):
         self._runtime = runtime
         self._events: list[Event] = []
-        self._raised: set[tuple[str, str]] = set()  # by clients alone, since events were taken
+        self._raised: set[tuple[str, str]] = set()  # by clients alone, since the last ``take``
 
     def record(self, stage: str, clients: Sequence[int], what: str, action: str) -> None:
         event = Event(stage, list(clients), what, action)
@@ -66,19 +66,20 @@ class Failures:
         self._events.append(event)
 
     def take(self) -> list[Event]:
-        """What was recorded since the last call."""
+        """Return the events since the last call."""
         taken, self._events = self._events, []
         self._raised.clear()
         return taken
 
     def do_again(self, stage: str, client: int, failure: Failure, attempts: int, *, may_drop: bool) -> bool:
-        """Whether a client's work that failed ``attempts`` times before is done again; if not, its update is dropped.
+        """Return True if work of a client that failed ``attempts`` times before is done again, False if it is dropped.
 
-        Only an update can be dropped (``may_drop``): whoever is dropped is still evaluated. An error that cannot pass
-        is not tried a third time, be it this client's or another's. The traceback is logged where it is not done again.
+        Only an update can be dropped (``may_drop``): the dropped client is still evaluated. An error that cannot pass
+        is not tried a third time, also if another client raised it before. The traceback is logged if the work is not
+        done again.
 
         Raises:
-            FederationError: neither; CodeFails where it raised.
+            FederationError: neither; CodeFails if it raised.
         """
         policy, retries = self._runtime.on_client_failure, self._runtime.retries
         drops = policy == "drop" and may_drop
@@ -101,7 +102,7 @@ class Failures:
         raise stops(f"{stage}: client {client}: {failure}{why}{self._how_to_debug(failure)}")
 
     def code_raised(self, who: str, error: BaseException, trace: str) -> PromptfleetError:
-        """The error to raise where code that is not tried again raised one, such as the server's."""
+        """Return the error to raise for code that is not tried again, such as the server's."""
         if isinstance(error, PromptfleetError):
             return error
         failure = Failure.of(error, trace)
@@ -112,7 +113,7 @@ class Failures:
         return f"; {DEBUG}" if failure.trace and self._runtime.backend == "ray" else ""
 
     def server_failed(self, stage: str, what: str, attempts: int) -> None:
-        """The server died or hung, ``attempts`` times before in this step. Raises FederationError if too often."""
+        """Record a failure of the server, after ``attempts`` in this step. Raises FederationError if too often."""
         if attempts >= self._runtime.retries:
             raise FederationError(f"{stage}: {what} {attempts + 1} times in a row (runtime.retries={attempts})")
         self.record(stage, [], what, "restarted from the last round's state, done again")
@@ -124,6 +125,6 @@ def _log_trace(who: str, trace: str) -> None:
 
 
 def describe(error: BaseException) -> str:
-    """``raised ValueError: the first line of its message``"""
+    """Return ``raised ValueError: the first line of its message``."""
     lines = str(error).strip().splitlines()
     return f"raised {type(error).__name__}: {lines[0]}" if lines else f"raised {type(error).__name__}"

@@ -1,4 +1,4 @@
-"""Memory of a GPU that one client actor takes: what CUDA itself takes, the frozen weights, and a training step.
+"""GPU memory of one client actor: CUDA's own part, the frozen weights, and a training step.
 
 Weights and the step are counted for each federation. What CUDA takes has to be measured: ``gpu_memory.json`` has it per
 backbone, for those that ``benchmarks/gpu.py`` has been run with on a card. For others it is assumed.
@@ -33,7 +33,7 @@ GIB = 2**30
 
 @dataclass(frozen=True)
 class Measured:
-    """One entry of the table: GiB that an actor was seen to take of ``card``; ``date`` is a day such as 2026-12-01.
+    """One entry of the table: GiB that an actor took of ``card``; ``date`` is a day such as 2026-12-01.
 
     ``weights_gib`` and ``step_gib`` are those of the benchmark: 100 classes, 16 tokens, one client.
     """
@@ -51,7 +51,7 @@ class Measured:
 
 @dataclass(frozen=True)
 class ActorMemory:
-    """Bytes that one client actor takes, of which those of CUDA are ``measured`` or assumed."""
+    """Bytes that one client actor takes; CUDA's part is ``measured`` or assumed."""
 
     backbone: str
     measured: Measured | None
@@ -61,7 +61,7 @@ class ActorMemory:
 
     @classmethod
     def of(cls, config: FederationConfig, prepared: "Prepared") -> "ActorMemory":
-        """Count what an actor of this federation takes; of methods that train several prompts, one is counted."""
+        """Count the memory of an actor of this federation; for methods that train several prompts, one is counted."""
         world = prepared.world(config)
         clients = min(config.runtime.clients_per_actor, SIDE_BY_SIDE) if config.runtime.batch_steps else 1
         shape = (clients, *context_shape(world))
@@ -94,7 +94,7 @@ def measured_memory() -> dict[str, Measured]:
 
 @contextmanager
 def explaining_full_memory(side_by_side: int) -> Iterator[None]:
-    """Raise ResourceError, with what would fit, where a GPU's memory is not enough for the work within.
+    """Raise ResourceError, with settings that would fit, if a GPU's memory is not enough for the work within.
 
     side_by_side: clients that it takes a step of at a time.
     """
@@ -110,7 +110,7 @@ def explaining_full_memory(side_by_side: int) -> Iterator[None]:
 
 
 def what_fits(total: int, needed: int, side_by_side: int) -> str:
-    """Return what to set where processes that need ``needed`` bytes each share a GPU of ``total`` bytes."""
+    """Return settings for processes that need ``needed`` bytes each and share a GPU of ``total`` bytes."""
     cuda = math.ceil(ASSUMED_CUDA_GIB * GIB)
     actors = total // (cuda + needed)
     if actors:
@@ -122,6 +122,6 @@ def what_fits(total: int, needed: int, side_by_side: int) -> str:
 
 
 def _asked_for(error: torch.OutOfMemoryError) -> int:
-    """Bytes of the allocation that failed, 0 if it does not say."""
+    """Return the bytes of the allocation that failed, 0 if the error does not say."""
     said = re.search(r"Tried to allocate ([\d.]+) ([KMG])iB", str(error))
     return math.ceil(float(said[1]) * {"K": 2**10, "M": 2**20, "G": GIB}[said[2]]) if said else 0

@@ -1,4 +1,4 @@
-"""The partition that a configuration asks for."""
+"""Partition of a federation, by its configuration."""
 
 from collections.abc import Mapping
 from os import PathLike, fspath
@@ -14,10 +14,10 @@ from promptfleet.errors import DataError
 
 
 def partition_for(config: FederationConfig, samples: Samples) -> Partition:
-    """Who owns which samples in this federation: as drawn from its seed, or as ``partition.file`` says.
+    """Return the partition of this federation: drawn from its seed, or read from ``partition.file``.
 
     Raises:
-        ConfigError, DataError: where that is impossible, or the file is missing, damaged or for something else.
+        ConfigError, DataError: that is impossible, or the file is missing, damaged or for something else.
     """
     settings = config.partition
     if settings.file is None:
@@ -33,10 +33,10 @@ def partition_for(config: FederationConfig, samples: Samples) -> Partition:
 
 
 def with_partition_fingerprint(values: Mapping[str, Any]) -> Mapping[str, Any]:
-    """Nested values of a configuration with ``partition.fingerprint`` read from ``partition.file``, if that is set.
+    """Return nested values of a configuration, with ``partition.fingerprint`` of ``partition.file`` if that is set.
 
-    So that the configuration stands for the file's content. The path is made absolute, since trials run elsewhere.
-    Raises DataError if the file cannot be read.
+    The configuration is then bound to the file's content. The path is made absolute, since trials run elsewhere. Raises
+    DataError if the file cannot be read.
     """
     section = values.get("partition")
     path = section.get("file") if isinstance(section, Mapping) else None
@@ -44,7 +44,7 @@ def with_partition_fingerprint(values: Mapping[str, Any]) -> Mapping[str, Any]:
         return values
     try:
         path = Path(expand_home(fspath(path))).absolute()
-    except ValueError:  # which the configuration's own check says
+    except ValueError:  # the configuration's own check reports that
         return values
     found = {"file": str(path), "fingerprint": load_partition(path).partition.fingerprint()}
     return merge(values, {"partition": found})

@@ -1,4 +1,4 @@
-"""What a federation needs before round 1 and never changes: encoded images and CLIP's text side for the classes.
+"""Frozen inputs of a federation: encoded images and CLIP's text side for the classes.
 
 Both are computed once per content and kept on disk, so a second run imports neither open_clip nor the images' decoder.
 """
@@ -47,18 +47,18 @@ class Prepared:
     image_tower: ImageTower | None = None
 
     def files(self) -> dict[str, Path]:
-        """The store's files by what they hold."""
+        """Return the store's files by their kind."""
         files = {"features": self.features, "patches": self.patches, "views": self.views}
         return {kind: path for kind, path in files.items() if path is not None}
 
     def weights_bytes(self) -> int:
-        """Of a process's copy of everything frozen, on a GPU."""
+        """Return the bytes of a process's copy of everything frozen, on a GPU."""
         tower = {} if self.image_tower is None else self.image_tower.weights
         tensors = [*self.clip.tensors().values(), *tower.values()]
         return sum(tensor.numel() * tensor.element_size() for tensor in tensors)
 
     def open_store(self) -> FeatureStore:
-        """All encoded images, mapped."""
+        """Open the store of all encoded images, mapped."""
         return open_store(**self.files())
 
     def world(self, config: FederationConfig) -> World:
@@ -67,7 +67,7 @@ class Prepared:
 
 @disk_errors(doing="used")
 def prepare(*configs: FederationConfig) -> Prepared:
-    """Load backbone and dataset, check that every federation is possible with them, encode what is not encoded yet.
+    """Load backbone and dataset, check that every federation is possible with them, encode the missing images.
 
     All configs share the first one's dataset, backbone and ``features``.
 
@@ -104,7 +104,7 @@ def prepare(*configs: FederationConfig) -> Prepared:
 
 
 def _partition_key(config: FederationConfig) -> Hashable:
-    """What ``partition_for`` depends on: the many federations of a sweep mostly share a few partitions."""
+    """Return the inputs of ``partition_for``: the many federations of a sweep mostly share a few partitions."""
     return config.clients, config.partition, config.seed
 
 

@@ -1,4 +1,4 @@
-"""Rounds whose states were lost with the node they lay on: computed again from the last ones that were kept."""
+"""Recovery of rounds whose states were lost with their node: computed again from the last stored ones."""
 
 from collections.abc import Callable
 from itertools import count
@@ -9,13 +9,13 @@ from promptfleet.federation.rounds import Federation, Snapshot
 
 
 def run_next_round(federation: Federation, newest: Callable[[], Snapshot | None]) -> RoundReport:
-    """The round after those done; ``newest`` gives what was kept last, None where it all has to begin anew.
+    """Run the next round; ``newest`` gives the last stored snapshot, None if the run must start again.
 
-    Raises StatesLost: it happened again and again (``runtime.retries``).
+    Raises StatesLost: states were lost repeatedly (``runtime.retries``).
     """
     wanted = federation.rounds_done + 1
     why = ""
-    untold: list[Event] = []  # until the round that is to come back: those before it were told already
+    untold: list[Event] = []  # kept until the wanted round, since earlier rounds were reported already
     for attempt in count():
         try:
             if attempt:

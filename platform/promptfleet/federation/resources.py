@@ -1,6 +1,6 @@
-"""How much of a machine or cluster each process of a federation takes, and whether it fits at all.
+"""Resources of the processes of a federation, and a check that they fit the machine or cluster.
 
-Ray waits for ever for what it cannot place, so everything is checked before anything starts.
+Ray waits forever for processes that it cannot place, so all shares are checked before the start.
 """
 
 import logging
@@ -20,8 +20,8 @@ from promptfleet.limits import check_threads
 if TYPE_CHECKING:
     from promptfleet.federation.prepare import Prepared
 
-AUTO_ACTORS_PER_GPU = 10  # at most, unless the table knows how many fit: each holds CUDA and weights of its own
-LARGEST_WASTE = 0.05  # of a GPU, where shares are not quite 1/n, such as 0.33
+AUTO_ACTORS_PER_GPU = 10  # unless the table has a measured number: each actor holds its own CUDA context and weights
+LARGEST_WASTE = 0.05  # of a GPU, for shares that are not quite 1/n, such as 0.33
 LARGEST_AUTO_CPU_SHARE = 0.1
 
 logger = logging.getLogger(__name__)
@@ -29,7 +29,7 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Shares:
-    """What each process of one federation takes: the one that runs the rounds, the server, each client's actor."""
+    """Shares of one federation's processes: the driver of the rounds, the server, each client's actor."""
 
     driver_cpu: float
     server_cpu: float
@@ -40,11 +40,11 @@ class Shares:
 
     @property
     def actors_per_gpu(self) -> int:
-        """How many client actors share a GPU; 0 if they use none, 1 if each has one or more."""
+        """Number of client actors that share a GPU; 0 if they use none, 1 if each has one or more."""
         return _per_gpu(self.client_gpu) if self.client_gpu else 0
 
     def describe_gpus(self, memory: ActorMemory) -> str:
-        """Describe how many actors share a GPU, and about how much of its memory they take."""
+        """Describe the number of actors that share a GPU, and about how much of its memory they take."""
         together = memory.bytes * self.actors_per_gpu / GIB
         return (
             f"client actors: {self.client_gpu:g} GPU each, {self.actors_per_gpu} to a GPU; about {memory}; "
@@ -52,7 +52,7 @@ class Shares:
         )
 
     def bundles(self) -> list[dict[str, float]]:
-        """One placement bundle per process: driver, server, clients."""
+        """Return one placement bundle per process: driver, server, clients."""
         client = {"CPU": self.client_cpu} | ({"GPU": self.client_gpu} if self.client_gpu else {})
         server = {"CPU": self.server_cpu} | ({"GPU": self.server_gpu} if self.server_gpu else {})
         return [{"CPU": self.driver_cpu}, server, *[client] * self.client_actors]
@@ -61,11 +61,11 @@ class Shares:
 def plan_shares(config: FederationConfig, nodes: Sequence[Node], *, concurrent: int = 1) -> Shares:
     """Resolve ``auto`` shares and check that ``concurrent`` federations fit side by side.
 
-    ``auto`` shares GPUs out evenly, up to ten actors to each, or as many as were measured to fit (``gpu_memory``);
-    where there are none, it is an equal part of the CPUs.
+    ``auto`` divides GPUs evenly, with up to ten actors on each, or as many as were measured to fit (``gpu_memory``);
+    without GPUs, it is an equal part of the CPUs.
 
     Raises:
-        ResourceError: what is needed and what there is.
+        ResourceError: the message has the needed and the available resources.
     """
     cpus, gpus = sum(node.cpus for node in nodes), sum(node.gpus for node in nodes)
     check_device(config.runtime.device, gpus, f"on {len(nodes)} node(s)")
@@ -102,7 +102,7 @@ def server_share(config: FederationConfig) -> float:
 
 
 def announce_gpus(shares: Shares, config: FederationConfig, prepared: "Prepared", nodes: Sequence[Node]) -> None:
-    """Log who shares GPUs, where anybody does, and what that takes of their memory.
+    """Log the actors that share GPUs, if there are any, and the memory that they take.
 
     Raises ResourceError if the smallest GPU that is known has too little.
     """
@@ -111,7 +111,7 @@ def announce_gpus(shares: Shares, config: FederationConfig, prepared: "Prepared"
 
 
 def check_memory(shares: Shares, memory: ActorMemory, clients: int, gpu_bytes: int, gpus: int) -> None:
-    """Log what the actors take, and raise ResourceError if ``gpu_bytes``, unless it is 0, are less than that."""
+    """Log the memory of the actors, and raise ResourceError if they exceed ``gpu_bytes``; 0 is unknown."""
     logger.info(shares.describe_gpus(memory))
     if not 0 < gpu_bytes < shares.actors_per_gpu * memory.bytes:
         return
@@ -125,7 +125,7 @@ def check_memory(shares: Shares, memory: ActorMemory, clients: int, gpu_bytes: i
 
 
 def _smallest_gpu(nodes: Sequence[Node]) -> int:
-    """Bytes of the smallest GPU whose memory is known, 0 if none is."""
+    """Return the bytes of the smallest GPU whose memory is known, 0 if none is."""
     return min((node.gpu_bytes for node in nodes if node.gpu_bytes), default=0)
 
 
@@ -134,13 +134,13 @@ def _gpus(nodes: Sequence[Node]) -> int:
 
 
 def _most_actors(config: FederationConfig, nodes: Sequence[Node]) -> int:
-    """How many actors share a GPU at most: what was measured with this backbone fits the smallest one, or else ten."""
+    """Return the largest number of actors on a GPU: as measured with this backbone for the smallest GPU, or ten."""
     measured, gpu_bytes = measured_memory().get(config.backbone.name), _smallest_gpu(nodes)
     return max(1, gpu_bytes // measured.actor_bytes) if measured and gpu_bytes else AUTO_ACTORS_PER_GPU
 
 
 def _auto_gpu(actors: int, gpus: int, most: int, rest: float) -> float:
-    """Shares that put as many actors on the ``rest`` of each GPU, ``most`` at most; 0 without GPUs."""
+    """Return shares that put as many actors on the ``rest`` of each GPU, ``most`` at most; 0 without GPUs."""
     return share_of(min(most, math.ceil(actors / gpus)), rest) if gpus else 0.0
 
 
@@ -168,7 +168,7 @@ def _check_gpus(shares: Shares, nodes: Sequence[Node], clients: int, concurrent:
             f"unused; use 1/n: {share_of(per_gpu):g} for {per_gpu}, or {share_of(per_gpu + 1):g} for {per_gpu + 1}"
         )
     room = sum(int(node.gpus) * per_gpu if share <= 1 else math.floor(node.gpus / share) for node in nodes)
-    if shares.server_gpu and room:  # the servers take theirs of one GPU
+    if shares.server_gpu and room:  # the servers take their share of one GPU
         room -= per_gpu - max(0, math.floor((1 - concurrent * shares.server_gpu) / share + 1e-9))
     if room < wanted:
         found = sum(node.gpus for node in nodes)

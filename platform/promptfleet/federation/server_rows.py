@@ -1,4 +1,4 @@
-"""What a server keeps beside its state: rows of numbers in files of the federation's folder, one file for each kind."""
+"""Rows of numbers that a server keeps outside its state: one file for each kind in the federation's folder."""
 
 import os
 import weakref
@@ -19,7 +19,7 @@ FOLDER = "rows"
 
 
 class KeptRows:
-    """The ``Rows`` of a federation. Its folder is there; a kind's file is opened when it is first needed."""
+    """``Rows`` of a federation. Its folder exists; a kind's file is opened when it is first needed."""
 
     def __init__(self, folder: Path):
         self._folder = folder
@@ -39,7 +39,7 @@ class KeptRows:
         if len(ids) == 0:
             return rows
         numbers = _bytes_of(rows)
-        starts = [0, *((ids.diff() != 1).nonzero().flatten() + 1).tolist()]  # of rows in a row, which are read at once
+        starts = [0, *((ids.diff() != 1).nonzero().flatten() + 1).tolist()]  # starts of consecutive rows, read at once
         for start, end, first in zip(starts, [*starts[1:], len(ids)], ids[starts].tolist(), strict=True):
             self._fill(kind, numbers[start:end].reshape(-1), first * numbers.shape[1])
         return rows
@@ -78,7 +78,7 @@ class KeptRows:
 
 
 def rows_folder(config: FederationConfig, folder: str | Path | None) -> Path | None:
-    """Return where the rows of the federation in ``folder`` lie; None where its method keeps none.
+    """Return the folder for the rows of the federation in ``folder``; None if its method keeps none.
 
     Raises ConfigError: there is no ``folder``.
     """
@@ -87,32 +87,31 @@ def rows_folder(config: FederationConfig, folder: str | Path | None) -> Path | N
         return None
     if folder is None:
         raise ConfigError(
-            f"method={config.method}: is to keep its pool on disk, which takes a folder of the federation: "
-            "run_federation(..., folder=...)"
+            f"method={config.method}: a pool on disk needs a folder of the federation: run_federation(..., folder=...)"
         )
     return Path(folder).absolute() / FOLDER
 
 
 def make_rows(path: Path | None) -> None:
-    """Make what ``rows_folder`` gave. Raises StorageError."""
+    """Make the folder from ``rows_folder``. Raises StorageError."""
     if path is not None:
         with disk_errors(path):
             path.mkdir(parents=True, exist_ok=True)
 
 
 def clear_rows(folder: Path) -> None:
-    """Remove what a federation in ``folder`` kept."""
+    """Remove the rows of a federation in ``folder``."""
     for path in (folder / FOLDER).glob("*"):
         path.unlink()
 
 
 def _bytes_of(rows: Tensor) -> np.ndarray:
-    """``[rows, bytes]``, the same memory."""
+    """Return ``[rows, bytes]``, the same memory."""
     return rows.flatten(1).view(torch.uint8).numpy()
 
 
 def _sync_folder(folder: Path) -> None:
-    """Have the names in it on disk."""
+    """Write the names in the folder to disk."""
     descriptor = os.open(folder, os.O_RDONLY)
     try:
         os.fsync(descriptor)

@@ -1,4 +1,4 @@
-"""From files, ``--set`` and plain values to the configuration of one federation."""
+"""Conversion of files, ``--set`` and plain values to the configuration of one federation."""
 
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from os import PathLike, fspath
@@ -29,7 +29,7 @@ DEFAULT_METHOD = FederationConfig.model_fields["method"].default
 
 
 def config_model(values: Mapping[str, Any]) -> type[FederationConfig]:
-    """The configuration class of the method that ``values`` name, or of the default one. Raises ConfigError."""
+    """Return the configuration class of the method that ``values`` name, or of the default one. Raises ConfigError."""
     return config_class(values.get("method", DEFAULT_METHOD))
 
 
@@ -44,13 +44,13 @@ def federation_config(values: Mapping[str, Any], *, source: str = "configuration
 def configuration_of(
     given: FederationConfig | Mapping[str, Any] | str | PathLike[str], *, trust_code: bool = False
 ) -> FederationConfig:
-    """The configuration that Python code means by an object, by values with nested or dotted keys, or by a file's path.
+    """Return the configuration of Python code: an object, values with nested or dotted keys, or a file's path.
 
     Raises ConfigError; trust_code: see ``read_config``.
     """
     if isinstance(given, str | PathLike):
         return read_federation_config(local_path(given, "configuration"), trust_code=trust_code)
-    if isinstance(given, FederationConfig):  # of any method's class, and with what ``model_copy`` left unchecked
+    if isinstance(given, FederationConfig):  # of any method's class, and with values that ``model_copy`` left unchecked
         given = given.model_dump(exclude_unset=True, by_alias=True, warnings=False)
     if not isinstance(given, Mapping):
         raise ConfigError(f"configuration: got {given!r}, should be a mapping of keys, a FederationConfig or a path")
@@ -58,7 +58,7 @@ def configuration_of(
 
 
 def local_path(given: str | PathLike[str], name: str) -> str:
-    """A path that Python code gives, with ``~`` replaced. Raises ConfigError: it is none, or an address."""
+    """Return a path from Python code, with ``~`` replaced. Raises ConfigError: it is none, or an address."""
     if not isinstance(given, str | PathLike) or not isinstance(fspath(given), str):
         raise ConfigError(f"{name}: got {given!r}, should be a path")
     try:
@@ -71,7 +71,7 @@ def local_path(given: str | PathLike[str], name: str) -> str:
 
 
 def read_config(path: str | Path, *, trust_code: bool, closed: Collection[str] = ()) -> dict[str, Any]:
-    """Nested values of a YAML file for a federation, a search or a comparison; ``closed``: see ``unfold``.
+    """Return nested values of a YAML file for a federation, a search or a comparison; ``closed``: see ``unfold``.
 
     Raises ConfigError: it cannot be read; or it names a method or sampler outside this package, which would be imported
     and run, unless ``trust_code``.
@@ -104,12 +104,12 @@ def _named_code(values: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
 
 
 def all_keys() -> list[str]:
-    """Every dotted key of any method's federation."""
+    """Return every dotted key of any method's federation."""
     return list(dict.fromkeys(key for method in METHODS for key in dotted_keys(config_class(method))))
 
 
 def unknown_federation_key(key: str, methods: Sequence[str], *, source: str) -> ConfigError:
-    """The error for a key that none of the methods has: whose key it is, or the nearest one that exists."""
+    """Return the error for a key that none of the methods has: with the methods that do, or the nearest key."""
     owners = [name for name in METHODS if key in dotted_keys(config_class(name))]
     if owners:
         return ConfigError(
@@ -127,7 +127,7 @@ def unknown_federation_key(key: str, methods: Sequence[str], *, source: str) -> 
 
 
 def values_for(method: str, values: Mapping[str, Any]) -> dict[str, Any]:
-    """What of nested ``values`` is meant for the method: the keys that it has, and its name."""
+    """Return the part of nested ``values`` that is meant for the method: the keys that it has, and its name."""
     known = list(dotted_keys(config_class(method)))
     mine: dict[str, Any] = {}
     for key, value in flatten(values).items():
@@ -145,14 +145,14 @@ def check_known(methods: Sequence[str], values: Mapping[str, Any], *, source: st
 
 
 def _is_known(key: str, known: Sequence[str]) -> bool:
-    """Also a section of that name, and what someone wrote below a key: both are for ``build`` to explain."""
+    """Return True for a known key, a section of that name, or a key below a known one: ``build`` explains these."""
     return any(one == key or one.startswith(f"{key}.") or key.startswith(f"{one}.") for one in known)
 
 
 def read_federation_config(
     path: str | Path | None, assignments: Sequence[str] = (), *, trust_code: bool = False
 ) -> FederationConfig:
-    """Defaults, then a YAML file if one is given, then ``key=value`` assignments: later ones win.
+    """Read defaults, then a YAML file if one is given, then ``key=value`` assignments: later ones win.
 
     Raises ConfigError; trust_code: see ``read_config``.
     """
@@ -167,18 +167,18 @@ def read_federation_config(
 
 
 def read_assignments(assignments: Sequence[str], methods: Iterable[str]) -> dict[str, Any]:
-    """Nested values of ``key=value`` assignments for federations of these methods, or of the one that they name."""
+    """Return nested values of ``key=value`` assignments for federations of these methods, or of the named one."""
     named = [text for key, text in map(split_assignment, assignments) if key == "method"][-1:]
     return parse_assignments(assignments, text_keys_of(named or methods))
 
 
 def text_keys_of(methods: Iterable[str]) -> dict[str, bool]:
-    """``text_keys`` of all these methods' configurations."""
+    """Return ``text_keys`` of all these methods' configurations."""
     return {key: optional for method in methods for key, optional in text_keys(config_class(method)).items()}
 
 
 def assigned_storage(assignments: Sequence[str]) -> StorageConfig:
-    """Where to look for what is resumed: what ``key=value`` assignments say of it, and its default."""
+    """Return the storage to resume from: the ``key=value`` assignments for it, and its default."""
     entries = [entry for entry in assignments if split_assignment(entry)[0].split(".")[0] == "storage"]
     values = parse_assignments(entries, text_keys(FederationConfig))
     return build(StorageConfig, values.get("storage", {}), source="--set storage")

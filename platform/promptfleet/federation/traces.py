@@ -1,4 +1,4 @@
-"""Tracebacks as text: which line raised, and what of them helps whoever wrote a method."""
+"""Tracebacks as text: the line that raised, and the part that helps a method's author."""
 
 import re
 import sysconfig
@@ -14,7 +14,7 @@ NOT_THEIRS = (str(Path(__file__).parents[1]), sysconfig.get_path("stdlib"), sysc
 
 @dataclass
 class Frame:
-    """One entry of a traceback: where, and the lines of text about it."""
+    """Entry of a traceback: its place, and its lines of text."""
 
     file: str
     line: int
@@ -22,7 +22,7 @@ class Frame:
 
     @property
     def is_own(self) -> bool:
-        """Tell whether the frame is neither this package's, nor Python's, nor an installed library's."""
+        """True if the frame is neither this package's, nor Python's, nor an installed library's."""
         installed = self.file.startswith(NOT_THEIRS) or "site-packages" in Path(self.file).parts
         return not installed and self.file.endswith(".py")  # and not compiled
 
@@ -31,14 +31,14 @@ class Frame:
 
 
 def raised_at(trace: str) -> Frame | None:
-    """The frame that raised; the last of the user's own if there is one."""
+    """Return the frame that raised; the last of the user's own if there is one."""
     frames = [entry for entry in _entries(trace) if isinstance(entry, Frame)]
     own = [frame for frame in frames if frame.is_own]
     return next(reversed(own or frames), None)
 
 
 def own_trace(trace: str) -> str:
-    """The traceback without colours, with the user's own frames only; all frames where none is."""
+    """Return the traceback without colours, with the user's own frames only; all frames if there is none."""
     entries = list(_entries(trace))
     some_own = any(isinstance(entry, Frame) and entry.is_own for entry in entries)
     lines = []
@@ -51,7 +51,7 @@ def own_trace(trace: str) -> str:
 
 
 def _entries(trace: str) -> Iterator[Frame | str]:
-    """Frames, and the lines between them."""
+    """Yield frames, and the lines between them."""
     frame = None
     for line in COLOR.sub("", trace).splitlines():
         if found := FRAME.match(line):

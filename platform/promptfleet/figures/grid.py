@@ -16,8 +16,7 @@ _MOST_LINES, _MOST_TICKS = 24, 16
 
 
 def grid_figure(trials: Sequence[Trial], space: Mapping[str, Mapping[str, Any]]) -> Figure | None:
-    """Draw mean test accuracy of the complete trials over the values of ``main_key``, evenly spaced in the file's
-    order.
+    """Draw mean test accuracy of the complete trials over the values of ``main_key``, evenly in the file's order.
 
     The band is one sample standard deviation over the trials of a point, which differ in their seed; values without an
     order get bars of that length instead of lines. Of more than 24 settings of the other keys, those of the highest

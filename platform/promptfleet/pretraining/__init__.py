@@ -1,1 +1,1 @@
-"""How glyph-clip was made: rendered glyphs, captions, and a small contrastive training job."""
+"""Pretraining of glyph-clip: rendered glyphs, captions, and a small contrastive training job."""

@@ -1,4 +1,4 @@
-"""A bank of glyphs as distance fields, so that stroke width becomes one threshold.
+"""Bank of glyphs as distance fields, so that stroke width becomes one threshold.
 
 Printed glyphs come from the fonts that matplotlib ships (signed distance to the outline), pen glyphs from
 :mod:`promptfleet.pretraining.strokes` (distance to the skeleton). Both in pixels of a 48 x 48 canvas.
@@ -34,7 +34,7 @@ FONTS = (
 
 @dataclass(frozen=True)
 class GlyphBank:
-    """Distance fields and what is known of each.
+    """Distance fields with the label and style of each glyph.
 
     fields: ``[glyphs, 48, 48]`` float32, pixels, negative inside an outline. label: ``[glyphs]`` int64, index into
     ``GLYPHS``. is_pen, is_bold, is_slanted: ``[glyphs]`` bool (bold and slanted as the font says; never for pens).
@@ -77,7 +77,7 @@ def build_bank(
 
 
 def outline_field(glyph: str, font: str) -> np.ndarray:
-    """Signed distance to the outline of a printed glyph, ``[48, 48]``, its height (or width) fitted to the box."""
+    """Return the signed distance to a printed glyph's outline, ``[48, 48]``, its size fitted to the box."""
     folder = Path(matplotlib.get_data_path()) / "fonts" / "ttf"
     face = ImageFont.truetype(str(folder / f"{font}.ttf"), 160)
     left, top, right, bottom = face.getbbox(glyph)
@@ -92,7 +92,7 @@ def outline_field(glyph: str, font: str) -> np.ndarray:
 
 
 def pen_field(drawing: str, rng: np.random.Generator) -> np.ndarray:
-    """Distance to a jittered pen drawing, ``[48, 48]``, of a random width (0.45 to 1 times its height)."""
+    """Return the distance to a jittered pen drawing, ``[48, 48]``, of a random width (0.45 to 1 times its height)."""
     lines = [strokes.curve(points) for points in strokes.jitter(strokes.parse(drawing), rng.uniform(0.01, 0.07), rng)]
     size = BOX * np.array([rng.uniform(0.45, 1.0), 1.0])
     canvas = Image.new("1", (CANVAS * FINE, CANVAS * FINE))
@@ -103,5 +103,5 @@ def pen_field(drawing: str, rng: np.random.Generator) -> np.ndarray:
 
 
 def _average(field: np.ndarray) -> np.ndarray:
-    """A field on the fine canvas, in fine pixels, to one on the canvas, in its pixels."""
+    """Average a field on the fine canvas, in fine pixels, to one on the canvas, in its pixels."""
     return (field.reshape(CANVAS, FINE, CANVAS, FINE).mean((1, 3)) / FINE).astype(np.float32)

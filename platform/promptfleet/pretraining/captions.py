@@ -41,10 +41,11 @@ FILLER = tuple(_FILLER_TEXT.split())
 
 @dataclass(frozen=True)
 class Caption:
-    """text: what the tokenizer gets. classes: indices into ``GLYPHS``. style: a key of ``STYLE_WORDS``, or None.
+    """Caption with its classes and style.
 
-    blanks: the text starts with this many ``PLACEHOLDER`` tokens, whose embeddings the training step replaces by
-    random vectors, so that learned contexts of any length find a text tower that is used to them.
+    text: the tokenizer's input. classes: indices into ``GLYPHS``. style: a key of ``STYLE_WORDS``, or None. blanks: the
+    text starts with this many ``PLACEHOLDER`` tokens, whose embeddings the training step replaces by random vectors, so
+    that the text tower gets used to learned contexts of any length.
     """
 
     text: str
@@ -54,7 +55,7 @@ class Caption:
 
 
 def caption_batch(rng: np.random.Generator, *, plain: bool = False) -> list[Caption]:
-    """Captions for one training step: four per digit, two per pair of letters, one per shape.
+    """Draw captions for one training step: four per digit, two per pair of letters, one per shape.
 
     Every class has at least one without a style. ``plain``: little but class words, for the first steps of a run.
     """
@@ -72,14 +73,14 @@ def caption_batch(rng: np.random.Generator, *, plain: bool = False) -> list[Capt
 
 
 def digit_caption(index: int, rng: np.random.Generator, filler: int, *, styled: bool) -> Caption:
-    """One caption of digit ``index``, by its word or by its numeral, after at most ``filler`` filler words."""
+    """Draw one caption of digit ``index``, by its word or by its numeral, after at most ``filler`` filler words."""
     word = DIGIT_NAMES[index] if rng.random() < 0.7 else str(index)
     nouns = (word, f"digit {word}", f"digit {word}", f"number {word}", f"numeral {word}", f"figure {word}")
     return _compose(word, nouns, (index,), rng, filler, styled=styled)
 
 
 def letter_caption(letter: str, rng: np.random.Generator, filler: int, *, styled: bool) -> Caption:
-    """One caption of a letter; a styled one may name the case instead, the others are true of both."""
+    """Draw one caption of a letter; a styled one may name the case instead, the others are true of both."""
     both = (GLYPHS.index(letter), GLYPHS.index(letter.upper()))
     nouns = (f"letter {letter}", f"letter {letter}", f"character {letter}")
     if not styled or rng.random() < 0.5:
@@ -94,7 +95,7 @@ def _compose(
 ) -> Caption:
     """Put filler, article, style and one of ``nouns`` together."""
     stop = "." if rng.random() < 0.7 else ""
-    if filler and not styled and rng.random() < 0.3:  # as a learned prompt reads: context, class word, full stop
+    if filler and not styled and rng.random() < 0.3:  # as in a learned prompt: context, class word, full stop
         blanks = int(rng.integers(1, filler + 1))
         return Caption(" ".join([PLACEHOLDER] * blanks + [word]) + stop, classes, blanks=blanks)
     noun, style = str(rng.choice(nouns)), None
@@ -113,7 +114,7 @@ def _compose(
 
 
 def matches(captions: Sequence[Caption], label: torch.Tensor, styles: torch.Tensor) -> torch.Tensor:
-    """Which caption is true of which image: ``[images, captions]`` bool.
+    """Return which captions are true of which images: ``[images, captions]`` bool.
 
     label ``[images]`` and styles ``[images, len(STYLES)]`` are those of ``glyphs.Rendered``.
     """
@@ -126,7 +127,7 @@ def matches(captions: Sequence[Caption], label: torch.Tensor, styles: torch.Tens
 
 
 def vocabulary() -> list[str]:
-    """Every word a caption can contain, the placeholder and punctuation included."""
+    """Return every word a caption can contain, with the placeholder and punctuation."""
     words = {PLACEHOLDER, ".", ",", "a", "the", "shape", "digit", "number", "numeral", "figure", "letter", "character"}
     words |= {"lowercase", "capital", *FILLER, *DIGIT_NAMES, *(glyph.lower() for glyph in GLYPHS)}
     words |= {word for opening in OPENINGS for word in opening.split()}

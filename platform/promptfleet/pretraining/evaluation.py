@@ -1,6 +1,6 @@
-"""How good the backbone is: zero-shot and linear-probe accuracy on the handwritten digits that scikit-learn ships.
+"""Accuracy of the backbone, zero-shot and by linear probe, on the handwritten digits that scikit-learn ships.
 
-Only measured here, never trained on.
+These digits are only measured on, never trained on.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ TEMPLATE = "a handwritten digit {}."
 
 
 def handwritten_digits() -> tuple[Tensor, np.ndarray]:
-    """The 1,797 digits as the backbone's input ``[images, 3, 32, 32]``, and their labels, in scikit-learn's order."""
+    """Return the 1,797 digits as the backbone's input ``[images, 3, 32, 32]``, and labels, in scikit-learn's order."""
     digits = load_digits()
     transform = image_transform_v2(PreprocessCfg(**read_config()["preprocess_cfg"]), is_train=False)
     pictures = [Image.fromarray(np.round(image * 255 / 16).astype(np.uint8)) for image in digits.images]
@@ -33,20 +33,20 @@ def handwritten_digits() -> tuple[Tensor, np.ndarray]:
 
 @torch.no_grad()
 def image_features(model: open_clip.CLIP, images: Tensor) -> Tensor:
-    """Unit features ``[images, dim]``."""
+    """Return unit features ``[images, dim]``."""
     return torch.cat([model.encode_image(chunk, normalize=True) for chunk in images.split(512)])
 
 
 @torch.no_grad()
 def zero_shot_accuracy(model: open_clip.CLIP, features: Tensor, labels: np.ndarray, template: str = TEMPLATE) -> float:
-    """Share of features ``[images, dim]`` whose nearest digit prompt is theirs; one prompt per class, no ensemble."""
+    """Return the share of features ``[images, dim]`` whose nearest digit prompt is right; one prompt per class."""
     tokens = open_clip.SimpleTokenizer()([template.format(name) for name in DIGIT_NAMES])
     text = model.encode_text(tokens, normalize=True)
     return float(((features @ text.T).argmax(1).numpy() == labels).mean())
 
 
 def linear_probe_accuracy(features: Tensor, labels: np.ndarray, seed: int = 0) -> float:
-    """Test accuracy of a logistic regression fitted on one stratified half of the features."""
+    """Return the test accuracy of a logistic regression fitted on one stratified half of the features."""
     train, test, train_labels, test_labels = train_test_split(
         features.numpy(), labels, test_size=0.5, random_state=seed, stratify=labels
     )

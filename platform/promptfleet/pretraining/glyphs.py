@@ -24,7 +24,7 @@ RESOLUTIONS = ((8, 0.6), (10, 0.1), (12, 0.08), (16, 0.1), (32, 0.12))  # pixels
 
 @dataclass(frozen=True)
 class Rendered:
-    """images: ``[batch, 32, 32]`` float32 in 0..1. label: ``[batch]``. styles: ``[batch, len(STYLES)]`` bool."""
+    """Images ``[batch, 32, 32]`` float32 in 0..1, with ``label [batch]`` and ``styles [batch, len(STYLES)]`` bool."""
 
     images: torch.Tensor
     label: torch.Tensor
@@ -64,7 +64,7 @@ def render(bank: GlyphBank, index: torch.Tensor, rng: torch.Generator) -> Render
 
 
 def normalize(images: torch.Tensor, mean: Sequence[float], std: Sequence[float]) -> torch.Tensor:
-    """``[batch, 32, 32]`` in 0..1 to the model's input, ``[batch, 3, 32, 32]``."""
+    """Turn ``[batch, 32, 32]`` in 0..1 into the model's input, ``[batch, 3, 32, 32]``."""
     channels = images[:, None].expand(-1, 3, -1, -1)
     return (channels - torch.tensor(mean)[:, None, None]) / torch.tensor(std)[:, None, None]
 
@@ -140,18 +140,18 @@ def _to_resolution(ink: torch.Tensor, noise: torch.Tensor, rng: torch.Generator)
 
 @cache
 def _area_matrix(size: int) -> torch.Tensor:
-    """``[size, 32]``: the mean over equal stretches of pixels (PIL's box filter)."""
+    """Return ``[size, 32]``: the mean over equal stretches of pixels (PIL's box filter)."""
     return _resize_matrix(SIZE, size, Image.Resampling.BOX)
 
 
 @cache
 def _bicubic_matrix(size: int) -> torch.Tensor:
-    """``[32, size]``: bicubic enlargement with PIL's kernel and borders."""
+    """Return ``[32, size]``: bicubic enlargement with PIL's kernel and borders."""
     return _resize_matrix(size, SIZE, Image.Resampling.BICUBIC)
 
 
 def _resize_matrix(source: int, target: int, method: Image.Resampling) -> torch.Tensor:
-    """PIL's resampling along one axis as a matrix ``[target, source]``: resize the identity in float."""
+    """Return PIL's resampling along one axis as a matrix ``[target, source]``: resize the identity in float."""
     identity = Image.fromarray(np.eye(source, dtype=np.float32))
     resized = identity.resize((source, target), method)
     return torch.from_numpy(np.array(resized, dtype=np.float32))

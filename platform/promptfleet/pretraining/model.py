@@ -1,4 +1,4 @@
-"""glyph-clip's architecture, the text vocabulary it is trained with, and its weights file.
+"""Architecture of glyph-clip, the text vocabulary it is trained with, and its weights file.
 
 The model is ``open_clip.CLIP`` throughout. While training, the token table holds only the tokens that captions can
 contain, a hundred and some; :func:`export_weights` puts these rows back into the full table of 49,408, the others zero.
@@ -29,19 +29,19 @@ TOKEN_TABLE = "token_embedding.weight"
 
 
 def read_config() -> dict:
-    """The model config as shipped: embed_dim, vision_cfg, text_cfg, preprocess_cfg."""
+    """Return the model config as shipped: embed_dim, vision_cfg, text_cfg, preprocess_cfg."""
     return json.loads(CONFIG.read_text())
 
 
 def build_model(tokens: int | None = None) -> open_clip.CLIP:
-    """An untrained glyph-clip, float32; ``tokens`` makes the token table smaller than the tokenizer's vocabulary."""
+    """Return an untrained glyph-clip, float32; ``tokens`` makes its token table smaller than the vocabulary."""
     config = read_config()
     text = config["text_cfg"] | ({"vocab_size": tokens} if tokens else {})
     return open_clip.CLIP(config["embed_dim"], config["vision_cfg"], text)
 
 
 def load_model(path: Path = WEIGHTS) -> open_clip.CLIP:
-    """The pretrained glyph-clip in eval mode, float32.
+    """Load the pretrained glyph-clip in eval mode, float32.
 
     Raises:
         BackboneError: if ``path`` does not exist.
@@ -54,7 +54,7 @@ def load_model(path: Path = WEIGHTS) -> open_clip.CLIP:
 
 
 class Vocabulary:
-    """The tokens that training uses, numbered 0..n-1 in the tokenizer's order (so EOT keeps the highest number)."""
+    """Tokens that training uses, numbered 0..n-1 in the tokenizer's order (so EOT keeps the highest number)."""
 
     def __init__(self, words: Sequence[str]):
         self._tokenize = open_clip.SimpleTokenizer()
@@ -66,7 +66,7 @@ class Vocabulary:
         return len(self.token_ids)
 
     def __call__(self, texts: Sequence[str]) -> Tensor:
-        """Token numbers ``[texts, positions]``, cut after the last EOT: the tower is causal, nothing later matters."""
+        """Return token numbers ``[texts, positions]``, cut after the last EOT: the tower is causal."""
         tokens = self._tokenize(list(texts))
         numbers = self._number[tokens[:, : int(tokens.argmax(1).max()) + 1]]
         if bool((numbers < 0).any()):
@@ -75,14 +75,14 @@ class Vocabulary:
 
 
 class PairEncoder(nn.Module):
-    """Both towers in one forward pass, as DistributedDataParallel wants it."""
+    """Both towers in one forward pass, as DistributedDataParallel requires."""
 
     def __init__(self, clip: open_clip.CLIP):
         super().__init__()
         self.clip = clip
 
     def forward(self, images: Tensor, tokens: Tensor, blanks: Tensor, noise: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Unit image features ``[images, dim]``, unit text features ``[texts, dim]`` and the scale of their products.
+        """Return unit features ``[images, dim]`` and ``[texts, dim]``, and the scale of their products.
 
         tokens: ``[texts, positions]``. blanks: ``[texts]``; that many embeddings after SOS are replaced by ``noise``,
         ``[texts, positions, width]``.
@@ -100,7 +100,7 @@ class PairEncoder(nn.Module):
 
 
 def matching_loss(image: Tensor, text: Tensor, scale: Tensor, matches: Tensor) -> Tensor:
-    """CLIP's symmetric cross-entropy with the target spread evenly over all true pairs.
+    """Return CLIP's symmetric cross-entropy with the target spread evenly over all true pairs.
 
     matches: ``[images, captions]`` bool; every image has a true caption, captions without an image are left out of the
     second direction.
@@ -139,5 +139,5 @@ def export_weights(state: Mapping[str, Tensor], vocabulary: Vocabulary, path: Pa
 
 
 def compressed_bytes(path: Path) -> int:
-    """Size of the file after zlib, as git stores it."""
+    """Return the size of the file after zlib, as git stores it."""
     return len(zlib.compress(path.read_bytes(), 6))

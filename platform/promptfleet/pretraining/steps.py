@@ -14,7 +14,7 @@ from promptfleet.pretraining.evaluation import TEMPLATE
 from promptfleet.pretraining.model import PairEncoder, Vocabulary, matching_loss, read_config
 from promptfleet.pretraining.strokes import DIGITS, SHAPES
 
-BLANK_SCALES = (0.01, 0.1)  # standard deviation of the random vectors that stand in for learned contexts
+BLANK_SCALES = (0.01, 0.1)  # standard deviation of the random vectors that replace learned contexts
 
 
 def train_step(
@@ -28,7 +28,7 @@ def train_step(
     *,
     plain: bool = False,
 ) -> tuple[float, float]:
-    """One step on images and captions drawn from ``key`` (seed, worker, step); ``plain`` as in ``caption_batch``.
+    """Run one step on images and captions drawn from ``key`` (seed, worker, step); ``plain`` as in ``caption_batch``.
 
     Returns the loss and the share of images whose best caption is true.
     """
@@ -56,7 +56,7 @@ def train_step(
 def make_optimizers(
     encoder: PairEncoder, *, lr: float, muon_lr: float, weight_decay: float
 ) -> list[torch.optim.Optimizer]:
-    """Muon for the matrices inside the transformer blocks, AdamW for all else (embeddings and vectors undecayed)."""
+    """Return Muon for the matrices inside the transformer blocks, AdamW for all else (vectors undecayed)."""
     named = [(name, value) for name, value in encoder.named_parameters()]
     inner = [value for name, value in named if "resblocks" in name and value.ndim == 2]
     rest = [value for name, value in named if not ("resblocks" in name and value.ndim == 2)]
@@ -69,7 +69,7 @@ def make_optimizers(
 
 
 def sampling_weights(bank: GlyphBank, pen_share: float) -> Tensor:
-    """How often each glyph of the bank is drawn: half digits, ``pen_share`` of them by pen; shapes are rare."""
+    """Return each glyph's probability: half digits, ``pen_share`` of them by pen; shapes are rare."""
     count = torch.bincount(bank.label * 2 + bank.is_pen, minlength=2 * (int(bank.label.max()) + 1)).float()
     share = torch.full((len(captions.GLYPHS), 2), 0.45 / 52 / 2)
     share[: len(DIGITS)] = 0.5 / len(DIGITS) * torch.tensor([1 - pen_share, pen_share])
@@ -78,14 +78,14 @@ def sampling_weights(bank: GlyphBank, pen_share: float) -> Tensor:
 
 
 def held_out_digits(seed: int) -> glyphs.Rendered:
-    """1,000 rendered pen digits that are never trained on: other drawings (another seed), other distortions."""
+    """Render 1,000 pen digits that are never trained on: other drawings (another seed), other distortions."""
     bank = build_bank(np.random.default_rng(seed + 10_007), fonts=(), pens_per_digit=50, pens_per_other=0)
     return glyphs.render(bank, torch.arange(len(bank.label)).repeat(2), torch.Generator().manual_seed(seed + 10_007))
 
 
 @torch.no_grad()
 def held_out_accuracy(model: nn.Module, vocabulary: Vocabulary, held_out: glyphs.Rendered) -> float:
-    """Zero-shot accuracy on ``held_out`` with the template of the real digits."""
+    """Return the zero-shot accuracy on ``held_out`` with the template of the real digits."""
     tokens = vocabulary([TEMPLATE.format(name) for name in DIGIT_NAMES])
     noise = torch.zeros(*tokens.shape, read_config()["text_cfg"]["width"])
     blanks = torch.zeros(len(tokens), dtype=torch.long)
@@ -94,13 +94,13 @@ def held_out_accuracy(model: nn.Module, vocabulary: Vocabulary, held_out: glyphs
 
 
 def schedule(done: float, warmup: float) -> float:
-    """Linear warm-up, then half a cosine to zero."""
+    """Return the learning rate's factor: linear warm-up, then half a cosine to zero."""
     if done < warmup:
         return max(done / warmup, 0.01)
     return 0.5 * (1 + math.cos(math.pi * min((done - warmup) / (1 - warmup), 1.0)))
 
 
 def _normalized(rendered: glyphs.Rendered) -> Tensor:
-    """The images as the backbone sees them."""
+    """Return the images in the backbone's normalization."""
     config = read_config()["preprocess_cfg"]
     return glyphs.normalize(rendered.images, config["mean"], config["std"])

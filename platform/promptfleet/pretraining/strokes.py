@@ -1,4 +1,4 @@
-"""Pen skeletons: digits, letters and shapes as the strokes a hand would draw.
+"""Pen skeletons: digits, letters and shapes as the strokes of a hand.
 
 A drawing is a string of strokes separated by ``|``; a stroke is a list of ``x,y`` control points in a 10 x 10 box, x to
 the right and y down. A smooth curve runs through the points; a point written twice is a corner. Every name may have
@@ -139,13 +139,13 @@ SHAPES = {
 
 
 def parse(drawing: str) -> list[np.ndarray]:
-    """Control points of each stroke, ``[points, 2]`` in the unit box."""
+    """Return the control points of each stroke, ``[points, 2]`` in the unit box."""
     strokes = [[point.split(",") for point in stroke.split()] for stroke in drawing.split("|")]
     return [np.array(stroke, dtype=np.float64) / 10 for stroke in strokes]
 
 
 def curve(points: np.ndarray, samples: int = 6) -> np.ndarray:
-    """Catmull-Rom curve through ``[points, 2]``, ``samples`` pieces per segment; doubled points stay corners."""
+    """Return the Catmull-Rom curve through ``[points, 2]``, ``samples`` per segment; doubled points stay corners."""
     corner = np.flatnonzero((points[1:] == points[:-1]).all(axis=1)) + 1
     t = np.linspace(0, 1, samples, endpoint=False)[:, None]
     pieces = []

@@ -1,4 +1,4 @@
-"""Where sweeps and comparisons lie: one folder per name, with what was asked for, its study and its trials."""
+"""Folders of sweeps and comparisons: one per name, with the specification, the study and the trials."""
 
 import re
 from collections.abc import Iterator, Mapping
@@ -23,7 +23,7 @@ LONGEST = 200  # bytes of a name, which others are made from
 
 @dataclass(frozen=True)
 class Shelf:
-    """Folders of one ``kind``, each with a ``file`` that says what was asked for."""
+    """Folders of one ``kind``, each with a ``file`` that holds its specification."""
 
     kind: str
     folder: str
@@ -38,13 +38,13 @@ class Shelf:
         with disk_errors(doing="read"):
             taken = (self._root(storage) / name).exists()
         if taken:
-            raise ConfigError(f"--name {name}: there is such a {self.kind}; use --resume {name} to go on with it")
+            raise ConfigError(f"--name {name}: a {self.kind} of that name exists; resume it with --resume {name}")
 
     @contextmanager
     def create(
         self, values: Mapping[str, Any], storage: StorageConfig, *, name: str | None, default_name: str
     ) -> Iterator[Path]:
-        """Give a new folder that holds the values, to this process alone.
+        """Make a new folder with the values, for this process alone.
 
         Without a name, it is the default one with the first number that is free. Raises ConfigError as ``check_name``.
         """
@@ -64,7 +64,7 @@ class Shelf:
 
     @contextmanager
     def resume(self, storage: StorageConfig, name: str, *, alone: bool = True) -> Iterator[Path]:
-        """Give the folder of what was begun under this name, to this process ``alone`` unless it only reads.
+        """Give the folder of this name, to this process ``alone`` unless it only reads.
 
         Raises:
             ConfigError: there is none, naming those there are.
@@ -75,7 +75,7 @@ class Shelf:
             yield folder
 
     def find(self, storage: StorageConfig, name: str) -> Path:
-        """The folder of what was begun under this name. Raises ConfigError naming those there are."""
+        """Return the folder of this name. Raises ConfigError naming the existing ones."""
         folder = self._root(storage) / name
         with disk_errors(doing="read"):
             is_one = folder.name == name and not unusable_path(name) and (folder / self.file).is_file()
@@ -84,7 +84,7 @@ class Shelf:
         return folder
 
     def write(self, storage: StorageConfig, folder: Path, values: Mapping[str, Any]) -> None:
-        """Replace the file that says what was asked for. Raises StorageError."""
+        """Replace the file with the specification. Raises StorageError."""
         with disk_errors(), replacing(folder / self.file) as partial:
             partial.write_text(dump_yaml(values))
         bring_file(storage, folder / self.file)
@@ -107,7 +107,7 @@ COMPARISONS = Shelf("comparison", "comparisons", "comparison.yaml")
 
 
 def trial_folder(folder: str | Path, number: int) -> Path:
-    """Checkpoint and result of one trial."""
+    """Return the folder with checkpoint and result of one trial."""
     return Path(folder) / "trials" / f"{number:03d}"
 
 
@@ -119,7 +119,7 @@ def trial_numbers(folder: str | Path) -> list[int]:
 def read_begun(
     storage: StorageConfig, folder: Path, *, trials: int | None = None, trust_code: bool = False
 ) -> SweepSpec:
-    """Return what a sweep in ``folder`` was begun with, wherever; ``trials`` changes its budget.
+    """Return the specification of the sweep in ``folder``, at its present place; ``trials`` changes its budget.
 
     Raises ConfigError: the file cannot be used; trust_code: see ``read_config``.
     """
@@ -129,7 +129,7 @@ def read_begun(
 
 
 def _as_name(text: str) -> str:
-    """Return text such as the name of a file as one that a folder, a database and a shell take."""
+    """Return text such as a file's name in characters for a folder, a database and a shell."""
     tidy = re.sub(r"[^\w.-]+", "-", text).strip("-.")
     return tidy.encode()[:LONGEST].decode(errors="ignore")
 

@@ -1,4 +1,4 @@
-"""Trials that have ended and whose results are gone from the disk: handed out once more, the study stays as it is."""
+"""Recovery of ended trials whose results are missing on disk: they are run again, and the study stays as it is."""
 
 import logging
 from collections.abc import Sequence
@@ -16,13 +16,13 @@ logger = logging.getLogger(__name__)
 
 
 def with_lost_results(stage: Stage) -> Stage:
-    """Return a stage that also hands out the trials whose results are gone, and says which.
+    """Return a stage that also runs the trials whose results are missing, and log them.
 
     One that still has a checkpoint gives its result again at once; without one it is computed again, to the same bits.
     """
     lost = [trial for trial in stage.study.trials() if _is_lost(stage, trial)]
     for trial in lost:
-        logger.info("%s %d: its result is gone from the disk and is brought back", stage.name, trial.number)
+        logger.info("%s %d: its result is missing on the disk and is restored", stage.name, trial.number)
     return replace(stage, study=StudyWithLost(stage.study, lost)) if lost else stage
 
 
@@ -37,7 +37,7 @@ def _is_lost(stage: Stage, trial: FrozenTrial) -> bool:
 
 
 class StudyWithLost:
-    """A study whose ``lost`` trials count as not ended until they have come to their old ends again."""
+    """Study whose ``lost`` trials count as running until they have reached their old ends again."""
 
     def __init__(self, study: SweepStudy, lost: Sequence[FrozenTrial]):
         self._study = study
@@ -71,7 +71,7 @@ class StudyWithLost:
         self._study.report(number, round_index, value)
 
     def should_stop(self, number: int, round_index: int) -> bool:
-        """Return whether it is stopped here: a lost trial where it once was, whatever has been run since."""
+        """Return True if the trial stops here: a lost trial at its old end, also after later trials."""
         if number in self._lost:
             trial = self._lost[number]
             return trial.state == TrialState.PRUNED and round_index >= _last_round(trial)
@@ -87,7 +87,7 @@ class StudyWithLost:
 
     def fail(self, number: int, reason: str) -> None:
         if self._is_back(number):
-            logger.warning("trial %d: its result could not be brought back (%s)", number, reason)
+            logger.warning("trial %d: its result could not be restored (%s)", number, reason)
         else:
             self._study.fail(number, reason)
 

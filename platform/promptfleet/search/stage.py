@@ -1,4 +1,4 @@
-"""What Ray Tune is given to run: the trials of one study, or of several, each when those before it are over."""
+"""Stages of a run of Ray Tune: the trials of one study each, every stage after the ones before it."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -13,11 +13,11 @@ from promptfleet.storage.remote import bring_file
 from promptfleet.tracking.federation_run import FederationRun
 
 STAGE, NUMBER, PARAMS, SETTLED = "stage", "trial_number", "params", "settled_rounds"
-FEDERATION, FOLDER = "federation", "folder"  # which is one under ``storage.folder``
+FEDERATION, FOLDER = "federation", "folder"  # it is one under ``storage.folder``
 
 
 class ParentRun(Protocol):
-    """The MLflow run that a stage's trials are nested in, see ``promptfleet.tracking.sweep_run.SweepRun``."""
+    """MLflow run that a stage's trials are nested in, see ``promptfleet.tracking.sweep_run.SweepRun``."""
 
     id: str
 
@@ -26,9 +26,9 @@ class ParentRun(Protocol):
 
 @dataclass(frozen=True)
 class Stage:
-    """A study's trials. ``name`` is what one of them is called: ``trial``, in front of its number.
+    """Trials of one study. ``name`` is the word for one of them: ``trial``, in front of its number.
 
-    config gives the federation of a trial's params; it is not asked before all earlier stages are over.
+    config gives the federation of a trial's params; it is called only after all earlier stages are over.
     """
 
     name: str
@@ -39,11 +39,11 @@ class Stage:
     storage: StorageConfig
 
     def keep_study(self) -> None:
-        """Have the study as it is where ``storage.path`` is an address, before anything is done that depends on it."""
+        """Upload the study if ``storage.path`` is an address, before any work depends on it."""
         bring_file(self.storage, self.folder / STUDY_FILE)
 
     def trial(self, proposal: Proposal) -> dict[str, Any]:
-        """All that a trial has to know, as plain values."""
+        """Return all inputs of a trial, as plain values."""
         return {
             STAGE: self.name,
             NUMBER: proposal.number,

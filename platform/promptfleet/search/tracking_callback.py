@@ -1,4 +1,4 @@
-"""What Tune tells about trials, written to MLflow by a background thread of the driver."""
+"""Records of Tune's trials in MLflow, written by a background thread of the driver."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -23,7 +23,7 @@ RUN_STATUS = {TrialState.COMPLETE: "FINISHED", TrialState.PRUNED: "KILLED", Tria
 
 
 class TrackTrials(NotSaved, tune.Callback):
-    """A nested run per trial: its rounds in batches, everything else when it ends, and figures when there is time."""
+    """Nested run per trial: its rounds in batches, everything else when it ends, and figures when there is time."""
 
     def __init__(self, stages: Sequence[Stage], writer: BackgroundWriter):
         self._stages = {stage.name: stage for stage in stages}
@@ -32,7 +32,7 @@ class TrackTrials(NotSaved, tune.Callback):
         self._reports: dict[tuple[str, int], list[dict[str, Any]]] = {}  # that are not written yet
 
     def catch_up(self, store: TrackingStore) -> None:
-        """Write what trials gave that had ended before a sweep was killed, and had not reached MLflow yet."""
+        """Write results of trials that ended before a sweep was killed and had not reached MLflow."""
         for stage in self._stages.values():
             ended = store.ended_children(stage.parent.id)
             written = {tags.get("trial") for tags in ended if tags.get(FIGURES_TAG) != TO_BE_DRAWN}
@@ -54,13 +54,13 @@ class TrackTrials(NotSaved, tune.Callback):
 
     def on_trial_error(self, iteration: int, trials: list[Trial], trial: Trial, **info: Any) -> None:
         study, number = self._stages[trial.config[STAGE]].study, trial.config[NUMBER]
-        if study.has_ended(number):  # and is not begun again
+        if study.has_ended(number):  # and does not start again
             ended = study.trials()[number]
             status, reason = RUN_STATUS[ended.state], ended.user_attrs.get("error")
             self._writer.submit(self._finish, dict(trial.config), status, reason)
 
     def _log_rounds(self, values: dict[str, Any]) -> None:
-        """Write what has been reported by now, for which further jobs may be waiting."""
+        """Write all reports so far, for which further jobs may be waiting."""
         reports = self._reports.get(_key(values), [])
         count = len(reports)
         if count:
@@ -75,7 +75,7 @@ class TrackTrials(NotSaved, tune.Callback):
         self._writer.submit_late(self._draw, values, status, reason)
 
     def _draw(self, values: dict[str, Any], status: EndStatus, reason: str | None) -> None:
-        """Draw from the result on disk, since that of many trials would not fit into memory."""
+        """Draw from the result on disk, since the results of many trials would not fit into memory."""
         result = load_summary(_folder(values)[0], fingerprint_of(values[FEDERATION]))
         self._run(values).draw(result, status, reason=reason)
 

@@ -1,4 +1,4 @@
-"""One trial: a whole federation, of which Ray Tune runs one communication round per step."""
+"""Trial: a whole federation, of which Ray Tune runs one communication round per step."""
 
 import logging
 from collections.abc import Callable, Mapping
@@ -25,10 +25,10 @@ OBJECTIVE = "val_accuracy"  # of the clients that do not attack, where some do
 
 
 class FederationTrial(tune.Trainable):
-    """Owns a fleet, which it keeps for the next trial, and one federation at a time.
+    """Owner of a fleet, which it keeps for the next trial, and of one federation at a time.
 
     The federation is saved after each round in the trial's own folder, before the study has the round's report, and
-    resumes from there whichever process died. Rounds that the folder has and the study has not settled are reported
+    resumes from there after the death of any process. Rounds in the folder that the study has not settled are reported
     again instead of being run. To prune the trial, Tune's scheduler asks the study and steps no further.
     """
 

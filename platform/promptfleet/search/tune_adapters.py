@@ -1,4 +1,4 @@
-"""Ray Tune's searcher and scheduler, both asking the studies on disk and keeping nothing themselves."""
+"""Searcher and scheduler for Ray Tune: both ask the studies on disk and keep nothing themselves."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -19,19 +19,19 @@ MAX_FAILURES = 6
 
 
 class NotSaved:
-    """For what Tune wants to write into its own experiment state, from which a sweep is never restored."""
+    """Mixin for objects that Tune would save in its experiment state, from which a sweep is never restored."""
 
     def __getstate__(self) -> dict:
         return {}
 
 
 class StageSearcher(NotSaved, Searcher):
-    """Hands out what the stages' studies propose, one stage after the other, and tells them how trials ended.
+    """Searcher that passes on the studies' proposals, one stage after the other, and reports the ends of trials.
 
-    A trial that failed is handed out again, and goes on after its last round: Tune itself would give up one whose
-    process dies while it is being set up, and waits for ever for one that dies while it is reset. It has failed for
-    good after more than ``MAX_FAILURES`` failures since its last new round, or where the scheduler found that trying
-    again is of no use.
+    A trial that failed is proposed again, and continues after its last round: Tune itself would give up one whose
+    process dies while it is being set up, and waits forever for one that dies while it is reset. It has failed for good
+    after more than ``MAX_FAILURES`` failures since its last new round, or if the scheduler found that another try is of
+    no use.
     """
 
     def __init__(self, stages: Sequence[Stage]):
@@ -41,7 +41,7 @@ class StageSearcher(NotSaved, Searcher):
         self._failures: dict[tuple[str, int, int], int] = {}  # by stage, number, and rounds at that time
 
     def suggest(self, trial_id: str) -> dict[str, Any] | str | None:
-        """None while a stage's last trials are running, since the next one may depend on what they give."""
+        """Return None while a stage's last trials are running, since the next one may depend on their values."""
         for stage in self._stages:
             proposal = stage.study.next_proposal()
             if proposal is not None:
@@ -53,7 +53,7 @@ class StageSearcher(NotSaved, Searcher):
         return Searcher.FINISHED
 
     def on_trial_complete(self, trial_id: str, result: dict | None = None, error: bool = False) -> None:
-        """Without a result and without an error the trial was interrupted: it stays open for a resumed sweep.
+        """Record a trial's end; without a result and an error it was interrupted and stays open for a resumed sweep.
 
         Raises RayGone: it is not the trial that failed.
         """
@@ -80,16 +80,16 @@ class StageSearcher(NotSaved, Searcher):
             stage.study.take_back(number)
 
     def save(self, checkpoint_path: str) -> None:
-        """Nothing to save: the studies are on disk."""
+        """Save nothing: the studies are on disk."""
 
     def restore(self, checkpoint_path: str) -> None:
-        raise NotImplementedError("a sweep goes on from its study, not from Tune's experiment state")
+        raise NotImplementedError("a sweep resumes from its study, not from Tune's experiment state")
 
 
 class RungScheduler(NotSaved, FIFOScheduler):
-    """Stops a trial after a round where its study says so, and for good where one of its clients fails for good.
+    """Scheduler that stops a trial after a round if its study says so, and for good if a client fails for good.
 
-    Where a disk refuses, ``refused`` is why: no trial is to blame for that, so all of them stay open.
+    If a disk refuses, ``refused`` is the error: no trial is to blame for that, so all of them stay open.
     """
 
     def __init__(self, stages: Sequence[Stage]):
@@ -104,7 +104,7 @@ class RungScheduler(NotSaved, FIFOScheduler):
         return TrialScheduler.STOP if stop else TrialScheduler.CONTINUE
 
     def on_trial_error(self, tune_controller: Any, trial: Trial) -> None:
-        """Called before the searcher, which is not shown the error. Raises StorageError, which ends the run."""
+        """Fail a trial whose error would repeat, before the searcher acts. Raises StorageError, which ends the run."""
         error = _last_error(trial)
         if isinstance(error, StorageError):
             self.refused = error
@@ -114,7 +114,7 @@ class RungScheduler(NotSaved, FIFOScheduler):
 
 
 def _last_error(trial: Trial) -> BaseException | None:
-    """What the trial's step raised; None where its process died. Tune's own way finds it only after the run."""
+    """Return the error of the trial's step; None if its process died. Tune's own way finds it only after the run."""
     path = trial.pickled_error_file
     error = cloudpickle.loads(Path(path).read_bytes()) if path else None
     return getattr(error, "cause", None)

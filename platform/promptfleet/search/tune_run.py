@@ -1,4 +1,4 @@
-"""The trials of a sweep or a comparison, run by Ray Tune on the Ray that this process is connected to."""
+"""Run of the trials of a sweep or a comparison by Ray Tune, on the Ray that this process is connected to."""
 
 import logging
 from collections.abc import Mapping, Sequence
@@ -36,14 +36,14 @@ def run_trials(
     *,
     concurrent: int,
 ) -> None:
-    """Run what the stages' studies propose until their budgets are spent or Ctrl-C; all of it goes to MLflow.
+    """Run the studies' proposals until their budgets are spent or Ctrl-C, and write all of it to MLflow.
 
-    So do trials that had ended and whose results are gone from the disk.
-    folder is where Tune keeps its own notes, and this process's alone; concurrent trials run side by side.
+    Ended trials whose results are missing on disk are run again. folder is for Tune's own notes, and this process's
+    alone; concurrent trials run side by side.
 
     Raises:
         DataError: a study could not be written, or a trial's disk refuses.
-        RayGone: the Ray that all of it runs on does not answer any more.
+        RayGone: the Ray of the run does not answer any more.
     """
     for stage in stages:
         stage.keep_study()
@@ -83,7 +83,7 @@ def _tuner(
         trial, *actors = shares(federation_config(values[FEDERATION])).bundles()
         return tune.PlacementGroupFactory([trial | where, *actors], strategy="SPREAD")
 
-    logging.getLogger("ray.tune").setLevel(logging.CRITICAL)  # our own callbacks tell of failures
+    logging.getLogger("ray.tune").setLevel(logging.CRITICAL)  # our own callbacks report failures
     frozen = put_frozen(prepared, shared_files=is_shared(nodes))
     trainable = tune.with_parameters(FederationTrial, frozen=[frozen], shares=shares)
     return tune.Tuner(
@@ -104,7 +104,7 @@ def _tuner(
             storage_path=str(folder),
             verbose=0,
             checkpoint_config=tune.CheckpointConfig(checkpoint_at_end=False),  # a trial keeps its own
-            failure_config=tune.FailureConfig(max_failures=0),  # the searcher hands out again what failed
+            failure_config=tune.FailureConfig(max_failures=0),  # the searcher proposes a failed trial again
             callbacks=[SweepProgress(stages), tracking],
         ),
     )

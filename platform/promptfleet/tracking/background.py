@@ -32,9 +32,7 @@ class BackgroundFederationRun:
 
     @property
     def untracked(self) -> str | None:
-        """Reason why MLflow lacks the run or a part of it; None if it has everything, also rounds whose writing failed
-        before.
-        """
+        """Reason why MLflow lacks a part of the run; None if it has everything, also rounds that failed before."""
         return None if self._is_complete else self._writer.last_reason
 
     def after_round(self, report: RoundReport) -> Decision:

@@ -267,9 +267,7 @@ def named_by_client(privates: Mapping[int, State]) -> State:
 
 
 def federation_figures(result: FederationSummary) -> "Iterator[tuple[str, Callable[[], Figure | None]]]":
-    """Yield name and drawing function of each figure of a federation; a function gives None if it has nothing to
-    show.
-    """
+    """Yield name and drawing function of each figure of a federation; a function gives None without data."""
     from promptfleet.figures.experts import experts_figure
     from promptfleet.figures.gate import gate_figure
     from promptfleet.figures.partition import partition_figure

@@ -58,8 +58,7 @@ def waits() -> Iterator[float]:
 
 
 def persistently(job: Callable[[], T], *, store: str = "tracking: the store", patience_s: float = PATIENCE_S) -> T:
-    """Return the result of ``job``, retrying it for ``patience_s`` while the store is unreachable, which is logged
-    once.
+    """Return the result of ``job``, retrying it for ``patience_s`` during an outage, which is logged once.
 
     Raises:
         TrackingError: the store did not come back.

@@ -333,9 +333,7 @@ def _nested_in(parent: str) -> str:
 
 
 def _quoted(value: str) -> str:
-    """Return a string of MLflow's filter language, which has no escapes. Raises ValueError if it cannot hold
-    ``value``.
-    """
+    """Return a string of MLflow's filter language, which has no escapes. Raises ValueError if that is impossible."""
     for mark in ("'", '"'):
         if mark not in value:
             return f"{mark}{value}{mark}"

@@ -111,9 +111,7 @@ class ForkServer:
         self._executable = executable
 
     def wait_until_ready(self) -> None:
-        """Wait for the server. Raises ForkServerError with a reason if it will not serve; workers then start the plain
-        way.
-        """
+        """Wait for the server. Raises ForkServerError with a reason if it will not serve; workers then start alone."""
         answer = self._answers.readline().strip()
         if answer != server.READY:
             reason = last_line(self._errors.read_text(errors="replace"))

@@ -189,9 +189,7 @@ def _values(folder: Path) -> Mapping[str, Any] | None:
 
 
 def _is_file(path: Path) -> bool:
-    """Return True if there is a file. ``Path.is_file`` also returns False if the disk does not answer. Raises
-    OSError.
-    """
+    """Return True if it is a file. ``Path.is_file`` also returns False if the disk fails. Raises OSError."""
     try:
         return stat.S_ISREG(os.stat(path).st_mode)
     except (FileNotFoundError, NotADirectoryError):

@@ -69,9 +69,7 @@ def privacy_budget(config: FederationConfig, participation: Participation) -> Pr
 
 
 def budget_for(privacy: PrivacyConfig, uploads: int) -> PrivacyBudget:
-    """Return the budget of a client that sends ``uploads``. Raises ConfigError if the accountant finds no noise for
-    it.
-    """
+    """Return the budget of a client that sends ``uploads``. Raises ConfigError if no noise is found for it."""
     noise = _noise_multiplier(privacy.epsilon, privacy.delta) * sqrt(uploads)
     return PrivacyBudget(privacy.epsilon, privacy.delta, privacy.clip_norm, noise)
 

@@ -137,9 +137,7 @@ class ServerActor:
 
 
 class ClientActor:
-    """Host of simulated clients. Holds their data, but no state: private states are passed in and out with each
-    call.
-    """
+    """Host of simulated clients. Holds their data, but no state: each call passes private states in and out."""
 
     def __init__(self, frozen: Frozen):
         self._frozen = frozen
@@ -188,9 +186,7 @@ class ClientActor:
     def evaluate(
         self, round_index: int, downloads: Stacked, held: Sequence[Sequence[int]], *privates: Stacked
     ) -> list[Evaluation]:
-        """Evaluate with the arguments of ``train``, a few clients at a time, which bounds the memory for their
-        states.
-        """
+        """Evaluate with the arguments of ``train``, a few clients at a time, which bounds the memory of states."""
         evaluations, clients, joined = [], sorted(chain(*held)), join(privates, held)
         for start in range(0, len(clients), AT_ONCE):
             some = clients[start : start + AT_ONCE]

@@ -287,9 +287,7 @@ class RayFleet:
         return groups
 
     def _evened(self, groups: Mapping[int, Sequence[int]]) -> dict[int, list[int]]:
-        """Return the same clients, at most an equal share per actor, which saves waiting. Some are guests of another
-        actor.
-        """
+        """Return the same clients, at most an equal share per actor; a surplus client is a guest of another actor."""
         share = math.ceil(sum(map(len, groups.values())) / len(self._groups))
         surplus = [client for clients in groups.values() for client in clients[share:]]
         evened = {}

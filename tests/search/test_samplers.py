@@ -38,14 +38,6 @@ def objective(params, round_index):
     return (params["experts"] / 10 - abs(params["tau"] - 0.1)) * round_index / ROUNDS
 
 
-@pytest.fixture(scope="module")
-def empty(tmp_path_factory):
-    """The folder of a study without trials, whose tables take a second to make."""
-    folder = tmp_path_factory.mktemp("empty")
-    SweepStudy(folder, SPACE, SweepSettings(), ROUNDS)
-    return folder
-
-
 def run_search(folder, empty, sampler, stop_after=None):
     """Run trials as the driver does; ``stop_after`` rounds in all the power goes out. Returns the rows on disk."""
     if not folder.exists():

@@ -63,6 +63,7 @@ class Evaluation:
 class RoundReport:
     """One communication round. Accuracies are fractions in 0..1 and means over all clients; time in seconds.
 
+    ``client_seconds`` is the time of training, all clients of the round together.
     ``downloaded_bytes`` and ``uploaded_bytes`` are those of the real protocol, all clients of the round together.
     ``simulated_time`` is when the server stopped waiting, in updates of the median client (see ``config.faults``).
     ``dropped`` are clients of the cohort without an upload, ``rejected`` those whose upload the server refused,
@@ -97,6 +98,7 @@ class RoundReport:
     client_test_accuracy: Sequence[float]
     nodes: Mapping[str, int] = field(default_factory=dict)
     train_metrics: Mapping[str, float | None] = field(default_factory=dict)
+    client_seconds: float = 0.0
 
     @classmethod
     def of(
@@ -142,6 +144,7 @@ class RoundReport:
             client_test_accuracy=test,
             nodes=dict(sorted(Counter(report.node for report in trained if report.node).items())),
             train_metrics=metrics,
+            client_seconds=sum(report.seconds for report in trained),
         )
 
 

@@ -1,7 +1,7 @@
 """Recovery of ended trials whose results are missing on disk: they are run again, and the study stays as it is."""
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 from optuna.trial import FrozenTrial, TrialState
@@ -67,8 +67,10 @@ class StudyWithLost:
     def is_over(self) -> bool:
         return self.trials_left() == 0
 
-    def report(self, number: int, round_index: int, value: float) -> None:
-        self._study.report(number, round_index, value)
+    def report(
+        self, number: int, round_index: int, value: float, quantities: Mapping[str, float] | None = None
+    ) -> None:
+        self._study.report(number, round_index, value, quantities)
 
     def should_stop(self, number: int, round_index: int) -> bool:
         """Return True if the trial stops here: a lost trial at its old end, also after later trials."""

@@ -18,6 +18,7 @@ from promptfleet.federation.checkpoints.folder import RESULT_FILE, load_summary
 from promptfleet.federation.reports import FederationSummary
 from promptfleet.search.conditions import is_active
 from promptfleet.search.folders import trial_folder, trial_numbers
+from promptfleet.search.quantities import quantities_of
 from promptfleet.search.space import Parameter
 from promptfleet.search.study import SweepStudy
 from promptfleet.search.study_file import FILE, DamagedStudy
@@ -92,7 +93,8 @@ def _restore(
         summary = None
     if summary is not None:
         values = [report.honest_val_accuracy for report in summary.rounds]
-        study.restore(params, values, complete=len(values) == wanted.rounds)
+        quantities = quantities_of(summary.rounds)
+        study.restore(params, values, complete=len(values) == wanted.rounds, quantities=quantities)
         return
     study.restore(None)
     proposed = study.trials()[-1].params

@@ -35,6 +35,7 @@ from promptfleet.federation.settings import (
     unknown_federation_key,
     values_for,
 )
+from promptfleet.search.budget import Budget
 from promptfleet.search.conditions import active, is_active, parents_first, required, with_fixed
 from promptfleet.search.samplers import GRID, check_sampler
 from promptfleet.search.space import Choice, IntRange, Parameter, parse_parameter
@@ -57,6 +58,7 @@ class SweepSettings(Section):
         None, description="options of the sampler by name, as Optuna has them, such as `{multivariate: true}`"
     )
     trials: int = Field(16, ge=1, description="number of trials; a grid runs all its points")
+    budget: Budget = Field(default_factory=Budget, description="what all trials may use")
     seed: int = Field(0, ge=0, description="seed of the sampler; the federation has its own seed")
     defaults_first: bool = Field(False, description="run the federation's own values as the first trial")
     startup_trials: int = Field(6, ge=0, description="random trials before the sampler learns from them")
@@ -215,10 +217,11 @@ def parse_sweep(
 ) -> SweepSpec:
     """Check the content of a search file, see ``read_sweep``."""
     settings_values = {key: value for key, value in values.items() if key not in ("federation", "space")}
-    known = [*dotted_keys(SweepSettings), "federation", "space"]
+    known = [*SweepSettings.model_fields, "federation", "space"]
     for key in settings_values:
         if key not in known:
             raise _unknown_setting(key, known, source)
+    settings_values = _with_trials(settings_values, source)
     settings = build(SweepSettings, settings_values, source=source)
     if trials is not None:
         settings = build(SweepSettings, {**settings_values, "trials": trials}, source="--trials")
@@ -234,12 +237,32 @@ def parse_sweep(
     _check_searched(_mapping(values, "space", source), space, base, source)
     if settings.sampler == GRID:
         settings = _grid_settings(settings, space, asked=trials or settings_values.get("trials"), source=source)
+    _check_budget(settings.budget, base, source)
     options = settings.sampler_options or {}
     check_sampler(settings.sampler, options, space, startup_trials=settings.startup_trials, source=source)
     spec = SweepSpec(settings, base, space)
     for _ in spec.extreme_configs(f"{source} with --set" if overrides else f"{source}: space"):
         pass
     return spec
+
+
+def _with_trials(values: Mapping[str, Any], source: str) -> dict[str, Any]:
+    """Return the settings with ``budget.trials`` as ``trials``, which means the same."""
+    budget = _mapping(values, "budget", source)
+    trials = budget.get("trials")
+    if trials is None:
+        return dict(values)
+    if values.get("trials", trials) != trials:
+        raise ConfigError(f"{source}: trials: got {values['trials']}, but budget.trials is {trials}; keep one of them")
+    build(Budget, budget, source=f"{source}: budget")
+    return {**values, "trials": trials, "budget": {**budget, "trials": None}}
+
+
+def _check_budget(budget: Budget, federation: Mapping[str, Any], source: str) -> None:
+    """Raise ConfigError if the budget is used up before a trial has ended."""
+    rounds = flatten(federation).get("rounds", FederationConfig.model_fields["rounds"].default)
+    if budget.rounds is not None and isinstance(rounds, int) and budget.rounds < rounds:
+        raise ConfigError(f"{source}: budget.rounds: {budget.rounds} allow no trial, which takes {rounds} rounds")
 
 
 def _unknown_setting(key: str, known: Sequence[str], source: str) -> ConfigError:

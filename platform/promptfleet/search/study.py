@@ -4,6 +4,7 @@ Optuna proposes (a grid's next point aside) and remembers. Both the next proposa
 are functions of what is on disk and of the sweep's seed, so a sweep that was killed goes on as if it had not been.
 """
 
+import time
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -17,6 +18,7 @@ import optuna
 from optuna.distributions import BaseDistribution
 from optuna.trial import FrozenTrial, TrialState, create_trial
 
+from promptfleet.search.budget import QUANTITIES_ATTR, SECONDS_ATTR, used_by
 from promptfleet.search.importances import hyperparameter_importances
 from promptfleet.search.samplers import GRID, ask, distribution, make_sampler, notes
 from promptfleet.search.space import Parameter
@@ -77,15 +79,20 @@ class SweepStudy:
         self._file = StudyFile(Path(folder), space)
         self._study = self._file.study
         self._handed_out: set[int] = set()
+        self._seconds_before: float = self._study.user_attrs.get(SECONDS_ATTR, 0.0)  # of earlier processes
+        self._started: float | None = None
 
     @patient
     def next_proposal(self) -> Proposal | None:
         """A trial that was begun and not finished, or a new one; None once the budget is spent."""
+        if self._started is None:
+            self._started = time.monotonic()
+        self._note_seconds()
         trials = self._trials()
         for trial in trials:
             if not trial.state.is_finished() and trial.number not in self._handed_out:
                 return self._hand_out(trial)
-        if len(trials) >= self._settings.trials:
+        if len(trials) >= self._settings.trials or self._used_up(trials):
             return None
         self._study.add_trial(self._propose(trials))
         return self._hand_out(self._trial(len(trials)))
@@ -110,17 +117,29 @@ class SweepStudy:
     @patient
     def trials_left(self) -> int:
         """How many trials of the budget have not ended, those that have not begun included."""
-        ended = sum(trial.state.is_finished() for trial in self._trials())
-        return max(0, self._settings.trials - ended)
+        trials = self._trials()
+        ended = sum(trial.state.is_finished() for trial in trials)
+        wanted = len(trials) if self._used_up(trials) else self._settings.trials
+        return max(0, wanted - ended)
+
+    @patient
+    def used_up(self) -> str | None:
+        """Return the part of the budget, other than trials, of which nothing is left; None where there is some."""
+        return self._used_up(self._trials())
 
     def is_over(self) -> bool:
         return self.trials_left() == 0
 
     @patient
-    def report(self, number: int, round_index: int, value: float) -> None:
-        """Keep the objective of one round."""
+    def report(
+        self, number: int, round_index: int, value: float, quantities: Mapping[str, float] | None = None
+    ) -> None:
+        """Keep the objective of one round, and the quantities of the trial after it (``QUANTITIES``)."""
+        self._note_seconds()
         trial = self._trial(number)
         if not trial.state.is_finished() and round_index not in trial.intermediate_values:
+            if quantities is not None:
+                self._live(trial).set_user_attr(QUANTITIES_ATTR, dict(quantities))
             self._live(trial).report(value, round_index)
 
     @patient
@@ -169,9 +188,14 @@ class SweepStudy:
 
     @patient
     def restore(
-        self, params: Mapping[str, Any] | None, values: Sequence[float] = (), *, complete: bool = False
+        self,
+        params: Mapping[str, Any] | None,
+        values: Sequence[float] = (),
+        *,
+        complete: bool = False,
+        quantities: Mapping[str, float] | None = None,
     ) -> None:
-        """Add the next trial as it once was: its ``params``, and the objective after each of its rounds.
+        """Add the next trial as it once was: its ``params``, the objective after each round, and its quantities.
 
         It has ended where it is ``complete``, or where it would be stopped after its last round beside the trials
         before it. Without params it is what would be proposed next, and has not been run.
@@ -186,6 +210,7 @@ class SweepStudy:
             params=dict(params),
             distributions=self._spreads(params),
             intermediate_values=reported,
+            user_attrs={QUANTITIES_ATTR: dict(quantities)} if quantities else {},
         )
         trial.number = len(trials)
         if complete:
@@ -199,6 +224,17 @@ class SweepStudy:
     def importances(self) -> dict[str, float] | None:
         """Return how much each searched key explains of the objective, see ``hyperparameter_importances``."""
         return hyperparameter_importances(self.trials(), self._parameters, seed=self._settings.seed)
+
+    def _used_up(self, trials: Sequence[FrozenTrial]) -> str | None:
+        return self._settings.budget.used_up(used_by(trials, self._seconds()))
+
+    def _seconds(self) -> float:
+        """Return how long the search has been running, in this process and those before it."""
+        return self._seconds_before + (0.0 if self._started is None else time.monotonic() - self._started)
+
+    def _note_seconds(self) -> None:
+        if self._settings.budget.seconds is not None and self._started is not None:
+            self._study.set_user_attr(SECONDS_ATTR, self._seconds())
 
     def _propose(self, trials: Sequence[FrozenTrial]) -> FrozenTrial:
         """The trial after ``trials``, to be written in one piece; Optuna's ``ask`` writes parameter by parameter."""

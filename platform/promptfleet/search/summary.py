@@ -62,8 +62,10 @@ def describe_outcome(spec: SweepSpec, folder: Path, outcome: SweepOutcome) -> st
             f"  zero-shot CLIP      {result.zero_shot_accuracy:.3f} on the same clients",
         ]
     counts = [f"{count} {state}" for state, count in count_states(outcome.records).items() if state != "running"]
+    ended_by = [f"the search ended: budget.{outcome.used_up} is used up"] if outcome.used_up else []
     lines += [
         f"trials: {', '.join(counts)}",
+        *ended_by,
         f"results: {storage.shown(folder)}",
         f"look at it: {outcome.ui_hint}",
     ]

@@ -36,6 +36,7 @@ class SweepOutcome:
     interrupted: bool
     ui_hint: str
     untracked: str | None  # why MLflow lacks a part of it
+    used_up: str | None = None  # the part of the budget, other than trials, of which nothing is left
 
 
 def plan_sweep(spec: SweepSpec, nodes: Sequence[Node]) -> Shares:
@@ -89,7 +90,8 @@ def run_sweep(spec: SweepSpec, folder: Path, prepared: Prepared, nodes: Sequence
         records = finish_sweep(spec, folder, study, sweep, writer)
     best = best_trial(records)
     result = trial_summary(folder, spec.config(best.params), study.trials()[best.number]) if best else None
-    return SweepOutcome(records, best, result, not study.is_over(), store.ui_hint(sweep.view), writer.last_reason)
+    hint = store.ui_hint(sweep.view)
+    return SweepOutcome(records, best, result, not study.is_over(), hint, writer.last_reason, study.used_up())
 
 
 def finish_sweep(

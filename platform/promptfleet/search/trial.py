@@ -17,10 +17,12 @@ from promptfleet.federation.reports import RoundReport
 from promptfleet.federation.resources import Shares
 from promptfleet.federation.rounds import Federation
 from promptfleet.federation.settings import federation_config
+from promptfleet.search.quantities import quantities_of
 from promptfleet.search.stage import FEDERATION, FOLDER, SETTLED
 
 logger = logging.getLogger(__name__)
 
+QUANTITIES = "quantities"
 OBJECTIVE = "val_accuracy"  # of the clients that do not attack, where some do
 
 
@@ -44,7 +46,8 @@ class FederationTrial(tune.Trainable):
 
     def step(self) -> Mapping[str, Any]:
         report, total = next(self._rounds), self._config.rounds
-        return _metrics(report) | {"report": asdict(report), "rounds": total, "done": report.round == total}
+        after = {QUANTITIES: quantities_of(self._federation.reports[: report.round])}
+        return _metrics(report) | {"report": asdict(report), "rounds": total, "done": report.round == total} | after
 
     def reset_config(self, new_config: dict[str, Any]) -> bool:
         self._begin(new_config)
@@ -76,6 +79,7 @@ class FederationTrial(tune.Trainable):
             logger.warning("%s; the trial starts again", error)
             done = 0
         after = [Checkpoints(self._stored, config.rounds, wait=True), RequireAccepted(federation)]
+        self._federation = federation
         self._rounds = rounds(federation, self._stored, after, reported=min(values[SETTLED], done))
 
 

@@ -1,6 +1,6 @@
 """Searcher and scheduler for Ray Tune: both ask the studies on disk and keep nothing themselves."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +13,8 @@ from promptfleet.cluster.watch import require_ray
 from promptfleet.errors import StorageError
 from promptfleet.federation.failures import FailsAgain
 from promptfleet.search.stage import NUMBER, STAGE, Stage
-from promptfleet.search.trial import OBJECTIVE
+from promptfleet.search.study import SweepStudy
+from promptfleet.search.trial import OBJECTIVE, QUANTITIES
 
 MAX_FAILURES = 6
 
@@ -62,7 +63,7 @@ class StageSearcher(NotSaved, Searcher):
         if error:
             self._failed(stage, number)
         elif result is not None and result["round"] >= result["rounds"]:
-            study.report(number, result["round"], result[OBJECTIVE])  # Tune shows a last round to no scheduler
+            _report(study, number, result)  # Tune shows a last round to no scheduler
             study.complete(number, result[OBJECTIVE])
         elif result is not None:
             study.prune(number)
@@ -99,7 +100,7 @@ class RungScheduler(NotSaved, FIFOScheduler):
 
     def on_trial_result(self, tune_controller: Any, trial: Trial, result: dict[str, Any]) -> str:
         number, study = trial.config[NUMBER], self._studies[trial.config[STAGE]]
-        study.report(number, result["round"], result[OBJECTIVE])
+        _report(study, number, result)
         stop = study.should_stop(number, result["round"])
         return TrialScheduler.STOP if stop else TrialScheduler.CONTINUE
 
@@ -111,6 +112,10 @@ class RungScheduler(NotSaved, FIFOScheduler):
             raise error
         if isinstance(error, FailsAgain):
             self._studies[trial.config[STAGE]].fail(trial.config[NUMBER], str(error))
+
+
+def _report(study: SweepStudy, number: int, result: Mapping[str, Any]) -> None:
+    study.report(number, result["round"], result[OBJECTIVE], result.get(QUANTITIES))
 
 
 def _last_error(trial: Trial) -> BaseException | None:

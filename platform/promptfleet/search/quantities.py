@@ -1,0 +1,32 @@
+"""Figures of a trial besides its objective: what it costs, and how its worst client fares."""
+
+from collections.abc import Sequence
+
+from promptfleet.federation.reports import RoundReport
+
+QUANTITIES = {
+    "rounds": "communication rounds",
+    "seconds": "seconds of its rounds",
+    "client_seconds": "seconds that its clients trained, all of them together",
+    "bytes_up": "bytes that clients uploaded, all rounds together",
+    "bytes_down": "bytes that clients downloaded, all rounds together",
+    "bytes": "both together",
+    "bytes_per_round": "both together, mean over rounds",
+    "worst_client": "lowest validation accuracy of a client after the last round",
+}
+
+
+def quantities_of(reports: Sequence[RoundReport]) -> dict[str, float]:
+    """Return the figures of ``QUANTITIES`` for a federation after these rounds, of which there is at least one."""
+    up, down = (sum(getattr(report, name) for report in reports) for name in ("uploaded_bytes", "downloaded_bytes"))
+    accuracies = [value for value in reports[-1].client_val_accuracy if value is not None]
+    return {
+        "rounds": len(reports),
+        "seconds": sum(report.seconds for report in reports),
+        "client_seconds": sum(report.client_seconds for report in reports),
+        "bytes_up": up,
+        "bytes_down": down,
+        "bytes": up + down,
+        "bytes_per_round": (up + down) / len(reports),
+        **({"worst_client": min(accuracies)} if accuracies else {}),
+    }

@@ -35,7 +35,7 @@ EARLY = 0.1  # chance, at each look, that a driver which resumes is hit before i
 
 @dataclass(frozen=True)
 class Disturbed:
-    """A job to disturb: its script, its arguments but for the name, and the folder of ``results`` that it lies in."""
+    """Job to disturb: its script, its arguments but for the name, and its folder in ``results``."""
 
     script: str
     arguments: tuple[str, ...]
@@ -54,7 +54,7 @@ JOBS = {
 
 
 def inputs(trials: int) -> dict[str, dict]:
-    """The files of the jobs, by name."""
+    """Return the files of the jobs, by name."""
     sweep = {"trials": trials, "startup_trials": 2, "grace_rounds": 1, "federation": FEDERATION}
     grid = {"sampler": "grid", "concurrent_trials": 2, "federation": FEDERATION}
     return {
@@ -68,13 +68,13 @@ def inputs(trials: int) -> dict[str, dict]:
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--kills", type=int, default=200, help="shots of all kinds")
-    parser.add_argument("--minutes", type=float, default=float("inf"), help="shoot at nobody after that")
+    parser.add_argument("--minutes", type=float, default=float("inf"), help="shoot no more after that")
     parser.add_argument("--jobs", nargs="+", choices=JOBS, default=list(JOBS), help="what to disturb, in turn")
     parser.add_argument("--trials", type=int, default=10, help="federations of the sweep")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--pause", type=float, nargs=2, default=(0.3, 4.0), help="seconds between two shots")
-    parser.add_argument("--processes", nargs="+", choices=TITLES, default=list(TITLES), help="whom to shoot at")
-    parser.add_argument("--keep", metavar="DIR", help="where to keep all that is written (default: kept if wrong)")
+    parser.add_argument("--processes", nargs="+", choices=TITLES, default=list(TITLES), help="processes to shoot at")
+    parser.add_argument("--keep", metavar="DIR", help="folder for all files of the jobs (default: kept if wrong)")
     parser.add_argument("--json", action="store_true")
     options = parser.parse_args()
     rng, tally = random.Random(options.seed), Tally()
@@ -100,7 +100,7 @@ def main() -> int:
 
 
 def conclude(folder: Path, disturbed: int, options: argparse.Namespace, tally: Tally) -> int:
-    """Print the figures and what was wrong; returns the exit status."""
+    """Print the figures and the differences; return the exit status."""
     names = list(dict.fromkeys(name for signals in SIGNALS.values() for name in signals))
     rows = [
         {"process": kind, "shots": sum(counts.values()), **counts}
@@ -135,7 +135,7 @@ def start(folder: Path, kind: str, name: str, *, resume: bool = False) -> Job:
 
 
 def disturb(folder: Path, kind: str, name: str, rng: random.Random, options: argparse.Namespace, tally: Tally) -> None:
-    """Run the job once more under fire until it is finished; at most as many shots as are still to be fired."""
+    """Run the job once more under fire until it is finished; it gets at most the shots that are left."""
     jobs = [start(folder, kind, name)]
     home = folder / "results" / JOBS[kind].shelf / name
     began = False  # a driver is mostly left alone until it has a client
@@ -184,7 +184,7 @@ def disturb(folder: Path, kind: str, name: str, rng: random.Random, options: arg
 
 
 def checkpoints_written(home: Path) -> int:
-    """A number that changes whenever a round of the job in ``home`` is finished."""
+    """Return a number that changes whenever a round of the job in ``home`` is finished."""
     files = (home / "trials").glob("*/checkpoints/*.safetensors")
     return hash(tuple(sorted(str(path) for path in files)))
 

@@ -1,4 +1,4 @@
-"""Is a disturbed job the same as the undisturbed one? Results, study and MLflow, compared trial by trial."""
+"""Comparison of a disturbed job with the undisturbed one: results, study and MLflow, trial by trial."""
 
 import json
 import sqlite3
@@ -10,7 +10,7 @@ from typing import Any
 
 @dataclass
 class Tally:
-    """Shots, and what came of them over all disturbed jobs."""
+    """Count of shots, and their effects over all disturbed jobs."""
 
     kills: Counter[tuple[str, str]] = field(default_factory=Counter)  # by kind and signal
     federations: int = 0
@@ -23,7 +23,7 @@ class Tally:
 
 
 def compare(results: Path, shelf: str, calm_name: str, name: str, tally: Tally) -> None:
-    """Hold the job ``name`` against the undisturbed one, both in ``results/shelf``."""
+    """Compare the job ``name`` with the undisturbed one, both in ``results/shelf``."""
     calm, storm = results / shelf / calm_name, results / shelf / name
     for path in sorted(calm.glob("trials/*/result.json")):
         wanted, number = json.loads(path.read_text()), path.parent.name
@@ -51,7 +51,7 @@ def compare(results: Path, shelf: str, calm_name: str, name: str, tally: Tally) 
 
 
 def study_rows(sweep: Path) -> list[tuple]:
-    """Trials, parameters and every reported value, as they lie in the study's database."""
+    """Return trials, parameters and every reported value from the study's database."""
     with sqlite3.connect(sweep / "study.db") as database:
         return [
             *database.execute("select number, state from trials order by number"),
@@ -67,7 +67,7 @@ def _by_number(database: sqlite3.Connection, columns: str, table: str) -> list[t
 
 
 def mlflow_differences(results: Path, shelf: str, calm_name: str, name: str) -> list[str]:
-    """Trials of the job whose rounds in MLflow are not each there once, with the values of the undisturbed ones."""
+    """Return trials of the job whose rounds in MLflow are not each there once, with the undisturbed values."""
     query = """
         select trial.value, m.step, m.value from metrics m
         join tags trial on trial.run_uuid = m.run_uuid and trial.key = 'trial'
@@ -80,5 +80,5 @@ def mlflow_differences(results: Path, shelf: str, calm_name: str, name: str) -> 
             database.execute(query, (f"{shelf.removesuffix('s')}/{one}",)).fetchall() for one in (calm_name, name)
         )
     return [f"{name}: MLflow has {row} of trial, round, accuracy" for row in sorted(set(calm) ^ set(storm))] or (
-        [f"{name}: MLflow has a round twice"] if len(storm) != len(set(storm)) else []
+        [f"{name}: MLflow has a duplicate round"] if len(storm) != len(set(storm)) else []
     )

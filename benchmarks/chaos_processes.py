@@ -17,7 +17,7 @@ ROOT = Path(__file__).resolve().parents[1]
 MARK = "PROMPTFLEET_CHAOS"
 GONE_S = 240.0
 STOPPED_S = (0.5, 5.0)  # from SIGSTOP to SIGCONT
-TITLES = {  # what a process calls itself
+TITLES = {  # a process's own title
     "client": ("ray::ClientActor",),
     "server": ("ray::ServerActor",),
     "trial": ("ray::FederationTrial", "ray::ResourceTrainable"),  # the latter while it is at work
@@ -39,7 +39,7 @@ WEIGHTS = {
     "agent": 1,
     "fork_server": 1,
 }
-SIGNALS = {  # how often which, by kind; SIGSTOP is followed by SIGCONT
+SIGNALS = {  # weight of each signal, by kind; SIGSTOP is followed by SIGCONT
     "client": {"SIGKILL": 4, "SIGSTOP": 1, "SIGTERM": 1},
     "server": {"SIGKILL": 4, "SIGSTOP": 1, "SIGTERM": 1},
     "trial": {"SIGKILL": 4, "SIGSTOP": 1, "SIGTERM": 1},
@@ -120,7 +120,7 @@ class Job:
         return found
 
     def wait_until_gone(self) -> list[str]:
-        """Command lines of processes that have not ended by themselves after four minutes."""
+        """Return command lines of processes that have not ended by themselves after four minutes."""
         deadline = time.monotonic() + GONE_S
         while (left := self.processes()) and time.monotonic() < deadline:
             time.sleep(0.5)
@@ -128,7 +128,7 @@ class Job:
 
 
 def living(job: Job) -> dict[str, list[int]]:
-    """Process ids of the job's processes that may be killed, by kind."""
+    """Return the ids of the job's processes that may be killed, by kind."""
     found: dict[str, list[int]] = {kind: [] for kind in TITLES}
     for pid, command in job.processes().items():
         program = command.split(" -", 1)[0]

@@ -1,4 +1,4 @@
-"""What keeping a checkpoint after each round costs: python benchmarks/checkpoint.py
+"""Cost of a checkpoint after each round: python benchmarks/checkpoint.py
 
 A federation of pFedMoAP on the digits in this process: seconds of its rounds, of writing their checkpoints in the
 thread beside them, and for how long the rounds had to wait for that.
@@ -31,7 +31,7 @@ def main() -> None:
 
 
 def measure_rounds(clients: int, rounds: int, folder: Path) -> dict[str, float]:
-    """Medians over the rounds."""
+    """Return medians over the rounds."""
     config = federation_config({"clients": clients, "partition": {"kind": "iid"}, "storage": {"path": str(folder)}})
     prepared = prepare(config)
     round_s, write_s, waited_s = [], [], []

@@ -53,7 +53,7 @@ def photographs() -> Dataset:
 
 
 def spread_out(dataset: Dataset, images: int) -> Dataset:
-    """``images`` of the dataset's images, evenly; over and over where it has fewer."""
+    """Return ``images`` of the dataset's images, evenly; repeatedly if it has fewer."""
     chosen = np.linspace(0, max(images, len(dataset)), images, endpoint=False).astype(int) % len(dataset)
 
     def read_image(index: int) -> Image.Image:
@@ -65,7 +65,7 @@ def spread_out(dataset: Dataset, images: int) -> Dataset:
 
 
 def compare(name: str, dataset: Dataset, repeats: int, threads: int, device: str) -> dict[str, str | float]:
-    """Images per second, the fastest of ``repeats`` runs that take turns."""
+    """Return images per second, the fastest of ``repeats`` runs that take turns."""
     weights = {} if name == GLYPH_CLIP else {"pretrained": "random"}
     backbone = load_backbone(BackboneConfig(name=name, **weights))
     backbone.model.to(device)
@@ -95,20 +95,20 @@ def compare(name: str, dataset: Dataset, repeats: int, threads: int, device: str
 
 @torch.inference_mode()
 def forward_part(backbone: Backbone, pixels: torch.Tensor, part: range) -> dict:
-    """The bare forward passes of one part, on tensors that are in memory."""
+    """Run the bare forward passes of one part, on tensors that are in memory."""
     for start in range(0, len(part), BATCH):
         backbone.model.encode_image(pixels[start : start + min(BATCH, len(part) - start)], normalize=True)
     return {}
 
 
 def forward(backbone: Backbone, pixels: torch.Tensor, parts: list[range]) -> None:
-    """One forward pass after the other, each with all threads."""
+    """Run one forward pass after the other, each with all threads."""
     for part in parts:
         forward_part(backbone, pixels, part)
 
 
 def encode(backbone: Backbone, dataset: Dataset, device: str) -> None:
-    """From image files to a finished store."""
+    """Encode image files into a finished store."""
     config = federation_config({"runtime": {"device": device}})
     with tempfile.TemporaryDirectory() as folder:
         wanted = wanted_files(backbone, dataset, FeaturesConfig(), {Needs.GLOBAL}, Path(folder))

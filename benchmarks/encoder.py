@@ -1,4 +1,4 @@
-"""The prefix-shared prompt encoder against the obvious one of 77 tokens: python benchmarks/encoder.py
+"""The prefix-shared prompt encoder against the simple one of 77 tokens: python benchmarks/encoder.py
 
 Forward and backward to the context, random weights, ImageNet's first class names. Without --classes and --context every
 combination is measured.
@@ -52,7 +52,7 @@ def main() -> None:
 
 
 def tower_of(name: str) -> TextTower:
-    """The text tower of that architecture; except for glyph-clip its weights are random."""
+    """Return the text tower of that architecture; except for glyph-clip its weights are random."""
     if name == GLYPH_CLIP:
         return load_backbone(BackboneConfig()).tower
     return text_tower_of(open_clip.create_model(name, pretrained=None).eval(), name)

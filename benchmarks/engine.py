@@ -1,6 +1,6 @@
-"""What a round costs beside the clients' own work: python benchmarks/engine.py
+"""Cost of a round without the clients' own work: python benchmarks/engine.py
 
-Rounds of clients that do nothing (select, train, aggregate, evaluate everybody), in this process, with one actor per
+Rounds of clients that do nothing (select, train, aggregate, evaluate all clients), in this process, with one actor per
 client, and packed into as many actors as there are cores.
 """
 
@@ -55,7 +55,7 @@ def main() -> None:
 
 
 def make_inputs(folder: Path, clients: int) -> Prepared:
-    """Random features for everybody, and a CLIP that nobody asks anything."""
+    """Return random features for all clients, and a CLIP that none of them uses."""
     rng = np.random.default_rng(0)
     labels = np.arange(clients * SAMPLES_PER_CLIENT) % CLASSES
     features = rng.normal(size=(len(labels), DIM)).astype(np.float32)
@@ -77,7 +77,7 @@ def make_config(clients: int, mode: str) -> FederationConfig:
 
 
 def round_milliseconds(config: FederationConfig, prepared: Prepared, rounds: int) -> dict[str, float]:
-    """Median and worst of ``rounds`` rounds, after three that do not count."""
+    """Return median and worst of ``rounds`` rounds, after three that do not count."""
     for fleet in fleets(config, prepared):
         federation = Federation(config, prepared, fleet)
         times = []
@@ -89,7 +89,7 @@ def round_milliseconds(config: FederationConfig, prepared: Prepared, rounds: int
 
 
 def fleets(config: FederationConfig, prepared: Prepared) -> Iterator[Fleet]:
-    """The one fleet that the configuration asks for, ended afterwards."""
+    """Give the one fleet of the configuration, and end it afterwards."""
     if config.runtime.backend == "local":
         with closing(LocalFleet(prepared)) as fleet:
             yield fleet

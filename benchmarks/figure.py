@@ -1,4 +1,4 @@
-"""Draws what the benchmarks measured: python benchmarks/figure.py FOLDER (with NAME.json of each) [--out FILE]"""
+"""Draw the measurements of the benchmarks: python benchmarks/figure.py FOLDER (with NAME.json of each) [--out FILE]"""
 
 import argparse
 import json

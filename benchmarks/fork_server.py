@@ -1,7 +1,7 @@
-"""Whether the fork server ever stalls: python benchmarks/fork_server.py --starts 1000
+"""Test that the fork server never stalls: python benchmarks/fork_server.py --starts 1000
 
-Trials of Ray Tune, each with fresh actors of its own, as a sweep without re-used actors would start them. A start that
-is lost takes Ray's registration time-out, a minute; README.md has what once lost them.
+Trials of Ray Tune, each with fresh actors, as a sweep without re-used actors would start them. A lost start takes Ray's
+registration time-out, a minute; README.md describes former causes.
 """
 
 import argparse
@@ -19,7 +19,7 @@ STALL_S = 20.0
 
 
 class Client:
-    """An actor that needs nothing but to be there."""
+    """Actor without any work."""
 
     def parent(self) -> int:
         return os.getppid()
@@ -61,7 +61,7 @@ def run_trials(trials: int, folder: str) -> list[dict[str, Any]]:
 
 
 def start_actors(config: dict[str, Any]) -> None:
-    """A trial: start actors and tell how long that took and whose children they are."""
+    """Run a trial: start actors and report the seconds and the parents of their processes."""
     import ray
     from ray import tune
 

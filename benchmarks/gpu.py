@@ -1,7 +1,7 @@
-"""All that can be measured on a GPU in eight minutes: python benchmarks/gpu.py
+"""All measurements on a GPU that fit into eight minutes: python benchmarks/gpu.py
 
-Parts, each in a process of its own with its own time limit. Each stores its rows in --out as soon as they are measured,
-so a run that is cut off still leaves figures. A part whose modules (open_clip, Ray) are missing is left out, with the
+Each part is a separate process with its own time limit. It stores its rows in --out as soon as they are measured, so a
+run that is cut off still leaves figures. A part whose modules (open_clip, Ray) are missing is left out, with the
 reason. ``--device cpu --small`` rehearses every part in under two minutes.
 """
 
@@ -52,7 +52,7 @@ def main() -> int:
 
 
 def run_part(name: str, options: argparse.Namespace) -> dict[str, Any]:
-    """Run one part until it ends or its time is up; returns what its file says, and how the process ended."""
+    """Run one part until it ends or its time is up; return the content of its file, and how the process ended."""
     limit_s = LIMITS_S[name] * (REHEARSAL_PATIENCE if options.small else 1)
     path = (options.out / f"{name}.json").absolute()
     path.unlink(missing_ok=True)
@@ -72,7 +72,7 @@ def run_part(name: str, options: argparse.Namespace) -> dict[str, Any]:
 
 
 def _status(command: Sequence[str], environment: dict[str, str], limit_s: float) -> int:
-    """The exit status of a process; its whole group is ended when ``limit_s`` are over."""
+    """Return the exit status of a process; its whole group is ended when ``limit_s`` are over."""
     with subprocess.Popen(command, env=environment, start_new_session=True) as process:
         try:
             return process.wait(limit_s)

@@ -1,4 +1,4 @@
-"""What the benchmarks share: clocks, memory, tables, the JSON line."""
+"""Helpers of the benchmarks: clocks, memory, tables, the JSON line."""
 
 import ctypes
 import json
@@ -18,9 +18,9 @@ ACTOR_MIB, FORKED_ACTOR_MIB = 340, 45  # of one that imported torch by itself, a
 
 
 def measure(work: Callable[[], Any], repeats: int) -> tuple[float, float]:
-    """Seconds of the fastest of ``repeats`` runs (fewer, once they have taken ten seconds) and peak memory in MiB.
+    """Return seconds of the fastest of ``repeats`` runs (fewer, once they take ten seconds) and peak memory in MiB.
 
-    The peak is how far this process's resident memory rises in the first run above where it stood (Linux).
+    The peak is the rise of this process's resident memory in the first run above its start (Linux).
     """
     count_peak_anew()
     resident = _status_kib("VmRSS")
@@ -32,21 +32,18 @@ def measure(work: Callable[[], Any], repeats: int) -> tuple[float, float]:
 
 
 def count_peak_anew() -> None:
-    """Have ``peak_mib`` know of nothing before."""
+    """Forget the peak so far."""
     ctypes.CDLL(None).malloc_trim(0)  # what was freed before must not hide what is needed
     Path("/proc/self/clear_refs").write_text("5")
 
 
 def peak_mib() -> float:
-    """Of this process's resident memory (Linux)."""
+    """Return the peak of this process's resident memory (Linux)."""
     return _status_kib("VmHWM") / 1024
 
 
 def session_pss_mib(mark: str) -> float:
-    """Proportional memory of every process whose environment holds ``mark`` (``NAME=value``), and of their children.
-
-    A process that changes its title may write over its environment, as some of Ray's do.
-    """
+    """Return the proportional memory of processes with ``mark`` (``NAME=value``) in their environment, and children."""
     parents, marked = {}, set()
     for folder in Path("/proc").iterdir():
         if folder.name.isdecimal():
@@ -60,7 +57,7 @@ def session_pss_mib(mark: str) -> float:
 
 
 def actors_fit(actors: int) -> bool:
-    """Whether so many actors fit this machine's free memory; says so where they do not."""
+    """Return True if this number of actors fits this machine's free memory; prints a line if not."""
     from promptfleet.cluster.fork_server.session import unavailable
 
     size = FORKED_ACTOR_MIB if unavailable() is None else ACTOR_MIB
@@ -76,7 +73,7 @@ def actors_fit(actors: int) -> bool:
 
 
 def machine() -> str:
-    """The machine in words: processors, memory, versions."""
+    """Return the machine in words: processors, memory, versions."""
     import torch
 
     memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30
@@ -116,7 +113,7 @@ def _status_kib(key: str) -> int:
 
 
 def _pss_kib(folder: Path) -> int:
-    """0 for a process that has ended."""
+    """Return 0 for a process that has ended."""
     try:
         lines = (folder / "smaps_rollup").read_text().splitlines()
     except OSError:

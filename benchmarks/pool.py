@@ -1,8 +1,8 @@
 """A round of pFedMoAP's server with its pool in memory and on disk: python benchmarks/pool.py
 
-Of the server alone: a cohort's uploads are taken in, and the experts of another cohort are chosen and read. Prompts are
-made as in selection.py. Each pool has a process of its own, whose peak memory is that of the measured rounds; a round
-after which all sketches are made anew comes before them and is timed by itself.
+The server alone: it aggregates a cohort's uploads, and chooses and reads the experts of another cohort. Prompts are
+made as in selection.py. Each pool has a separate process, whose peak memory is that of the measured rounds; a round
+after which all sketches are computed again comes before them and is timed by itself.
 """
 
 import argparse
@@ -29,7 +29,7 @@ from promptfleet.methods.protocol import Message, World
 from promptfleet.seeding import stream
 from selection import BLOCK, TOKENS, add_pool_arguments, blocks, forget, say, trained_prompts
 
-ROUNDS = (5, 6, 7)  # no powers of two, after which all sketches are made anew
+ROUNDS = (5, 6, 7)  # no powers of two, after which all sketches are computed again
 
 
 def main() -> None:
@@ -51,7 +51,7 @@ def main() -> None:
 
 
 def measure(storage: str, folder: Path, real: Tensor, options: argparse.Namespace) -> dict[str, Any]:
-    """Seconds of the fastest of three rounds; ``cold_s``: choosing with nothing of the pool in the page cache."""
+    """Return seconds of the fastest of three rounds; ``cold_s``: choosing without any of the pool in the page cache."""
     torch.set_num_threads(options.threads)
     server = filled_server(storage, folder, real, options)
     prompts = next(blocks("prompts", real, 4 * options.cohort)).chunk(4)
@@ -77,7 +77,7 @@ def measure(storage: str, folder: Path, real: Tensor, options: argparse.Namespac
 
 
 def filled_server(storage: str, folder: Path, real: Tensor, options: argparse.Namespace) -> Server:
-    """After round 3, in which everybody has trained."""
+    """Return a server after round 3, in which all clients have trained."""
     values = {"prompt_length": TOKENS, "storage": {"path": str(folder)}}
     prepared = prepare(federation_config(values))
     many = {
@@ -107,12 +107,12 @@ def filled_server(storage: str, folder: Path, real: Tensor, options: argparse.Na
 
 
 def texts(text: Tensor, prompts: Tensor) -> Tensor:
-    """Of as many prompts, in half precision; what is in them makes no difference here."""
+    """Return texts for the prompts, in half precision; their content makes no difference here."""
     return (text + prompts[:, :1, None]).half()
 
 
 def round_of(server: Server, round_index: int, prompts: Tensor, options: argparse.Namespace) -> tuple[float, float]:
-    """Seconds of taking in one cohort's prompts, and of choosing for the next one."""
+    """Return seconds of aggregating one cohort's prompts, and of choosing for the next one."""
     uploads = {
         client: Upload(Message({"context": one.view_as(server.state["context"])}, {"text": server.state["text"]}), 1)
         for client, one in zip(cohort(round_index, options), prompts, strict=True)
@@ -125,7 +125,7 @@ def round_of(server: Server, round_index: int, prompts: Tensor, options: argpars
 
 
 def choose(server: Server, round_index: int, options: argparse.Namespace) -> tuple[float, str]:
-    """Seconds, and a hash of what was downloaded."""
+    """Return seconds, and a hash of the downloads."""
     started = time.perf_counter()
     downloads = server.select(round_index, cohort(round_index, options))
     seconds = time.perf_counter() - started

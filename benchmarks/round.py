@@ -49,7 +49,7 @@ def options_of(arguments: Sequence[str] | None = None) -> argparse.Namespace:
 
 
 def model_of(options: argparse.Namespace) -> nn.Module:
-    """The frozen open_clip model of the options, on their device."""
+    """Return the frozen open_clip model of the options, on their device."""
     torch.manual_seed(0)
     if options.backbone == GLYPH_CLIP:
         model = load_backbone(BackboneConfig()).model
@@ -138,7 +138,7 @@ def world_of(model: nn.Module, classes: int, options: argparse.Namespace) -> Wor
 def our_round(
     world: World, examples: Examples, start: Tensor, experts: Tensor, expert_text: Tensor, gate: dict[str, Tensor]
 ) -> Tensor:
-    """The prompt after one local round, by the library."""
+    """Return the prompt after one local round, by the library."""
     method, rng = PFedMoAP(), np.random.default_rng(0)
     private = to_device(method.init_client(world, 0, rng), start.device)
     private |= {f"gate.{name}": tensor for name, tensor in gate.items()}
@@ -157,7 +157,7 @@ def published_round(
     experts: Tensor,
     gate: dict[str, Tensor],
 ) -> Tensor:
-    """The prompt after one local round, computed as the published implementation does."""
+    """Return the prompt after one local round, computed as the published implementation does."""
     config, clip = world.config, world.clip
     with torch.no_grad():
         expert_text = encode_prompts_plainly(clip.tower, clip.classes, experts)

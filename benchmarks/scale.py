@@ -1,9 +1,9 @@
-"""How a federation grows with its clients: python benchmarks/scale.py
+"""Growth of a federation's cost with its clients: python benchmarks/scale.py
 
-pFedMoAP on handwritten digits, a tenth of the clients in each round, everybody evaluated after it. Every client has 20
-images, drawn with replacement from the 1,797 there are: speed is measured here, not accuracy. Twice for each number of
-clients packed into one actor per core: as a job from its start to its end with the memory of all its processes, and
-once more with clocks in its actors, to see what of a round is the clients' own computing. As a job also with an actor
+pFedMoAP on handwritten digits, a tenth of the clients in each round, all of them evaluated after it. Every client has
+20 images, drawn with replacement from the 1,797 there are: speed is measured here, not accuracy. Two runs for each
+number of clients packed into one actor per core: a job from its start to its end with the memory of all its processes,
+and a run with clocks in its actors, which shows the clients' own share of a round. A third run is a job with an actor
 for each client, as long as they fit.
 """
 
@@ -72,7 +72,7 @@ def say(text: str) -> None:
 
 
 def draw_digits(root: Path, clients: int) -> list[str]:
-    """Write 20 images per client as a folder of images; returns the settings that name it and the participation."""
+    """Write 20 images per client as a folder of images; return the settings that name it and the participation."""
     pixels, labels = read_digits()
     name, drawn = f"digits-{clients}", stream(0, "benchmark").integers(len(labels), size=IMAGES_PER_CLIENT * clients)
     for number, sample in enumerate(drawn):
@@ -88,7 +88,7 @@ def configuration(clients: int, clients_per_actor: int, settings: list[str]) -> 
 
 
 class Clock:
-    """Passes calls on and adds up the seconds of the processor that they take: waiting for one is not computing."""
+    """Wrapper that adds up the processor seconds of calls: waiting for a processor is not computing."""
 
     def __init__(self, inner: Any):
         self._inner, self.seconds = inner, 0.0
@@ -105,7 +105,7 @@ class Clock:
 
 
 class TimedClientActor(ClientActor):
-    """Knows its clients' seconds of local updates and evaluations, without what brings them their inputs."""
+    """Client actor that counts the seconds of local updates and evaluations, without the transport of inputs."""
 
     def begin(self, *arguments: Any) -> None:
         super().begin(*arguments)
@@ -116,7 +116,7 @@ class TimedClientActor(ClientActor):
 
 
 class TimedServerActor(ServerActor):
-    """Knows the seconds of selection and aggregation."""
+    """Server actor that counts the seconds of selection and aggregation."""
 
     def __init__(self, *arguments: Any):
         super().__init__(*arguments)
@@ -141,7 +141,7 @@ class TimedServerActor(ServerActor):
 
 
 def where_a_round_goes(config: FederationConfig, prepared: Prepared, folder: Path, rounds: int) -> dict[str, float]:
-    """Medians over the second half of the rounds; ``clients_s`` is a mean over the actors, which work side by side."""
+    """Return medians over the second half of the rounds; ``clients_s`` is a mean over the parallel actors."""
     spent = []
     with timed_fleet(config, prepared) as (fleet, processes):
         federation = Federation(config, prepared, fleet)
@@ -171,14 +171,14 @@ def where_a_round_goes(config: FederationConfig, prepared: Prepared, folder: Pat
 
 
 def seconds_of(processes: Any) -> tuple[float, float]:
-    """So far: the server's, and the mean of the client actors'."""
+    """Return the seconds so far: the server's, and the mean of the client actors'."""
     server, *clients = ray.get([actor.seconds.remote() for actor in (processes.server, *processes.clients)])
     return server, statistics.fmean(clients)
 
 
 @contextmanager
 def timed_fleet(config: FederationConfig, prepared: Prepared) -> Iterator[tuple[Any, Any]]:
-    """A fleet whose actors have clocks, and its processes."""
+    """Give a fleet whose actors have clocks, and its processes."""
     from promptfleet.federation.on_ray import fleet as ray_fleet
     from promptfleet.federation.on_ray import processes as ray_processes
 

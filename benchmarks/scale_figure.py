@@ -1,4 +1,4 @@
-"""Draws docs/scale.png: python benchmarks/scale_figure.py FILE... (what python benchmarks/scale.py --json printed)"""
+"""Draw docs/scale.png: python benchmarks/scale_figure.py FILE... (output of python benchmarks/scale.py --json)"""
 
 import argparse
 import json
@@ -39,7 +39,7 @@ def main() -> None:
         ("round_s", "the round", BLUE),
         ("clients_s", "clients' own computing", GREEN),
         ("server_s", "selection and aggregation", VERMILLION),
-        ("write_s", "a checkpoint, beside the next round", ORANGE),
+        ("write_s", "a checkpoint, during the next round", ORANGE),
     ):
         draw(parts, rounds, key, "o-", color=color, label=label)
     parts.set_yscale("log")
@@ -52,7 +52,7 @@ def main() -> None:
 
 
 def draw(axes: Axes, rows: list[Row], key: str, marks: str, **options: str) -> None:
-    """One line over the number of clients, on a logarithmic axis."""
+    """Draw one line over the number of clients, on a logarithmic axis."""
     clients = [row["clients"] for row in rows]
     axes.plot(clients, [row[key] for row in rows], marks, **options)
     axes.set_xscale("log")

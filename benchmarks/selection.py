@@ -1,9 +1,9 @@
 """The nearest experts of a cohort in a pool of many: python benchmarks/selection.py
 
-By one product with all of them, by sketches to the same result, and from a shortlist by sketches, with the share of
-the true nearest that it finds. A pool lies on disk in float16. Its prompts are either independent normal numbers, the
-hardest there is for sketches, or made from real ones: of clients with two digits each, every expert a mixture of three
-of theirs plus noise of a tenth of their median distance.
+By one product with all of them, by sketches to the same result, and from a shortlist by sketches, with the share of the
+true nearest that it finds. A pool is on disk in float16. Its prompts are either independent normal numbers, the hardest
+case for sketches, or made from real ones: of clients with two digits each, every expert is a mixture of three of their
+prompts plus noise of a tenth of their median distance.
 """
 
 import argparse
@@ -57,7 +57,7 @@ def main() -> None:
 
 
 def add_pool_arguments(parser: argparse.ArgumentParser) -> None:
-    """Who chooses how many experts, how fast, and where the pool lies."""
+    """Add the arguments of a pool: cohort, number of experts, threads, folder."""
     parser.add_argument("--cohort", type=int, default=100)
     parser.add_argument("--count", type=int, default=9, help="experts that each client gets")
     parser.add_argument("--threads", type=int, default=len(os.sched_getaffinity(0)))
@@ -70,7 +70,7 @@ def say(text: str) -> None:
 
 
 def trained_prompts(folder: str) -> Tensor:
-    """``[clients, numbers]`` after two rounds."""
+    """Return ``[clients, numbers]`` after two rounds."""
     partition = {"kind": "pathological", "classes_per_client": 2}
     values = {"clients": CLIENTS, "prompt_length": TOKENS, "partition": partition, "storage": {"path": folder}}
     config = federation_config(values)
@@ -83,7 +83,7 @@ def trained_prompts(folder: str) -> Tensor:
 
 
 def measure_pool(path: Path, data: str, real: Tensor, experts: int, cohort: int, count: int) -> dict[str, Any]:
-    """By sketches: the fastest of three, from a pool in the page cache; ``cold_s`` with nothing of it there."""
+    """Measure a search by sketches: the fastest of three, from the page cache; ``cold_s`` without the page cache."""
     say(f"{experts} experts ({data}): writing {experts * real.shape[1] * 2 / 1e9:.1f} GB")
     kept = np.memmap(path, np.float16, "w+", shape=(experts, real.shape[1]))
     for start, block in zip(range(0, experts, BLOCK), blocks(data, real, experts), strict=True):
@@ -126,7 +126,7 @@ def measure_pool(path: Path, data: str, real: Tensor, experts: int, cohort: int,
 
 
 def blocks(data: str, real: Tensor, experts: int) -> Iterator[Tensor]:
-    """Experts ``[<= BLOCK, numbers]``, float32, ``experts`` in all."""
+    """Yield experts ``[<= BLOCK, numbers]``, float32, ``experts`` in all."""
     generator = torch.Generator().manual_seed(0)
     noise = 0.1 * float(torch.pdist(real).median()) / real.shape[1] ** 0.5
     for start in range(0, experts, BLOCK):
@@ -140,20 +140,20 @@ def blocks(data: str, real: Tensor, experts: int) -> Iterator[Tensor]:
 
 
 def mapped(path: Path, experts: int, *, at_random: bool = False) -> Tensor:
-    """The pool on disk, read as it is needed."""
+    """Return the pool on disk, read on request."""
     kept = np.memmap(path, np.float16, "c").reshape(experts, -1)
     kept._mmap.madvise(mmap.MADV_RANDOM if at_random else mmap.MADV_SEQUENTIAL)
     return torch.from_numpy(kept)
 
 
 def forget(path: Path) -> None:
-    """Have the operating system drop what it keeps of the file in memory."""
+    """Drop the file from the operating system's page cache."""
     with path.open("rb") as file:
         os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
 
 
 def timed(work: Callable[[], Any]) -> tuple[float, float, Any]:
-    """Seconds of the clock and of the processor, and what ``work`` gives."""
+    """Return seconds of the clock and of the processor, and the result of ``work``."""
     started, before = time.perf_counter(), time.process_time()
     given = work()
     return time.perf_counter() - started, time.process_time() - before, given

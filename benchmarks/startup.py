@@ -1,4 +1,4 @@
-"""How long a job takes to its first round, and the memory it holds: python benchmarks/startup.py
+"""Time of a job to its first round, and its memory: python benchmarks/startup.py
 
 Runs jobs/train.py as a user would (pFedMoAP on digits, two rounds) and sums the proportional set size of all of its
 processes, Ray's own included, once a second.
@@ -44,7 +44,7 @@ def main() -> None:
 def run(
     storage: str, clients: int, clients_per_actor: int, assignments: Sequence[str], *, rounds: int = 2
 ) -> dict[str, float]:
-    """One job from its start to its end; the rounds' seconds are the median of their second half."""
+    """Run one job from its start to its end; the rounds' seconds are the median of their second half."""
     out = Path(storage) / f"{clients}-{clients_per_actor}"
     settings = [
         *assignments,
@@ -84,7 +84,7 @@ def run(
 
 
 class Peak(threading.Thread):
-    """Watches the memory of a session until it is told to stop."""
+    """Watcher of a session's memory, until it is stopped."""
 
     def __init__(self, mark: str):
         super().__init__(daemon=True)

@@ -1,4 +1,4 @@
-"""What a trial of a sweep costs beyond its rounds: python benchmarks/sweep.py
+"""Cost of a sweep's trial beyond its rounds: python benchmarks/sweep.py
 
 Runs jobs/tune.py as a user would (pFedMoAP on digits, no early stopping, one trial at a time) and takes the time from
 the end of one trial to the end of the next in Optuna's study, less the latter's rounds. The first trial starts the

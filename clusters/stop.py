@@ -44,7 +44,7 @@ def main() -> None:
 
 
 def _hosts(path: str) -> tuple[list[str], list[str]]:
-    """The machines of a cluster's file, and the ssh command to which one is added. Raises ConfigError."""
+    """Return the machines of a cluster's file, and the ssh command to which one is added. Raises ConfigError."""
     try:
         cluster = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
         provider, auth = cluster["provider"], cluster["auth"]

@@ -1,7 +1,7 @@
-"""Have a Ray cluster start workers until it has GPUs, on its head: python clusters/wait_for_gpus.py [NUMBER]
+"""Make a Ray cluster start workers until it has GPUs, on its head: python clusters/wait_for_gpus.py [NUMBER]
 
-To be run right before the job that uses them: workers end after idle_timeout_minutes without work. The wish ends with
-this process, also where that is killed. One by Ray's request_resources would stay for as long as the head does, and so
+Run this right before the job that uses them: workers end after idle_timeout_minutes without work. The request ends with
+this process, also if it is killed. A request by Ray's request_resources would stay as long as the head does, and so
 would a worker that is paid for.
 """
 

@@ -1,1 +1,1 @@
-"""Parts of ``benchmarks/gpu.py``, each a process of its own: ``python -m gpu_parts.NAME``."""
+"""Parts of ``benchmarks/gpu.py``, each a separate process: ``python -m gpu_parts.NAME``."""

@@ -38,7 +38,7 @@ def rows(setting: Setting) -> Iterator[Row]:
 
 
 def _one_process(setting: Setting, prepared: Prepared) -> Iterator[Row]:
-    """Memory of the card that this process takes with CUDA alone, with the weights, after a step of one client."""
+    """Yield this process's memory of the card with CUDA alone, with the weights, after a step of one client."""
     free = card_used_mib()
     torch.zeros(1, device=setting.device)
     yield {"what": "one process", "after": "CUDA", "mib": card_used_mib() - free}
@@ -83,7 +83,7 @@ def _federation(setting: Setting, prepared: Prepared, *, clients: int, clients_p
 
 
 def card_used_mib() -> float:
-    """Memory in use on the first card, by all processes."""
+    """Return the memory in use on the first card, by all processes."""
     command = ["nvidia-smi", "--query-gpu=memory.used", "--format=csv,noheader,nounits", "--id=0"]
     return float(subprocess.run(command, capture_output=True, text=True, check=True).stdout)
 

@@ -36,7 +36,7 @@ def rows(setting: Setting) -> Iterator[Row]:
 
 
 def compare(setting: Setting, tower: TextTower, classes: ClassTokens, prompts: int, dtype: str) -> Row:
-    """Seconds both ways, their ratio, and the rate of the fast way; None where the memory does not suffice.
+    """Return seconds of both ways, their ratio, and the rate of the fast way; None if the memory does not suffice.
 
     The rows of 77 tokens go through the tower prompt by prompt, since all at once would need too much memory.
     """
@@ -72,14 +72,14 @@ def compare(setting: Setting, tower: TextTower, classes: ClassTokens, prompts: i
 
 
 def operations(work: Callable[[], object]) -> int:
-    """Floating-point operations of matrix products in ``work``, as torch counts them."""
+    """Return the floating-point operations of matrix products in ``work``, as torch counts them."""
     with FlopCounterMode(display=False) as counter:
         work()
     return counter.get_total_flops()
 
 
 def peak_gib(work: Callable[[], object], device: torch.device) -> float | None:
-    """Memory that torch's allocator hands out at most while ``work`` runs; None on a CPU."""
+    """Return the largest memory of torch's allocator while ``work`` runs; None on a CPU."""
     if device.type != "cuda":
         return None
     synchronize(device)
@@ -90,7 +90,7 @@ def peak_gib(work: Callable[[], object], device: torch.device) -> float | None:
 
 
 def differences(step: Callable[..., tuple[Tensor, Tensor]]) -> Row:
-    """Between both ways for the first prompt: the largest of a feature, and relative of the gradient's norm."""
+    """Return differences between both ways for the first prompt: the largest of a feature, relative of the gradient."""
     (fast, fast_gradient), (plain, plain_gradient) = (
         step(encode, slice(1)) for encode in (encode_prompts, encode_prompts_plainly)
     )

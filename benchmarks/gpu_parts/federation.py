@@ -1,4 +1,4 @@
-"""The paper's CIFAR-100 federation on one card, in this process: seconds per round, and where a round goes.
+"""The paper's CIFAR-100 federation on one card, in this process: seconds per round, and their parts.
 
 100 clients, a tenth in each round, 100 classes, 16 context tokens, ViT-B/16's text tower with random weights, stored
 features. The published schedule has 120 rounds.

@@ -1,4 +1,4 @@
-"""From JPEG files to a finished feature store, against bare forward passes on tensors (see ``encode.py``)."""
+"""Encoding of JPEG files into a feature store, against bare forward passes on tensors (see ``encode.py``)."""
 
 import os
 from collections.abc import Iterator

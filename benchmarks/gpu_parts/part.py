@@ -71,7 +71,7 @@ def synchronize(device: torch.device) -> None:
 
 
 def seconds_of(work: Callable[[], Any], device: torch.device, *, repeats: int = 5, budget_s: float = 1.0) -> float:
-    """Median seconds of ``work`` until the device is done with it, after one run that does not count.
+    """Return median seconds of ``work`` until the device is done with it, after one run that does not count.
 
     Fewer than ``repeats`` runs once they have taken ``budget_s`` seconds together; at least one.
     """
@@ -83,7 +83,7 @@ def seconds_of(work: Callable[[], Any], device: torch.device, *, repeats: int = 
 
 
 def timed(work: Callable[[], Any], device: torch.device) -> float:
-    """Seconds of one run of ``work``."""
+    """Return the seconds of one run of ``work``."""
     synchronize(device)
     started = time.perf_counter()
     work()
@@ -92,7 +92,7 @@ def timed(work: Callable[[], Any], device: torch.device) -> float:
 
 
 def unless_it_does_not_fit(measure: Callable[[], float]) -> float | None:
-    """Return what ``measure`` returns, or None where the device has too little memory for it."""
+    """Return the result of ``measure``, or None if the device has too little memory for it."""
     try:
         return measure()
     except torch.OutOfMemoryError:

@@ -35,7 +35,7 @@ def rows(setting: Setting) -> Iterator[Row]:
 
 
 def relative(found: Tensor, exact: Tensor) -> float:
-    """Norm of the difference over the norm."""
+    """Return the norm of the difference over the norm."""
     return float(torch.linalg.vector_norm(found - exact) / torch.linalg.vector_norm(exact))
 
 

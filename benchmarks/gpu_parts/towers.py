@@ -16,7 +16,7 @@ NAME_TOKENS = (1, 4)  # of a class name, from and to; ImageNet's names have 2.6 
 
 
 def random_tower(name: str, device: torch.device) -> TextTower:
-    """The text tower of the architecture ``name``, without a token table."""
+    """Return the text tower of the architecture ``name``, without a token table."""
     width, layers, heads, dim = SHAPES[name]
     drawn = torch.Generator().manual_seed(0)
     shapes = {
@@ -43,7 +43,7 @@ def random_tower(name: str, device: torch.device) -> TextTower:
 
 
 def random_classes(tower: TextTower, classes: int, device: torch.device) -> ClassTokens:
-    """Class names of one to four random tokens, each with its full stop and end of text."""
+    """Return class names of one to four random tokens, each with its full stop and end of text."""
     drawn = torch.Generator().manual_seed(1)
     lengths = torch.randint(NAME_TOKENS[0], NAME_TOKENS[1] + 1, (classes,), generator=drawn) + 2
     suffix = torch.randn(classes, int(lengths.max()), tower.width, generator=drawn) * 0.02

@@ -1,7 +1,7 @@
-"""Hosts on one machine: each is a set of namespaces with an sshd, a network address, and disks of its own.
+"""Hosts on one machine: each is a set of namespaces with an sshd, a network address, and its own disks.
 
-A host shares this machine's kernel and programs. Its processes, its network, its name, and whatever it writes under
-/root, /tmp, /run and /dev/shm are its own, and this repository is not there: what a host is to run must be brought.
+A host shares this machine's kernel and programs. Its processes, its network, its name, and its files under /root, /tmp,
+/run and /dev/shm are its own. This repository is not there: files for a host must be copied.
 """
 
 import os
@@ -53,7 +53,7 @@ exec {sshd} -D -e -f /dev/null -h /run/sshd/key -o ListenAddress={address} -o Us
 
 @dataclass(frozen=True)
 class Host:
-    """A host that runs: killing ``process`` ends everything on it at once, as pulling its plug would."""
+    """Running host: killing ``process`` ends all of its processes at once, like pulling its plug."""
 
     name: str
     address: str
@@ -61,7 +61,7 @@ class Host:
     process: subprocess.Popen
 
     def ssh(self, command: str, *, timeout_s: float = 60.0) -> str:
-        """What ``command`` prints. Raises CalledProcessError if it fails there, or the host does not answer."""
+        """Return the output of ``command``. Raises CalledProcessError if it fails there or the host is silent."""
         ssh = ["ssh", "-i", str(self.key), "-o", "ConnectTimeout=5", *SSH_OPTIONS, f"root@{self.address}", command]
         return subprocess.run(ssh, check=True, capture_output=True, text=True, timeout=timeout_s).stdout
 
@@ -70,11 +70,11 @@ class Host:
         return self.process.poll() is None
 
     def namespaces(self) -> list[str]:
-        """Names of its own ones: network, processes, mounts."""
+        """Names of the host's own namespaces: network, processes, mounts."""
         return [os.readlink(f"/proc/{self.process.pid}/ns/{kind}") for kind in ("net", "pid_for_children", "mnt")]
 
     def commands(self) -> list[str]:
-        """Command lines of the host's processes, without those of its sshd."""
+        """Return command lines of the host's processes, without those of its sshd."""
         found, mine = [], os.readlink(f"/proc/{self.process.pid}/ns/pid_for_children")
         for process in Path("/proc").glob("[0-9]*"):
             try:
@@ -90,14 +90,14 @@ class Host:
 
 
 def make_key(folder: Path) -> Path:
-    """A new ssh key pair in ``folder``; returns the private one."""
+    """Make a new ssh key pair in ``folder``; return the private one."""
     key = folder / "id_ed25519"
     subprocess.run(["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", key], check=True)
     return key
 
 
 def make_network() -> None:
-    """A bridge that hosts are plugged into; this machine has ``GATEWAY`` there."""
+    """Make a bridge that hosts are plugged into; this machine has ``GATEWAY`` there."""
     for command in (
         "link set lo up",
         f"link add {BRIDGE} type bridge",
@@ -142,7 +142,7 @@ def start_host(name: str, address: str, key: Path, shared: Path, log: Path) -> H
 
 
 def _plug_in(host: Host) -> None:
-    """A cable from the bridge to the host. It needs a default route: Ray finds its own address by one."""
+    """Connect the host to the bridge. It needs a default route: Ray finds its own address by one."""
     pid, deadline = host.process.pid, time.monotonic() + BOOT_TIMEOUT_S
     while os.readlink(f"/proc/{pid}/ns/net") == os.readlink("/proc/self/ns/net"):
         if time.monotonic() > deadline:
@@ -163,7 +163,7 @@ def _ip(arguments: str, inside: list[str] | None = None) -> None:
 
 
 def _packages() -> list[str]:
-    """Folders of installed packages that this Python sees, other than its own."""
+    """Return folders of installed packages that this Python sees, other than its own."""
     return [path for path in sys.path if path.endswith("site-packages") and not path.startswith(sys.base_prefix)]
 
 

@@ -49,7 +49,7 @@ def main() -> int:
 
 
 def why_not() -> str | None:
-    """Why hosts cannot be made here, in words; None if they can."""
+    """Return the reason why hosts cannot be made here; None if they can."""
     if not sys.platform.startswith("linux") or os.geteuid() != 0:
         return "hosts are made of Linux namespaces, for which this must run as root"
     missing = sorted({package for program, package in PACKAGES.items() if not shutil.which(program)})
@@ -64,10 +64,10 @@ def why_not() -> str | None:
 
 
 def run_outside() -> int:
-    """Run this file again in new namespaces, and see afterwards that nothing is left of them."""
+    """Run this file again in new namespaces, and check afterwards that none of them is left."""
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
     mounts, links = count_mounts(), os.listdir("/sys/class/net")
-    folder = Path(tempfile.mkdtemp(prefix="pf-"))  # short: Ray's sockets lie in it, and their names may not be long
+    folder = Path(tempfile.mkdtemp(prefix="pf-"))  # short: Ray's sockets are in it, and their names may not be long
     command = ["unshare", *NAMESPACES, sys.executable, __file__, "--inside", str(folder)]
     child = subprocess.Popen(command, start_new_session=True, preexec_fn=die_with_parent)
     try:
@@ -108,7 +108,7 @@ def run_inside(folder: Path) -> int:
 
 
 def wait_until_gone(namespaces: set[str]) -> list[str]:
-    """Processes that are in one of ``namespaces`` after the moment that the kernel takes to end them."""
+    """Return processes in one of ``namespaces`` after the moment that the kernel takes to end them."""
     deadline = time.monotonic() + 10
     while (left := members(namespaces)) and time.monotonic() < deadline:
         time.sleep(0.2)

@@ -23,11 +23,11 @@ PATIENCE_S = 300.0
 
 
 class Failed(Exception):
-    """Something that should have been true and was not."""
+    """A condition that should be true and is not."""
 
 
 class Scenario:
-    """Runs in namespaces of its own, see ``run.py``. ``folder`` takes logs and results."""
+    """Scenario in its own namespaces, see ``run.py``. ``folder`` takes logs and results."""
 
     def __init__(self, folder: Path):
         self.folder = folder
@@ -47,7 +47,7 @@ class Scenario:
         }
 
     def run(self) -> None:
-        """Raises Failed, or SubprocessError for a command on a host that should have succeeded."""
+        """Run all steps. Raises Failed, or SubprocessError for a command on a host that should have succeeded."""
         make_network()
         with self._step("one machine: the sweep"):
             alone = self.folder / "alone"
@@ -77,7 +77,7 @@ class Scenario:
         self._cluster_down()
 
     def keep_traces(self) -> None:
-        """The seconds of each step, and what Ray wrote on the hosts that are alive, into ``folder``."""
+        """Write the seconds of each step, and Ray's logs of the hosts that are alive, into ``folder``."""
         lines = [f"{seconds:7.1f} s  {what}" for what, seconds in self.seconds.items()]
         (self.folder / "seconds.txt").write_text("\n".join(lines) + "\n")
         for host in self.hosts:
@@ -87,13 +87,13 @@ class Scenario:
                     self._log(f"ray-on-{host.name}").write_text(text)
 
     def _note_namespaces(self) -> None:
-        """For ``run.py``, which looks for what is left of them."""
+        """Write the namespaces for ``run.py``, which checks that none of them is left."""
         own = [os.readlink(f"/proc/self/ns/{kind}") for kind in ("net", "pid", "mnt")]
         theirs = [namespace for host in self.hosts for namespace in host.namespaces()]
         (self.folder / "namespaces").write_text(" ".join(own + theirs))
 
     def _write_cluster(self, key: Path) -> None:
-        """clusters/local.yaml with the lines changed that say CHANGE."""
+        """Write clusters/local.yaml with the lines changed that say CHANGE."""
         cluster = yaml.safe_load((ROOT / "clusters/local.yaml").read_text())
         cluster["provider"] |= {"head_ip": HEAD, "worker_ips": [WORKER]}
         cluster["auth"] = {"ssh_user": "root", "ssh_private_key": str(key)}
@@ -135,7 +135,7 @@ class Scenario:
         check(last.keys() == there, f"{name}: clients trained on {last} in the last round")
 
     def _check_worker_keeps_nothing(self) -> None:
-        """But one copy of the encoded images for all its processes: no results, no MLflow."""
+        """Raise Failed if the worker has more than a copy of the encoded images, such as results or MLflow."""
         look = "ls -d promptfleet/results 2>/dev/null; find /tmp promptfleet -name '*.arrow' -o -name '*.db'"
         found = self.worker.ssh(look).split()
         check(len(found) == 1 and found[0].endswith(".arrow"), f"on the worker: {found}")
@@ -162,7 +162,7 @@ class Scenario:
         return any((self.home / "sweeps" / name).glob(pattern))
 
     def _here(self, name: str, *command: str) -> str:
-        """What a command on this machine prints, also to the log ``name``. Raises Failed if it fails."""
+        """Return the output of a command on this machine, also logged to ``name``. Raises Failed if it fails."""
         process = self._start(name, *command)
         status = process.wait(timeout=PATIENCE_S)
         text = self._log(name).read_text()
@@ -196,12 +196,12 @@ class Scenario:
 
 
 def ray_ssh_folder(folder: Path) -> Path:
-    """Where Ray's launcher keeps its ssh connections: by its user's name, which here is the scenario's folder's."""
+    """Return the folder of Ray's launcher for ssh connections: by its user's name, here the scenario's folder's."""
     return Path(f"/tmp/ray_ssh_{hashlib.sha256(folder.name.encode()).hexdigest()[:10]}")
 
 
 def outcomes(sweep: Path) -> dict[str, Any]:
-    """What each trial of a sweep gave, to the last bit: its final states, and accuracies by round and client."""
+    """Return the outcome of each trial of a sweep to the last bit: final states, and accuracies by round and client."""
     found = {}
     for path in sorted(sweep.glob("trials/*/result.json")):
         result = json.loads(path.read_text())
@@ -215,7 +215,7 @@ def outcomes(sweep: Path) -> dict[str, Any]:
 
 
 def placements(sweep: Path) -> list[dict[str, int]]:
-    """How many clients trained where, round by round, in all trials."""
+    """Return the number of clients per node, round by round, in all trials."""
     results = [json.loads(path.read_text()) for path in sorted(sweep.glob("trials/*/result.json"))]
     return [one["nodes"] for result in results for one in result["rounds"]]
 

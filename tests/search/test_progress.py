@@ -63,7 +63,7 @@ def test_a_trial_that_is_begun_again_has_not_failed():
     progress.on_trial_error(0, [], trial(2))
     tell(progress, 2, 3, 0.8)
     lines = stream.getvalue().splitlines()
-    assert lines[1] == "trial   2 failed; it is begun again after its last round"
+    assert lines[1] == "trial   2 failed; it starts again after its last round"
     assert "1/4 done, " in lines[3]
     assert lines[3].endswith("0 running, 0 stopped early")
 

@@ -201,7 +201,7 @@ def test_a_study_that_another_keeps_locked_is_not_rebuilt(folder, monkeypatch):
     monkeypatch.setattr("promptfleet.search.study_file.PATIENCE_S", 0.0)
     with closing(sqlite3.connect(folder / FILE, isolation_level=None)) as other:
         other.execute("begin exclusive")
-        with pytest.raises(DataError, match=r"cannot be used \(database is locked\); --resume goes on once it can$"):
+        with pytest.raises(DataError, match=r"cannot be used \(database is locked\); --resume continues once it can$"):
             rebuild(folder)
     assert {path.name for path in folder.iterdir()} == {FILE, "trials"}
 

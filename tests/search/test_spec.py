@@ -159,9 +159,9 @@ def test_a_partition_file_is_read_once_and_found_from_anywhere(tmp_path, monkeyp
             "prompt_lr.log: got 1, should be true or false",
         ),
         ({"space": {"prompt_length": {"choice": []}}}, "space.prompt_length.choice: got []"),
-        ({"space": {"prompt_length": {"choice": [4, 4]}}}, "a value stands twice in [4, 4]"),
-        ({"space": {"lambda": {"choice": [1, 0.5, 1.0]}}}, "a value stands twice in [1, 0.5, 1.0]"),
-        ({"space": {"experts": {"choice": [1, True]}}}, "a value stands twice in [1, True]"),
+        ({"space": {"prompt_length": {"choice": [4, 4]}}}, "a duplicate value in [4, 4]"),
+        ({"space": {"lambda": {"choice": [1, 0.5, 1.0]}}}, "a duplicate value in [1, 0.5, 1.0]"),
+        ({"space": {"experts": {"choice": [1, True]}}}, "a duplicate value in [1, True]"),
         (
             {"space": {"prompt_length": {"choice": [4, "8"]}}},
             "prompt_length: got '8', should be a valid integer",

@@ -1,4 +1,4 @@
-"""The budget of a search: what its trials may use together. Pauses between two runs of a search use nothing."""
+"""Budget of a search: the total that its trials may use. Pauses between two runs of a search use nothing."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -16,7 +16,7 @@ FROM_REPORTS = ("client_seconds", "bytes")
 
 
 class Budget(Section):
-    """What all trials of a search may use; no trial is begun after that, and those that run end properly."""
+    """Total that all trials of a search may use; no trial starts after that, and running ones end properly."""
 
     trials: int | None = Field(None, ge=1, description="number of trials; the same as `trials`")
     seconds: Seconds | None = Field(None, gt=0, description="seconds that the search runs; pauses do not count")
@@ -25,13 +25,13 @@ class Budget(Section):
     rounds: int | None = Field(None, ge=1, description="communication rounds, those of each seed counted")
 
     def used_up(self, used: Mapping[str, float]) -> str | None:
-        """Return the first quantity of which nothing is left, None where there is some of each."""
+        """Return the first quantity that is used up, None if there is some of each left."""
         limits = {name: limit for name, limit in self.model_dump().items() if limit is not None}
         return next((name for name, amount in used.items() if amount >= limits.get(name, math.inf)), None)
 
 
 def used_by(trials: Sequence[FrozenTrial], seconds: float, *, seeds: int = 1) -> dict[str, float]:
-    """Return what the trials of a study have used, by the keys of ``Budget``, without ``trials``."""
+    """Return the total use of a study's trials, by the keys of ``Budget``, without ``trials``."""
     rounds = sum(max(trial.intermediate_values, default=0) for trial in trials)
     from_reports = {name: sum(_quantity(trial, name) for trial in trials) for name in FROM_REPORTS}
     return {"seconds": seconds, **from_reports, "rounds": rounds * seeds}

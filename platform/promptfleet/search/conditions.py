@@ -34,12 +34,12 @@ def parents_first(space: Mapping[str, Parameter], *, source: str) -> dict[str, P
 
 
 def is_active(parameter: Parameter, params: Mapping[str, Any]) -> bool:
-    """Tell whether a key is searched beside these values of the keys before it."""
+    """Return True if a key is searched together with these values of the keys before it."""
     return all(key in params and params[key] in values for key, values in parameter.when.items())
 
 
 def active(space: Mapping[str, Parameter], params: Mapping[str, Any]) -> dict[str, Any]:
-    """Return those of ``params`` that are searched beside each other."""
+    """Return the values in ``params`` that are searched together."""
     found: dict[str, Any] = {}
     for key, parameter in space.items():
         if key in params and is_active(parameter, found):
@@ -48,7 +48,7 @@ def active(space: Mapping[str, Parameter], params: Mapping[str, Any]) -> dict[st
 
 
 def required(space: Mapping[str, Parameter], keys: Iterable[str]) -> dict[str, tuple[Value, ...]] | None:
-    """Return the values that other keys must have for all of ``keys`` to be searched, None where that cannot be."""
+    """Return the values that other keys must have for all of ``keys`` to be searched, None if that is impossible."""
     needed: dict[str, tuple[Value, ...]] = {}
     waiting = list(keys)
     while waiting:
@@ -62,9 +62,9 @@ def required(space: Mapping[str, Parameter], keys: Iterable[str]) -> dict[str, t
 
 
 def with_fixed(space: Mapping[str, Parameter], fixed: Mapping[str, Any]) -> dict[str, Parameter]:
-    """Return the space where some keys have a value for good, by dotted key: they are not searched any more.
+    """Return the space with some keys fixed to a value, by dotted key: they are not searched any more.
 
-    A condition on such a key is dropped where it holds; where it does not, the key with that condition is not searched.
+    A condition on such a key is dropped if it holds; if not, the key with that condition is not searched.
     """
     left: dict[str, Parameter] = {}
     gone = set()

@@ -1,4 +1,4 @@
-"""How much each searched key explains of the objective, in a time that many trials or choices do not stretch."""
+"""Importances of the searched keys for the objective, in a time that many trials or choices do not stretch."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any

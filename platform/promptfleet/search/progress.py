@@ -1,4 +1,4 @@
-"""What a sweep says while it runs: on a terminal a line that is rewritten, elsewhere a line now and then."""
+"""Progress of a sweep: on a terminal a line that is rewritten, elsewhere a line now and then."""
 
 import sys
 import time
@@ -19,7 +19,7 @@ QUIET_SECONDS = 5.0
 
 
 class SweepProgress(NotSaved, tune.Callback):
-    """Counts trials and rounds and writes to stderr. Trials that ended before count as what they are."""
+    """Counter of trials and rounds that writes to stderr. Trials that ended before count, too."""
 
     def __init__(self, stages: Sequence[Stage], stream: TextIO = sys.stderr):
         self._out = LiveLine(stream)
@@ -67,7 +67,7 @@ class SweepProgress(NotSaved, tune.Callback):
         self._running.pop(_key(trial), None)
         stage, number = _key(trial)
         if not self._studies[stage].has_ended(number):
-            self._say(f"{_label(trial)} failed; it is begun again after its last round")
+            self._say(f"{_label(trial)} failed; it starts again after its last round")
             return
         self._done += 1
         self._failed += 1
@@ -77,17 +77,17 @@ class SweepProgress(NotSaved, tune.Callback):
         self._out.clear()
 
     def _note(self, stage: str, number: int, value: float) -> None:
-        """Keep the best of each stage, of equals the first."""
+        """Keep the best value of each stage, of equals the first."""
         if stage not in self._best or value > self._best[stage][0]:
             self._best[stage] = (value, number)
 
     def _ended(self, text: str, trial: Trial) -> None:
-        """Say how a trial ended. On a terminal the counts are in the line below, which is rewritten."""
+        """Write how a trial ended. On a terminal the counts are in the line below, which is rewritten."""
         self._say(text if self._out.is_live else f"{text}   {self._counts(trial)}")
         self._out.rewrite(self._counts(trial))
 
     def _counts(self, trial: Trial) -> str:
-        """Say how far all is and what the best of the trial's stage is, the most important first."""
+        """Return the progress of all and the best of the trial's stage, the most important first."""
         stage = trial.config[STAGE]
         value, number = self._best.get(stage, (None, None))
         best = "best -" if value is None else f"best {value:.3f} ({stage} {number})"
@@ -116,12 +116,12 @@ def _label(trial: Trial) -> str:
 
 
 def format_params(params: Mapping[str, Any]) -> str:
-    """``experts=3  gating_temperature=0.0421``"""
+    """Return ``experts=3  gating_temperature=0.0421``."""
     return "  ".join(f"{key}={format_value(value)}" for key, value in params.items())
 
 
 def format_seconds(seconds: float) -> str:
-    """``2m05s``; hours only where there are any."""
+    """Return ``2m05s``; hours only if there are any."""
     minutes, rest = divmod(round(seconds), 60)
     hours, minutes = divmod(minutes, 60)
     if hours:

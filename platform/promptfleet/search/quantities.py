@@ -1,4 +1,4 @@
-"""Figures of a trial besides its objective: what it costs, and how its worst client fares."""
+"""Figures of a trial besides its objective: its cost, and the accuracy of its worst client."""
 
 from collections.abc import Sequence
 

@@ -1,4 +1,4 @@
-"""A study built again from what its trials left on disk, where its own database is damaged or gone."""
+"""Reconstruction of a study from the results of its trials, if its own database is damaged or missing."""
 
 import json
 import logging
@@ -25,7 +25,7 @@ from promptfleet.search.study_file import FILE, DamagedStudy
 
 logger = logging.getLogger(__name__)
 
-BESIDE = "study.rebuilt"  # a folder, which is gone when all is done
+BESIDE = "study.rebuilt"  # a folder, which is removed when all is done
 _JOURNAL = f"{FILE}-journal"
 _NO_RESULT = (FileNotFoundError, ValueError, LookupError, TypeError, AttributeError, RecursionError, PromptfleetError)
 
@@ -36,7 +36,11 @@ def rebuild_study(
     space: Mapping[str, Parameter],
     config: Callable[[Mapping[str, Any]], FederationConfig],
 ) -> SweepStudy:
-    """Return the study in ``folder``, made from the results of its trials where its database is damaged.
+    """Return the study in ``folder``, made from the results of its trials if its database is damaged.
+
+    ``open_in`` opens the study in a folder, ``config`` gives the federation of a trial's params. Early stopping is
+    decided again, in the order of the trials' numbers. A trial without a result is proposed again; its folder's files
+    of another federation are set aside, and so is the old database.
 
     ``open_in`` opens the study in a folder, ``config`` gives the federation of a trial's params. Which trials were
     stopped early is decided again, in the order of their numbers. A trial without a result is proposed again; what its

@@ -50,11 +50,11 @@ class NumberedSequence(QMCSampler):
         return {key: distribution(parameter) for key, parameter in self._space.items()}
 
     def _find_sample_id(self, study: optuna.Study, search_space: Mapping[str, BaseDistribution]) -> int:
-        return len(study.get_trials(deepcopy=False)) - 1  # the trial that is sampled is there
+        return len(study.get_trials(deepcopy=False)) - 1  # the trial that is sampled is in the list
 
 
 def distribution(parameter: Parameter) -> BaseDistribution:
-    """Return what a study keeps of a parameter."""
+    """Return a parameter as a study stores it."""
     if isinstance(parameter, Choice):
         return CategoricalDistribution(parameter.values)
     if isinstance(parameter, IntRange):
@@ -117,7 +117,7 @@ def make_sampler(
 def ask(sampler: BaseSampler, trials: Sequence[FrozenTrial], space: Mapping[str, Parameter]) -> FrozenTrial:
     """Return the trial that ``sampler`` proposes after ``trials``, which stay as they are.
 
-    What the sampler notes of it is to be kept, see ``notes``: CMA-ES and NSGA-II go on from there.
+    The caller stores the sampler's notes on it, see ``notes``: CMA-ES and NSGA-II continue from them.
     """
     draft = optuna.create_study(direction="maximize", sampler=sampler)
     draft.add_trials(trials)
@@ -129,7 +129,7 @@ def ask(sampler: BaseSampler, trials: Sequence[FrozenTrial], space: Mapping[str,
 
 
 def notes(asked: FrozenTrial) -> dict[str, Any]:
-    """Return what the sampler noted of the trial, without its parameters, which the trial has."""
+    """Return the sampler's notes on the trial, without the trial's parameters."""
     return {key: value for key, value in asked.system_attrs.items() if "relative_params" not in key}
 
 
@@ -143,7 +143,7 @@ def _suggest(trial: optuna.Trial, key: str, parameter: Parameter) -> None:
 
 
 def _sampler_class(name: str) -> type[BaseSampler]:
-    """Raises ConfigError: what ``module:Class`` names cannot be imported, or is no sampler."""
+    """Return the class of a sampler. Raises ConfigError: ``module:Class`` cannot be imported, or is no sampler."""
     if name in OPTUNA:
         return getattr(optuna.samplers, OPTUNA[name])
     found = imported(name, kind="sampler")
@@ -187,7 +187,7 @@ def _is_of(value: Any, kind: str) -> bool:
 
 
 def _rehearse(name: str, options: Mapping[str, Any], space: Mapping[str, Parameter], startup_trials: int) -> None:
-    """Have the sampler propose its first trials and the ones that it learns from."""
+    """Let the sampler propose its first trials and the ones that it learns from."""
     trials: list[FrozenTrial] = []
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")

@@ -1,4 +1,4 @@
-"""What a search space file may say about one key, and how to try out its extremes."""
+"""Entries of a search space for one key, and their extreme values."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -7,18 +7,18 @@ from typing import Any
 from promptfleet.errors import ConfigError
 
 Value = int | float | str | bool | None
-LARGEST_INT = 2**53  # above, not every integer is a float, which a study keeps it as
+LARGEST_INT = 2**53  # above, not every integer is a float, which is how a study stores it
 MOST_CHOICES = 1000
 
 
 @dataclass(frozen=True)
 class Conditional:
-    """A key that is searched when other keys have one of these values, see ``promptfleet.search.conditions``."""
+    """Key that is searched when other keys have one of these values, see ``promptfleet.search.conditions``."""
 
     when: Mapping[str, tuple[Value, ...]] = field(default_factory=dict, kw_only=True)
 
     def entry(self) -> dict[str, Any]:
-        """Return it as a search file has it."""
+        """Return the entry in the form of a search file."""
         return self._values() | (
             {"when": {key: list(values) for key, values in self.when.items()}} if self.when else {}
         )
@@ -40,7 +40,7 @@ class IntRange(Conditional):
         return _is_number(value, int) and self.low <= value <= self.high and (value - self.low) % self.step == 0
 
     def points(self) -> Sequence[Value]:
-        """All values, for a grid."""
+        """Return all values, for a grid."""
         return range(self.low, self.high + 1, self.step)
 
     def _values(self) -> dict[str, Any]:
@@ -62,7 +62,7 @@ class FloatRange(Conditional):
         return _is_number(value, (int, float)) and self.low <= value <= self.high
 
     def points(self) -> None:
-        """There is no end of values."""
+        """Return None: the values have no end."""
 
     def _values(self) -> dict[str, Any]:
         return {"float": [self.low, self.high], "log": self.log}
@@ -128,7 +128,7 @@ def _choice(values: Any, where: str) -> Choice:
     if len(values) > MOST_CHOICES:
         raise ConfigError(f"{where}.choice: {len(values)} values, should be at most {MOST_CHOICES}")
     if len(set(values)) < len(values):  # 1, 1.0 and true are equal, and a study keeps one of them
-        raise ConfigError(f"{where}.choice: a value stands twice in {values!r}")
+        raise ConfigError(f"{where}.choice: a duplicate value in {values!r}")
     return Choice(tuple(values))
 
 

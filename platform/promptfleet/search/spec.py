@@ -1,4 +1,4 @@
-"""A sweep as written: the federation that is searched, the space, and the budget. Checked before anything starts."""
+"""Specification of a sweep: the searched federation, the space, and the budget. Checked before anything starts."""
 
 import math
 import re
@@ -41,13 +41,13 @@ from promptfleet.search.samplers import GRID, check_sampler
 from promptfleet.search.space import Choice, IntRange, Parameter, parse_parameter
 
 _KEPT = ("method", "dataset", "backbone", "features.", "rounds", "partition.file", "partition.fingerprint")
-MOST_TRIED = 200  # values of a searched key, for what to do about one that does not fit
-MOST_FEDERATIONS = 10_000  # that are checked before a sweep starts
+MOST_TRIED = 200  # values of a searched key to check for a hint on a wrong one
+MOST_FEDERATIONS = 10_000  # checked before a sweep starts
 FIXED = (*_KEPT, *(f"{section}." for section in WHERE_AND_HOW))
 
 
 class SweepSettings(Section):
-    """The budget of a sweep: everything in a search file beside ``federation`` and ``space``."""
+    """Budget of a sweep: all keys of a search file but ``federation`` and ``space``."""
 
     sampler: str = Field(
         "tpe",
@@ -78,19 +78,19 @@ class SweepSpec:
     space: Mapping[str, Parameter]
 
     def to_dict(self) -> dict[str, Any]:
-        """As a search file has it: ``parse_sweep`` gives the same sweep back."""
+        """Return the values of a search file: ``parse_sweep`` gives the same sweep back."""
         space = {key: parameter.entry() for key, parameter in self.space.items()}
         return {**self.settings.model_dump(), "federation": dict(self.base), "space": space}
 
     def config(self, params: Mapping[str, Any], *, source: str = "trial") -> FederationConfig:
-        """The federation of one trial; ``params`` by dotted key."""
+        """Return the federation of one trial; ``params`` by dotted key."""
         values = values_for(params["method"], self.base) if "method" in params else dict(self.base)
         for key, value in params.items():
             values = merge(values, nest(key, value))
         return federation_config(values, source=source)
 
     def extreme_configs(self, source: str = "space") -> Iterator[FederationConfig]:
-        """Federations with every extreme value, and every pair of them: if these can be run, so can all others.
+        """Yield federations with every extreme value, and every pair of them: if these can run, so can all others.
 
         The first is ``base_config``. Raises ConfigError, naming ``source``, at the first that is not a valid
         configuration. Of a grid these are all federations.
@@ -111,7 +111,7 @@ class SweepSpec:
                     yield self._extreme(self._beside_firsts({**above, one: value, other: other_value}), source)
 
     def _extreme(self, params: Mapping[str, Any], source: str) -> FederationConfig:
-        """The federation of these values; where it is not valid, the error says what to do about searched keys."""
+        """Return the federation of these values; if it is not valid, the error gives a hint on searched keys."""
         try:
             return self.config(params, source=source)
         except ConfigError as error:
@@ -120,7 +120,7 @@ class SweepSpec:
             raise ConfigError("; ".join([str(error), *hints])) from None
 
     def _searched_hint(self, key: str, params: Mapping[str, Any]) -> str:
-        """Advise a value for a searched key that does not go with the others."""
+        """Return a hint with a value for a searched key that does not fit the others."""
         parameter = self.space[key]
         fitting = [value for value in (parameter.points() or ())[:MOST_TRIED] if self._is_valid({**params, key: value})]
         if not fitting:
@@ -139,19 +139,19 @@ class SweepSpec:
         return True
 
     def methods(self) -> Sequence[str]:
-        """Every method of a trial."""
+        """Return every method of a trial."""
         return self.space["method"].points() if "method" in self.space else [self.base_config().method]
 
     def named_code(self) -> Sequence[str]:
-        """Names of the methods and the sampler, which may be code outside promptfleet."""
+        """Return the names of the methods and the sampler, which may be code outside promptfleet."""
         return [*self.methods(), self.settings.sampler]
 
     def base_config(self) -> FederationConfig:
-        """A federation of this sweep with the first value of each searched key."""
+        """Return a federation of this sweep with the first value of each searched key."""
         return self.config(self._first_values())
 
     def first_params(self) -> dict[str, Any] | None:
-        """The federation's own values of the searched keys, where the first trial is to have them.
+        """Return the federation's own values of the searched keys, if the first trial shall have them.
 
         A key whose own value is not in the space is drawn all the same.
         """
@@ -164,13 +164,13 @@ class SweepSpec:
         return self._beside_firsts({})
 
     def _beside_firsts(self, params: Mapping[str, Any]) -> dict[str, Any]:
-        """Return ``params``, and the first value of each other key that is searched beside them."""
+        """Return ``params``, and the first value of each other key that is searched together with them."""
         firsts = {key: parameter.extremes()[0] for key, parameter in self.space.items()}
         return active(self.space, {**firsts, **params})
 
 
 def grid_points(space: Mapping[str, Parameter]) -> list[dict[str, Any]]:
-    """Every combination of the values of a space that has an end, the last key's changing fastest, each once."""
+    """Return every combination of the values of a finite space, the last key's changing fastest, each once."""
     points: list[dict[str, Any]] = [{}]
     for key, parameter in space.items():
         points = [further for point in points for further in _with_key(point, key, parameter)]
@@ -178,7 +178,7 @@ def grid_points(space: Mapping[str, Parameter]) -> list[dict[str, Any]]:
 
 
 def _with_key(point: Mapping[str, Any], key: str, parameter: Parameter) -> list[dict[str, Any]]:
-    """Return the point once for each value of one more key, or as it is where that key is not searched."""
+    """Return the point once for each value of one more key, or as it is if that key is not searched."""
     return [{**point, key: value} for value in parameter.points()] if is_active(parameter, point) else [dict(point)]
 
 
@@ -207,7 +207,7 @@ def read_sweep(
 
 
 def kept_at(storage: StorageConfig, values: Mapping[str, Any]) -> dict[str, Any]:
-    """The content of a sweep's or comparison's file that was found in ``storage``, which it may not have begun in."""
+    """Return the content of a sweep's or comparison's file with the ``storage`` where it was found."""
     begun = flatten(values).get("federation.storage.path", StorageConfig().path)
     return dict(values) if begun == storage.path else merge(values, nest("federation.storage.path", storage.path))
 
@@ -274,7 +274,7 @@ def _unknown_setting(key: str, known: Sequence[str], source: str) -> ConfigError
 
 
 def _methods(space: Mapping[str, Any], federation: Mapping[str, Any]) -> list[Any]:
-    """The methods whose federations ``--set`` may be for, as a search file has them."""
+    """Return the methods whose keys ``--set`` may have, by a search file."""
     searched = space.get("method")
     choice = searched.get("choice") if isinstance(searched, Mapping) else None
     return choice if isinstance(choice, list) else [federation.get("method", DEFAULT_METHOD)]
@@ -283,7 +283,7 @@ def _methods(space: Mapping[str, Any], federation: Mapping[str, Any]) -> list[An
 def _parameters(
     entries: Mapping[str, Any], overrides: Mapping[str, Any], sampler: str, source: str
 ) -> dict[str, Parameter]:
-    """What is searched: the space without what ``--set`` fixes."""
+    """Return the searched part: the space without the keys that ``--set`` fixes."""
     space = {}
     for key, entry in entries.items():
         if str(key).startswith(FIXED) and not (key == "method" and sampler == GRID):
@@ -321,7 +321,7 @@ def _check_searched(
 def _grid_settings(
     settings: SweepSettings, space: Mapping[str, Parameter], *, asked: int | None, source: str
 ) -> SweepSettings:
-    """With as many trials as the grid has points."""
+    """Return the settings with one trial per point of the grid."""
     for key, parameter in space.items():
         if parameter.points() is None:
             raise ConfigError(f"{source}: space.{key}: a grid needs {{choice: [a, b, ...]}} or {{int: [low, high]}}")

@@ -1,7 +1,7 @@
-"""The study of a sweep on disk: what was proposed, what came back round by round, and who is stopped early.
+"""Study of a sweep on disk: the proposed trials, their values round by round, and the decisions to stop early.
 
-Optuna proposes (a grid's next point aside) and remembers. Both the next proposal and the decision to stop a trial
-are functions of what is on disk and of the sweep's seed, so a sweep that was killed goes on as if it had not been.
+Optuna proposes (a grid's next point aside) and remembers. Both the next proposal and the decision to stop a trial are
+functions of the study on disk and of the sweep's seed, so a killed sweep resumes without a difference.
 """
 
 import time
@@ -29,7 +29,7 @@ Access = TypeVar("Access", bound=Callable[..., Any])
 
 
 def patient(access: Access) -> Access:
-    """Make a method of ``SweepStudy`` wait while its database cannot be used, and give up in one line."""
+    """Make a method of ``SweepStudy`` wait while its database cannot be used, and give up with one line."""
 
     @wraps(access)
     def patiently(self: "SweepStudy", *arguments: Any, **options: Any) -> Any:
@@ -40,9 +40,9 @@ def patient(access: Access) -> Access:
 
 @dataclass(frozen=True)
 class Proposal:
-    """One federation to run: its number in the study, its searched values, and the rounds that are settled.
+    """One federation to run: its number in the study, its searched values, and how many rounds need no second report.
 
-    The last round reported is not: whether the trial stops there may not have been decided yet, so it is told again.
+    The last round is reported again, since the decision to stop there may be missing.
     """
 
     number: int
@@ -51,15 +51,15 @@ class Proposal:
 
 
 class SweepStudy:
-    """An Optuna study that maximizes, with early stopping by asynchronous successive halving (ASHA).
+    """Optuna study that maximizes, with early stopping by asynchronous successive halving (ASHA).
 
-    Every access is safe to repeat: a round reported twice and a trial told twice change nothing. One that fails, on a
-    full disk or while somebody locks the database, is repeated for ten minutes. first_params are values that the first
-    trial has instead of drawing them.
+    Every access is safe to repeat: a duplicate report of a round or of a trial's end changes nothing. An access that
+    fails, on a full disk or while another process locks the database, is repeated for ten minutes. first_params are
+    values that the first trial has instead of drawing them.
 
     Raises:
         DataError: by each method too, the database cannot be used for ten minutes.
-        DamagedStudy: the same, it is not what was written.
+        DamagedStudy: by each method too, its content was changed.
     """
 
     def __init__(
@@ -84,7 +84,7 @@ class SweepStudy:
 
     @patient
     def next_proposal(self) -> Proposal | None:
-        """A trial that was begun and not finished, or a new one; None once the budget is spent."""
+        """Return an unfinished trial, or a new one; None once the budget is spent."""
         if self._started is None:
             self._started = time.monotonic()
         self._note_seconds()
@@ -98,7 +98,7 @@ class SweepStudy:
         return self._hand_out(self._trial(len(trials)))
 
     def take_back(self, number: int) -> None:
-        """Have a trial that has not ended handed out again."""
+        """Propose a trial that has not ended again."""
         self._handed_out.discard(number)
 
     @patient
@@ -116,7 +116,7 @@ class SweepStudy:
 
     @patient
     def trials_left(self) -> int:
-        """How many trials of the budget have not ended, those that have not begun included."""
+        """Return the number of trials of the budget that have not ended, also those that have not started."""
         trials = self._trials()
         ended = sum(trial.state.is_finished() for trial in trials)
         wanted = len(trials) if self._used_up(trials) else self._settings.trials
@@ -124,7 +124,7 @@ class SweepStudy:
 
     @patient
     def used_up(self) -> str | None:
-        """Return the part of the budget, other than trials, of which nothing is left; None where there is some."""
+        """Return the part of the budget, other than trials, that is used up; None if there is some left."""
         return self._used_up(self._trials())
 
     def is_over(self) -> bool:
@@ -134,7 +134,7 @@ class SweepStudy:
     def report(
         self, number: int, round_index: int, value: float, quantities: Mapping[str, float] | None = None
     ) -> None:
-        """Keep the objective of one round, and the quantities of the trial after it (``QUANTITIES``)."""
+        """Store the objective of one round, and the quantities of the trial after it (``QUANTITIES``)."""
         self._note_seconds()
         trial = self._trial(number)
         if not trial.state.is_finished() and round_index not in trial.intermediate_values:
@@ -144,7 +144,7 @@ class SweepStudy:
 
     @patient
     def should_stop(self, number: int, round_index: int) -> bool:
-        """Whether the trial is not among the best at this rung, judged by those that got here before.
+        """Return True if the trial is not among the best at this rung, compared with earlier trials there.
 
         Rungs are rounds grace * factor^k; at each the trial must reach the (1 - 1/factor) quantile of the others'
         values there. Source: Li et al., "A System for Massively Parallel Hyperparameter Tuning" (arXiv:1810.05934).
@@ -167,7 +167,7 @@ class SweepStudy:
 
     @patient
     def prune(self, number: int) -> None:
-        """Stopped early; Optuna takes the last reported value as the trial's."""
+        """Mark a trial as stopped early; Optuna takes its last reported value as the trial's."""
         self._tell(number, TrialState.PRUNED)
 
     @patient
@@ -178,7 +178,7 @@ class SweepStudy:
         self._tell(number, TrialState.FAIL)
 
     def require_written(self) -> None:
-        """Raise DataError if something could not be written, which Ray Tune passes on as an error of its own."""
+        """Raise DataError if a write failed, which Ray Tune reports as an error of its own."""
         if self._file.failure is not None:
             raise self._file.failure
 
@@ -195,10 +195,10 @@ class SweepStudy:
         complete: bool = False,
         quantities: Mapping[str, float] | None = None,
     ) -> None:
-        """Add the next trial as it once was: its ``params``, the objective after each round, and its quantities.
+        """Add the next trial of the old study: its ``params``, the objective after each round, and its quantities.
 
-        It has ended where it is ``complete``, or where it would be stopped after its last round beside the trials
-        before it. Without params it is what would be proposed next, and has not been run.
+        It has ended if it is ``complete``, or if it would be stopped after its last round given the trials before it.
+        Without params it is the next proposal, and has not been run.
         """
         trials = self._trials()
         if params is None:
@@ -222,7 +222,7 @@ class SweepStudy:
         self._study.add_trial(trial)
 
     def importances(self) -> dict[str, float] | None:
-        """Return how much each searched key explains of the objective, see ``hyperparameter_importances``."""
+        """Return the importance of each searched key for the objective, see ``hyperparameter_importances``."""
         return hyperparameter_importances(self.trials(), self._parameters, seed=self._settings.seed)
 
     def _used_up(self, trials: Sequence[FrozenTrial]) -> str | None:
@@ -237,13 +237,13 @@ class SweepStudy:
             self._study.set_user_attr(SECONDS_ATTR, self._seconds())
 
     def _propose(self, trials: Sequence[FrozenTrial]) -> FrozenTrial:
-        """The trial after ``trials``, to be written in one piece; Optuna's ``ask`` writes parameter by parameter."""
+        """Return the trial after ``trials``, to be written in one piece; Optuna's ``ask`` writes each parameter."""
         if self._grid is not None:
             params = self._grid[len(trials)]
             return create_trial(state=TrialState.RUNNING, params=params, distributions=self._spreads(params))
         settings, number = self._settings, len(trials)
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # of Optuna, for what is experimental or not made for a choice
+            warnings.simplefilter("ignore")  # of Optuna, for features that are experimental or not made for a choice
             sampler = make_sampler(
                 settings.sampler,
                 settings.sampler_options or {},

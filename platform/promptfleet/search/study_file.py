@@ -1,4 +1,4 @@
-"""The database of a study: used with patience, and told apart from one that has lost something."""
+"""Database of a study: access with patience, and recognition of a damaged one."""
 
 import os
 import sqlite3
@@ -21,8 +21,8 @@ from promptfleet.tracking.outages import cause, is_damage, is_outage, persistent
 
 FILE = "study.db"
 STUDY = "sweep"
-PATIENCE_S = 600.0  # with a full disk or a locked database
-BUSY_S = 5.0  # of that, what SQLite itself waits for a lock at a time
+PATIENCE_S = 600.0  # seconds with a full disk or a locked database
+BUSY_S = 5.0  # seconds of them that SQLite itself waits for a lock at a time
 _NO_SUCH = ("no such table", "no such column")
 _NO_STUDY = (SQLAlchemyError, OptunaError, LookupError, ValueError, TypeError, AttributeError, RecursionError)
 
@@ -39,7 +39,7 @@ class DamagedStudy(DataError):
 
 
 class StudyFile:
-    """An Optuna study of ``keys`` in ``folder``, new or continued. A failed access is repeated for up to ten minutes.
+    """Optuna study of ``keys`` in ``folder``, new or continued. A failed access is repeated for up to ten minutes.
 
     Raises:
         DamagedStudy: the database is not what was written, or is of another version of Optuna.
@@ -53,7 +53,7 @@ class StudyFile:
         self.study: optuna.Study = self.patiently(self._open)
 
     def patiently(self, access: Callable[[], T]) -> T:
-        """Return what ``access`` gives, which is safe to repeat. Raises DataError, also kept as ``failure``."""
+        """Return the result of ``access``, which is safe to repeat. Raises DataError, also kept as ``failure``."""
         store = f"the study {self.path}"
         try:
             return persistently(access, store=store, patience_s=PATIENCE_S)
@@ -61,7 +61,7 @@ class StudyFile:
             if is_damage(error):
                 self.failure = DamagedStudy(self.path, cause(error))
             elif is_outage(error):
-                self.failure = DataError(f"{store} cannot be used ({cause(error)}); --resume goes on once it can")
+                self.failure = DataError(f"{store} cannot be used ({cause(error)}); --resume continues once it can")
             else:
                 raise
             raise self.failure from None
@@ -90,7 +90,7 @@ class StudyFile:
         raise damage  # out here, so that no outage is its context
 
     def _damage_of(self, error: Exception) -> DamagedStudy | None:
-        """Return what an error of opening says about the content, None where waiting may help."""
+        """Return the damage that an error of opening reports, None if waiting may help."""
         if is_outage(error):
             why = cause(error)
             return DamagedStudy(self.path, why) if why.startswith(_NO_SUCH) else None
@@ -100,7 +100,7 @@ class StudyFile:
         return DamagedStudy(self.path, "Optuna cannot read its rows") if isinstance(error, _NO_STUDY) else None
 
     def _check_file(self) -> None:
-        """Raise sqlite3.DatabaseError or DamagedStudy if some page of the file is not what was written."""
+        """Raise sqlite3.DatabaseError or DamagedStudy if some page of the file was changed."""
         if not self.path.is_file():
             raise DamagedStudy(self.path, "it is no file")
         with closing(sqlite3.connect(self.path, timeout=BUSY_S)) as database:
@@ -110,7 +110,7 @@ class StudyFile:
 
 
 def _lack(trials: Sequence[FrozenTrial], space: Mapping[str, Parameter], folders: Sequence[int]) -> str | None:
-    """Return what is missing of the trials that were proposed and of those that have folders, None if nothing is."""
+    """Return the missing part of the proposed trials and of those that have folders, None if all are there."""
     if folders and folders[-1] >= len(trials):
         return f"it knows of {len(trials)} trials, there is a folder of number {folders[-1]}"
     for number, trial in enumerate(trials):

@@ -1,4 +1,4 @@
-"""A sweep in words and tables: what would be run, and what came out."""
+"""Sweep in words and tables: its plan, and its outcome."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -22,7 +22,7 @@ NOT_SEARCHED = "-"  # a key of another trial
 
 
 def describe_plan(spec: SweepSpec) -> str:
-    """The resolved space, federation and resources of a sweep that is not started."""
+    """Describe the resolved space, federation and resources of an unstarted sweep."""
     (node,) = nodes = local_nodes()
     shares = plan_sweep(spec, nodes)
     space = Table(title="search space", title_justify="left")
@@ -47,7 +47,7 @@ def describe_plan(spec: SweepSpec) -> str:
 
 
 def describe_outcome(spec: SweepSpec, folder: Path, outcome: SweepOutcome) -> str:
-    """The best trials, the best one's test accuracy beside zero-shot's, and where to look further."""
+    """Describe the best trials, the best one's test accuracy next to zero-shot's, and where to look further."""
     storage = spec.base_config().storage
     table = _grid_points if spec.settings.sampler == "grid" else _best_trials
     caveat = spec.base_config().backbone.caveat
@@ -71,9 +71,9 @@ def describe_outcome(spec: SweepSpec, folder: Path, outcome: SweepOutcome) -> st
     ]
     resume = f"python jobs/tune.py --resume {folder.name}{storage.option}{trust_option(spec.named_code())}"
     if outcome.untracked:
-        lines.append(f"MLflow lacks a part of it ({outcome.untracked}); what is missing is written by: {resume}")
+        lines.append(f"MLflow lacks a part of it ({outcome.untracked}); write the missing part with: {resume}")
     if outcome.interrupted:
-        lines.append(f"not finished; go on with: {resume}")
+        lines.append(f"not finished; resume with: {resume}")
     return "\n".join(lines)
 
 
@@ -90,9 +90,9 @@ def _best_trials(spec: SweepSpec, records: Sequence[TrialRecord]) -> Table:
 
 
 def _grid_points(spec: SweepSpec, records: Sequence[TrialRecord]) -> Table:
-    """A row per point, in the order of the grid: mean and standard deviation over its seeds.
+    """Return a row per point, in the order of the grid: mean and standard deviation over its seeds.
 
-    Where some federations are attacked, beside all clients' test accuracy stands that of those who do not attack.
+    If some federations are attacked, the honest clients' test accuracy follows that of all clients.
     """
     keys = [key for key in spec.space if key != "seed"]
     points: dict[tuple, list[TrialRecord]] = {}

@@ -1,4 +1,4 @@
-"""A sweep: Ray Tune runs the federations that the study proposes, one communication round per step."""
+"""Sweep: Ray Tune runs the federations that the study proposes, one communication round per step."""
 
 import logging
 from collections.abc import Sequence
@@ -28,7 +28,7 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class SweepOutcome:
-    """What a sweep gave. ``best`` and ``best_result`` are None if no trial ran all its rounds."""
+    """Outcome of a sweep. ``best`` and ``best_result`` are None if no trial ran all its rounds."""
 
     records: Sequence[TrialRecord]
     best: TrialRecord | None
@@ -40,7 +40,7 @@ class SweepOutcome:
 
 
 def plan_sweep(spec: SweepSpec, nodes: Sequence[Node]) -> Shares:
-    """Shares of the largest federation of the sweep. Raises ResourceError if the trials do not fit side by side."""
+    """Return shares of the largest federation of the sweep. Raises ResourceError if the trials do not fit."""
     clients = spec.space.get("clients")
     sizes = clients.extremes() if clients else [spec.base_config().clients]
     configs = [spec.base_config().model_copy(update={"clients": size}) for size in sizes]
@@ -49,17 +49,17 @@ def plan_sweep(spec: SweepSpec, nodes: Sequence[Node]) -> Shares:
 
 
 def prepare_sweep(spec: SweepSpec) -> Prepared:
-    """Frozen inputs of all trials. Raises PromptfleetError if one of the extreme federations is not possible."""
+    """Return frozen inputs of all trials. Raises PromptfleetError if one of the extreme federations is not possible."""
     return prepare(*spec.extreme_configs())
 
 
 def open_study(spec: SweepSpec, folder: Path) -> SweepStudy:
-    """Open the sweep's study in ``folder``, a new one where there is none. Raises DataError, see ``SweepStudy``."""
+    """Open the sweep's study in ``folder``, a new one if there is none. Raises DataError, see ``SweepStudy``."""
     return SweepStudy(folder, spec.space, spec.settings, spec.base_config().rounds, spec.first_params())
 
 
 def check_budget(spec: SweepSpec, study: SweepStudy) -> None:
-    """Raise ConfigError where more trials have ended than the sweep may have."""
+    """Raise ConfigError if more trials have ended than the sweep may have."""
     ended = sum(trial.state.is_finished() for trial in study.trials())
     if ended > spec.settings.trials:
         raise ConfigError(
@@ -69,10 +69,10 @@ def check_budget(spec: SweepSpec, study: SweepStudy) -> None:
 
 
 def run_sweep(spec: SweepSpec, folder: Path, prepared: Prepared, nodes: Sequence[Node]) -> SweepOutcome:
-    """Run the trials of the sweep in ``folder`` that are not finished yet, and write all of it to MLflow.
+    """Run the unfinished trials of the sweep in ``folder``, and write all of it to MLflow.
 
-    Runs on the Ray that this process is connected to, which has ``nodes``. Ctrl-C ends it in good order; what was begun
-    goes on when it is run again. Raises TrackingError if there can be no MLflow store.
+    Runs on the Ray that this process is connected to, which has ``nodes``. Ctrl-C ends it in good order; the next run
+    continues it. Raises TrackingError if there can be no MLflow store.
     """
     from promptfleet.search.tune_run import run_trials  # imports ray, which reads its settings on import
 
@@ -97,7 +97,7 @@ def run_sweep(spec: SweepSpec, folder: Path, prepared: Prepared, nodes: Sequence
 def finish_sweep(
     spec: SweepSpec, folder: Path, study: SweepStudy, sweep: SweepRun, writer: BackgroundWriter
 ) -> list[TrialRecord]:
-    """Have the sweep's table, figures and best trial written to MLflow and its run ended; returns its trials."""
+    """Write the sweep's table, figures and best trial to MLflow and end its run; return its trials."""
     records = trial_records(spec, folder, study)
     log_scale = [key for key, parameter in spec.space.items() if getattr(parameter, "log", False)]
     status = "FINISHED" if study.is_over() else "KILLED"
@@ -106,12 +106,12 @@ def finish_sweep(
 
 
 def trial_records(spec: SweepSpec, folder: Path, study: SweepStudy) -> list[TrialRecord]:
-    """The study's trials as plain values, with the figures of their results."""
+    """Return the study's trials as plain values, with the figures of their results."""
     return [trial_record(trial, trial_summary(folder, spec.config(trial.params), trial)) for trial in study.trials()]
 
 
 def trial_summary(folder: Path, config: FederationConfig, trial: FrozenTrial) -> FederationSummary | None:
-    """What the trial's federation gave so far; None, with a warning, if its result is damaged or of another one."""
+    """Return the trial's results so far; None, with a warning, if they are damaged or of another federation."""
     try:
         return load_summary(trial_folder(folder, trial.number), config.fingerprint())
     except DataError as error:
@@ -120,7 +120,7 @@ def trial_summary(folder: Path, config: FederationConfig, trial: FrozenTrial) ->
 
 
 def trial_record(trial: FrozenTrial, summary: FederationSummary | None) -> TrialRecord:
-    """A trial of the study as plain values."""
+    """Return a trial of the study as plain values."""
     return TrialRecord(
         number=trial.number,
         state={"COMPLETE": "complete", "PRUNED": "pruned", "FAIL": "failed"}.get(trial.state.name, "running"),

@@ -7,10 +7,13 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
+from promptfleet.clip.plain_encoder import encode_texts
+from promptfleet.clip.prompt_encoder import encode_prompts
 from promptfleet.config import StorageConfig
+from promptfleet.errors import ConfigError
 from promptfleet.features import text_features as module
 from promptfleet.features.image_encoder import load_inputs
-from promptfleet.features.text_features import text_features
+from promptfleet.features.text_features import embedded_texts, text_features
 from promptfleet.methods.parts.states import state_sha256
 from tests.tiny_federation import equal
 
@@ -106,3 +109,26 @@ def test_damaged_ones_at_an_address_are_replaced_there(inputs, tmp_path, monkeyp
     path.unlink()
     assert equal(text_features(*inputs, storage, folder), wanted)
     assert equal(load_file(there), wanted)
+
+
+TEXTS = ["a photo of a three.", "one", "the digit seven, drawn by hand."]
+
+
+def test_further_texts_are_embedded_once_and_encode_as_whole_texts_do(inputs, tmp_path, monkeypatch):
+    backbone, _ = inputs
+    tokens = embedded_texts(backbone, TEXTS, StorageConfig(), tmp_path)
+    no_context = torch.empty(1, 0, backbone.tower.width)
+    features = encode_prompts(backbone.tower, tokens, no_context)[0]
+    assert torch.allclose(features, encode_texts(backbone.tower, backbone.tokenize(TEXTS)), atol=1e-5)
+    monkeypatch.setattr(module, "tokenize_texts", None)
+    again = embedded_texts(backbone, TEXTS, StorageConfig(), tmp_path)
+    assert torch.equal(again.suffix, tokens.suffix)
+    with pytest.raises(TypeError):
+        embedded_texts(backbone, TEXTS[::-1], StorageConfig(), tmp_path)
+
+
+@pytest.mark.parametrize(("text", "tokens"), [("", 0), ("three " * 100, 100)])
+def test_a_text_without_tokens_or_too_long_is_named(inputs, tmp_path, text, tokens):
+    shown = text if len(text) < 60 else f"{text[:60]}..."
+    with pytest.raises(ConfigError, match=rf"^text '{shown}' has {tokens} tokens, should have 1 to 75 for the text "):
+        embedded_texts(inputs[0], ["one", text], StorageConfig(), tmp_path)

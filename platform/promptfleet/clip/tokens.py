@@ -1,6 +1,7 @@
 """Conversion of class names to the embedded tokens that follow a learnable context."""
 
 import hashlib
+import json
 from collections.abc import Sequence
 
 import torch
@@ -13,6 +14,11 @@ from promptfleet.clip.text_tower import TextTower
 def class_texts(class_names: Sequence[str], template: str = "{}.") -> list[str]:
     """Fill ``template`` with each name; underscores become spaces, as in the published prompts."""
     return [template.format(name.replace("_", " ")) for name in class_names]
+
+
+def texts_key(texts: Sequence[str]) -> str:
+    """Return a short name of a list of texts, which depends on the texts and their order alone."""
+    return hashlib.sha256(json.dumps(list(texts)).encode()).hexdigest()[:16]
 
 
 def embed_classes(tower: TextTower, token_ids: Tensor) -> ClassTokens:

@@ -17,6 +17,7 @@ from promptfleet.escaping import printable
 
 logger = logging.getLogger(__name__)
 
+_MOST_SHOWN = 60  # characters of a text
 _MOST_NAMED = 5  # groups of equal classes, and classes of a group
 
 
@@ -37,6 +38,23 @@ def tokenize_classes(backbone: Backbone, dataset: Dataset, template: str = "{}."
             f"{dataset.name}: class {name!r} is too long: its name has {own} tokens, and in a text such as "
             f"{template!r} the text tower of {backbone.name} has room for {room}; shorten it"
         )
+    return backbone.tokenize(texts)
+
+
+def tokenize_texts(backbone: Backbone, texts: Sequence[str]) -> Tensor:
+    """Return the token ids of whole texts, ``[texts, positions]``.
+
+    Raises:
+        ConfigError: one has no token, or more than the text tower has positions; CLIP would cut off the rest.
+    """
+    for text in texts:
+        count, positions = backbone.count_tokens(text), backbone.tower.positions
+        if not 2 < count <= positions:
+            shown = text if len(text) <= _MOST_SHOWN else f"{text[:_MOST_SHOWN]}..."
+            raise ConfigError(
+                f"text {shown!r} has {count - 2} tokens, should have 1 to {positions - 2} for the text tower of "
+                f"{backbone.name}"
+            )
     return backbone.tokenize(texts)
 
 

@@ -13,6 +13,7 @@ from promptfleet.clip.frozen import FrozenClip
 from promptfleet.clip.image_tower import ImageTower
 from promptfleet.clip.prompt_layout import ClassTokens
 from promptfleet.clip.text_tower import TextTower
+from promptfleet.clip.tokens import texts_key
 from promptfleet.config import FederationConfig, StorageConfig
 from promptfleet.data.dataset import Dataset
 from promptfleet.data.feature_store import FeatureStore, open_store
@@ -22,8 +23,9 @@ from promptfleet.errors import ConfigError
 from promptfleet.features.class_prompts import check_prompt_fits, warn_of_equal_prompts
 from promptfleet.features.encoding import encode_missing, features_folder, wanted_files
 from promptfleet.features.image_encoder import load_inputs
-from promptfleet.features.text_features import text_features
+from promptfleet.features.text_features import embedded_texts, text_features
 from promptfleet.federation.partitioning import partition_for
+from promptfleet.federation.worlds import wanted_texts, world_of
 from promptfleet.limits import check_states
 from promptfleet.methods import load_method
 from promptfleet.methods.protocol import Needs, World
@@ -62,7 +64,7 @@ class Prepared:
         return open_store(**self.files())
 
     def world(self, config: FederationConfig) -> World:
-        return World(config, self.clip, self.class_names, self.image_tower)
+        return world_of(config, self.clip, self.class_names, image_tower=self.image_tower)
 
 
 @disk_errors(doing="used")
@@ -80,13 +82,15 @@ def prepare(*configs: FederationConfig) -> Prepared:
     _check_one_backbone(configs)
     dataset, backbone = load_inputs(config)
     folder = features_folder(config)
-    clip = _frozen_clip(backbone, dataset, config.storage, folder)
+    lists = {texts for candidate in configs for texts in wanted_texts(candidate, dataset.class_names).values()}
+    clip = _frozen_clip(backbone, dataset, sorted(lists), config.storage, folder)
     warn_of_equal_prompts(backbone, dataset, clip.classes)
     needs = {load_method(candidate.method).needs for candidate in configs}
     image_tower = backbone.image_tower if Needs.PIXELS in needs else None
     for candidate in configs:
         check_prompt_fits(candidate, clip, dataset.class_names)
-        method, world = load_method(candidate.method), World(candidate, clip, dataset.class_names, image_tower)
+        method = load_method(candidate.method)
+        world = world_of(candidate, clip, dataset.class_names, image_tower=image_tower)
         method.check(world)
         check_states(candidate, method.trained_parameters(world))
     samples = Samples.of_dataset(dataset)
@@ -113,7 +117,13 @@ def _check_one_backbone(configs: Sequence[FederationConfig]) -> None:
         raise ConfigError("backbone.pretrained=random draws other weights for each seed: give all federations one seed")
 
 
-def _frozen_clip(backbone: Backbone, dataset: Dataset, storage: StorageConfig, folder: Path) -> FrozenClip:
+def _frozen_clip(
+    backbone: Backbone,
+    dataset: Dataset,
+    lists: Sequence[Sequence[str]],
+    storage: StorageConfig,
+    folder: Path,
+) -> FrozenClip:
     text = text_features(backbone, dataset, storage, folder)
     tower = backbone.tower
     weights = {name: tensor for name, tensor in tower.weights.items() if name != "token_embedding.weight"}
@@ -122,4 +132,5 @@ def _frozen_clip(backbone: Backbone, dataset: Dataset, storage: StorageConfig, f
         classes=ClassTokens(text["start"], text["suffix"], text["lengths"]),
         zero_shot_text=text["zero_shot_text"],
         logit_scale=backbone.logit_scale,
+        texts={texts_key(texts): embedded_texts(backbone, texts, storage, folder) for texts in lists},
     )

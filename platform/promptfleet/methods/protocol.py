@@ -20,7 +20,9 @@ from torch import Tensor
 
 from promptfleet.clip.frozen import FrozenClip
 from promptfleet.clip.image_tower import ImageTower
+from promptfleet.clip.prompt_layout import ClassTokens
 from promptfleet.config import FederationConfig
+from promptfleet.errors import MethodError
 from promptfleet.methods.parts.averaging import average
 from promptfleet.seeding import stream
 
@@ -51,7 +53,7 @@ class World:
 
     ``image_tower`` is CLIP's image side, there only for methods whose ``needs`` are ``PIXELS``; ``upload_noise`` the
     standard deviation of what ``config.privacy`` adds to each number of an upload; ``rows`` are the server's alone, and
-    there only for methods that keep some.
+    there only for methods that keep some; ``texts`` are the embedded tokens of what the method's ``texts`` asks for.
     """
 
     config: FederationConfig
@@ -60,6 +62,19 @@ class World:
     image_tower: ImageTower | None = None
     upload_noise: float = 0.0
     rows: Rows | None = None
+    texts: Mapping[str, ClassTokens] = field(default_factory=dict)
+
+    def tokens(self, texts: str) -> ClassTokens:
+        """Return the embedded tokens of the ``classes``, or of the list of texts of that name.
+
+        Raises MethodError: there is no such list.
+        """
+        if texts == "classes":
+            return self.clip.classes
+        if texts not in self.texts:
+            known = ", ".join(["classes", *self.texts])
+            raise MethodError(f"method {self.config.method}: there are no texts {texts!r}, only {known}")
+        return self.texts[texts]
 
     @property
     def device(self) -> torch.device:
@@ -68,7 +83,8 @@ class World:
 
     def to(self, device: torch.device | str) -> "World":
         tower = self.image_tower and self.image_tower.to(device)
-        return replace(self, clip=self.clip.to(device), image_tower=tower)
+        texts = {name: tokens.to(device) for name, tokens in self.texts.items()}
+        return replace(self, clip=self.clip.to(device), image_tower=tower, texts=texts)
 
 
 class Needs(Enum):
@@ -270,10 +286,12 @@ class Arrived:
 class Encode:
     """Yielded by work: text features of ``contexts [prompts, (classes,) tokens, width]``, please.
 
-    Answered with ``[prompts, classes, dim]``, unit norm, which gradients flow through.
+    Answered with ``[prompts, classes, dim]``, unit norm, which gradients flow through. ``texts`` names a list of the
+    method's texts, which are then encoded in place of the class names.
     """
 
     contexts: Tensor
+    texts: str = "classes"
 
 
 @dataclass(frozen=True)
@@ -298,6 +316,10 @@ class Method(ABC):
     Config: ClassVar[type[FederationConfig]] = FederationConfig
     needs: ClassVar[Needs] = Needs.GLOBAL
     has_memory: ClassVar[bool] = False  # a prediction depends on the images that were predicted before
+
+    def texts(self, config: FederationConfig, class_names: Sequence[str]) -> Mapping[str, Sequence[str]]:
+        """Return further lists of texts by name, such as descriptions of classes; ``World.texts`` has their tokens."""
+        return {}
 
     def check(self, world: World) -> None:  # noqa: B027  most methods fit everywhere
         """Raise ConfigError where the configuration does not fit this backbone or these classes."""

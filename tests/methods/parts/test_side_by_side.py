@@ -1,16 +1,20 @@
 """Local updates side by side: the same numbers as alone, in fewer runs of the text tower."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 
+from promptfleet.clip.plain_encoder import encode_prompts_plainly
 from promptfleet.errors import MethodError
 from promptfleet.federation.client import evaluate_together, train_together
 from promptfleet.federation.server import Server
 from promptfleet.methods.parts import side_by_side as lockstep
+from promptfleet.methods.parts.prompts import encode_frozen
 from promptfleet.methods.parts.side_by_side import run_alone, run_together
 from promptfleet.methods.pfedmoap import PFedMoAP
 from promptfleet.methods.protocol import Encode, Examples, Images, Message, Update
-from tests.fakes import tiny_client, tiny_examples, tiny_world
+from tests.fakes import tiny_classes, tiny_client, tiny_examples, tiny_tower, tiny_world
 from tests.tiny_federation import tiny_federation
 
 METHOD = PFedMoAP()
@@ -34,9 +38,9 @@ def encodings(monkeypatch):
     """How many prompts went through the text tower in each run of it."""
     sizes = []
 
-    def counted(world, contexts, encode=lockstep.encode_contexts):
+    def counted(world, contexts, texts, encode=lockstep.encode_contexts):
         sizes.append(len(contexts))
-        return encode(world, contexts)
+        return encode(world, contexts, texts)
 
     monkeypatch.setattr(lockstep, "encode_contexts", counted)
     return sizes
@@ -123,7 +127,7 @@ def comes_to_nothing():
     ],
 )
 def test_a_local_update_that_is_none_is_one_line(monkeypatch, update, what):
-    monkeypatch.setattr(lockstep, "encode_contexts", lambda world, contexts: contexts)
+    monkeypatch.setattr(lockstep, "encode_contexts", lambda world, contexts, texts: contexts)
     wanted = (
         rf"^method pfedmoap: local_update {what}, should be a generator .* returns an Update, or return one itself$"
     )
@@ -133,7 +137,7 @@ def test_a_local_update_that_is_none_is_one_line(monkeypatch, update, what):
 
 @pytest.mark.parametrize("function", ["init_server", "aggregate", "personalize"])
 def test_work_of_another_function_comes_to_a_state(monkeypatch, function):
-    monkeypatch.setattr(lockstep, "encode_contexts", lambda world, contexts: contexts)
+    monkeypatch.setattr(lockstep, "encode_contexts", lambda world, contexts, texts: contexts)
     assert run_alone(tiny_world(), {"a": torch.ones(1)}, function).keys() == {"a"}
     wanted = rf"^method pfedmoap: {function} came to None, should be .* and returns a state, or return one itself$"
     with pytest.raises(MethodError, match=wanted):
@@ -147,3 +151,24 @@ def test_clients_tune_before_an_evaluation_in_the_same_runs_of_the_text_tower(en
     evaluate_together(list(fed.clients.values()), 1, fed.privates, downloads)
     # batches of 6, 8, 10 and 12 examples: 2, 2, 3 and 3 steps, and the text features of what came of them
     assert encodings == [4, 4, 2, 2, 2]
+
+
+def test_contexts_of_other_texts_are_encoded_with_those():
+    world, width = tiny_world(), 16
+    words = tiny_classes(tiny_tower(), (2, 1, 3))
+    world = replace(world, texts={"words": words})
+    contexts = torch.randn(3, 2, width, generator=torch.Generator().manual_seed(0))
+
+    def work(context, texts):
+        (text,) = yield Encode(context.unsqueeze(0), texts)
+        return {"text": text}
+
+    asked = [(contexts[0], "words"), (contexts[1], "classes"), (contexts[2], "words")]
+    results = run_together(world, [work(*one) for one in asked], "personalize")
+    for (context, texts), result in zip(asked, results, strict=True):
+        assert torch.equal(result["text"], encode_frozen(world, context, texts))
+        assert torch.allclose(
+            result["text"], encode_prompts_plainly(world.clip.tower, world.tokens(texts), context[None])[0], atol=1e-5
+        )
+    with pytest.raises(MethodError, match=r"^method pfedmoap: there are no texts 'word', only classes, words$"):
+        run_alone(world, work(contexts[0], "word"), "personalize")

@@ -41,8 +41,9 @@ from promptfleet.federation.on_ray.wire import (
 from promptfleet.federation.reports import Evaluation, TrainReport
 from promptfleet.federation.server import Server
 from promptfleet.federation.server_rows import KeptRows
+from promptfleet.federation.worlds import world_of
 from promptfleet.methods import load_method
-from promptfleet.methods.protocol import Purpose, World
+from promptfleet.methods.protocol import Purpose
 
 if TYPE_CHECKING:
     from promptfleet.federation.prepare import Prepared
@@ -113,7 +114,13 @@ class ServerActor:
     def begin(self, config: FederationConfig, rows: Path | None) -> None:
         torch.set_num_threads(config.runtime.threads_per_client)
         set_arithmetic(self._device, tf32=config.precision == "tf32")
-        world = World(config, self._clip, self._frozen.class_names, self._image_tower, rows=rows and KeptRows(rows))
+        world = world_of(
+            config,
+            self._clip,
+            self._frozen.class_names,
+            image_tower=self._image_tower,
+            rows=rows and KeptRows(rows),
+        )
         self._server = Server(load_method(config.method), world)
 
     def select(self, round_index: int, cohorts: Sequence[Sequence[int]], purpose: Purpose) -> list[Stacked]:
@@ -153,7 +160,13 @@ class ClientActor:
         check_visible(self._device, len(ray.get_gpu_ids()))
         set_arithmetic(self._device, tf32=config.precision == "tf32")
         torch.set_num_threads(config.runtime.threads_per_client)
-        world = World(config, self._clip, self._frozen.class_names, self._image_tower, upload_noise)
+        world = world_of(
+            config,
+            self._clip,
+            self._frozen.class_names,
+            image_tower=self._image_tower,
+            upload_noise=upload_noise,
+        )
         self._group = ClientGroup(world, self._store, splits)
 
     def initial_states(self, clients: Sequence[int]) -> Stacked:

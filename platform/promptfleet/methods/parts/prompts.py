@@ -44,30 +44,31 @@ def own_or_given_text(task: Task) -> Tensor:
     return task.private["text"] if task.private["participations"] > 0 else task.download.attached["text"]
 
 
-def encode_contexts(world: World, contexts: Tensor) -> Tensor:
+def encode_contexts(world: World, contexts: Tensor, texts: str = "classes") -> Tensor:
     """Class text features ``[prompts, classes, dim]``, float32 and unit norm, of ``contexts [prompts, ...]``.
 
-    The text tower runs in ``config.precision``, everything else in float32.
+    ``texts`` names another list of the method's texts to put the contexts before; without tokens in the context, that
+    encodes the texts themselves. The text tower runs in ``config.precision``, everything else in float32.
     """
-    clip, position = world.clip, world.config.class_token_position
+    tower, tokens, position = world.clip.tower, world.tokens(texts), world.config.class_token_position
     if world.config.precision in ("float32", "tf32"):  # for the latter see ``devices.set_arithmetic``
-        return encode_prompts(clip.tower, clip.classes, contexts, position)
+        return encode_prompts(tower, tokens, contexts, position)
     dtype = getattr(torch, world.config.precision)
     scaled = dtype == torch.float16 and contexts.requires_grad
     if scaled:
         contexts = contexts.clone()
         contexts.register_hook(lambda gradient: gradient / FLOAT16_SCALE)
     with torch.autocast(contexts.device.type, dtype):
-        text = encode_prompts(clip.tower.lowered(dtype), clip.classes, contexts, position)
+        text = encode_prompts(tower.lowered(dtype), tokens, contexts, position)
     if scaled:
         text.register_hook(lambda gradient: gradient * FLOAT16_SCALE)
     return text
 
 
 @torch.no_grad()
-def encode_frozen(world: World, context: Tensor) -> Tensor:
+def encode_frozen(world: World, context: Tensor, texts: str = "classes") -> Tensor:
     """Text features ``[classes, dim]``, where the context is, of one context that is not trained any more."""
-    return encode_contexts(world, context.to(world.device).unsqueeze(0))[0].to(context.device)
+    return encode_contexts(world, context.to(world.device).unsqueeze(0), texts)[0].to(context.device)
 
 
 def similarity_logits(world: World, features: Tensor, text: Tensor) -> Tensor:

@@ -84,11 +84,11 @@ def _answer(world: World, asked: dict[int, Encode | Backward]) -> dict[int, Tens
     alike = defaultdict(list)
     for index, request in asked.items():
         if isinstance(request, Encode):
-            alike[request.contexts.shape, request.contexts.requires_grad].append(index)
+            alike[request.texts, request.contexts.shape, request.contexts.requires_grad].append(index)
     answers: dict[int, Tensor | None] = dict.fromkeys(losses)
-    for indices in alike.values():
+    for (texts, *_), indices in alike.items():
         contexts = [asked[index].contexts for index in indices]
-        features = encode_contexts(world, torch.cat(contexts))
+        features = encode_contexts(world, torch.cat(contexts), texts)
         parts = features.split([len(one) for one in contexts])
         if not features.requires_grad:
             parts = [part.clone() for part in parts]  # what is kept of one shall not keep all of them in memory

@@ -57,7 +57,7 @@ def test_killed_when_it_is_set_up_reset_or_at_work_it_goes_on(run, tmp_path, sai
     order(tmp_path, "trial", 2, "begin", "raise")
     order(tmp_path, "trial", 2, 2)
     assert run(trial=3) == {"trial": [(TrialState.COMPLETE, ALL_ROUNDS)] * 3}
-    assert said.getvalue().count("; it is begun again after its last round") == 4
+    assert said.getvalue().count("; it starts again after its last round") == 4
     assert "FAILED" not in said.getvalue()
 
 
@@ -85,7 +85,7 @@ def test_with_a_client_that_always_raises_it_is_given_up_at_once(run, tmp_path, 
     (state, rounds), other = run(trial=2)["trial"]
     assert (state, rounds) == (TrialState.FAIL, {1: 0.1})
     assert other == (TrialState.COMPLETE, ALL_ROUNDS)
-    assert "begun again" not in said.getvalue()
+    assert "starts again" not in said.getvalue()
     study = SweepStudy(tmp_path / "trial", {"experts": IntRange(0, 9)}, SweepSettings(trials=2), rounds=1)
     assert study.trials()[0].user_attrs["error"] == "train: client 1: raised ValueError, 4 times in a row"
 

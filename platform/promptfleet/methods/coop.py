@@ -23,7 +23,7 @@ from promptfleet.methods.protocol import Images, Message, State, Task, Update, W
 
 
 class CoOp(Solo):
-    """A prompt per client, all from one start.
+    """One prompt per client, all from one start.
 
     Server state: ``context``, the start, and its ``text`` features; it follows from the seed, so it is attached to
     downloads and counts no bytes. Private state: ``context``, its ``text``, ``participations``, ``epochs``.

@@ -1,4 +1,4 @@
-"""PromptFL + FedAMP: for every client the server mixes a cloud prompt, most of all from prompts that are near its own.
+"""PromptFL + FedAMP: the server mixes a cloud prompt for every client, mostly from prompts that are near its own.
 
 Source: Huang et al., "Personalized Cross-Silo Federated Learning on Non-IID Data", arXiv:2007.03797:
 u_i = (1 - sum_j xi_ij) w_i + sum_j xi_ij w_j, with xi_ij = alpha/sigma exp(-||w_i - w_j||^2 / sigma); locally
@@ -20,7 +20,7 @@ from promptfleet.methods.protocol import Arrived, Call, Examples, Images, Messag
 
 
 class FedAMPConfig(FederationConfig):
-    """A federation that runs FedAMP on prompts."""
+    """Configuration of FedAMP on prompts."""
 
     cloud_share: float = Field(
         0.2, ge=0, le=1, description="weight of all other clients together in a cloud prompt, if all prompts were equal"
@@ -33,10 +33,10 @@ class FedAMPConfig(FederationConfig):
 class FedAMP(PromptFL):
     """Attentive message passing between prompts.
 
-    Server state: ``context``, where everybody starts, its ``text`` features, and every client's last prompt
-    ``pool.context`` [clients, tokens, width] with ``pool.trained`` [clients], whether it has one.
-    Private state: ``context``, its ``text``, ``participations``. Down to train: the cloud prompt ``context``; up:
-    ``context``. Nothing goes down to be evaluated.
+    Server state: ``context``, the start of all clients, its ``text`` features, and every client's last prompt
+    ``pool.context`` [clients, tokens, width] with ``pool.trained`` [clients], true if it has one. Private state:
+    ``context``, its ``text``, ``participations``. Down to train: the cloud prompt ``context``; up: ``context``. An
+    evaluation needs no download.
     """
 
     Config = FedAMPConfig
@@ -53,7 +53,7 @@ class FedAMP(PromptFL):
         return no_context_yet(world)
 
     def select(self, server: State, call: Call) -> dict[int, Message]:
-        if call.purpose == "evaluate":  # a client predicts with its own prompt, or where it started
+        if call.purpose == "evaluate":  # a client predicts with its own prompt, or with its start
             return call.to_all(Message({}, {"text": server["text"]}))
         pool = server["pool.context"]
         weights = cloud_weights(pool, server["pool.trained"], call.world.config.cloud_share)
@@ -80,7 +80,9 @@ class FedAMP(PromptFL):
 
 
 def cloud_weights(pool: Tensor, trained: Tensor, share: float) -> Tensor:
-    """Weight ``[clients, clients]`` of each column's prompt in each row's cloud prompt; rows sum to one, none is < 0.
+    """Return weights ``[clients, clients]`` of each column's prompt in each row's cloud prompt.
+
+    Rows sum to one, no weight is < 0.
 
     Only ``trained`` prompts count for others. Without two of them that differ there is nothing to compare, and every
     cloud prompt is the client's own.
@@ -100,6 +102,6 @@ def cloud_weights(pool: Tensor, trained: Tensor, share: float) -> Tensor:
 
 
 def cloud_prompt(pool: Tensor, weights: Tensor, client: int) -> Tensor:
-    """The mean of ``pool [clients, ...]`` by one row of ``cloud_weights``, as a step away from the client's own."""
+    """Return the mean of ``pool [clients, ...]`` by one row of ``cloud_weights``, as a step from the client's own."""
     own = pool[client].double()
     return (own + torch.tensordot(weights, pool.double() - own, dims=1)).to(pool.dtype)

@@ -29,7 +29,7 @@ _IMAGES = 64  # whose patches are in memory at a time in prediction
 
 
 class FedOTPConfig(FederationConfig):
-    """A federation that runs FedOTP."""
+    """Configuration of FedOTP."""
 
     transport_mass: float = Field(0.8, gt=0, le=1, description="gamma, fraction of an image's patches to transport")
     transport_epsilon: float = Field(
@@ -90,7 +90,7 @@ class FedOTP(PromptFL):
 
 
 def _transport_logits(world: World, patches: Tensor, text: Tensor) -> tuple[Tensor, Tensor]:
-    """Logits ``[images, classes]`` and which of them have a finite plan, a few classes at a time.
+    """Return logits ``[images, classes]`` and true for those with a finite plan, a few classes at a time.
 
     patches ``[images, patches, dim]`` and text ``[prompts, classes, dim]`` are unit norm.
     """

@@ -19,7 +19,7 @@ from promptfleet.methods.protocol import Arrived, Call, Encode, Images, Message,
 
 
 class FedPerConfig(FederationConfig):
-    """A federation that runs FedPer on the tokens of a prompt."""
+    """Configuration of FedPer on the tokens of a prompt."""
 
     private_tokens: int = Field(
         default_factory=lambda values: values["prompt_length"] // 2,
@@ -35,11 +35,11 @@ class FedPerConfig(FederationConfig):
 
 
 class FedPer(PromptMethod):
-    """Tokens that are averaged and tokens that are not.
+    """Averaged tokens and private tokens of one prompt.
 
-    Server state: ``shared`` [tokens, width], and ``private``, where everybody's private tokens start.
-    Private state: ``private`` [tokens, width], ``participations``. Down and up: ``shared``; the start follows from the
-    seed, so it is attached and counts no bytes. With class-specific contexts all have ``classes`` in front.
+    Server state: ``shared`` [tokens, width], and ``private``, the start of all clients' private tokens. Private state:
+    ``private`` [tokens, width], ``participations``. Down and up: ``shared``; the start follows from the seed, so it is
+    attached and counts no bytes. With class-specific contexts all have ``classes`` in front.
     """
 
     Config = FedPerConfig
@@ -86,14 +86,14 @@ class FedPer(PromptMethod):
 
 
 def _split(world: World, context: Tensor) -> tuple[Tensor, Tensor]:
-    """The shared and the private tokens of a context."""
+    """Return the shared and the private tokens of a context."""
     private = world.config.private_tokens
     shared, own = context.split([world.config.prompt_length - private, private], dim=-2)
     return shared.clone(), own.clone()
 
 
 def _parts(task: Task) -> State:
-    """The downloaded shared tokens and the client's own, or their start where it never trained."""
+    """Return the downloaded shared tokens and the client's own, or their start if it never trained."""
     own = task.private if task.private["participations"] > 0 else task.download.attached
     return {"shared": task.download.tensors["shared"], "private": own["private"]}
 

@@ -27,7 +27,7 @@ _FACTORS = ("left", "right")
 
 
 class FedPGPConfig(FederationConfig):
-    """A federation that runs FedPGP."""
+    """Configuration of FedPGP."""
 
     factor_rank: int = Field(4, ge=1, description="rank of the client's private part of the prompt")
     contrast_weight: float = Field(1.0, ge=0, description="mu, weight of the contrastive loss")
@@ -35,7 +35,7 @@ class FedPGPConfig(FederationConfig):
 
 
 class FedPGP(PromptFL):
-    """An averaged prompt and a private low-rank part.
+    """Averaged prompt and a private low-rank part.
 
     Server state, down and up as in PromptFL: the global ``context`` sigma. Private state: ``left`` [tokens, rank] and
     ``right`` [rank, width], for each class where contexts are class-specific.
@@ -79,7 +79,7 @@ class FedPGP(PromptFL):
         return super().trained_parameters(world) + prod(classes) * world.config.factor_rank * (tokens + width)
 
     def personalize(self, task: Task) -> Work[State]:
-        """Text features of the client's part on top of the global prompt as it is now."""
+        """Encode the client's part on top of the present global prompt."""
         own = task.private["left"] @ task.private["right"]
         (text,) = yield Encode((task.download.tensors["context"] + own).unsqueeze(0))
         return {"text": text}
@@ -89,7 +89,9 @@ class FedPGP(PromptFL):
 
 
 def contrastive_loss(anchor: Tensor, general: Tensor, personal: Tensor, temperature: float) -> Tensor:
-    """Mean over classes of -log(e^a / (e^a + e^b)), with a = <anchor, general> / t and b = <general, personal> / t.
+    """Return the mean over classes of -log(e^a / (e^a + e^b)).
+
+    Here a = <anchor, general> / t and b = <general, personal> / t.
 
     All text features ``[classes, dim]``, unit norm. Source: arXiv:2405.09771, contrastive loss.
     """

@@ -13,7 +13,7 @@ from promptfleet.methods.protocol import Examples, Task
 
 
 class FedProxConfig(PromptFLConfig):
-    """A federation that runs FedProx on the prompt."""
+    """Configuration of FedProx on the prompt."""
 
     mu: float = Field(0.5, ge=0, description="weight of the proximal term (published: 0.5); stable below 2 / prompt_lr")
 

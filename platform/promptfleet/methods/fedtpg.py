@@ -1,4 +1,4 @@
-"""FedTPG: clients share not a prompt but a network that writes one from the names of a client's own classes.
+"""FedTPG: clients share a network that writes a prompt from the names of a client's own classes.
 
 Source: Qiu et al., "Federated Text-driven Prompt Generation for Vision-Language Models", ICLR 2024 (arXiv:2310.06123).
 Differs: the classes' text features are those of the dataset's template, which every federation has at hand, not of the
@@ -30,7 +30,7 @@ _GENERATOR = "generator."
 
 
 class FedTPGConfig(FederationConfig):
-    """A federation that runs FedTPG. ``prompt_lr`` is the generator's learning rate in round 1."""
+    """Configuration of FedTPG. ``prompt_lr`` is the generator's learning rate in round 1."""
 
     generator_classes: Literal["local", "all"] = Field(
         "local", description="classes that a client generates prompts for and trains on: its own (local), or all"
@@ -38,7 +38,7 @@ class FedTPGConfig(FederationConfig):
 
 
 class FedTPG(PromptFL):
-    """A prompt generator that is averaged as a whole, every client counting the same.
+    """Prompt generator that is averaged as a whole, every client counting the same.
 
     Server state: ``generator.*``, and for prediction the ``context`` for all classes with its ``text`` features.
     Clients keep nothing and predict as in PromptFL. Down and up: ``generator.*``. The learning rate falls along a
@@ -91,7 +91,7 @@ class FedTPG(PromptFL):
 
 
 def cosine(start: float, step: int, steps: int) -> float:
-    """A learning rate that falls from ``start`` in step 0 along half a cosine, and would be 0 in step ``steps``."""
+    """Return a learning rate that falls from ``start`` in step 0 along half a cosine to 0 in step ``steps``."""
     return start * (1 + math.cos(math.pi * step / steps)) / 2
 
 

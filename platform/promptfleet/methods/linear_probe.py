@@ -1,4 +1,4 @@
-"""A linear head on the frozen image features, trained by every client alone: the strong, boring baseline.
+"""Linear probe: a linear head on the frozen image features, trained by every client alone; the simple baseline.
 
 z = s f W^T, multinomial logistic regression. Our choices: W starts as the zero-shot text features, so the first
 prediction is zero-shot CLIP's and classes without local examples keep a sensible row; no bias; rows are not normalized
@@ -16,13 +16,16 @@ from promptfleet.methods.protocol import Images, Message, State, Task, Update, W
 
 
 class LinearProbeConfig(SoloConfig):
-    """A federation in which every client trains a linear head alone."""
+    """Configuration of a federation whose clients each train a linear head alone."""
 
     head_lr: float = Field(0.03, gt=0, description="learning rate of the linear head")
 
 
 class LinearProbe(Solo):
-    """Private state: ``head`` [classes, dim] and ``epochs``. It has no prompt: the keys about one have no effect."""
+    """Linear head alone. It has no prompt: the keys about one have no effect.
+
+    Private state: ``head`` [classes, dim] and ``epochs``.
+    """
 
     Config = LinearProbeConfig
 

@@ -27,7 +27,7 @@ class PFedPromptConfig(PromptFLConfig):
 
 
 class PFedPrompt(PromptFL):
-    """PromptFL, and a memory of the training features that is made anew for each evaluation and never sent."""
+    """PromptFL, and a memory of the training features that is made again for each evaluation and never sent."""
 
     Config = PFedPromptConfig
 

@@ -13,7 +13,7 @@ from promptfleet.methods.protocol import Images, State, Task, Work
 
 
 class PromptFLFineTunedConfig(FederationConfig):
-    """A federation that runs PromptFL with local fine-tuning."""
+    """Configuration of PromptFL with local fine-tuning."""
 
     finetune_epochs: int = Field(5, ge=0, description="local epochs of fine-tuning before each evaluation")
 

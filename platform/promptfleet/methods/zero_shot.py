@@ -10,7 +10,7 @@ from promptfleet.methods.protocol import Images, Message, Task, Update
 
 
 class ZeroShot(NoCommunication):
-    """No state anywhere. It has no learnable prompt, so the keys about one have no effect."""
+    """Classifier without any state or learnable prompt; the keys about a prompt have no effect."""
 
     def local_update(self, task: Task) -> Update:
         return Update(task.private, Message({}), {})

@@ -1,1 +1,1 @@
-"""The pool of experts, and the search in it."""
+"""Pool of experts, and the search in it."""

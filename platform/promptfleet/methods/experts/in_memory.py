@@ -1,4 +1,4 @@
-"""A pool of experts in memory: one tensor of each kind, with a row per client."""
+"""Pool of experts in memory: one tensor of each kind, with a row per client."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -11,7 +11,7 @@ from promptfleet.methods.protocol import State
 
 @dataclass(frozen=True)
 class InMemory:
-    """The newest entry of each client, ``[clients, ...]`` by kind; zeros for a client without one."""
+    """Newest entry of each client, ``[clients, ...]`` by kind; zeros for a client without one."""
 
     tensors: Mapping[str, Tensor]
 
@@ -35,7 +35,7 @@ class InMemory:
         return {f"pool.{kind}": tensor for kind, tensor in self.tensors.items()}
 
     def check(self) -> None:
-        """Raise nothing: all entries are in the state."""
+        """Do nothing: all entries are in the state."""
 
 
 def updated(pool: Tensor, entries: Mapping[int, Tensor]) -> Tensor:

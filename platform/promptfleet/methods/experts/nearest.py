@@ -1,7 +1,7 @@
-"""The nearest points to many at once: one matrix product, then exact distances of the few it leaves.
+"""Nearest points to many at once: one matrix product, then exact distances of the few that it leaves.
 
-How far the product's rounding can be off is bounded, and nothing is left out that the bound does not exclude: what
-comes back is what every distance in float64 would give, ties included.
+The product's rounding error is bounded, and only points that the bound excludes are left out: the result is that of
+every distance in float64, ties included.
 """
 
 from collections.abc import Iterable, Sequence
@@ -11,15 +11,15 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-QUERIES, DISTANCES = 128, 2**26  # so many at once, and of theirs to all points as many as that
+QUERIES, DISTANCES = 128, 2**26  # queries at once, and the largest number of their distances to all points
 BLOCK_BYTES, PAIR_BYTES = 2**21, 2**24  # of points in the product, of differences: what fits the processor's caches
 MANY_POINTS = 2**14  # from here on the product is never taken in float64
-TOO_MANY = 4  # candidates for each that is wanted
-CHUNK = 256  # products that are added up in one go: rounding grows with their number
+TOO_MANY = 4  # candidates per wanted point
+CHUNK = 256  # products that are added up at once: rounding grows with their number
 
 
 class Points(Protocol):
-    """What of a tensor ``[points, ...]`` it takes to search among its rows; they may lie elsewhere (``on_disk``)."""
+    """Part of a tensor ``[points, ...]`` that a search among its rows needs; they may be elsewhere (``on_disk``)."""
 
     shape: torch.Size
 
@@ -35,11 +35,11 @@ class Points(Protocol):
 def nearest(
     points: Points, among: Tensor, queries: Sequence[int], count: int, *, farthest: bool = False
 ) -> list[list[int]]:
-    """For each query the indices of the ``count`` nearest other points, nearest first.
+    """Return for each query the indices of the ``count`` nearest other points, nearest first.
 
-    points ``[points, ...]``, float32 or narrower; among ``[points]``: those that may be found. Queries are indices of
-    points. Distances are Euclidean, ties go to the smaller index, ``farthest`` turns the order around. Fewer come back
-    where there are fewer.
+    points ``[points, ...]``, float32 or narrower; among ``[points]``: true for points that may be found. Queries are
+    indices of points. Distances are Euclidean, ties go to the smaller index, ``farthest`` reverses the order. The
+    result has fewer if there are fewer.
     """
     flat = points.flatten(1)
     found: list[list[int]] = []
@@ -51,7 +51,7 @@ def nearest(
 
 
 def ranked(flat: Points, queries: Tensor, pairs: Tensor, count: int, *, farthest: bool = False) -> list[list[int]]:
-    """The same from points ``[points, d]``, of each query's candidates alone.
+    """Return the same from points ``[points, d]``, among each query's candidates alone.
 
     ``pairs [2, candidates]`` are places in ``queries`` and indices of points, in ascending order.
     """
@@ -65,13 +65,13 @@ def ranked(flat: Points, queries: Tensor, pairs: Tensor, count: int, *, farthest
 
 
 def at_once(queries: Sequence[int], points: int) -> Sequence[Tensor]:
-    """The queries in parts, so that their distances to all points can be held."""
+    """Return the queries in parts, so that their distances to all points fit into memory."""
     size = max(1, min(QUERIES, DISTANCES // points))
     return torch.tensor(queries, dtype=torch.int64).split(size) if len(queries) else ()
 
 
 def _candidates(flat: Points, queries: Tensor, others: Tensor, count: int, farthest: bool) -> Tensor:
-    """``[queries, points]``: which of the ``others`` may be among the nearest (or farthest) ``count``."""
+    """Return ``[queries, points]``: true for the ``others`` that may be among the nearest (farthest) ``count``."""
     if not 0 < count < int(others.sum(dim=1).min()):
         return others & (count > 0)
     for dtype in (torch.float32, torch.float64):
@@ -83,17 +83,17 @@ def _candidates(flat: Points, queries: Tensor, others: Tensor, count: int, farth
         last = high.topk(count, dim=1, largest=False).values[:, -1:]
         candidates = (low <= last) & others
         if len(flat) >= MANY_POINTS or candidates.sum() <= TOO_MANY * count * len(queries):
-            break  # others are so near to each other that float32 cannot tell which are nearest
+            break  # other points are so close that float32 cannot find the nearest
     return candidates
 
 
 def _squared_distances(flat: Points, queries: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
-    """Squared distances ``[queries, points]``, up to a constant for each query, and by how much they may be off.
+    """Return squared distances ``[queries, points]``, up to a constant for each query, and bounds of their errors.
 
-    |a|^2 - 2 ab of points ``[points, d]`` and queries ``[queries, d]``, the queries' mean moved to the origin, where
-    rounding hurts least. A sum of n numbers is off by at most n u times that of their absolutes, u half the distance
-    of 1 to the next number; there are no more than CHUNK + d / CHUNK additions in a row. A product that is too small
-    for the type is off by less than its smallest normal number.
+    a|^2 - 2 ab of points ``[points, d]`` and queries ``[queries, d]``, the queries' mean moved to the origin, where
+    rounding hurts least. A sum of n numbers is off by at most n u times that of their absolutes, u half the distance of
+    1 to the next number; there are no more than CHUNK + d / CHUNK additions in a row. A product that is too small for
+    the type is off by less than its smallest normal number.
     """
     queries = queries.to(dtype)
     centre = queries.mean(dim=0)
@@ -111,7 +111,7 @@ def _squared_distances(flat: Points, queries: Tensor, dtype: torch.dtype) -> tup
 
 
 def _in_chunks(rows: Tensor) -> Tensor:
-    """``[rows, d]`` as ``[d / CHUNK, rows, CHUNK]``, zeros at its end."""
+    """Return ``[rows, d]`` as ``[d / CHUNK, rows, CHUNK]``, with zeros at its end."""
     if rows.shape[1] % CHUNK:
         rows = F.pad(rows, (0, -rows.shape[1] % CHUNK))
     return rows.unflatten(1, (-1, CHUNK)).transpose(0, 1)

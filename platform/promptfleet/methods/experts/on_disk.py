@@ -82,7 +82,7 @@ class Entries:
         return len(self._place)
 
     def __getitem__(self, ids: Tensor | np.ndarray | int) -> Tensor:
-        """``[*ids, *shape]``."""
+        """Return the entries ``[*ids, *shape]``."""
         ids = torch.as_tensor(ids)
         places, shape = self._place[ids.flatten()], self.shape[1:]
         there = places >= 0

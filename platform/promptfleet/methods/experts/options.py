@@ -1,4 +1,4 @@
-"""The options of the pool of experts."""
+"""Options of the pool of experts."""
 
 from typing import Literal
 
@@ -11,7 +11,7 @@ Search = Literal["exact", "projected"]
 
 
 class PoolConfig(Section):
-    """The pool of experts on the server."""
+    """Pool of experts on the server."""
 
     dtype: Literal["float32", "float16"] = Field("float32", description="type of the experts in the pool")
     storage: Literal["memory", "disk"] = Field(

@@ -1,4 +1,4 @@
-"""Prompts so far from all others that they are nobody's experts."""
+"""Outliers: prompts so far from all others that they are not given out as experts."""
 
 from dataclasses import dataclass
 
@@ -16,12 +16,12 @@ class Outliers:
 
 
 def find_outliers(contexts: Tensor, rounds: Tensor, tolerance: float) -> Outliers:
-    """Entries of the pool that are farther than usual from its middle.
+    """Return entries of the pool that are unusually far from its middle.
 
-    contexts ``[clients, ...]``; rounds ``[clients]`` is the round of each upload, 0 for none, and only those that have
-    one count. The middle is their coordinate-wise median, distances from it are Euclidean, and the limit is the median
-    distance plus ``tolerance`` times the median absolute deviation from that: less than half of the pool, however far
-    away, cannot move it much. Never more than half are outliers.
+    contexts ``[clients, ...]``; rounds ``[clients]`` is the round of each upload, 0 for none, and only clients with one
+    count. The middle is their coordinate-wise median, distances from it are Euclidean, and the limit is the median
+    distance plus ``tolerance`` times the median absolute deviation from that: less than half of the pool, at any
+    distance, cannot move it much. Never more than half are outliers.
     """
     trained = rounds.nonzero().flatten()
     if len(trained) == 0:

@@ -31,7 +31,7 @@ class Experts:
 
 @dataclass(frozen=True)
 class ExpertPool:
-    """The pool at the end of a round; a value that never changes.
+    """Pool at the end of a round; a value that never changes.
 
     ``entries`` has each client's context and text features, ``rounds [clients]`` the round of their upload (0: none).
     ``frame [WIDTH, numbers]`` and ``sketches [clients, WIDTH]`` are there only if they make the search faster.

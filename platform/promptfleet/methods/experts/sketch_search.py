@@ -1,8 +1,8 @@
-"""The nearest points to many at once by their sketches: few points are looked at, wherever they lie.
+"""Nearest points to many at once by their sketches: few points are compared.
 
-The distances of those whose sketches are near bound that of the last of the nearest. Whoever's sketch is farther away
-than that is farther away itself, and only the others are looked at: what comes back is what every distance in float64
-would give, ties included.
+The points with the nearest sketches bound the distance of the last wanted point. A point whose sketch is farther away
+than that is farther away itself, and only the others are compared: the result is that of every distance in float64,
+ties included.
 """
 
 from collections.abc import Sequence
@@ -14,8 +14,8 @@ from torch import Tensor
 from promptfleet.methods.experts.nearest import PAIR_BYTES, Points, at_once, nearest, ranked
 from promptfleet.methods.experts.sketches import GROUP, lower_bounds, lowest_bounds
 
-FIRST = 32  # points near by their sketches that are looked at before those that these leave
-MOST = 1 / 4  # of all groups may have points that are worth being looked at one by one; more go through one product
+FIRST = 32  # points with the nearest sketches that are compared first
+MOST = 1 / 4  # fraction of the groups to compare point by point; above it, one product is faster
 
 _FLOAT32 = torch.finfo(torch.float32)
 
@@ -29,10 +29,10 @@ def nearest_by_sketch(
     *,
     shortlist: int | None = None,
 ) -> list[list[int]]:
-    """What ``nearest`` gives, by the ``sketches [points, WIDTH]`` of the points.
+    """Return the result of ``nearest``, by the ``sketches [points, WIDTH]`` of the points.
 
-    points may lie on disk (a mapped array): no more of them are read than are looked at. With a ``shortlist`` these are
-    so many whose sketches are nearest, and some of the nearest points may be missed.
+    points may be on disk (a mapped array): only compared ones are read. A ``shortlist`` is the number of points with
+    the nearest sketches to compare; some of the nearest points may then be missed.
     """
     flat, groups = points.flatten(1), ceil(len(points) / GROUP)
     first = shortlist or max(FIRST, 2 * count)
@@ -44,7 +44,7 @@ def nearest_by_sketch(
             ids = ids[bounds.topk(min(first, len(ids)), largest=False).indices.sort().values]
             near, last = _near(flat, query, ids, count)
             if shortlist is None:
-                limit = min(_FLOAT32.max, last**2 - own)  # the former where the latter is not a number
+                limit = min(_FLOAT32.max, last**2 - own)  # the former if the latter is not a number
                 left = (lowest <= limit).nonzero().flatten()
                 if len(left) > MOST * groups:
                     continue
@@ -57,7 +57,7 @@ def nearest_by_sketch(
 
 
 def _bounds_in(groups: Tensor, sketches: Tensor, among: Tensor, query: int) -> tuple[Tensor, Tensor, float]:
-    """The other points of some groups, in ascending order, their bounds, and what the query adds to these."""
+    """Return the other points of some groups, in ascending order, their bounds, and the query's part of these."""
     ids = (groups.unsqueeze(1) * GROUP + torch.arange(GROUP)).flatten()
     ids = ids[ids < len(among)]
     ids = ids[among[ids] & (ids != query)]
@@ -66,7 +66,7 @@ def _bounds_in(groups: Tensor, sketches: Tensor, among: Tensor, query: int) -> t
 
 
 def _near(flat: Points, query: int, ids: Tensor, count: int) -> tuple[Tensor, float]:
-    """Which of the points ``ids`` may be among their nearest ``count``, and at most how far away the last of those is.
+    """Return which of the points ``ids`` may be among their nearest ``count``, and a bound on the last one's distance.
 
     Distances are taken in float32: their squares are sums of d numbers and off by less than d times its resolution.
     """

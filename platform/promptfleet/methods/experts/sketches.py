@@ -1,4 +1,4 @@
-"""Points in a few numbers each that are no farther apart than the points themselves.
+"""Sketches: a few numbers for each point, with distances no larger than those of the points.
 
 A sketch holds a point's coordinates along orthonormal directions and, last, the norm of what these leave of it. With
 x - c = B s + q for a centre c and directions B, q orthogonal to them, |x - y|^2 = |s_x - s_y|^2 + |q_x - q_y|^2. That
@@ -14,15 +14,15 @@ from promptfleet.methods.experts.nearest import Points
 
 WIDTH = 64
 SAMPLE = 512  # points that the directions are learned from
-BLOCK_BYTES = 2**22  # of points in float64: what fits the processor's caches
-GROUP, AT_ONCE = 16, 2**13  # sketches with a bound in common; whose bounds fit the caches
+BLOCK_BYTES = 2**22  # numbers of points in float64: as many as fit the processor's caches
+GROUP, AT_ONCE = 16, 2**13  # sketches with a bound in common; their bounds fit the caches
 ROUNDING = 2 * WIDTH * torch.finfo(torch.float32).eps  # see ``lower_bounds``
 
 
 def principal_frame(points: Points, held: Tensor, rng: np.random.Generator) -> Tensor:
-    """A frame ``[WIDTH, d]`` for those of the points ``[points, ...]`` that are ``held [points]``: centre, directions.
+    """Return a frame ``[WIDTH, d]`` of the points ``[points, ...]`` that are ``held [points]``: centre, directions.
 
-    They are the mean and the principal directions of a sample; where it has fewer than ``WIDTH - 1``, the rest is zero.
+    They are the mean and the principal directions of a sample; if it has fewer than ``WIDTH - 1``, the rest is zero.
     """
     ids = held.nonzero().flatten().numpy()
     sample = points[np.sort(rng.choice(ids, min(SAMPLE, len(ids)), replace=False))].flatten(1).double()
@@ -36,7 +36,7 @@ def principal_frame(points: Points, held: Tensor, rng: np.random.Generator) -> T
 
 
 def sketch(points: Points, frame: Tensor) -> Tensor:
-    """``[points, WIDTH]``, float32, of points ``[points, ...]`` by a frame ``[WIDTH, d]``."""
+    """Return sketches ``[points, WIDTH]``, float32, of points ``[points, ...]`` by a frame ``[WIDTH, d]``."""
     centre, directions = frame[0].double(), frame[1:].double()
     sketches = torch.empty(len(points), WIDTH)
     size = max(1, BLOCK_BYTES // (8 * len(centre)))
@@ -65,7 +65,7 @@ def updated_sketches(
 
 
 def lower_bounds(sketches: Tensor, asking: Tensor) -> tuple[Tensor, Tensor]:
-    """Of squared distances no more than they are, in two parts to be added.
+    """Return lower bounds on squared distances, as two terms to add.
 
     From points with ``sketches [points, WIDTH]`` to others with sketches ``asking [queries, WIDTH]``. Returns
     ``[points, queries]`` in float32, minus infinity where that overflows, and ``[queries]`` in float64.
@@ -83,9 +83,9 @@ def lower_bounds(sketches: Tensor, asking: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def lowest_bounds(sketches: Tensor, among: Tensor, asking: Tensor) -> Tensor:
-    """``[queries, groups]``: of each ``GROUP`` points in a row the lowest bound without its part of the query's own.
+    """Return ``[queries, groups]``: the lowest bound of each ``GROUP`` consecutive points, without the query's term.
 
-    Those that are not ``among [points]`` do not count; infinite where nobody is left.
+    Points that are not ``among [points]`` do not count; infinite for a group without any.
     """
     lowest = []
     for block, there in zip(sketches.split(AT_ONCE), among.split(AT_ONCE), strict=True):

@@ -1,4 +1,4 @@
-"""How the server makes one of what a cohort uploads: the mean or, where some uploads cannot be trusted, a robust one.
+"""Aggregation of a cohort's uploads: the mean or, if some uploads cannot be trusted, a robust alternative.
 
 Source: the mean is FedAvg's (McMahan et al., arXiv:1602.05629), weighted by training examples. Coordinate-wise median
 and trimmed mean are those of Yin, Chen, Ramchandran, Bartlett, "Byzantine-Robust Distributed Learning: Towards Optimal
@@ -29,7 +29,7 @@ def average(
 
 
 def trimmed(config: FederationConfig, uploads: int) -> int:
-    """How many of so many values are left out at either end; the median leaves one or two in the middle."""
+    """Return how many of ``uploads`` values are left out at either end; the median leaves one or two in the middle."""
     most = (uploads - 1) // 2
     if config.aggregation == "median":
         return most
@@ -37,7 +37,7 @@ def trimmed(config: FederationConfig, uploads: int) -> int:
 
 
 def mean_over_clients(tensors: Mapping[int, Tensor], num_examples: Mapping[int, int]) -> Tensor:
-    """Mean weighted by training examples (FedAvg), summed in the order of client ids.
+    """Return the mean weighted by training examples (FedAvg), summed in the order of client ids.
 
     Counts and masks have a mean in float32; real numbers keep their type.
     """
@@ -48,22 +48,22 @@ def mean_over_clients(tensors: Mapping[int, Tensor], num_examples: Mapping[int, 
 
 
 def trimmed_mean_over_clients(tensors: Mapping[int, Tensor], trim: int) -> Tensor:
-    """``trimmed_mean`` in the tensors' own type, float32 for counts and masks; 2 * ``trim`` < number of clients."""
+    """Return ``trimmed_mean`` in the tensors' own type, float32 for counts and masks; 2 * ``trim`` < clients."""
     stacked = _real(torch.stack(list(tensors.values())))
     return trimmed_mean(stacked, trim).to(stacked.dtype)
 
 
 def trimmed_mean(values: Tensor, trim: int) -> Tensor:
-    """Of each coordinate of ``values [n, ...]`` the mean without the ``trim`` smallest and largest, in float64.
+    """Return the mean of each coordinate of ``values [n, ...]`` without the ``trim`` smallest and largest, in float64.
 
-    Summed in the order of the values, so that theirs does not matter.
+    Summed in the order of size, so that the order of the clients has no effect.
     """
     ordered = values.double().sort(dim=0).values
     return ordered[trim : len(ordered) - trim].mean(dim=0)
 
 
 def median(values: Tensor) -> Tensor:
-    """Of each coordinate of ``values [n, ...]``, in float64; of an even number the mean of both in the middle."""
+    """Return the median of each coordinate of ``values [n, ...]``, in float64; the middle two are averaged."""
     return trimmed_mean(values, (len(values) - 1) // 2)
 
 

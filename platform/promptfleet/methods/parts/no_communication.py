@@ -1,4 +1,4 @@
-"""What methods without communication share: nothing goes up, and the server never changes."""
+"""Bases of methods without communication: clients upload nothing, and the server never changes."""
 
 import numpy as np
 from pydantic import Field
@@ -9,7 +9,7 @@ from promptfleet.methods.protocol import Arrived, Call, Message, Spec, State, Ta
 
 
 class NoCommunication(PromptMethod):
-    """Base of methods that a client could run all alone: what the server holds, if anything, follows from the seed."""
+    """Base of methods that a client could run all alone: the server's state, if any, follows from the seed."""
 
     def init_server(self, world: World, rng: np.random.Generator) -> State:
         return {}
@@ -25,7 +25,7 @@ class NoCommunication(PromptMethod):
 
 
 class SoloConfig(FederationConfig):
-    """A federation whose clients train alone, all of them in each round until their budget is spent."""
+    """Configuration of clients that train alone, all of them in each round until their budget is spent."""
 
     solo_epochs: int = Field(
         default_factory=lambda v: max(1, round(v["rounds"] * v["participation"] * v["local_epochs"])),
@@ -44,5 +44,5 @@ class Solo(NoCommunication):
 
 
 def epochs_now(task: Task) -> int:
-    """Local epochs to train in this round, where ``epochs`` of the private state counts those done."""
+    """Return the local epochs of this round; ``epochs`` of the private state counts the done ones."""
     return min(task.config.local_epochs, task.config.solo_epochs - int(task.private["epochs"]))

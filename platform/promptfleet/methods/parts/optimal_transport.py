@@ -17,11 +17,11 @@ TOLERANCE = 1e-6
 
 @torch.no_grad()
 def transport_plans(similarity: Tensor, *, mass: float, epsilon: float, iterations: int) -> tuple[Tensor, Tensor]:
-    """Plans of the shape of ``similarity [batch, prompts, classes, patches]``, for the cost ``1 - similarity``.
+    """Return plans of the shape of ``similarity [batch, prompts, classes, patches]``, for the cost ``1 - similarity``.
 
-    Of each (image, class), every prompt gets exactly ``mass / prompts`` and, once converged, no patch gives more than
+    For each (image, class), every prompt gets exactly ``mass / prompts`` and, once converged, no patch gives more than
     ``1 / patches``. ``mass`` is in (0, 1]. Iterations end early when no patch can give more than that by a factor of
-    ``1 + TOLERANCE``. Also returns ``finite [batch, classes]``: where it is false, the scaling left the range of floats
+    ``1 + TOLERANCE``. Also returns ``finite [batch, classes]``: if it is false, the scaling left the range of floats
     (``epsilon`` far too small), and the plan is the uniform one, which is the solution for a large epsilon.
 
     Differs: the cost of each prompt is shifted by its smallest, which changes no plan and keeps the kernel from
@@ -38,12 +38,12 @@ def transport_plans(similarity: Tensor, *, mass: float, epsilon: float, iteratio
     for _ in range(iterations):
         next_u = (per_patch / (kernel * v).sum(dim=1, keepdim=True)).clamp_(max=largest)
         next_v = per_prompt / (kernel * next_u).sum(dim=3, keepdim=True)
-        growth = (next_v / v).max()  # a patch gives at most that many times 1 / patches
+        growth = (next_v / v).max()  # a patch gives at most this many times 1 / patches
         if kernel.device.type == "cpu":
             u, v = next_u, next_v
             if float(growth) <= 1 + TOLERANCE:
                 break
-        else:  # to ask a GPU would be to wait for it in every iteration: what has converged stays as it is instead
+        else:  # asking a GPU would mean waiting for it in every iteration: converged problems stay as they are instead
             u = next_u if u is None else torch.where(converged, u, next_u)
             v = next_v if converged is None else torch.where(converged, v, next_v)
             now = growth <= 1 + TOLERANCE

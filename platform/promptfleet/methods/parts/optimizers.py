@@ -12,7 +12,7 @@ from torch import Tensor
 
 
 class Optimizer(ABC):
-    """Updates leaf tensors in place from their ``grad``; a tensor without a gradient stays as it is.
+    """Optimizer of leaf tensors, in place from their ``grad``; a tensor without a gradient stays as it is.
 
     ``state`` are the optimizer's own tensors as ``KIND.NAME``, with NAME from ``parameters``. ``step`` adds those that
     are missing and changes the others in place, so an optimizer that is given a state continues from it, and a state
@@ -37,7 +37,7 @@ class Optimizer(ABC):
         """Move one parameter in place; ``gradient`` must not change."""
 
     def _kept(self, kind: str, name: str, start: Tensor) -> Tensor:
-        """The state's tensor of that kind, which is ``start`` where there is none yet."""
+        """Return the state's tensor of that kind, ``start`` if there is none yet."""
         return self.state.setdefault(f"{kind}.{name}", start)
 
 

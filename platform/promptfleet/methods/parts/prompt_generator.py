@@ -1,4 +1,4 @@
-"""FedTPG's generator: from the text features of some classes to one context for all of them.
+"""Generator of FedTPG: text features of some classes become one context for all of them.
 
 Source: Qiu et al., "Federated Text-driven Prompt Generation for Vision-Language Models", ICLR 2024 (arXiv:2310.06123).
 Learned queries Q attend to the classes' text features E; LN is layer normalization, the feed-forward network is gated:
@@ -19,7 +19,7 @@ _EXPANSION = 4  # width of the feed-forward network's hidden layer, in widths of
 
 
 def generator_shapes(tokens: int, width: int, dim: int) -> dict[str, tuple[int, ...]]:
-    """Shape of every tensor of a generator of contexts ``[tokens, width]`` from text features of width ``dim``."""
+    """Return the shape of every tensor of a generator: contexts ``[tokens, width]`` from features ``dim`` wide."""
     hidden = _EXPANSION * width
     linear = {
         "query": (width, width),
@@ -61,7 +61,7 @@ def init_generator(tokens: int, width: int, dim: int, rng: np.random.Generator) 
 
 
 def generate_context(generator: State, class_text: Tensor) -> Tensor:
-    """The context ``[tokens, width]`` for classes with text features ``[classes, dim]``, in whatever order."""
+    """Return the context ``[tokens, width]`` for classes with text features ``[classes, dim]``, in any order."""
 
     def linear(name: str, x: Tensor) -> Tensor:
         return F.linear(x, generator[f"{name}.weight"], generator[f"{name}.bias"])

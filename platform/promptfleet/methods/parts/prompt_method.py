@@ -1,4 +1,4 @@
-"""The base of methods that classify images by text features, with the seams at which a plug-in changes them."""
+"""Base of methods that classify images by text features, with the seams at which a plug-in changes them."""
 
 from collections.abc import Callable, Mapping, Sequence
 

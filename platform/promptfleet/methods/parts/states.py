@@ -23,7 +23,7 @@ def unprefixed(prefix: str, state: Mapping[str, T]) -> dict[str, T]:
 
 
 def state_sha256(server: State, privates: Mapping[int, State]) -> str:
-    """Hash of names, types, shapes and bytes: the server's tensors by name, then each client's in the order of ids."""
+    """Return a hash of names, types, shapes and bytes: the server's tensors by name, then each client's by id."""
     digest = hashlib.sha256()
     for owner, state in [("server", server), *((f"client {client}", privates[client]) for client in sorted(privates))]:
         for name in sorted(state):
@@ -34,7 +34,7 @@ def state_sha256(server: State, privates: Mapping[int, State]) -> str:
 
 
 def alike(states: Mapping[int, State]) -> list[dict[int, State]]:
-    """States by client id, those together whose tensors have the same names, shapes and types in the same order."""
+    """Group states by client id: those whose tensors have the same names, shapes and types in the same order."""
     groups: dict[tuple, dict[int, State]] = defaultdict(dict)
     for client, state in states.items():
         layout = tuple((name, tensor.shape, tensor.dtype) for name, tensor in state.items())
@@ -43,7 +43,7 @@ def alike(states: Mapping[int, State]) -> list[dict[int, State]]:
 
 
 def find_non_finite(state: State) -> str | None:
-    """Name of the first tensor that holds a NaN or an Inf."""
+    """Return the name of the first tensor that holds a NaN or an Inf."""
     for name in sorted(state):
         if state[name].is_floating_point() and not torch.isfinite(state[name]).all():
             return name

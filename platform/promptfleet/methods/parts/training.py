@@ -13,14 +13,14 @@ from promptfleet.methods.protocol import Backward, Encode, Examples, State, Task
 
 @dataclass(frozen=True)
 class TrainedContext:
-    """A context after local training, its text features ``[classes, dim]``, and the figures to report."""
+    """Context after local training, its text features ``[classes, dim]``, and the figures to report."""
 
     context: Tensor
     text: Tensor
     metrics: dict[str, float]
 
     def kept(self, private: State) -> State:
-        """The next private state of a client that keeps its own prompt, see ``no_context_yet``."""
+        """Return the next private state of a client that keeps its own prompt, see ``no_context_yet``."""
         return {
             **private,
             "context": self.context,
@@ -65,7 +65,7 @@ def train_steps(
 
 
 def loss_metrics(losses: Sequence[Tensor]) -> dict[str, float]:
-    """Mean and last of the losses of all steps; nothing where there was no step."""
+    """Return mean and last of the losses of all steps; nothing without a step."""
     if not losses:
         return {}
     mean, last = torch.stack([torch.stack(list(losses)).mean(), losses[-1]]).tolist()  # one read from the device

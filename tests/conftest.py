@@ -47,7 +47,7 @@ def ray_session():
     """One Ray on this machine, with four logical CPUs and no GPU; actors that a test starts are the test's to end."""
     import ray
 
-    from promptfleet.cluster.helper_processes import without_helpers
+    from promptfleet.cluster.ray_internals import without_helpers
 
     with without_helpers():
         ray.init(

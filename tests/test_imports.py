@@ -74,13 +74,18 @@ MAY_USE = {
 }
 
 
+# Ray's private parts, which another version of Ray may change, and the one file that may use them.
+RAY_PRIVATE = ("ray._private", "ray._raylet")
+RAY_INTERNALS = "cluster/ray_internals.py"
+
+
 def area_of(file: str) -> str:
     first = file.split("/")[0].removesuffix(".py")
     return "" if first == "__init__" else first
 
 
 def imported(tree: ast.AST, file: str) -> Iterator[tuple[int, str]]:
-    """Line and dotted name of each import, relative ones made absolute, wherever in the file it stands."""
+    """Yield line and dotted name of each import, relative ones made absolute, and of each use of ``ray._private``."""
     package = ["jobs"] if file.startswith("jobs/") else ["promptfleet", *file.split("/")[:-1]]
     for node in ast.walk(tree):
         if isinstance(node, ast.Import):
@@ -88,10 +93,12 @@ def imported(tree: ast.AST, file: str) -> Iterator[tuple[int, str]]:
         elif isinstance(node, ast.ImportFrom):
             base = package[: len(package) - node.level + 1] if node.level else []
             module = ".".join([*base, *filter(None, [node.module])])
-            if module == "promptfleet":
-                yield from ((node.lineno, f"promptfleet.{alias.name}") for alias in node.names)
+            if module in ("promptfleet", "ray"):
+                yield from ((node.lineno, f"{module}.{alias.name}") for alias in node.names)
             else:
                 yield node.lineno, module
+        elif isinstance(node, ast.Attribute) and ast.unparse(node) in RAY_PRIVATE:
+            yield node.lineno, ast.unparse(node)
         elif isinstance(node, ast.Call) and ast.unparse(node.func).split(".")[-1] == "import_module":
             yield from ((node.lineno, str(name.value)) for name in node.args[:1] if isinstance(name, ast.Constant))
 
@@ -120,6 +127,8 @@ def violations(source: str, file: str) -> list[str]:
                 found.append(f"{file}:{line}: only jobs may import {name}")
         elif top in MAY_USE and not MAY_USE[top].fullmatch(file):
             found.append(f"{file}:{line}: {top} may not be imported here")
+        elif name.startswith(RAY_PRIVATE) and file != RAY_INTERNALS:
+            found.append(f"{file}:{line}: only {RAY_INTERNALS} may use {name}")
     return found
 
 
@@ -155,6 +164,17 @@ def test_every_module_keeps_the_rules(root):
         ("federation/a.py", "import ray.util", "federation/a.py:1: ray may not be imported here"),
         ("storage/a.py", "import ray", "ray may not be imported here"),
         ("features/a.py", "import ray", "ray may not be imported here"),
+        (
+            "cluster/a.py",
+            "from ray._private.node import Node",
+            "may use ray._private.node",
+        ),
+        ("cluster/a.py", "from ray import _raylet", "only cluster/ray_internals.py may use ray._raylet"),
+        (
+            "search/a.py",
+            "import ray\n\nray._private.x",
+            "a.py:3: only cluster/ray_internals.py may use",
+        ),
         ("search/a.py", "import mlflow", "mlflow may not be imported here"),
         (
             "tracking/figures.py",
@@ -192,6 +212,7 @@ def test_a_broken_rule_is_named(file, source, complaint):
         ("federation/on_ray/actors.py", "import ray"),
         ("federation/on_ray/a.py", "import ray"),
         ("features/ray_encoding.py", "import ray"),
+        ("cluster/ray_internals.py", "from ray._private.worker import global_worker"),
         ("jobs/tune.py", "import promptfleet.search, ray\nimport promptfleet.pretraining"),
         ("data/a.py", "import raylib, numpy as ray"),
     ],

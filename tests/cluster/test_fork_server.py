@@ -215,7 +215,7 @@ def test_a_process_that_has_started_cuda_does_not_serve(monkeypatch):
 
 
 def test_a_server_that_ends_while_it_starts_is_an_error_that_says_why(monkeypatch, tmp_path, capfd):
-    monkeypatch.setattr(session, "MODULES", ("no_such_module",))
+    monkeypatch.setattr(session, "WORKER_MODULES", ("no_such_module",))
     wanted = r"^it ended while it started: ModuleNotFoundError: No module named 'no_such_module'$"
     with start_fork_server(tmp_path) as fork_server, pytest.raises(ForkServerError, match=wanted):
         fork_server.wait_until_ready()
@@ -226,7 +226,7 @@ def test_a_server_that_ends_while_it_starts_is_an_error_that_says_why(monkeypatc
 def test_files_in_the_working_folder_do_not_take_the_place_of_pythons_own(monkeypatch, tmp_path, name):
     (tmp_path / f"{name}.py").write_text("raise SystemExit('not the one that was meant')")
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(session, "MODULES", (name,))
+    monkeypatch.setattr(session, "WORKER_MODULES", (name,))
     monkeypatch.setattr(session, "CLIENT_MODULES", ("ray",))
     (tmp_path / "of the server").mkdir()
     with start_fork_server(tmp_path / "of the server") as fork_server:
@@ -263,7 +263,7 @@ def test_a_stand_in_that_does_not_work_is_not_relied_on(monkeypatch, tmp_path, c
 
 
 def test_another_ray_is_refused_when_asked_for(monkeypatch):
-    monkeypatch.setattr(session, "version", lambda package: "9.9.9")
+    monkeypatch.setattr(session, "other_version", lambda: "9.9.9")
     wanted = r"^runtime\.fork_server=on: .* measured with Ray 2\.60\.0, this is 9\.9\.9\); use off$"
     import ray
 
@@ -273,7 +273,7 @@ def test_another_ray_is_refused_when_asked_for(monkeypatch):
 
 
 def test_where_none_is_asked_for_another_ray_starts_its_workers_the_plain_way(monkeypatch, caplog, tmp_path):
-    monkeypatch.setattr(session, "version", lambda package: "9.9.9")
+    monkeypatch.setattr(session, "other_version", lambda: "9.9.9")
     with caplog.at_level("INFO", logger="promptfleet"), ExitStack() as stack:
         assert _fork_server("auto", tmp_path, stack) is None
     assert "without a fork server: it was measured with Ray 2.60.0, this is 9.9.9" in caplog.text

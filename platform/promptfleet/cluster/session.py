@@ -4,15 +4,21 @@ import logging
 import os
 import socket
 import sys
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, nullcontext
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TypeVar
 
 from promptfleet.cluster.access_token import private_token
 from promptfleet.cluster.fork_server.session import ForkServer, ForkServerError, start_fork_server, unavailable
-from promptfleet.cluster.helper_processes import away_from_the_terminal, on_loopback, own_signals, without_helpers
 from promptfleet.cluster.nodes import Node
+from promptfleet.cluster.ray_internals import (
+    away_from_the_terminal,
+    on_loopback,
+    own_signals,
+    send_messages_to,
+    without_helpers,
+)
 from promptfleet.cluster.session_folder import ray_folder
 from promptfleet.cluster.start_failures import why_not_started
 from promptfleet.config import StorageConfig
@@ -93,7 +99,7 @@ def ray_session(
         os.environ.setdefault(name, value)
     import ray
 
-    ray._private.worker.print_to_stdstream = _note_message
+    send_messages_to(lambda lines: logger.debug("ray: %s", lines))
     with ExitStack() as ours:
         if not ray.is_initialized():
             _check_command_line(sys.argv)
@@ -104,11 +110,6 @@ def ray_session(
         from promptfleet.cluster.storage_nodes import nodes_with_storage
 
         yield nodes_with_storage(storage)
-
-
-def _note_message(message: Mapping[str, Any], **_: Any) -> None:
-    """Log a message that Ray would print at any log level, such as that many processes have been started."""
-    logger.debug("ray: %s", message.get("lines"))
 
 
 def _check_command_line(words: Sequence[str]) -> None:

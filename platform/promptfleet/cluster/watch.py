@@ -14,6 +14,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import closing, contextmanager, suppress
 from pathlib import Path
 
+from promptfleet.cluster.ray_internals import Address, own_addresses, own_processes
 from promptfleet.cluster.session import ray_runs
 from promptfleet.errors import FederationError
 
@@ -23,8 +24,6 @@ PATIENCE_S = 20.0  # for one that cannot be reached, which may be the network's 
 GONE = 1  # exit status
 AGENTS = (b"ray::DashboardAgent", b"ray::RuntimeEnvAgent")
 
-Address = tuple[str, int]
-
 
 class RayGone(FederationError):
     """The Ray session has died."""
@@ -32,7 +31,7 @@ class RayGone(FederationError):
 
 def require_ray() -> None:
     """Raise RayGone if this process's Ray no longer answers."""
-    gone = unreachable(_addresses())
+    gone = unreachable(own_addresses())
     if gone is not None:
         raise RayGone(f"the Ray session has ended ({gone})")
 
@@ -74,7 +73,7 @@ def _watch(over: threading.Event, hint: str) -> None:
     with closing(Ends()) as ends:
         while not over.is_set():
             ended = ends.wait(_processes() if ray_runs() else {}, CHECK_EVERY_S)
-            gone = ended or (unreachable(_addresses()) if ray_runs() else None)
+            gone = ended or (unreachable(own_addresses()) if ray_runs() else None)
             if gone is None or not (ended or not over.wait(CHECK_EVERY_S)) or not ray_runs():
                 continue  # the last: it is just being shut down
             print(f"error: the Ray session has ended ({gone}); {hint}", file=sys.stderr, flush=True)
@@ -111,10 +110,7 @@ class Ends:
 
 def _processes() -> dict[int, str]:
     """Return the processes without which a Ray of this process ends, by process id."""
-    from ray._private.worker import global_worker
-
-    own = getattr(global_worker.node, "all_processes", {})
-    found = {one.process.pid: kind for kind, several in list(own.items()) for one in several}
+    found = own_processes()
     for raylet in [pid for pid, kind in found.items() if kind == "raylet"]:
         for path in Path(f"/proc/{raylet}/task").glob("*/children"):
             with suppress(OSError):
@@ -123,14 +119,3 @@ def _processes() -> dict[int, str]:
                     if title in AGENTS:
                         found[child] = title.decode().removeprefix("ray::")
     return found
-
-
-def _addresses() -> list[Address]:
-    """Return the addresses of the cluster's control and of this machine's part of Ray, without asking them."""
-    from ray._private.worker import global_worker
-
-    node = global_worker.node
-    if node is None:  # of a remote client
-        return []
-    host, _, port = node.gcs_address.rpartition(":")
-    return [(host, int(port)), (node.node_ip_address, node.node_manager_port)]

@@ -25,6 +25,7 @@ import sys
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 REFUSED, FORKED, UP = b"0", b"1", b"2"
@@ -246,6 +247,8 @@ def become_worker(request: dict[str, Any], stdio: list[int], report: socket.sock
     """Turn this new process into the worker of the request; reports once it is up. Never returns."""
     status = 1
     try:
+        from promptfleet.cluster import ray_internals  # not above: the server listens before it imports our modules
+
         os.setpgid(0, 0)  # as the raylet does with workers that it starts: it ends a worker's children by the group
         for target, descriptor in enumerate(stdio):
             os.dup2(descriptor, target)
@@ -254,13 +257,14 @@ def become_worker(request: dict[str, Any], stdio: list[int], report: socket.sock
         os.environ.clear()
         os.environ.update(request["env"])
         os.nice(max(0, request["nice"] - os.nice(0)))
-        read_settings_anew()
+        ray_internals.read_settings_again()
+        seed_again()
         sys.argv = request["argv"]
         sys.path[0] = os.path.dirname(request["argv"][0])
         for entry in reversed(request["env"].get("PYTHONPATH", "").split(os.pathsep)):
             if entry and entry not in sys.path:
                 sys.path.insert(0, entry)
-        report_from_main_loop(report)
+        ray_internals.before_main_loop(partial(report_up, report))
         runpy.run_path(request["argv"][0], run_name="__main__")
         status = 0
     except SystemExit as end:
@@ -273,27 +277,16 @@ def become_worker(request: dict[str, Any], stdio: list[int], report: socket.sock
         os._exit(status)
 
 
-def report_from_main_loop(report: socket.socket) -> None:
-    """Make the worker report when it starts to wait for work: Ray knows it then, and notices its end at once."""
-    from ray._private.worker import Worker as RayWorker
-
-    main_loop = RayWorker.main_loop
-
-    def report_first(worker: RayWorker) -> None:
-        report.send(UP)
-        report.close()
-        main_loop(worker)
-
-    RayWorker.main_loop = report_first
+def report_up(report: socket.socket) -> None:
+    """Tell the server that the worker is up."""
+    report.send(UP)
+    report.close()
 
 
-def read_settings_anew() -> None:
-    """Read settings, token and random state again: Ray keeps them from its import, numpy and random from the fork."""
+def seed_again() -> None:
+    """Draw new random states; numpy and random keep those of the fork."""
     import numpy as np
-    from ray._raylet import AuthenticationTokenLoader, Config
 
-    Config.initialize("")
-    AuthenticationTokenLoader.instance().reset_cache()
     random.seed()
     np.random.seed()  # noqa: NPY002  libraries may use it
 

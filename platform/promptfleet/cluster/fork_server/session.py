@@ -6,14 +6,12 @@ import shlex
 import subprocess
 import sys
 from collections.abc import Iterator
-from importlib.metadata import version
 from pathlib import Path
 
 from promptfleet.cluster.fork_server import launcher, server
+from promptfleet.cluster.ray_internals import MEASURED_WITH, WORKER_MODULES, other_version
 from promptfleet.errors import first_line
 
-MEASURED_WITH = "2.60.0"  # it depends on this Ray's way of starting its workers
-MODULES = ("ray", "ray.actor", "ray.util", "ray._private.worker", "ray._private.ray_logging")
 CLIENT_MODULES = ("promptfleet.federation.on_ray.preload",)
 ONE_THREAD = {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1", "JE_ARROW_MALLOC_CONF": "background_thread:false"}
 TRY_WITH, TRY_TIMEOUT_S = "print('works')", 60.0
@@ -23,8 +21,8 @@ def unavailable() -> str | None:
     """Return the reason why there can be no fork server here, if there is one."""
     if sys.platform != "linux":
         return f"it needs Linux, this is {sys.platform}"
-    if version("ray") != MEASURED_WITH:
-        return f"it was measured with Ray {MEASURED_WITH}, this is {version('ray')}"
+    if other := other_version():
+        return f"it was measured with Ray {MEASURED_WITH}, this is {other}"
     return None
 
 
@@ -45,7 +43,7 @@ def start_fork_server(folder: Path) -> Iterator["ForkServer"]:
     executable = write_launcher(folder)
     nil_job = {"RAY_JOB_ID": "ffffffff", "RAY_RAYLET_PID": str(os.getpid())}  # as in workers that wait for a job
     # By its file: with -m, a random.py in the working folder would be imported in place of Python's own.
-    command = [sys.executable, server.__file__, str(path), ",".join(MODULES + CLIENT_MODULES)]
+    command = [sys.executable, server.__file__, str(path), ",".join(WORKER_MODULES + CLIENT_MODULES)]
     environment = os.environ | ONE_THREAD | nil_job
     with (
         errors.open("wb") as stderr,

@@ -14,6 +14,7 @@ import ray
 from ray import ObjectRef
 from ray.exceptions import ObjectLostError, RayActorError, RayError, RayTaskError
 
+from promptfleet.cluster.ray_internals import actor_id
 from promptfleet.config import RuntimeConfig
 from promptfleet.errors import FederationError
 from promptfleet.federation.failures import Failure, Failures, StatesLost
@@ -140,7 +141,7 @@ class _Rescue:
         try:
             value = ray.get(ref)
         except RayActorError as error:
-            if error.actor_id not in (None, self._processes.clients[call.actor]._actor_id.hex()):
+            if error.actor_id not in (None, actor_id(self._processes.clients[call.actor])):
                 raise ServerFailed(DIED) from None
             if running.refs:
                 self._failed(call, Failure("its process died"), died=True)

@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from measuring import count_peak_anew, peak_mib, report
-from promptfleet.federation.client import Upload
+from promptfleet.federation.client import ClientResult
 from promptfleet.federation.prepare import prepare
 from promptfleet.federation.server import Server
 from promptfleet.federation.server_rows import KeptRows
@@ -114,7 +114,9 @@ def texts(text: Tensor, prompts: Tensor) -> Tensor:
 def round_of(server: Server, round_index: int, prompts: Tensor, options: argparse.Namespace) -> tuple[float, float]:
     """Return seconds of aggregating one cohort's prompts, and of choosing for the next one."""
     uploads = {
-        client: Upload(Message({"context": one.view_as(server.state["context"])}, {"text": server.state["text"]}), 1)
+        client: ClientResult(
+            Message({"context": one.view_as(server.state["context"])}, {"text": server.state["text"]}), 1
+        )
         for client, one in zip(cohort(round_index, options), prompts, strict=True)
     }
     started = time.perf_counter()

@@ -84,9 +84,10 @@ def check_trajectory(trajectory: Golden, device: Device) -> None:
             key = f"r{round_index - 1}.c{i}"  # the golden rounds count from 0
             ids = downloads[i].attached["expert_ids"].tolist()
             assert ids == [j for j in golden[f"{key}.selected"].tolist() if j >= 0], key
-            privates[i], uploads[i], report = member.train(round_index, privates[i], downloads[i])
+            uploads[i] = member.train(round_index, privates[i], downloads[i])
+            privates[i] = uploads[i].private
             assert relative_error(privates[i]["context"], golden[f"{key}.ctx"]) < 1e-3, key
-            assert report.metrics["last_loss"] == pytest.approx(float(golden[f"{key}.loss_last"]), abs=1e-3)
+            assert uploads[i].report.metrics["last_loss"] == pytest.approx(float(golden[f"{key}.loss_last"]), abs=1e-3)
             logits = method.predict(tiny_task(world, privates[i], downloads[i]), test_images[i])
             assert torch.allclose(logits, golden[f"{key}.test_logits"], atol=2e-3), key
         assert server.aggregate(round_index, uploads) == {}

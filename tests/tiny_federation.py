@@ -33,9 +33,8 @@ class TinyFederation:
             downloads = self.server.select(round_index, order(cohort))
             uploads = {}
             for client in order(cohort):
-                self.privates[client], uploads[client], _ = self.clients[client].train(
-                    round_index, self.privates[client], downloads[client]
-                )
+                trained = self.clients[client].train(round_index, self.privates[client], downloads[client])
+                self.privates[client], uploads[client] = trained.private, trained
             assert self.server.aggregate(round_index, {client: uploads[client] for client in order(cohort)}) == {}
             self.history.append(self.server.state)
         return self

@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 import torch
 
-from promptfleet.federation.client import Upload
+from promptfleet.federation.client import ClientResult
 from promptfleet.federation.server import Server
 from promptfleet.methods.parts.states import state_sha256
 from promptfleet.methods.pfedmoap import PFedMoAP
@@ -34,25 +34,25 @@ def test_any_call_can_be_done_again_by_another_object():
     runs = []
     for _ in range(2):
         member, private, download = first_round(world)
-        trained, upload, report = member.train(1, private, download)
-        runs.append((sha(trained), sha(upload.message.tensors), report.metrics))
+        trained = member.train(1, private, download)
+        runs.append((sha(trained.private), sha(trained.upload.tensors), trained.report.metrics))
     assert runs[0] == runs[1]
 
 
 def test_rounds_draw_their_own_batches():
     member, private, download = first_round(tiny_world())
-    contexts = [member.train(round_index, private, download)[0]["context"] for round_index in (1, 2)]
+    contexts = [member.train(round_index, private, download).private["context"] for round_index in (1, 2)]
     assert not torch.equal(contexts[0], contexts[1])
 
 
 def test_report_counts_bytes_and_examples():
     world = tiny_world()
     member, private, download = first_round(world, train=tiny_examples(world, 7))
-    _, upload, report = member.train(1, private, download)
+    trained = member.train(1, private, download)
+    report = trained.report
     context_bytes = 4 * 3 * world.clip.tower.width
     assert (report.downloaded_bytes, report.uploaded_bytes) == (context_bytes, context_bytes)
-    assert upload.num_examples == 7
-    assert upload.problem is None
+    assert (trained.num_examples, trained.problem) == (7, None)
     assert set(report.metrics) == {"loss", "last_loss"}
     assert report.seconds > 0
 
@@ -67,9 +67,11 @@ def test_training_leaves_the_given_state_as_it_was():
 
 def assert_refused(member, private, download):
     before = sha(private)
-    after, upload, _ = member.train(1, private, download)
-    assert upload == Upload(None, upload.num_examples, "context is not finite after the local update")
-    assert sha(after) == before
+    trained = member.train(1, private, download)
+    refused = ClientResult(None, trained.num_examples, "context is not finite after the local update")
+    assert trained.for_server() == refused
+    assert trained.report.uploaded_bytes == 0
+    assert sha(trained.private) == before
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])
@@ -99,10 +101,10 @@ def test_a_broken_gate_alone_rolls_everything_back_and_uploads_nothing():
     member = tiny_client(0, BrokenGate(), world)
     private = {name: tensor.clone() for name, tensor in member.initial_state().items()}
     before = sha(private)
-    after, upload, _ = member.train(1, private, Server(PFedMoAP(), world).select(1, [0])[0])
-    assert upload.message is None
-    assert upload.problem == "gate.value.bias is not finite after the local update"
-    assert sha(after) == before
+    trained = member.train(1, private, Server(PFedMoAP(), world).select(1, [0])[0])
+    assert trained.upload is None
+    assert trained.problem == "gate.value.bias is not finite after the local update"
+    assert sha(trained.private) == before
 
 
 def test_evaluation_counts_right_answers_on_validation_and_test_part():

@@ -30,12 +30,12 @@ def second_round(name: str, device: torch.device, epochs: int):
     server, here = Server(method, world), [tiny_client(client, method, world) for client in CLIENTS]
     downloads = server.select(1, CLIENTS)
     first = train_together(here, 1, {client.id: client.initial_state() for client in here}, downloads)
-    server.aggregate(1, {client: one.upload for client, one in first.items()})
+    server.aggregate(1, first)
     privates, downloads = {client: one.private for client, one in first.items()}, server.select(2, CLIENTS)
     with Card() as card:
         there = world.to(device)
         same = Server(method, there)  # a server with a share of the card: its state is still the CPU's
-        same.aggregate(1, {client: one.upload for client, one in first.items()})
+        same.aggregate(1, first)
         assert equal(same.state, server.state)
         clients = [tiny_client(client, method, there) for client in CLIENTS]
         assert all(equal(client.initial_state(), here[client.id].initial_state()) for client in clients)
@@ -58,7 +58,7 @@ def test_copies_and_reads_of_an_update_do_not_grow_with_its_steps(name):
     assert many[1] == evaluations
     for client in CLIENTS:
         assert equal(many[0][client].private, trained[client].private)
-        assert equal(many[0][client].upload.message.tensors, trained[client].upload.message.tensors)
+        assert equal(many[0][client].upload.tensors, trained[client].upload.tensors)
         assert many[0][client].report.metrics == trained[client].report.metrics
 
 

@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from promptfleet.federation.client import Upload
+from promptfleet.federation.client import ClientResult
 from promptfleet.federation.server import Server
 from promptfleet.methods.parts.prompts import encode_frozen, init_context
 from promptfleet.methods.parts.states import state_sha256
@@ -20,23 +20,23 @@ def server():
 
 def good(value, num_examples=5):
     context = torch.full(SHAPE, value)
-    return Upload(Message({"context": context}, {"text": encode_frozen(tiny_world(), context)}), num_examples)
+    return ClientResult(Message({"context": context}, {"text": encode_frozen(tiny_world(), context)}), num_examples)
 
 
 def with_entry(value):
-    upload = good(0.5)
-    upload.message.tensors["context"][1, 2] = value
-    return upload
+    result = good(0.5)
+    result.upload.tensors["context"][1, 2] = value
+    return result
 
 
 def with_bad_text():
-    upload = good(0.5)
-    upload.message.attached["text"][0, 0] = float("nan")
-    return upload
+    result = good(0.5)
+    result.upload.attached["text"][0, 0] = float("nan")
+    return result
 
 
 def with_tensors(**tensors):
-    return Upload(Message(tensors, good(0.5).message.attached), 5)
+    return ClientResult(Message(tensors, good(0.5).upload.attached), 5)
 
 
 BAD = {
@@ -59,7 +59,10 @@ BAD = {
     "type": (with_tensors(context=torch.zeros(SHAPE).double()), "context is of type torch.float64, should be torch.f"),
     "huge": (with_tensors(context=torch.full(SHAPE, 1e6)), "context has norm 6.93e+06, max_upload_norm is 1e+06"),
     "attached": (with_bad_text(), "text is not finite"),
-    "none": (Upload(None, 5, "context is not finite after the local update"), "context is not finite after the local"),
+    "none": (
+        ClientResult(None, 5, "context is not finite after the local update"),
+        "context is not finite after the local",
+    ),
 }
 
 
@@ -191,7 +194,7 @@ class Masked(PromptFL):
 )
 def test_every_tensor_of_an_upload_has_the_promised_type(changed, problem):
     tensors = {"context": torch.zeros(SHAPE), "mask": torch.ones(4, dtype=torch.bool), "count": torch.tensor(3)}
-    rejected = Server(Masked(), tiny_world()).aggregate(1, {0: Upload(Message({**tensors, **changed}), 5)})
+    rejected = Server(Masked(), tiny_world()).aggregate(1, {0: ClientResult(Message({**tensors, **changed}), 5)})
     assert rejected.get(0) == problem
 
 

@@ -6,7 +6,7 @@ import torch
 
 from promptfleet.errors import ConfigError
 from promptfleet.federation.checkpoints.checkpoint import load_snapshot, save_snapshot
-from promptfleet.federation.client import Upload, evaluate_together, train_together
+from promptfleet.federation.client import ClientResult, evaluate_together, train_together
 from promptfleet.federation.on_ray.wire import stack, unstack
 from promptfleet.federation.reports import Evaluation
 from promptfleet.federation.rounds import Snapshot
@@ -68,7 +68,7 @@ def test_side_by_side_gives_the_same_bits_as_one_after_the_other(name):
     for i, client in fed.clients.items():
         alone = client.train(2, fed.privates[i], downloads[i])
         assert equal(alone.private, together[i].private)
-        assert equal(alone.upload.message.tensors, together[i].upload.message.tensors)
+        assert equal(alone.upload.tensors, together[i].upload.tensors)
         assert alone.report.metrics == together[i].report.metrics
 
 
@@ -98,22 +98,22 @@ def test_who_never_trained_can_be_evaluated(name, cohorts):
 
 def test_uploads_have_the_promised_shapes_and_a_wrong_one_leaves_the_server_as_it_was(name):
     fed = tiny_federation(name).run([ALL])
-    _, upload, report = fed.clients[1].train(2, fed.privates[1], fed.download(1))
-    tensors = upload.message.tensors
+    trained = fed.clients[1].train(2, fed.privates[1], fed.download(1))
+    tensors = trained.upload.tensors
     found = {key: Spec(tuple(tensor.shape), tensor.dtype) for key, tensor in tensors.items()}
     assert found == fed.method.uploads(fed.world)
-    assert report.uploaded_bytes == upload.message.num_bytes
+    assert trained.report.uploaded_bytes == trained.upload.num_bytes
     state = fed.server.state
     for key, tensor in tensors.items():
         for bad in (torch.full_like(tensor, float("nan")), tensor.flatten()[:-1]):
-            broken = Message({**tensors, key: bad}, upload.message.attached)
-            assert fed.server.aggregate(2, {1: Upload(broken, 8)}).keys() == {1}
+            broken = Message({**tensors, key: bad}, trained.upload.attached)
+            assert fed.server.aggregate(2, {1: ClientResult(broken, 8)}).keys() == {1}
             assert fed.server.state is state
 
 
 def test_an_upload_that_was_altered_gets_the_attachments_that_the_clients_own_has(name):
     fed = tiny_federation(name).run([ALL])
-    message = fed.clients[1].train(2, fed.privates[1], fed.download(1)).upload.message
+    message = fed.clients[1].train(2, fed.privates[1], fed.download(1)).upload
     attaches = isinstance(fed.method, AttachesToUploads)
     attached = fed.method.attachments(fed.world, message.tensors) if attaches else {}
     assert attached.keys() == message.attached.keys()

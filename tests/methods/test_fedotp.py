@@ -46,7 +46,7 @@ def test_one_step_follows_the_gradient_of_the_formula_with_constant_plans():
     loss = F.cross_entropy(textbook_logits(fed.world, examples.images.patches, text), examples.labels)
     loss.backward()
 
-    stepped = trained.upload.message.tensors["context"], trained.private["context"]
+    stepped = trained.upload.tensors["context"], trained.private["context"]
     for leaf, after in zip((shared, own), stepped, strict=True):
         assert (after - leaf).norm() > 1e-4
         assert torch.allclose(after, leaf - config.prompt_lr * (leaf.grad + 0.01 * leaf), atol=1e-6)
@@ -103,7 +103,7 @@ def test_a_local_prompt_goes_on_from_itself_and_the_global_one_from_the_server()
     other = {**private, "context": private["context"] + 0.05}
     one, two = (fed.clients[1].train(1, start, download) for start in (private, other))
     assert not torch.equal(one.private["context"], two.private["context"])
-    assert not torch.equal(one.upload.message.tensors["context"], two.upload.message.tensors["context"])
+    assert not torch.equal(one.upload.tensors["context"], two.upload.tensors["context"])
     still = tiny_federation("fedotp", prompt_lr=1e-9).run([[1]])
     assert torch.allclose(still.server.state["context"], fed.server.state["context"], atol=1e-6)
     assert torch.allclose(still.privates[1]["context"], private["context"], atol=1e-6)
@@ -113,7 +113,7 @@ def test_the_global_prompt_is_the_same_for_all_and_the_local_one_stays_at_home()
     fed = tiny_federation("fedotp").run([[0]])
     downloads = fed.server.select(2, ALL)
     assert all(torch.equal(downloads[i].tensors["context"], downloads[0].tensors["context"]) for i in ALL)
-    upload = fed.clients[0].train(2, fed.privates[0], downloads[0]).upload.message
+    upload = fed.clients[0].train(2, fed.privates[0], downloads[0]).upload
     assert upload.num_bytes == downloads[0].num_bytes == 4 * 3 * 16  # one prompt of 3 tokens of width 16
     assert upload.attached == {}
 
@@ -146,7 +146,7 @@ def test_plans_that_are_not_finite_are_counted_and_training_goes_on():
     fed = tiny_federation("fedotp", transport_epsilon=1e-6, transport_iterations=500)
     trained = fed.clients[0].train(1, fed.privates[0], fed.download(0))
     assert trained.report.metrics["uniform_plans"] > 0
-    assert trained.upload.problem is None
+    assert trained.problem is None
     assert torch.isfinite(trained.private["context"]).all()
 
 

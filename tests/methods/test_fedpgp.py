@@ -48,7 +48,7 @@ def test_one_step_follows_the_gradient_of_the_formula():
     loss = F.cross_entropy(logits, examples.labels) - 0.7 * torch.log(a / (a + b)).mean()
     loss.backward()
 
-    stepped = {**trained.private, "shared": trained.upload.message.tensors["context"]}
+    stepped = {**trained.private, "shared": trained.upload.tensors["context"]}
     for name, leaf in zip(names, leaves, strict=True):
         wanted = leaf - config.prompt_lr * (leaf.grad + 0.01 * leaf)
         assert (stepped[name] - leaf).norm() > 1e-5, name
@@ -93,7 +93,7 @@ def test_factors_stay_with_a_client_and_as_they_are_while_it_is_not_selected():
     assert equal(fed.privates[2], start[2])
     assert not any(torch.equal(fed.privates[0][name], start[0][name]) for name in ("left", "right"))
     download = fed.download(0)
-    upload = fed.clients[0].train(3, fed.privates[0], download).upload.message
+    upload = fed.clients[0].train(3, fed.privates[0], download).upload
     assert upload.num_bytes == download.num_bytes == 4 * 3 * 16  # one prompt of 3 tokens of width 16
     assert upload.attached == {}
 

@@ -41,7 +41,7 @@ def test_one_step_follows_the_gradient_of_the_formula(which, labels, classes):
     loss = -log_probabilities[torch.arange(len(examples)), examples.labels].mean()
     loss.backward()
 
-    for name, stepped in generator_of(trained.upload.message.tensors).items():
+    for name, stepped in generator_of(trained.upload.tensors).items():
         leaf = generator[name]
         wanted = leaf - world.config.prompt_lr * (leaf.grad + 0.01 * leaf)
         assert torch.allclose(stepped, wanted, atol=1e-6), name
@@ -60,11 +60,11 @@ def test_two_clients_with_the_same_network_and_other_classes_get_other_prompts()
 def test_every_client_counts_the_same_in_the_mean_of_the_whole_network():
     fed = tiny_federation("fedtpg")
     downloads = fed.server.select(1, ALL)
-    uploads = {i: fed.clients[i].train(1, {}, downloads[i]).upload for i in ALL}
-    assert len({upload.num_examples for upload in uploads.values()}) == 4
-    fed.server.aggregate(1, uploads)
-    for name in uploads[0].message.tensors:
-        mean = torch.stack([upload.message.tensors[name] for upload in uploads.values()]).mean(dim=0)
+    results = {i: fed.clients[i].train(1, {}, downloads[i]) for i in ALL}
+    assert len({one.num_examples for one in results.values()}) == 4
+    fed.server.aggregate(1, results)
+    for name in results[0].upload.tensors:
+        mean = torch.stack([one.upload.tensors[name] for one in results.values()]).mean(dim=0)
         assert torch.allclose(fed.server.state[name], mean, atol=1e-6), name
 
 
@@ -95,7 +95,7 @@ def test_learning_rates_fall_along_a_cosine_of_the_round():
     download = fed.download(0)
     steps = []
     for done in range(3):
-        stepped = fed.clients[0].train(done + 1, {}, download).upload.message.tensors
+        stepped = fed.clients[0].train(done + 1, {}, download).upload.tensors
         steps.append(stepped["generator.output.weight"] - download.tensors["generator.output.weight"])
     assert torch.allclose(steps[1], 0.75 * steps[0], atol=1e-7)
     assert torch.allclose(steps[2], 0.25 * steps[0], atol=1e-7)

@@ -69,8 +69,8 @@ def test_every_update_starts_from_the_global_prompt():
     fed = federation().run([ALL, ALL])
     scrambled = {**fed.privates[1], "context": torch.full_like(fed.privates[1]["context"], 9.0)}
     download = fed.download(1)
-    uploads = [fed.clients[1].train(3, private, download)[1] for private in (fed.privates[1], scrambled)]
-    assert torch.equal(uploads[0].message.tensors["context"], uploads[1].message.tensors["context"])
+    uploads = [fed.clients[1].train(3, private, download).upload for private in (fed.privates[1], scrambled)]
+    assert torch.equal(uploads[0].tensors["context"], uploads[1].tensors["context"])
 
 
 def test_training_learns():
@@ -90,11 +90,11 @@ def test_experts_of_one_client_do_not_leak_into_the_next_ones_update():
     first_timer = fed.clients[3]
     assert len(fed.download(0).tensors["experts"]) == 1
     used.train(3, fed.privates[0], fed.download(0))
-    private, upload, _ = first_timer.train(3, fed.privates[3], fed.download(3))
-    alone_private, alone_upload, _ = fresh.train(3, fresh.initial_state(), fed.download(3))
-    assert not private["gate_ready"]
-    assert equal(private, alone_private)
-    assert equal(upload.message.tensors, alone_upload.message.tensors)
+    trained = first_timer.train(3, fed.privates[3], fed.download(3))
+    alone = fresh.train(3, fresh.initial_state(), fed.download(3))
+    assert not trained.private["gate_ready"]
+    assert equal(trained.private, alone.private)
+    assert equal(trained.upload.tensors, alone.upload.tensors)
 
 
 def test_order_of_the_cohort_does_not_matter():
@@ -225,12 +225,13 @@ def test_only_the_nearest_are_found_by_sketches():
 def test_an_upload_is_the_context_and_nothing_of_the_gate():
     fed = federation().run([ALL])
     download = fed.download(0)
-    private, upload, report = fed.clients[0].train(2, fed.privates[0], download)
+    trained = fed.clients[0].train(2, fed.privates[0], download)
+    private, upload, report = trained.private, trained.upload, trained.report
     width = fed.world.clip.tower.width
-    assert set(upload.message.tensors) == {"context"}
-    assert set(upload.message.attached) == {"text"}
-    assert torch.equal(upload.message.tensors["context"], private["context"])
-    assert torch.allclose(upload.message.attached["text"], encode_frozen(fed.world, private["context"]), atol=1e-6)
+    assert set(upload.tensors) == {"context"}
+    assert set(upload.attached) == {"text"}
+    assert torch.equal(upload.tensors["context"], private["context"])
+    assert torch.allclose(upload.attached["text"], encode_frozen(fed.world, private["context"]), atol=1e-6)
     assert report.uploaded_bytes == 4 * 3 * width
     assert report.downloaded_bytes == (1 + 3) * 4 * 3 * width  # the global context and three experts
     gate_values = sum(tensor.numel() for tensor in gate_of(private).values())
@@ -423,10 +424,9 @@ def test_averaged_gates_travel_and_are_the_mean_over_the_cohort():
     assert not any(gate_of(private) for private in fed.privates.values())
     downloads = fed.server.select(2, [1, 3])
     trained = {i: fed.clients[i].train(2, fed.privates[i], downloads[i]) for i in (1, 3)}
-    uploads = {i: one.upload for i, one in trained.items()}
-    assert fed.server.aggregate(2, uploads) == {}
+    assert fed.server.aggregate(2, trained) == {}
     for name in ("gate.query.weight", "gate.output.bias"):
-        one, three = (uploads[i].message.tensors[name] for i in (1, 3))
+        one, three = (trained[i].upload.tensors[name] for i in (1, 3))
         assert not torch.equal(one, three)
         assert torch.allclose(fed.server.state[name], (8 * one + 12 * three) / 20, atol=1e-7)
     context, gate = 4 * 3 * fed.world.clip.tower.width, 4 * 4 * (8 * 8 + 8)

@@ -2,8 +2,7 @@
 
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
-from typing import NamedTuple
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import torch
@@ -34,20 +33,21 @@ from promptfleet.seeding import stream
 
 
 @dataclass(frozen=True)
-class Upload:
-    """What reaches the server. ``problem`` says why there is no usable message, where there is none."""
+class ClientResult:
+    """The result of one local update; ``problem`` is the reason where there is no usable upload.
 
-    message: Message | None
+    Private state and report stay with the client and the round loop, see ``for_server``.
+    """
+
+    upload: Message | None
     num_examples: int
     problem: str | None = None
+    private: State = field(default_factory=dict)
+    report: TrainReport | None = None
 
-
-class Trained(NamedTuple):
-    """What one local update gives: the client's next private state, its upload and its report."""
-
-    private: State
-    upload: Upload
-    report: TrainReport
+    def for_server(self) -> "ClientResult":
+        """Return the part that the server gets."""
+        return ClientResult(self.upload, self.num_examples, self.problem)
 
 
 class Client:
@@ -81,7 +81,7 @@ class Client:
         rng = stream(self._world.config.seed, "init_client", client=self.id)
         return to_device(self._method.init_client(self._world, self.id, rng), "cpu")
 
-    def train(self, round_index: int, private: State, download: Message) -> Trained:
+    def train(self, round_index: int, private: State, download: Message) -> ClientResult:
         """Local update, alone. With NaN or Inf in what comes of it, the state stays as it was."""
         return train_together([self], round_index, {self.id: private}, {self.id: download})[self.id]
 
@@ -119,22 +119,24 @@ class Client:
             rng=self._rng(role, round_index),
         )
 
-    def _finish(self, round_index: int, private: State, download: Message, update: Update, seconds: float) -> Trained:
+    def _finish(
+        self, round_index: int, private: State, download: Message, update: Update, seconds: float
+    ) -> ClientResult:
         next_private, message = to_device(update.private, "cpu"), to_device(update.upload, "cpu")
         bad = find_non_finite(next_private) or find_non_finite(message.tensors)
-        if bad:
-            upload = Upload(None, len(self._train), f"{bad} is not finite after the local update")
-            next_private = private
-        else:
-            message = self._sent(round_index, message, download)
-            upload = Upload(message, len(self._train))
-        report = TrainReport(
-            metrics=update.metrics,
-            downloaded_bytes=download.num_bytes,
-            uploaded_bytes=0 if bad else message.num_bytes,
-            seconds=seconds,
+        upload = None if bad else self._sent(round_index, message, download)
+        return ClientResult(
+            upload=upload,
+            num_examples=len(self._train),
+            problem=f"{bad} is not finite after the local update" if bad else None,
+            private=private if bad else next_private,
+            report=TrainReport(
+                metrics=update.metrics,
+                downloaded_bytes=download.num_bytes,
+                uploaded_bytes=0 if upload is None else upload.num_bytes,
+                seconds=seconds,
+            ),
         )
-        return Trained(next_private, upload, report)
 
     def _sent(self, round_index: int, message: Message, download: Message) -> Message:
         """What leaves the client: its message, or one that an attack or privacy has altered."""
@@ -191,7 +193,7 @@ class Client:
 
 def train_together(
     clients: Sequence[Client], round_index: int, privates: Mapping[int, State], downloads: Mapping[int, Message]
-) -> dict[int, Trained]:
+) -> dict[int, ClientResult]:
     """``Client.train`` of several clients of one world, stepped side by side; the seconds are shared equally."""
     started = time.perf_counter()
     begun = (client._begin(round_index, privates[client.id], downloads[client.id]) for client in clients)

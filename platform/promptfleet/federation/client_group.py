@@ -4,7 +4,7 @@ from collections.abc import Iterable, Mapping
 
 from promptfleet.data.client_split import ClientSplit
 from promptfleet.data.feature_store import FeatureStore
-from promptfleet.federation.client import Client, Trained, evaluate_together, train_together
+from promptfleet.federation.client import Client, ClientResult, evaluate_together, train_together
 from promptfleet.federation.client_examples import pixel_reader_for
 from promptfleet.federation.gpu_memory import explaining_full_memory
 from promptfleet.federation.reports import Evaluation
@@ -35,7 +35,7 @@ class ClientGroup:
 
     def train(
         self, round_index: int, privates: Mapping[int, State], downloads: Mapping[int, Message]
-    ) -> dict[int, Trained]:
+    ) -> dict[int, ClientResult]:
         """Local updates of the clients that have a download, side by side if ``runtime.batch_steps`` says so."""
         clients = [self._clients[client] for client in downloads]
         together = self._world.config.runtime.batch_steps

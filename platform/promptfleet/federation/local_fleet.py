@@ -12,7 +12,7 @@ import torch
 from promptfleet.config import FederationConfig
 from promptfleet.data.partition import Partition
 from promptfleet.devices import choose_device, set_arithmetic
-from promptfleet.federation.client import Trained, Upload
+from promptfleet.federation.client import ClientResult
 from promptfleet.federation.client_group import ClientGroup
 from promptfleet.federation.failures import Failure, Failures
 from promptfleet.federation.fleet import CohortUpdate, Intake
@@ -56,18 +56,18 @@ class LocalFleet:
         return self._server.select(round_index, cohort, purpose)
 
     def train(self, round_index: int, privates: Mapping[int, State], downloads: Mapping[int, Message]) -> CohortUpdate:
-        def work(clients: Sequence[int]) -> Mapping[int, Trained]:
+        def work(clients: Sequence[int]) -> Mapping[int, ClientResult]:
             return self._group.train(round_index, privates, {client: downloads[client] for client in clients})
 
         trained, dropped = self._finished("train", sorted(privates), work, may_drop=True)
         return CohortUpdate(
             privates={client: one.private for client, one in trained.items()},
-            uploads={client: one.upload for client, one in trained.items()},
+            uploads={client: one.for_server() for client, one in trained.items()},
             reports=[one.report for one in trained.values()],
             dropped=dropped,
         )
 
-    def aggregate(self, round_index: int, uploads: Mapping[int, Upload]) -> None:
+    def aggregate(self, round_index: int, uploads: Mapping[int, ClientResult]) -> None:
         rejected = self._server.aggregate(round_index, uploads)
         self._intake = Intake(rejected, self._server.excluded())
 

@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from functools import cached_property
 
-from promptfleet.federation.client import Upload
+from promptfleet.federation.client import ClientResult
 from promptfleet.methods.parts.side_by_side import run_alone
 from promptfleet.methods.parts.states import find_non_finite
 from promptfleet.methods.protocol import (
@@ -44,20 +44,20 @@ class Server:
         rng = stream(self._world.config.seed, "select", round_index=round_index)
         return self._method.select(self.state, Call(self._world, round_index, cohort, purpose, rng))
 
-    def aggregate(self, round_index: int, uploads: Mapping[int, Upload]) -> dict[int, str]:
+    def aggregate(self, round_index: int, results: Mapping[int, ClientResult]) -> dict[int, str]:
         """Take in one round's uploads, in the order of client ids. Returns why which ones were rejected.
 
         An upload with a wrong name, shape or type, a NaN, an Inf or an enormous norm never enters the state; with none
         left it stays as it was.
         """
-        problems = {client: self._problem(uploads[client]) for client in sorted(uploads)}
+        problems = {client: self._problem(results[client]) for client in sorted(results)}
         accepted = [client for client, problem in problems.items() if problem is None]
         if accepted:
             arrived = Arrived(
                 self._world,
                 round_index,
-                {client: uploads[client].message for client in accepted},
-                {client: uploads[client].num_examples for client in accepted},
+                {client: results[client].upload for client in accepted},
+                {client: results[client].num_examples for client in accepted},
                 stream(self._world.config.seed, "aggregate", round_index=round_index),
             )
             self.state = run_alone(self._world, self._method.aggregate(self.state, arrived), "aggregate")
@@ -67,21 +67,22 @@ class Server:
         """Return the reason for each client whose uploads the method does not give to others."""
         return self._method.excluded(self._world, self.state) if isinstance(self._method, ExcludesClients) else {}
 
-    def _problem(self, upload: Upload) -> str | None:
-        if upload.message is None:
-            return upload.problem
-        shapes = {name: tuple(tensor.shape) for name, tensor in upload.message.tensors.items()}
+    def _problem(self, result: ClientResult) -> str | None:
+        upload = result.upload
+        if upload is None:
+            return result.problem
+        shapes = {name: tuple(tensor.shape) for name, tensor in upload.tensors.items()}
         promised = self._method.uploads(self._world)
         wanted = {name: spec.shape for name, spec in promised.items()}
         if shapes != wanted:
             return f"uploaded {shapes}, should be {wanted}"
-        for name, tensor in sorted(upload.message.tensors.items()):
+        for name, tensor in sorted(upload.tensors.items()):
             if tensor.dtype != promised[name].dtype:
                 return f"{name} is of type {tensor.dtype}, should be {promised[name].dtype}"
-        bad = find_non_finite(upload.message.tensors) or find_non_finite(upload.message.attached)
+        bad = find_non_finite(upload.tensors) or find_non_finite(upload.attached)
         if bad:
             return f"{bad} is not finite"
-        return self._too_unusual(upload.message.tensors)
+        return self._too_unusual(upload.tensors)
 
     def _too_unusual(self, tensors: State) -> str | None:
         """Name real numbers of enormous norm, which no client shall learn from; masks and counts have no limit."""

@@ -79,12 +79,12 @@ def test_a_client_sends_what_the_attack_makes_of_its_update_and_keeps_what_it_le
             fed.clients[client].train(1, fed.privates[client], fed.download(client)) for fed in (honest, attacker)
         )
         start = attacker.download(client).tensors["context"]
-        learned = good.upload.message.tensors["context"]
+        learned = good.upload.tensors["context"]
         expected = start - 2 * (learned - start) if client == bad else learned
-        context = sent.upload.message.tensors["context"]
+        context = sent.upload.tensors["context"]
         assert torch.allclose(context, expected, atol=1e-6)
         assert torch.equal(sent.private["context"], good.private["context"])
-        text = sent.upload.message.attached["text"]
+        text = sent.upload.attached["text"]
         assert torch.allclose(text, encode_frozen(attacker.world, context), atol=1e-6)
 
 
@@ -94,7 +94,7 @@ def test_an_attack_leaves_what_is_not_trained_as_it_is(monkeypatch):
         monkeypatch.setattr(PromptFL, "uploads", lambda _, world, it=trained: {"context": Spec((3, 16), trained=it)})
         fed = tiny_federation("promptfl", adversary={"fraction": 0.25, "scale": 2.0})
         (bad,) = adversaries(fed.world.config)
-        uploads.append(fed.clients[bad].train(1, {}, fed.download(bad)).upload.message.tensors["context"])
+        uploads.append(fed.clients[bad].train(1, {}, fed.download(bad)).upload.tensors["context"])
     start = fed.download(bad).tensors["context"]
     assert torch.allclose(uploads[0] - start, -2 * (uploads[1] - start), atol=1e-6)
     assert not torch.equal(uploads[1], start)

@@ -116,13 +116,13 @@ def test_the_noise_is_that_of_the_client_and_round_in_every_number_sent():
     download = fed.download(1)
     plain = fed.clients[1].train(1, fed.privates[1], download)
     sent = client.train(1, fed.privates[1], download)
-    step = step_of(plain.upload.message.tensors, download.tensors)["context"]
+    step = step_of(plain.upload.tensors, download.tensors)["context"]
     noise = stream(0, "privacy", client=1, round_index=1).normal(0.0, 0.5, step.shape)
     clipped = step * 0.02 / max(0.02, float(step.norm()))
-    context = sent.upload.message.tensors["context"]
+    context = sent.upload.tensors["context"]
     expected = download.tensors["context"].double() + clipped + torch.from_numpy(noise)
     assert torch.allclose(context.double(), expected, atol=1e-6)
-    assert torch.allclose(sent.upload.message.attached["text"], encode_frozen(private, context), atol=1e-6)
+    assert torch.allclose(sent.upload.attached["text"], encode_frozen(private, context), atol=1e-6)
     assert torch.equal(sent.private["context"], plain.private["context"])
 
 

@@ -6,16 +6,17 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from promptfleet.federation.client import Upload
+from promptfleet.federation.client import ClientResult
 from promptfleet.federation.on_ray.wire import (
     join,
     stack,
     stack_messages,
-    stack_uploads,
+    stack_results,
     unstack,
     unstack_messages,
-    unstack_uploads,
+    unstack_results,
 )
+from promptfleet.federation.reports import TrainReport
 from promptfleet.methods.protocol import Message
 from tests.tiny_federation import equal
 
@@ -84,13 +85,19 @@ def test_states_of_several_blocks_come_back_each_from_its_own(states, data):
         assert equal(state, {**states[client], "block": torch.tensor(block_of[client])})
 
 
-def test_messages_and_uploads_keep_their_parts_and_their_problems():
+def test_messages_and_results_keep_their_parts_and_their_problems():
     messages = {client: Message({"a": torch.ones(2) * client}, {"a": torch.zeros(client)}) for client in range(3)}
     for client, again in unstack_messages(stack_messages(messages), [2, 0]).items():
         assert equal(again.tensors, messages[client].tensors)
         assert equal(again.attached, messages[client].attached)
-    uploads = {4: Upload(messages[1], 20), 7: Upload(None, 9, "context is not finite")}
-    again = unstack_uploads(stack_uploads(uploads))
-    assert again[7] == uploads[7]
-    assert (again[4].num_examples, again[4].problem) == (20, None)
-    assert equal(again[4].message.attached, messages[1].attached)
+    state, report = {"gate": torch.ones(2)}, TrainReport({}, 1, 1, 0.5)
+    results = {
+        4: ClientResult(messages[1], 20, private=state, report=report),
+        7: ClientResult(None, 9, "context is not finite", private=state, report=report),
+    }
+    stacked = stack_results(results)
+    assert b"gate" not in pickle.dumps(stacked)  # a private state never reaches the server
+    again = unstack_results(stacked)
+    assert again[7] == ClientResult(None, 9, "context is not finite")
+    assert (again[4].num_examples, again[4].problem, again[4].private, again[4].report) == (20, None, {}, None)
+    assert equal(again[4].upload.attached, messages[1].attached)

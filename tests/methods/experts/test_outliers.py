@@ -3,7 +3,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from promptfleet.federation.client import Upload
+from promptfleet.federation.client import ClientResult
 from promptfleet.methods.experts.outliers import find_outliers
 from promptfleet.methods.protocol import Message
 from tests.tiny_federation import ALL, tiny_federation
@@ -44,10 +44,10 @@ def with_one_far_away():
     def make(**config):
         fed = tiny_federation(experts=3, **config)
         downloads = fed.server.select(1, ALL)
-        uploads = {i: fed.clients[i].train(1, fed.privates[i], downloads[i]).upload for i in ALL}
-        far = uploads[2].message.tensors["context"] + 100
-        uploads[2] = Upload(Message({"context": far}, uploads[2].message.attached), 10)
-        fed.server.aggregate(1, uploads)
+        results = {i: fed.clients[i].train(1, fed.privates[i], downloads[i]) for i in ALL}
+        far = results[2].upload.tensors["context"] + 100
+        results[2] = ClientResult(Message({"context": far}, results[2].upload.attached), 10)
+        fed.server.aggregate(1, results)
         return fed
 
     return make

@@ -77,4 +77,4 @@ def test_side_by_side_a_plug_in_gives_the_same_bits_as_one_after_the_other(plug_
     for i, client in fed.clients.items():
         alone = client.train(3, fed.privates[i], downloads[i])
         assert equal(alone.private, together[i].private)
-        assert equal(alone.upload.message.tensors, together[i].upload.message.tensors)
+        assert equal(alone.upload.tensors, together[i].upload.tensors)

@@ -29,7 +29,7 @@ def federation(**config):
     for round_index in (1, 2):
         trained = train_together(clients, round_index, privates, server.select(round_index, range(4)))
         privates = {client: one.private for client, one in trained.items()}
-        server.aggregate(round_index, {client: one.upload for client, one in trained.items()})
+        server.aggregate(round_index, trained)
     return clients, privates, server.select(3, range(4))
 
 
@@ -55,7 +55,7 @@ def test_together_gives_the_same_bits_as_alone(config):
         beside = together[client.id]
         assert alone.private.keys() == beside.private.keys()
         assert all(torch.equal(alone.private[name], beside.private[name]) for name in alone.private)
-        assert torch.equal(alone.upload.message.tensors["context"], beside.upload.message.tensors["context"])
+        assert torch.equal(alone.upload.tensors["context"], beside.upload.tensors["context"])
         assert alone.report.metrics == beside.report.metrics
         assert not torch.equal(alone.private["context"], downloads[client.id].tensors["context"])
 
@@ -89,7 +89,7 @@ def test_a_client_that_breaks_leaves_its_neighbours_alone():
     features[0] = float("nan")
     clients[1] = tiny_client(1, METHOD, tiny_world(), train=Examples(Images(features), train.labels))
     together = train_together(clients, 3, privates, downloads)
-    assert together[1].upload.message is None
+    assert together[1].upload is None
     for client in (clients[0], clients[2], clients[3]):
         alone = client.train(3, privates[client.id], downloads[client.id])
         assert all(torch.equal(alone.private[name], together[client.id].private[name]) for name in alone.private)

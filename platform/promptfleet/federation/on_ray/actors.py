@@ -27,16 +27,16 @@ from promptfleet.federation.gpu_memory import explaining_full_memory
 from promptfleet.federation.on_ray.wire import (
     Arrays,
     Stacked,
-    Uploads,
+    StackedResults,
     join,
     stack,
     stack_messages,
-    stack_uploads,
+    stack_results,
     to_arrays,
     to_tensors,
     unstack,
     unstack_messages,
-    unstack_uploads,
+    unstack_results,
 )
 from promptfleet.federation.reports import Evaluation, TrainReport
 from promptfleet.federation.server import Server
@@ -130,9 +130,9 @@ class ServerActor:
         return parts if len(parts) > 1 else parts[0]
 
     @ray.method(num_returns=2)
-    def aggregate(self, round_index: int, *uploads: Uploads) -> tuple[Intake, Arrays]:
-        """Aggregate ``uploads`` from each actor. Return values: the fate of each upload, and the next state."""
-        arrived = {client: one for part in uploads for client, one in unstack_uploads(part).items()}
+    def aggregate(self, round_index: int, *results: StackedResults) -> tuple[Intake, Arrays]:
+        """Aggregate ``results`` from each actor. Return values: the fate of each upload, and the next state."""
+        arrived = {client: one for part in results for client, one in unstack_results(part).items()}
         rejected = self._server.aggregate(round_index, arrived)
         return Intake(rejected, self._server.excluded()), self.state()
 
@@ -180,11 +180,11 @@ class ClientActor:
         guests: Mapping[int, ClientSplit],
         held: Sequence[Sequence[int]],
         *privates: Stacked,
-    ) -> tuple[list[TrainReport], Uploads, Stacked]:
+    ) -> tuple[list[TrainReport], StackedResults, Stacked]:
         """Train clients: ``held[i]`` lists the clients whose private states are in ``privates[i]``.
 
-        ``guests`` are the clients among them that another actor hosts otherwise. Return values: reports, uploads and
-        next private states, in the order of ids.
+        ``guests`` are the clients among them that another actor hosts otherwise. Return values: reports, results
+        for the server and next private states, in the order of ids.
         """
         self._group.host(guests)
         clients = sorted(chain(*held))
@@ -192,7 +192,7 @@ class ClientActor:
         trained = self._group.train(round_index, states, messages)
         return (
             [replace(one.report, node=self._node) for one in trained.values()],
-            stack_uploads({client: one.upload for client, one in trained.items()}),
+            stack_results(trained),
             stack({client: one.private for client, one in trained.items()}),
         )
 

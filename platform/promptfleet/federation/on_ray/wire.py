@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from promptfleet.federation.client import Upload
+from promptfleet.federation.client import ClientResult
 from promptfleet.methods.parts.states import alike
 from promptfleet.methods.protocol import Message, State
 
@@ -22,6 +22,7 @@ ALIGNMENT = 64  # of each tensor in a row, as torch aligns its own
 Arrays = Mapping[str, np.ndarray]
 Place = tuple[int, torch.Size, torch.dtype]
 Stacked = Sequence["Alike"]
+StackedResults = tuple[Mapping[int, ClientResult], Stacked]  # without their uploads, and the uploads
 
 
 @dataclass(frozen=True)
@@ -36,14 +37,6 @@ class Alike:
     rows: np.ndarray
     places: Mapping[str, Place | None]
     common: Arrays
-
-
-@dataclass(frozen=True)
-class Uploads:
-    """``Upload`` of several clients: their messages, and by id the number of examples and the problem of each."""
-
-    messages: Stacked
-    about: Mapping[int, tuple[int, str | None]]
 
 
 def to_arrays(state: State) -> Arrays:
@@ -89,18 +82,17 @@ def unstack_messages(stacked: Stacked, clients: Sequence[int]) -> dict[int, Mess
     return {client: _message(flat) for client, flat in unstack(stacked, clients).items()}
 
 
-def stack_uploads(uploads: Mapping[int, Upload]) -> Uploads:
-    """Stack uploads by client id."""
-    return Uploads(
-        stack_messages({client: one.message for client, one in uploads.items() if one.message is not None}),
-        {client: (one.num_examples, one.problem) for client, one in uploads.items()},
-    )
+def stack_results(results: Mapping[int, ClientResult]) -> StackedResults:
+    """Stack the part of clients' results that the server gets, by client id."""
+    uploads = {client: one.upload for client, one in results.items() if one.upload is not None}
+    return {client: replace(one.for_server(), upload=None) for client, one in results.items()}, stack_messages(uploads)
 
 
-def unstack_uploads(uploads: Uploads) -> dict[int, Upload]:
-    """Return all stacked uploads."""
-    messages = unstack_messages(uploads.messages, [client for one in uploads.messages for client in one.row_of])
-    return {client: Upload(messages.get(client), *about) for client, about in uploads.about.items()}
+def unstack_results(stacked: StackedResults) -> dict[int, ClientResult]:
+    """Undo ``stack_results``."""
+    results, messages = stacked
+    uploads = unstack_messages(messages, [client for one in messages for client in one.row_of])
+    return {client: replace(one, upload=uploads.get(client)) for client, one in results.items()}
 
 
 def _stack(states: Mapping[int, State]) -> Alike:

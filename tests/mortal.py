@@ -1,6 +1,6 @@
-"""A trial that counts to three, and dies where a folder says so: what Ray Tune sees of one, without a federation.
+"""A trial that counts to three, and dies if a folder says so: Ray Tune's view of one, without a federation.
 
-Its process starts anew after each death, so it imports nothing that takes long.
+Its process starts again after each death, so it imports nothing that takes long.
 """
 
 import os
@@ -24,7 +24,7 @@ def order(folder, stage, number, moment, fault="kill", times=1):
 
 
 class NoShares:
-    """What is planned for it: nothing but a process for itself."""
+    """Plan of a trial that needs nothing but its own process."""
 
     def __init__(self, *arguments, **options):
         self.client_actors = 0

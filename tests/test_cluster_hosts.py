@@ -1,4 +1,4 @@
-"""What clusters/test says where it cannot run, and that it would notice other results and things left behind."""
+"""Messages of clusters/test where it cannot run; it would notice other results and leftovers."""
 
 import json
 import os

@@ -27,7 +27,7 @@ def each(request):
 
 
 def check(cluster):
-    """What ``ray up`` does before it talks to the cloud; returns the cluster with Ray's defaults filled in."""
+    """Do the first step of ``ray up``, before it talks to the cloud; return the cluster with Ray's defaults."""
     from ray.autoscaler._private.util import prepare_config, validate_config
 
     prepared = prepare_config(copy.deepcopy(cluster))

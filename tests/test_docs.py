@@ -1,4 +1,4 @@
-"""What docs/ show as code does what they say."""
+"""Code in docs/: it works as the pages say."""
 
 import importlib.util
 import re

@@ -1,4 +1,4 @@
-"""What this machine certainly cannot hold is refused with what it has, before anything is computed."""
+"""Limits of this machine: what it certainly cannot hold is refused before any computation."""
 
 import pytest
 

@@ -1,4 +1,4 @@
-"""A federation of any method through the real Client and Server, on a stand-in for CLIP that has random weights."""
+"""A federation of any method through the real Client and Server, with a replacement for CLIP of random weights."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -18,7 +18,7 @@ ALL = range(4)
 
 @dataclass
 class TinyFederation:
-    """What a federation holds after its rounds; client i trains on ``6 + 2 i`` examples."""
+    """State of a federation after its rounds; client i trains on ``6 + 2 i`` examples."""
 
     method: Method
     world: World
@@ -41,18 +41,18 @@ class TinyFederation:
 
     @property
     def contexts(self) -> list[torch.Tensor]:
-        """The global one after each round."""
+        """Return the global context after each round."""
         return [state["context"] for state in self.history]
 
     def examples(self, client: int) -> Examples:
-        """What the client trains on."""
+        """Return the client's training examples."""
         return tiny_examples(self.world, 6 + 2 * client, seed=client)
 
     def download(self, client: int) -> Message:
         return self.server.select(len(self.history), [client])[client]
 
     def logits(self, client: int, count: int = 8) -> torch.Tensor:
-        """Of images that nobody trained on, with the state that ``personalize`` gives."""
+        """Return logits of images that no client trained on, with the state that ``personalize`` gives."""
         download, images = self.download(client), tiny_examples(self.world, count, seed=77).images
         task = tiny_task(self.world, self.privates[client], download, self.examples(client))
         private = run_alone(self.world, self.method.personalize(task), "personalize")
@@ -71,5 +71,5 @@ def tiny_federation(method: str = "pfedmoap", **config) -> TinyFederation:
 
 
 def equal(a: State, b: State) -> bool:
-    """Whether two states are the same, bit for bit."""
+    """Return True if two states are the same, bit for bit."""
     return a.keys() == b.keys() and all(torch.equal(a[name], b[name]) for name in a)

@@ -32,7 +32,7 @@ def resnet():
 
 
 def captured(module: torch.nn.Module, run, *, inputs: bool = False) -> torch.Tensor:
-    """What ``module`` puts out (or takes in) while ``run`` runs."""
+    """Return the output (or the input) of ``module`` while ``run`` runs."""
     kept = []
     handle = module.register_forward_hook(lambda _, taken, given: kept.append(taken[0] if inputs else given))
     run()

@@ -36,7 +36,7 @@ def start(ray, count, **options):
 
 
 def run(script: str, **environment) -> dict:
-    """Run a script in a Python of its own and read the JSON of its last line."""
+    """Run a script in its own Python and read the JSON of its last line."""
     code = CLIENTS + textwrap.dedent(script)
     done = subprocess.run(
         [sys.executable, "-c", code], capture_output=True, text=True, timeout=240, env=os.environ | environment
@@ -175,7 +175,7 @@ def test_workers_that_die_or_hang_before_they_are_up_are_forked_again(tmp_path):
 
 @pytest.mark.slow
 def test_a_server_whose_workers_would_draw_the_same_ids_does_not_serve(monkeypatch, tmp_path):
-    """What made one start in sixty of a prototype take a minute: it imported ray.tune, which has remote classes."""
+    """The cause of one start in sixty that took a minute in a prototype: it imported ray.tune, with remote classes."""
     monkeypatch.setattr(session, "CLIENT_MODULES", ("ray.tune",))
     wanted = r"^a module it imports draws ids of Ray, which workers would repeat$"
     with start_fork_server(tmp_path) as fork_server:

@@ -1,4 +1,4 @@
-"""Where Ray's temporary files go, and what is left of them."""
+"""Ray's temporary files: their place, and their removal."""
 
 import os
 import signal
@@ -81,7 +81,7 @@ def test_what_a_killed_driver_left_is_removed_by_the_next_and_nothing_else(place
 
 
 def killed_driver() -> Path:
-    """What a process leaves that is killed while it has a folder."""
+    """Return the folder of a process that is killed while it has one."""
     reader, writer = os.pipe()
     pid = os.fork()
     if pid == 0:

@@ -1,4 +1,4 @@
-"""Whether somebody is still there, told from sockets; a real session dies in tests/jobs/test_train_job.py."""
+"""Processes that end, noticed from sockets; a real session dies in tests/jobs/test_train_job.py."""
 
 import socket
 import subprocess

@@ -1,4 +1,4 @@
-"""What is compared is checked before anything starts, and says what is wrong where."""
+"""Checks of a comparison before it starts, and their messages."""
 
 import pytest
 import yaml

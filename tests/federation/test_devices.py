@@ -1,4 +1,4 @@
-"""Where things are computed, on machines with a GPU that torch only pretends to have, and without one."""
+"""Devices of computations, on machines with a GPU that torch only pretends to have, and without one."""
 
 import os
 
@@ -83,7 +83,7 @@ def test_in_process_clients_are_on_the_device_and_the_server_is_not(monkeypatch,
 
 @pytest.fixture
 def switches():
-    """What ``set_arithmetic`` sets, which is as before afterwards."""
+    """Return a function for the settings of ``set_arithmetic``, which are restored afterwards."""
 
     def now():
         tf32 = torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32

@@ -1,4 +1,4 @@
-"""What is done about a client that fails, in this process; the same with processes that die is in test_faults."""
+"""Reactions to a client that fails, in this process; the same with processes that die is in test_faults."""
 
 import json
 

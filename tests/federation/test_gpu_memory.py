@@ -1,4 +1,4 @@
-"""What an actor takes of a GPU, and what a client that runs out of its memory says. No GPU is needed."""
+"""GPU memory of an actor, and the error of a client that runs out of it. No GPU is needed."""
 
 import pytest
 import torch
@@ -23,7 +23,7 @@ from tests.fakes import tiny_classes, tiny_tower
 
 
 def test_activations_are_those_that_torch_keeps():
-    """Of one layer, where only EOT goes past the keys and values."""
+    """One layer alone, where only EOT goes past the keys and values."""
     tower = tiny_tower(layers=1)
     classes = tiny_classes(tower)
     one, four, longer = (

@@ -1,4 +1,4 @@
-"""What predictions see: their own stream of randomness, images in an order of the seed, and candidates."""
+"""Inputs of predictions: their own stream of randomness, images in an order of the seed, and candidates."""
 
 from dataclasses import replace
 

@@ -1,4 +1,4 @@
-"""What is checked before round 1, for one federation or for all those of a sweep."""
+"""Checks before round 1, for one federation or for all those of a sweep."""
 
 import pytest
 

@@ -1,4 +1,4 @@
-"""What is said of a federation that learns nothing, and JSON that any reader accepts."""
+"""Reports of a federation that learns nothing, and JSON that any reader accepts."""
 
 import json
 from dataclasses import asdict

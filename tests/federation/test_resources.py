@@ -1,4 +1,4 @@
-"""What fits, what does not, and what the message says."""
+"""Resources that fit, that do not, and the messages about them."""
 
 import pytest
 

@@ -39,7 +39,7 @@ def contents(folder):
 
 
 def told(result):
-    """What the rounds reported that does not depend on the clock."""
+    """Return the parts of the rounds' reports that do not depend on the clock."""
     return [
         (one.cohort, one.client_val_accuracy, one.client_test_accuracy, one.train_loss, one.downloaded_bytes)
         for one in result.rounds

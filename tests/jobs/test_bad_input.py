@@ -1,4 +1,4 @@
-"""What a user can get wrong: one line on stderr, exit status 2, nothing started."""
+"""Mistakes of users: one line on stderr, exit status 2, nothing started."""
 
 import subprocess
 import sys

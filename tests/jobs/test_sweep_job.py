@@ -122,7 +122,7 @@ def test_killed_and_resumed_it_is_the_undisturbed_sweep(
 
 
 def test_told_to_end_it_does_so_in_good_order_and_says_how_to_go_on(undisturbed, root, folder):
-    """As with Ctrl-C, which a terminal is pressed in test_train_job."""
+    """SIGTERM acts like Ctrl-C, which a terminal is pressed in test_train_job."""
     job = Job(root, folder, "tune.py", "--search", "small.yaml", "--name", "interrupted")
     job.wait_for("trial   1 starts")
     os.kill(job.process.pid, signal.SIGTERM)

@@ -1,4 +1,4 @@
-"""What every method keeps to, whatever it does: a new one is tested here by its name in METHODS alone."""
+"""Rules that every method keeps: a new one is tested here by its name in METHODS alone."""
 
 import numpy as np
 import pytest

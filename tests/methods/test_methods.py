@@ -42,7 +42,7 @@ def test_an_unknown_name_gets_the_nearest():
 
 @pytest.fixture
 def trained(monkeypatch):
-    """How many numbers each optimizer made since was given."""
+    """Return how many numbers each optimizer got since its start."""
     given, init = [], SGD.__init__
 
     def count(self, parameters, **options):

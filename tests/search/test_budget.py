@@ -1,4 +1,4 @@
-"""What all trials may use together: the search stops drawing, and a resumed one counts on."""
+"""Budget of all trials together: the search stops drawing, and a resumed one counts on."""
 
 import pytest
 

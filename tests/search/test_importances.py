@@ -1,4 +1,4 @@
-"""What mattered in a sweep, however many choices and trials there are."""
+"""Importances of a sweep's keys, with any number of choices and trials."""
 
 import numpy as np
 import pytest

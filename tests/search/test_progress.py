@@ -1,4 +1,4 @@
-"""What a sweep prints, on a terminal and elsewhere."""
+"""Output of a running sweep, on a terminal and elsewhere."""
 
 import io
 from types import SimpleNamespace

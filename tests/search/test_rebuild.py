@@ -43,7 +43,7 @@ def accuracy(params, round_index):
 
 
 def run_trials(folder, *, stop_after: int) -> SweepStudy:
-    """As the driver does: rounds are in a trial's result before the study knows of them. The last trial is cut off."""
+    """Run trials like the driver: rounds are in a trial's result before the study has them. The last is cut off."""
     study = open_study(SPEC, folder)
     for _ in range(stop_after):
         number, params = (proposal := study.next_proposal()).number, proposal.params
@@ -98,7 +98,7 @@ def overwrite(file):
 
 
 def restore_backup(file):
-    """That of a sweep which had not begun yet."""
+    """Restore the backup of a sweep without trials."""
     backup = file.parent.parent / "backup"
     backup.mkdir()
     open_study(SPEC, backup)

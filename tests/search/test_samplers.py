@@ -80,7 +80,7 @@ def complete(params, value, system_attrs=None):
 
 
 def proposals(sampler, count=12, seed=0, startup_trials=3, space=SPACE, options=None):
-    """What it proposes where each trial gives ``objective`` after its last round."""
+    """Return the proposals if each trial gives ``objective`` after its last round."""
     trials = []
     for number in range(count):
         made = make_sampler(sampler, options or {}, space, seed=seed, number=number, startup_trials=startup_trials)

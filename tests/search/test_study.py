@@ -30,7 +30,7 @@ def accuracy(params, round_index):
 
 
 def run_sweep(folder, settings, stop_after=None):
-    """Run trials as the driver does, opening the study anew; ``stop_after`` rounds in all the power goes out."""
+    """Run trials like the driver, opening the study again; after ``stop_after`` rounds in all the power fails."""
     study, rounds_run = SweepStudy(folder, SPACE, settings, ROUNDS), 0
     while proposal := study.next_proposal():
         for round_index in range(proposal.settled_rounds + 1, ROUNDS + 1):
@@ -94,7 +94,7 @@ def test_a_power_cut_while_a_trial_is_proposed_leaves_no_half_of_one(tmp_path, s
     cut = []
 
     def keep(_):
-        """What is on disk just before something is committed."""
+        """Copy the content of the disk just before a commit."""
         cut.append(tmp_path_of(tmp_path, f"cut-{len(cut)}"))
         shutil.copy(tmp_path / FILE, cut[-1])
 
@@ -215,7 +215,7 @@ def engine_of(study):
 
 
 def limit_database(study, pages):
-    """Let it have no more pages than it has, or so many."""
+    """Limit the database to its present size, or to this many pages."""
 
     def limit(connection, *_):
         connection.execute(f"PRAGMA max_page_count={pages}")

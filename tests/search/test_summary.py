@@ -1,4 +1,4 @@
-"""What a sweep prints in the end."""
+"""Output of a finished sweep."""
 
 from pathlib import Path
 

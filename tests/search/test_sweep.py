@@ -1,4 +1,4 @@
-"""What a sweep knows of its trials: the study's values, and the figures of each trial's result."""
+"""Records of a sweep's trials: the study's values, and the figures of each trial's result."""
 
 import pytest
 from optuna.distributions import IntDistribution

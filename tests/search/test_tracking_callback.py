@@ -1,4 +1,4 @@
-"""What the driver writes to MLflow of its trials, and in which order."""
+"""Writes of the driver to MLflow for its trials, and their order."""
 
 from dataclasses import asdict
 from types import SimpleNamespace
@@ -17,7 +17,7 @@ from tests.tracking.values import make_config, make_report, make_result
 
 
 class Writer:
-    """Runs jobs when it is told to, late ones last."""
+    """Runs jobs on request, late ones last."""
 
     def __init__(self):
         self.jobs, self.late = [], []

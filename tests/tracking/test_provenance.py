@@ -1,4 +1,4 @@
-"""What a run says about its making."""
+"""Records of a run about its making."""
 
 import shlex
 import subprocess

@@ -44,7 +44,7 @@ def sweep(store):
 
 @pytest.fixture(scope="module")
 def served(store, sweep, root, tmp_path_factory):
-    """What ``make ui`` has printed once it shows its link, by stream; it runs until the tests are over."""
+    """Return the output of ``make ui`` once it shows its link, by stream; it runs until the tests are over."""
     folder = tmp_path_factory.mktemp("ui")
     (folder / ".promptfleet-ready").touch()
     (folder / "bin").mkdir()

@@ -1,4 +1,4 @@
-"""What a link leads to, as MLflow's front end reads it."""
+"""Targets of a link, as MLflow's front end reads them."""
 
 import json
 

@@ -230,7 +230,9 @@ class PFedMoAP(PromptMethod):
         return task.world.clip.logit_scale * scores + task.config.lambda_ * local
 
     def describe(self, task: Task, images: Images) -> State:
-        """``experts [K']``: ids, nearest first; ``gate_weights [1 + K']``: mean attention, the local expert first."""
+        """Return ``experts [K']``, ids with the nearest first, and ``gate_weights [1 + K']``, mean attention, local
+        first.
+        """
         ids, experts = (task.download.attached[name] for name in ("expert_ids", "expert_text"))
         if not task.private["gate_ready"] or len(experts) == 0:
             return {}

@@ -62,7 +62,7 @@ def test_clients_of_one_actor_share_its_process(ray_session, prepared, small_con
 def test_nobody_trains_more_than_its_share_of_a_cohort_and_the_numbers_stay(
     ray_session, prepared, small_config, monkeypatch
 ):
-    """Of clients 0-2 and 3-5 the first three would be one actor's; client 2 is the other one's guest."""
+    """Three of the clients 0-2 and 3-5 would be one actor's; client 2 is the other one's guest."""
     from promptfleet.cluster.nodes import Node
     from promptfleet.federation.on_ray import fleet as ray_fleet
     from promptfleet.federation.on_ray.fleet import RayFleet, put_frozen

@@ -26,7 +26,7 @@ SHARED = torch.arange(5.0)
 
 @st.composite
 def drawn_states(draw):
-    """Of one to six clients, with at most three layouts among them, one tensor shared by all where it is there."""
+    """Draw states of one to six clients, with at most three layouts, one tensor shared by all if it is there."""
     layouts = draw(st.lists(layout(), min_size=1, max_size=3))
     states = {}
     for client in draw(st.lists(st.integers(0, 99), min_size=1, max_size=6, unique=True)):
@@ -71,7 +71,7 @@ def test_states_that_are_alike_are_one_array_and_what_they_share_is_there_once()
 
 @given(states=drawn_states(), data=st.data())
 def test_states_of_several_blocks_come_back_each_from_its_own(states, data):
-    """Every block has everybody, as it was once: only one of them is to be asked for each client."""
+    """Every block has a state of every client; each client's is taken from its own block."""
     count = data.draw(st.integers(1, 3))
     block_of = {client: data.draw(st.integers(0, count - 1)) for client in states}
     blocks = [

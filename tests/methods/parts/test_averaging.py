@@ -44,7 +44,7 @@ def test_mean_does_not_depend_on_the_order_of_uploads():
 
 
 def aggregated(values, aggregation, **config):
-    """Of uploads of one number each, all senders but the first with one example."""
+    """Average uploads of one number each, all senders but the first with one example."""
     uploads = {client: {"context": torch.tensor([value])} for client, value in enumerate(values)}
     weights = {client: 1000 if client == 0 else 1 for client in uploads}
     return average(tiny_world(aggregation=aggregation, **config).config, uploads, weights)["context"].item()

@@ -35,7 +35,7 @@ def federation(**config):
 
 @pytest.fixture
 def encodings(monkeypatch):
-    """How many prompts went through the text tower in each run of it."""
+    """Return the number of prompts in each run of the text tower."""
     sizes = []
 
     def counted(world, contexts, texts, encode=lockstep.encode_contexts):

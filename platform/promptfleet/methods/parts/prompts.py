@@ -1,4 +1,4 @@
-"""What prompt-learning methods share: contexts, their text features and batches."""
+"""Building blocks of prompt methods: contexts, their text features and batches."""
 
 from collections.abc import Iterator
 
@@ -11,27 +11,27 @@ from promptfleet.devices import from_numpy
 from promptfleet.methods.protocol import Examples, Images, State, Task, World
 
 CONTEXT_STD = 0.02
-FLOAT16_SCALE = 2.0**10  # of gradients within the tower: many are too small for float16 once the loss is
+FLOAT16_SCALE = 2.0**10  # of gradients within the tower: many are too small for float16 even if the loss is not
 
 
 def context_shape(world: World) -> tuple[int, ...]:
-    """``(tokens, width)`` or, where every class has a context of its own, ``(classes, tokens, width)``."""
+    """Return ``(tokens, width)`` or, if every class has its own context, ``(classes, tokens, width)``."""
     shape = (world.config.prompt_length, world.clip.tower.width)
     return (len(world.clip.classes), *shape) if world.config.class_specific_context else shape
 
 
 def init_context(world: World, rng: np.random.Generator) -> Tensor:
-    """A random context, normal with standard deviation 0.02 (CoOp, arXiv:2109.01134)."""
+    """Draw a random context, normal with standard deviation 0.02 (CoOp, arXiv:2109.01134)."""
     return torch.from_numpy(rng.normal(0.0, CONTEXT_STD, context_shape(world)).astype(np.float32))
 
 
 def context_with_text(world: World, context: Tensor) -> State:
-    """A context that is not trained any more as state: ``context`` and its ``text`` features."""
+    """Return a context after training as state: ``context`` and its ``text`` features."""
     return {"context": context, "text": encode_frozen(world, context)}
 
 
 def no_context_yet(world: World) -> State:
-    """The same as the private state of a client that never trained: zeros, and ``participations`` says so."""
+    """Return the same as the private state of a client that never trained: zeros, with 0 ``participations``."""
     return {
         "context": torch.zeros(context_shape(world)),
         "text": torch.zeros(len(world.clip.classes), world.clip.tower.dim),
@@ -40,7 +40,7 @@ def no_context_yet(world: World) -> State:
 
 
 def own_or_given_text(task: Task) -> Tensor:
-    """Text features of the client's own prompt, or of the downloaded one where it never trained."""
+    """Return text features of the client's own prompt, or of the downloaded one if it never trained."""
     return task.private["text"] if task.private["participations"] > 0 else task.download.attached["text"]
 
 
@@ -67,7 +67,7 @@ def encode_contexts(world: World, contexts: Tensor, texts: str = "classes") -> T
 
 @torch.no_grad()
 def encode_frozen(world: World, context: Tensor, texts: str = "classes") -> Tensor:
-    """Text features ``[classes, dim]``, where the context is, of one context that is not trained any more."""
+    """Return text features ``[classes, dim]`` of one context after training, on the context's device."""
     return encode_contexts(world, context.to(world.device).unsqueeze(0), texts)[0].to(context.device)
 
 
@@ -77,10 +77,10 @@ def similarity_logits(world: World, features: Tensor, text: Tensor) -> Tensor:
 
 
 def local_batches(task: Task, epochs: int | None = None) -> Iterator[Examples]:
-    """Batches of ``task.train`` in ``epochs`` (default: ``local_epochs``), each in a new order.
+    """Yield batches of ``task.train`` in ``epochs`` (default: ``local_epochs``), each in a new order.
 
-    The last batch of an epoch may be smaller. Where the images have views, an epoch sees one of them per image instead
-    of the image itself.
+    The last batch of an epoch may be smaller. If the images have views, an epoch sees one of them per image instead of
+    the image itself.
     """
     for order, drawn in _draw_epochs(task, task.config.local_epochs if epochs is None else epochs):
         epoch = task.train if drawn is None else _with_views(task.train, drawn)
@@ -89,7 +89,7 @@ def local_batches(task: Task, epochs: int | None = None) -> Iterator[Examples]:
 
 
 def _draw_epochs(task: Task, epochs: int) -> list[tuple[Tensor, Tensor | None]]:
-    """Order of the examples in each epoch and, where there are views, the one of each example.
+    """Draw the order of the examples in each epoch and, if there are views, the one of each example.
 
     All of it is drawn on the CPU and copied to the examples' device at once: no step waits for a copy.
     """

@@ -19,13 +19,13 @@ RESULTS = {"init_server": dict, "local_update": Update, "aggregate": dict, "pers
 def run_together(
     world: World, works: Iterable[ResultT | Work[ResultT]], function: str = "local_update"
 ) -> list[ResultT]:
-    """Run what a method's ``function`` returned to its results, answering simultaneous requests in one batch.
+    """Run the works of a method's ``function`` to completion, batching simultaneous requests.
 
-    Each work keeps its own parameters, loss and optimizers. Alone, it runs as a loop of its own would. It is taken
-    from ``works`` when its turn comes, so that what it holds is not in memory before.
+    Each work keeps its own parameters, loss and optimizers. A single one runs like its own loop. It is taken from
+    ``works`` when its turn comes, so its memory is not needed before.
 
     Raises:
-        MethodError: one is neither a result nor a generator that comes to one, or asks for anything else.
+        MethodError: one is neither a result nor a generator that returns one, or yields anything else.
     """
     todo, done = iter(works), []
     while group := list(islice(todo, SIDE_BY_SIDE)):
@@ -73,7 +73,7 @@ def _unexpected(world: World, function: str, did: str, value: Any) -> MethodErro
 
 
 def _named(value: Any) -> str:
-    """A value by its kind, since tensors are long."""
+    """Return the kind of a value, since tensors are long."""
     return "None" if value is None else f"a {type(value).__name__}"
 
 
@@ -91,6 +91,6 @@ def _answer(world: World, asked: dict[int, Encode | Backward]) -> dict[int, Tens
         features = encode_contexts(world, torch.cat(contexts), texts)
         parts = features.split([len(one) for one in contexts])
         if not features.requires_grad:
-            parts = [part.clone() for part in parts]  # what is kept of one shall not keep all of them in memory
+            parts = [part.clone() for part in parts]  # a kept part of one must not keep all of them in memory
         answers |= dict(zip(indices, parts, strict=True))
     return answers

@@ -1,4 +1,4 @@
-"""Who may import whom (see ``MAY_IMPORT``), checked on the source of every module, lazy imports included."""
+"""Imports between areas (see ``MAY_IMPORT``), checked on the source of every module, lazy imports included."""
 
 import ast
 import json

@@ -45,7 +45,7 @@ def own_or_given_text(task: Task) -> Tensor:
 
 
 def encode_contexts(world: World, contexts: Tensor, texts: str = "classes") -> Tensor:
-    """Class text features ``[prompts, classes, dim]``, float32 and unit norm, of ``contexts [prompts, ...]``.
+    """Return class text features ``[prompts, classes, dim]``, float32, unit norm, of ``contexts [prompts, ...]``.
 
     ``texts`` names another list of the method's texts to put the contexts before; without tokens in the context, that
     encodes the texts themselves. The text tower runs in ``config.precision``, everything else in float32.
@@ -72,7 +72,7 @@ def encode_frozen(world: World, context: Tensor, texts: str = "classes") -> Tens
 
 
 def similarity_logits(world: World, features: Tensor, text: Tensor) -> Tensor:
-    """CLIP's logits ``[batch, classes]``: scaled cosine of image ``[batch, dim]`` and text ``[classes, dim]``."""
+    """Return CLIP's logits ``[batch, classes]``: the scaled cosine of image ``[batch, dim]`` and text features."""
     return world.clip.logit_scale * features @ text.T
 
 

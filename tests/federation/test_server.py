@@ -2,15 +2,30 @@ import pytest
 import torch
 
 from promptfleet.federation.client import ClientResult
+from promptfleet.federation.on_ray.wire import stack_results, unstack_results
 from promptfleet.federation.server import Server
 from promptfleet.methods.parts.prompts import encode_frozen, init_context
 from promptfleet.methods.parts.states import state_sha256
 from promptfleet.methods.pfedmoap import PFedMoAP
 from promptfleet.methods.promptfl import PromptFL
-from promptfleet.methods.protocol import Encode, Message, Spec
+from promptfleet.methods.protocol import Encode, Message, Spec, UpTo
 from tests.fakes import tiny_world
 
 SHAPE = (3, 16)
+
+
+class Varying(PromptFL):
+    """Uploads a row for each class of the client, and the server counts them."""
+
+    def init_server(self, world, rng):
+        return {"rows": torch.tensor(0)}
+
+    def uploads(self, world):
+        return {"context": Spec(SHAPE), "classes": Spec((UpTo(4), 16), trained=False)}
+
+    def aggregate(self, server, arrived):
+        rows = sum(len(rows) for rows in arrived.sent("classes").values())
+        return {"rows": torch.tensor(rows), **arrived.mean({0: 3.0, 1: 1.0}, names=["context"])}
 
 
 @pytest.fixture
@@ -219,3 +234,22 @@ def test_each_client_of_a_selection_has_a_stream_of_its_own_in_whatever_part_it_
     together = draw(1, [0, 1, 2])
     assert draw(1, [1]) == {1: together[1]}
     assert len({*together.values(), *draw(2, [0, 1, 2]).values(), *draw(1, [0, 1, 2], seed=1).values()}) == 9
+
+
+def varying(rows, value=0.0, width=16):
+    return ClientResult(Message({"context": torch.full(SHAPE, value), "classes": torch.ones(rows, width)}), 5)
+
+
+def test_rows_may_differ_between_uploads_up_to_their_number():
+    server = Server(Varying(), tiny_world())
+    uploads = unstack_results(stack_results({0: varying(1, 1.0), 1: varying(4, 5.0)}))
+    assert server.aggregate(1, uploads) == {}
+    assert server.state["rows"] == 5
+    assert torch.equal(server.state["context"], torch.full(SHAPE, 2.0))  # weights 3 and 1
+    wanted = "should be {'context': (3, 16), 'classes': (up to 4, 16)}"
+    for bad, found in ((varying(5), "(5, 16)"), (varying(2, width=15), "(2, 15)")):
+        assert server.aggregate(2, {0: bad}) == {
+            0: f"uploaded {{'context': (3, 16), 'classes': {found}}}, {wanted}",
+        }
+    assert Varying().trained_parameters(tiny_world()) == 48
+    assert Spec((UpTo(4), 16)).numbers == 64

@@ -13,7 +13,7 @@ from promptfleet.federation.rounds import Snapshot
 from promptfleet.methods import METHODS, load_method
 from promptfleet.methods.parts.side_by_side import run_alone
 from promptfleet.methods.parts.states import state_sha256
-from promptfleet.methods.protocol import AttachesToUploads, Call, Describes, Message, Method, Spec
+from promptfleet.methods.protocol import AttachesToUploads, Call, Describes, Message, Method
 from tests import tiny_federation as tiny
 from tests.fakes import tiny_arrived, tiny_examples, tiny_task
 from tests.tiny_federation import ALL, TinyFederation, equal
@@ -99,13 +99,15 @@ def test_who_never_trained_can_be_evaluated(name, cohorts):
 def test_uploads_have_the_promised_shapes_and_a_wrong_one_leaves_the_server_as_it_was(name):
     fed = tiny_federation(name).run([ALL])
     trained = fed.clients[1].train(2, fed.privates[1], fed.download(1))
-    tensors = trained.upload.tensors
-    found = {key: Spec(tuple(tensor.shape), tensor.dtype) for key, tensor in tensors.items()}
-    assert found == fed.method.uploads(fed.world)
+    tensors, promised = trained.upload.tensors, fed.method.uploads(fed.world)
+    assert tensors.keys() == promised.keys()
+    assert all(promised[key].fits(tensor.shape) for key, tensor in tensors.items())
+    assert all(promised[key].dtype == tensor.dtype for key, tensor in tensors.items())
     assert trained.report.uploaded_bytes == trained.upload.num_bytes
     state = fed.server.state
     for key, tensor in tensors.items():
-        for bad in (torch.full_like(tensor, float("nan")), tensor.flatten()[:-1]):
+        other = torch.full_like(tensor, float("nan")) if tensor.is_floating_point() else tensor.double()
+        for bad in (other, tensor.unsqueeze(0)):
             broken = Message({**tensors, key: bad}, trained.upload.attached)
             assert fed.server.aggregate(2, {1: ClientResult(broken, 8)}).keys() == {1}
             assert fed.server.state is state

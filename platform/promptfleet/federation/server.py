@@ -73,9 +73,8 @@ class Server:
             return result.problem
         shapes = {name: tuple(tensor.shape) for name, tensor in upload.tensors.items()}
         promised = self._method.uploads(self._world)
-        wanted = {name: spec.shape for name, spec in promised.items()}
-        if shapes != wanted:
-            return f"uploaded {shapes}, should be {wanted}"
+        if shapes.keys() != promised.keys() or not all(promised[name].fits(shape) for name, shape in shapes.items()):
+            return f"uploaded {shapes}, should be { {name: spec.shape for name, spec in promised.items()} }"
         for name, tensor in sorted(upload.tensors.items()):
             if tensor.dtype != promised[name].dtype:
                 return f"{name} is of type {tensor.dtype}, should be {promised[name].dtype}"

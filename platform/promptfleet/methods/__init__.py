@@ -50,6 +50,7 @@ if TYPE_CHECKING:
         State,
         Task,
         Update,
+        UpTo,
         Work,
         World,
     )
@@ -85,6 +86,7 @@ __all__ = [
     "State",
     "Task",
     "TrainedContext",
+    "UpTo",
     "Update",
     "Work",
     "World",
@@ -142,6 +144,7 @@ _PUBLIC = {  # module -> its public names
         "Spec",
         "State",
         "Task",
+        "UpTo",
         "Update",
         "Work",
         "World",

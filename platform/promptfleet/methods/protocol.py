@@ -7,7 +7,7 @@ never asks the server for anything in between.
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Generator, Mapping, Sequence
+from collections.abc import Callable, Collection, Generator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from enum import Enum
 from functools import partial
@@ -179,6 +179,16 @@ class Message:
 
 
 @dataclass(frozen=True)
+class UpTo:
+    """A size that differs between uploads, from 0 to ``most``; stands in the shape of a ``Spec``."""
+
+    most: int
+
+    def __repr__(self) -> str:
+        return f"up to {self.most}"
+
+
+@dataclass(frozen=True)
 class Spec:
     """The form of one uploaded tensor.
 
@@ -186,9 +196,21 @@ class Spec:
     alone, and privacy has noise for nothing else.
     """
 
-    shape: tuple[int, ...]
+    shape: tuple[int | UpTo, ...]
     dtype: torch.dtype = torch.float32
     trained: bool = True
+
+    def fits(self, shape: Sequence[int]) -> bool:
+        """Tell whether a tensor may have this shape."""
+        return len(shape) == len(self.shape) and all(
+            size <= wanted.most if isinstance(wanted, UpTo) else size == wanted
+            for size, wanted in zip(shape, self.shape, strict=True)
+        )
+
+    @property
+    def numbers(self) -> int:
+        """The largest number of entries."""
+        return prod(size.most if isinstance(size, UpTo) else size for size in self.shape)
 
     @property
     def is_point(self) -> bool:
@@ -273,13 +295,22 @@ class Arrived:
         """Return the uploaded tensor ``name`` of each client, by client id."""
         return {client: upload.tensors[name] for client, upload in self.uploads.items()}
 
-    def mean(self, weights: Literal["examples", "equal"] = "examples") -> State:
-        """Average each uploaded tensor over clients, by name, as ``config.aggregation`` says.
+    def mean(
+        self,
+        weights: Literal["examples", "equal"] | Mapping[int, float] = "examples",
+        names: Collection[str] | None = None,
+    ) -> State:
+        """Average each uploaded tensor, or those of ``names``, over clients, as ``config.aggregation`` says.
 
-        A mean weighs clients by ``weights``; median and trimmed mean count every client the same.
+        A mean weighs clients by ``weights``, which may be numbers by client id, not all of them 0; median and trimmed
+        mean count every client the same. Tensors of different shapes have no mean.
         """
-        counts = self.num_examples if weights == "examples" else dict.fromkeys(self.uploads, 1)
-        return average(self.world.config, {client: upload.tensors for client, upload in self.uploads.items()}, counts)
+        counts = {"examples": self.num_examples, "equal": dict.fromkeys(self.uploads, 1)}
+        uploads = {
+            client: {name: tensor for name, tensor in upload.tensors.items() if names is None or name in names}
+            for client, upload in self.uploads.items()
+        }
+        return average(self.world.config, uploads, counts[weights] if isinstance(weights, str) else weights)
 
 
 @dataclass(frozen=True)
@@ -350,7 +381,7 @@ class Method(ABC):
 
     def trained_parameters(self, world: World) -> int:
         """Count the numbers that a client's local update trains; by default the trained ones that it uploads."""
-        return sum(prod(spec.shape) for spec in self.uploads(world).values() if spec.is_point)
+        return sum(spec.numbers for spec in self.uploads(world).values() if spec.is_point)
 
     @abstractmethod
     def aggregate(self, server: State, arrived: Arrived) -> State | Work[State]:

@@ -15,7 +15,7 @@ from promptfleet.config import FederationConfig
 
 
 def average(
-    config: FederationConfig, uploads: Mapping[int, Mapping[str, Tensor]], num_examples: Mapping[int, int]
+    config: FederationConfig, uploads: Mapping[int, Mapping[str, Tensor]], num_examples: Mapping[int, float]
 ) -> dict[str, Tensor]:
     """Average each uploaded tensor over clients, by name, as ``config.aggregation`` says. At least one upload."""
     averaged = {}
@@ -36,7 +36,7 @@ def trimmed(config: FederationConfig, uploads: int) -> int:
     return min(most, ceil(config.trim_fraction * uploads - 1e-9))  # 0.3 * 10 is no more than 3
 
 
-def mean_over_clients(tensors: Mapping[int, Tensor], num_examples: Mapping[int, int]) -> Tensor:
+def mean_over_clients(tensors: Mapping[int, Tensor], num_examples: Mapping[int, float]) -> Tensor:
     """Return the mean weighted by training examples (FedAvg), summed in the order of client ids.
 
     Counts and masks have a mean in float32; real numbers keep their type.

@@ -2,7 +2,7 @@
 
 import re
 
-_RAW_BYTES = range(0xDC80, 0xDD00)  # what ``os.fsdecode`` makes of the bytes of a name that is no UTF-8
+_RAW_BYTES = range(0xDC80, 0xDD00)  # ``os.fsdecode`` maps bytes that are no UTF-8 to these
 
 
 def printable(text: str) -> str:

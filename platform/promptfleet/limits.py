@@ -7,7 +7,7 @@ from pathlib import Path
 from promptfleet.config import FederationConfig
 from promptfleet.errors import ResourceError
 
-MOST_THREADS = 64  # that any machine may be asked for, so that one of fewer CPUs gives another's bits
+MOST_THREADS = 64  # allowed on any machine, so that one with fewer CPUs gives another's bits
 _CGROUP = Path("/sys/fs/cgroup/memory.max")
 
 

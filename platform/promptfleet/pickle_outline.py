@@ -123,7 +123,7 @@ def _pop(stack: list[Any], takes: list) -> list[Any]:
 def _measure(built: Iterable[_Built], most: int) -> None:
     """Raise ValueError if a value holds itself, is nested too deeply or holds more than ``most`` values."""
     measured: dict[int, tuple[int, int]] = {}  # values and levels of those that are done
-    around: set[int] = set()  # those that hold the one at hand
+    around: set[int] = set()  # values that hold the present one
     todo = list(built)
     while todo:
         value = todo[-1]

@@ -7,7 +7,7 @@ from promptfleet.errors import SECRET_OPTION
 
 KNOWN = "s3|gs|gcs|abfs|abfss|hdfs|viewfs|file"
 WITH_USER = ("abfs", "abfss", "hdfs", "viewfs")  # Azure's is the container
-WITHOUT_HOST = ("hdfs", "viewfs")  # which then is the configured one
+WITHOUT_HOST = ("hdfs", "viewfs")  # without a host they use the configured one
 SECRETS = "got credentials in an address, should be without, since the environment has them"
 
 

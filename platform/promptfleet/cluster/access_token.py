@@ -48,7 +48,7 @@ def kept_token(path: Path) -> str:
     """
     if not path.exists():
         path.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.NamedTemporaryFile("w", dir=path.parent, prefix=path.name) as file:  # which is private
+        with tempfile.NamedTemporaryFile("w", dir=path.parent, prefix=path.name) as file:  # private to this user
             file.write(secrets.token_hex(32))
             file.flush()
             with contextlib.suppress(FileExistsError):  # another driver was faster

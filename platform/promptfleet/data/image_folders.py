@@ -17,7 +17,7 @@ SUFFIXES = (
 )  # of the formats that Pillow decodes by itself
 _SYSTEM = ("__MACOSX", "@eaDir", "lost+found", "$RECYCLE.BIN", "System Volume Information")
 _BACK, _NOWHERE, _NO_FILE = "leading back", "leading nowhere", "that are no files"
-_MOST_REASONS = 6  # that are named; the others are added up
+_MOST_REASONS = 6  # reasons to name; the others are added up
 
 
 class LeftOut(NamedTuple):

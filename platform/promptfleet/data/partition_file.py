@@ -151,7 +151,7 @@ def _check_samples(path: str | Path, partition: Partition, samples: int) -> None
                 raise DataError(f"{path}: client {client} has sample {part.max()} in {name!r}, there are {samples}")
     owned = [split.samples() for split in partition.clients]
     everything, owner = np.concatenate(owned), np.repeat(np.arange(len(owned)), list(map(len, owned)))
-    order = everything.argsort(kind="stable")  # so that of equal samples the first client's comes first
+    order = everything.argsort(kind="stable")  # among equal samples the first client's comes first
     again = order[1:][np.diff(everything[order]) == 0]
     if len(again):
         sample, client = everything[again.min()], owner[again.min()]

@@ -57,7 +57,7 @@ def rounds(
 
 @dataclass(frozen=True)
 class Checkpoints:
-    """Writes each round to the federation's folder, while the next one is run.
+    """Listener that writes each round to the federation's folder, while the next one is run.
 
     With ``wait`` a round is on disk before a later listener has its report. Raises DataError then: the last round could
     not be written.
@@ -79,7 +79,7 @@ class Checkpoints:
 
 @dataclass(frozen=True)
 class RequireAccepted:
-    """Raises NothingAccepted after a round from which on the federation learns nothing, see ``nothing_accepted``."""
+    """Listener that raises NothingAccepted once the federation learns nothing more, see ``nothing_accepted``."""
 
     federation: Federation
 
@@ -92,7 +92,7 @@ class RequireAccepted:
 
 @dataclass(frozen=True)
 class Calling:
-    """Calls a function with each report."""
+    """Listener that calls a function with each report."""
 
     function: Callable[[RoundReport], object]
 

@@ -1,4 +1,4 @@
-"""One federation from a configuration to its result: what ``jobs/train.py`` runs, and what a notebook calls."""
+"""Run of one federation from a configuration to its result: for ``jobs/train.py`` and for notebooks."""
 
 import logging
 import os
@@ -93,7 +93,7 @@ def run_federation(
 
 
 def _check_arguments(*, on_round: Any, listeners: Any, address: Any, **switches: Any) -> None:
-    """Raise ConfigError at an argument of ``run_federation`` that cannot be meant, before anything is done."""
+    """Raise ConfigError at an invalid argument of ``run_federation``, before any work."""
     if on_round is not None and not callable(on_round):
         raise ConfigError(f"on_round: got {on_round!r}, should be a function that takes a RoundReport")
     for listener in listeners if isinstance(listeners, Sequence) else [listeners]:
@@ -110,7 +110,7 @@ def _check_arguments(*, on_round: Any, listeners: Any, address: Any, **switches:
 def _kept_in(
     folder: str | Path | None, federation: Federation, *, overwrite: bool
 ) -> Iterator[FederationFolder | None]:
-    """Resume what is in ``folder``, or begin there; on leaving wait until everything is written. None without one."""
+    """Resume the federation in ``folder``, or start there; on leaving, wait for all writing. None without a folder."""
     if folder is None:
         yield None
         return
@@ -129,7 +129,7 @@ def _kept_in(
 
 def _restored(stored: FederationFolder, folder: Path, config: FederationConfig) -> int:
     """Return the rounds done. Raises DataError as ``check_same`` and ``load_snapshot`` do."""
-    check_same(folder, config)  # once more: what another process wrote meanwhile, and what an address has
+    check_same(folder, config)  # again: another process may have written meanwhile, and an address may have more
     try:
         return stored.restore()
     except DamagedCheckpoint as error:

@@ -25,7 +25,7 @@ from promptfleet.methods.protocol import Encode, Images, Message, Needs, State, 
 
 _UNIFORM = "uniform_plans"  # images and classes of a local update without a finite plan
 _CHUNK = 2**20  # similarities that plans are made for at a time; a plan takes five times their memory
-_IMAGES = 64  # whose patches are in memory at a time in prediction
+_IMAGES = 64  # images whose patches are in memory at a time in prediction
 
 
 class FedOTPConfig(FederationConfig):

@@ -29,7 +29,7 @@ class TrackTrials(NotSaved, tune.Callback):
         self._stages = {stage.name: stage for stage in stages}
         self._writer = writer
         self._runs: dict[tuple[str, int], FederationRun] = {}
-        self._reports: dict[tuple[str, int], list[dict[str, Any]]] = {}  # that are not written yet
+        self._reports: dict[tuple[str, int], list[dict[str, Any]]] = {}  # reports that are not written yet
 
     def catch_up(self, store: TrackingStore) -> None:
         """Write results of trials that ended before a sweep was killed and had not reached MLflow."""

@@ -23,7 +23,7 @@ from promptfleet.search.stage import FEDERATION, FOLDER, SETTLED
 logger = logging.getLogger(__name__)
 
 QUANTITIES = "quantities"
-OBJECTIVE = "val_accuracy"  # of the clients that do not attack, where some do
+OBJECTIVE = "val_accuracy"  # of the honest clients, if some attack
 
 
 class FederationTrial(tune.Trainable):

@@ -81,7 +81,7 @@ class _Home:
         _within(ANSWER_S, lambda: self._remote.read(NOTES))
         last, folder = self._lease.take(), self._storage.folder
         logger.info("%s: working in %s", self._storage.address, folder)
-        if self._known and last == self._name:  # which has all that is there, and maybe more
+        if self._known and last == self._name:  # the folder has all of its copy, and maybe more
             self._remote.sent = dict(self._known.sent)
             return
         if folder.exists():

@@ -28,7 +28,7 @@ from promptfleet.storage.remote import remote_folder, until_it_answers
 
 RESULT_FILE = "result.json"
 LOCK_FILE = "in-use.lock"
-LET_GO_S = 60.0  # for a process whose driver was killed to end
+LET_GO_S = 60.0  # for the process of a killed driver to end
 
 logger = logging.getLogger(__name__)
 
@@ -66,7 +66,7 @@ class FederationFolder:
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="promptfleet-checkpoint")
         self._writing: Future[Written] | None = None
         self.last: Written | None = None
-        self.rounds_saved = 0  # those that ``save`` had to write, which it may not have managed
+        self.rounds_saved = 0  # rounds given to ``save``; the writing may have failed
         self._remote = remote_folder(federation.config.storage, self._folder)
         self._closing = threading.Event()
         if self._remote:

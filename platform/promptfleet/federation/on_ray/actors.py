@@ -90,7 +90,7 @@ class Frozen:
 
     def prepared(self) -> "Prepared":
         """Return the stored ``Prepared``, its CLIP in place on the CPU."""
-        from promptfleet.federation.prepare import Prepared  # which no client process needs
+        from promptfleet.federation.prepare import Prepared  # no client process needs it
 
         return Prepared(
             clip=self.attach("cpu"),

@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 QUERIES, DISTANCES = 128, 2**26  # queries at once, and the largest number of their distances to all points
-BLOCK_BYTES, PAIR_BYTES = 2**21, 2**24  # of points in the product, of differences: what fits the processor's caches
+BLOCK_BYTES, PAIR_BYTES = 2**21, 2**24  # of points in the product, and of differences: as many as fit the caches
 MANY_POINTS = 2**14  # from here on the product is never taken in float64
 TOO_MANY = 4  # candidates per wanted point
 CHUNK = 256  # products that are added up at once: rounding grows with their number

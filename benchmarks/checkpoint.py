@@ -1,7 +1,7 @@
 """Cost of a checkpoint after each round: python benchmarks/checkpoint.py
 
-A federation of pFedMoAP on the digits in this process: seconds of its rounds, of writing their checkpoints in the
-thread beside them, and for how long the rounds had to wait for that.
+A federation of pFedMoAP on the digits in this process: seconds of its rounds, of writing their checkpoints in a
+second thread, and of the rounds' waiting for that.
 """
 
 import argparse

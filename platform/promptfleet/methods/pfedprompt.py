@@ -2,7 +2,7 @@
 
 Source: Guo, Guo, Wang, "pFedPrompt: Learning Personalized Prompt for Vision-Language Models in Federated Learning",
 WWW 2023 (doi:10.1145/3543507.3583518), from its abstract; the memory's formula is Tip-Adapter's (arXiv:2111.03930):
-z = s f T(P_g)^T + alpha exp(-beta (1 - f F^T)) Y. Nobody trains through the memory.
+z = s f T(P_g)^T + alpha exp(-beta (1 - f F^T)) Y. No gradient goes through the memory.
 """
 
 import torch.nn.functional as F

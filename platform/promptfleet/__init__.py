@@ -4,7 +4,7 @@ The public names are imported at their first use: every client process imports t
 The names that the author of a method needs are in ``promptfleet.methods``.
 """
 
-from promptfleet.public_names import getter
+from promptfleet.public_names import lazy_names
 
 TYPE_CHECKING = False  # type checkers take it for that of typing, whose import costs more than all of this
 
@@ -91,8 +91,4 @@ _PUBLIC = {  # module -> its public names
     ".storage.sync": ("synced_storage",),
 }
 if not TYPE_CHECKING:  # or type checkers would accept every name
-    __getattr__ = getter(__name__, _PUBLIC)
-
-
-def __dir__() -> list[str]:
-    return sorted({*globals(), *__all__})
+    __getattr__, __dir__ = lazy_names(globals(), _PUBLIC)

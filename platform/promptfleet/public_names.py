@@ -4,16 +4,19 @@ from collections.abc import Callable, Mapping, Sequence
 from importlib import import_module
 
 
-def getter(package: str, names: Mapping[str, Sequence[str]]) -> Callable[[str], object]:
-    """Return the ``__getattr__`` of ``package``; ``names`` lists the public names of each of its modules.
+def lazy_names(
+    package: dict, names: Mapping[str, Sequence[str]]
+) -> tuple[Callable[[str], object], Callable[[], list[str]]]:
+    """Return ``__getattr__`` and ``__dir__`` of a package; ``names`` lists the public names of each of its modules.
 
-    As in any other module, an unknown name raises AttributeError.
+    package: its ``globals()``, with ``__all__``. As in any other module, an unknown name raises AttributeError.
     """
+    own = package["__name__"]
     modules = {name: module for module, listed in names.items() for name in listed}
 
     def get(name: str) -> object:
         if name not in modules:
-            raise AttributeError(f"module {package!r} has no attribute {name!r}")
-        return getattr(import_module(modules[name], package), name)
+            raise AttributeError(f"module {own!r} has no attribute {name!r}")
+        return getattr(import_module(modules[name], own), name)
 
-    return get
+    return get, lambda: sorted({*package, *package["__all__"]})

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from promptfleet.config import FederationConfig, unknown_name
 from promptfleet.errors import ConfigError
 from promptfleet.imported import described, imported
-from promptfleet.public_names import getter
+from promptfleet.public_names import lazy_names
 
 if TYPE_CHECKING:
     from promptfleet.methods.parts.no_communication import NoCommunication, Solo, SoloConfig
@@ -158,11 +158,7 @@ _PUBLIC = {  # module -> its public names
     ".parts.training": ("TrainedContext", "detached", "leaves", "loss_metrics", "train_steps"),
 }
 if not TYPE_CHECKING:  # or type checkers would accept every name
-    __getattr__ = getter(__name__, _PUBLIC)
-
-
-def __dir__() -> list[str]:
-    return sorted({*globals(), *__all__})
+    __getattr__, __dir__ = lazy_names(globals(), _PUBLIC)
 
 
 METHODS = {  # name -> module:class of this package

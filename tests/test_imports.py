@@ -34,6 +34,7 @@ FOUNDATION = {
     "tensor_file",
     "terminal",
     "text_tables",
+    "trial_records",
     "yaml_files",
 }
 SCIENCE = {"methods", "data", "clip"}

@@ -3,7 +3,7 @@
 import pytest
 
 from promptfleet.figures.grid import grid_figure, main_key
-from promptfleet.tracking.sweep_run import TrialRecord
+from promptfleet.trial_records import TrialRecord
 
 SPACE = {"lambda": {"choice": [0.5, 0.1]}, "method": {"choice": ["a", "b"]}, "seed": {"choice": [0, 1]}}
 

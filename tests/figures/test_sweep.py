@@ -5,7 +5,7 @@ from matplotlib.colors import to_rgba
 
 from promptfleet.figures import style
 from promptfleet.figures.sweep import history_figure, importances_figure, slices_figure
-from promptfleet.tracking.sweep_run import TrialRecord
+from promptfleet.trial_records import TrialRecord
 
 
 def trial(number, value, state="complete", **params):

@@ -5,7 +5,7 @@ from pathlib import Path
 from promptfleet.search.spec import parse_sweep
 from promptfleet.search.summary import describe_outcome
 from promptfleet.search.sweep import SweepOutcome
-from promptfleet.tracking.sweep_run import TrialRecord
+from promptfleet.trial_records import TrialRecord
 
 SPACE = {"adversary.fraction": {"choice": [0.0, 0.2]}, "seed": {"choice": [0, 1]}}
 

@@ -6,15 +6,9 @@ from dataclasses import replace
 import pytest
 import yaml
 
-from promptfleet.tracking.sweep_run import (
-    SweepRun,
-    TrialRecord,
-    best_trial,
-    count_states,
-    ranked_trials,
-    trial_row,
-)
+from promptfleet.tracking.sweep_run import SweepRun, trial_row
 from promptfleet.tracking.writer import BackgroundWriter
+from promptfleet.trial_records import TrialRecord
 from tests.tracking.values import make_config, make_report, make_result
 
 SEARCH = {"trials": 3, "space": {"experts": {"int": [1, 2]}, "gating_temperature": {"float": [0.01, 1.0]}}}
@@ -200,15 +194,6 @@ def test_a_sweep_written_from_the_background_thread(start, client, steps, caplog
     assert writer.failures == 0, caplog.text
     assert [client.get_run(trials[number].id).info.status for number in (0, 1)] == ["FINISHED", "FINISHED"]
     assert steps(trials[1].id, "val/accuracy_mean") == [1, 2, 3]
-
-
-def test_the_best_trial_is_complete_and_the_earliest_of_equals():
-    assert best_trial([]) is None
-    assert best_trial([record(0, "pruned", 0.9), record(1, "failed", None)]) is None
-    trials = [record(2, value=0.7), record(1, value=0.7), record(0, value=0.6), record(3, "pruned", 0.9)]
-    assert best_trial(trials).number == 1
-    assert [trial.number for trial in ranked_trials(trials)] == [1, 2, 0]
-    assert count_states(trials) == {"complete": 3, "pruned": 1, "failed": 0, "running": 0}
 
 
 def test_a_sweep_deleted_meanwhile_is_begun_again_and_keeps_its_trials(start, client):

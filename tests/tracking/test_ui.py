@@ -11,8 +11,9 @@ import sys
 import pytest
 
 from promptfleet.tracking.errors import TrackingError
-from promptfleet.tracking.sweep_run import SweepRun, TrialRecord
+from promptfleet.tracking.sweep_run import SweepRun
 from promptfleet.tracking.ui import serve
+from promptfleet.trial_records import TrialRecord
 from tests.tracking.values import make_config, make_result
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")

@@ -11,7 +11,7 @@ from promptfleet.search.space import Choice, Parameter
 from promptfleet.search.spec import SweepSettings, SweepSpec
 from promptfleet.search.study import SweepStudy
 from promptfleet.search.sweep import open_study, trial_records
-from promptfleet.tracking.sweep_run import best_trial
+from promptfleet.trial_records import best_trial
 
 
 def tuning_folder(folder: Path, method: str) -> Path:

@@ -8,14 +8,14 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from promptfleet.figures.style import as_label, dress, legend, line_styles, new_figure, spaced_ticks
-from promptfleet.figures.sweep import Trial
+from promptfleet.trial_records import TrialRecord
 from promptfleet.yaml_files import as_yaml
 
 SEED, METHOD = "seed", "method"
 _MOST_LINES, _MOST_TICKS = 24, 16
 
 
-def grid_figure(trials: Sequence[Trial], space: Mapping[str, Mapping[str, Any]]) -> Figure | None:
+def grid_figure(trials: Sequence[TrialRecord], space: Mapping[str, Mapping[str, Any]]) -> Figure | None:
     """Draw mean test accuracy of the complete trials over the values of ``main_key``, evenly in the file's order.
 
     The band is one sample standard deviation over the trials of a point, which differ in their seed; values without an

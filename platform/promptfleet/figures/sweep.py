@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Collection, Mapping, Sequence
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -23,6 +23,7 @@ from promptfleet.figures.style import (
     spaced_ticks,
     whole_numbers,
 )
+from promptfleet.trial_records import TrialRecord
 from promptfleet.yaml_files import as_yaml
 
 _VALUE = "validation accuracy (fraction correct)"
@@ -33,22 +34,7 @@ _MOST_BARS, _MOST_SLICES = 40, 12  # hyperparameters that a figure has room for
 _MOST_TICKS = 16  # on an axis of choices
 
 
-class Trial(Protocol):
-    """The read part of a trial, see ``promptfleet.tracking.sweep_run.TrialRecord``."""
-
-    @property
-    def number(self) -> int: ...
-    @property
-    def state(self) -> str: ...
-    @property
-    def params(self) -> Mapping[str, int | float | str | bool]: ...
-    @property
-    def value(self) -> float | None: ...
-    @property
-    def test_accuracy(self) -> float | None: ...
-
-
-def history_figure(trials: Sequence[Trial], *, zero_shot: float | None = None) -> Figure | None:
+def history_figure(trials: Sequence[TrialRecord], *, zero_shot: float | None = None) -> Figure | None:
     """Draw validation accuracy by trial: complete ones filled, pruned ones hollow, failed ones crosses at the bottom.
 
     The line is the best complete trial so far, the ring the best one; zero_shot is untrained CLIP's mean test accuracy
@@ -125,7 +111,7 @@ def importances_figure(importances: Mapping[str, float]) -> Figure | None:
 
 
 def slices_figure(
-    trials: Sequence[Trial],
+    trials: Sequence[TrialRecord],
     *,
     log_scale: Collection[str] = (),
     space: Mapping[str, Mapping[str, Any]] | None = None,
@@ -171,7 +157,7 @@ def slices_figure(
     return figure
 
 
-def _draw_slice(axes: Axes, trials: Sequence[Trial], name: str, log: bool, entry: Mapping[str, Any]) -> None:
+def _draw_slice(axes: Axes, trials: Sequence[TrialRecord], name: str, log: bool, entry: Mapping[str, Any]) -> None:
     values = [trial.params[name] for trial in trials]
     numeric = all(isinstance(value, int | float) and not isinstance(value, bool) for value in values)
     dress(axes, x=as_label(name, 30))
@@ -219,6 +205,6 @@ def _shown(drawn: int, total: int) -> str:
     return f" ({drawn} of {total})" if drawn < total else ""
 
 
-def _with_value(trials: Sequence[Trial], state: str) -> list[Trial]:
+def _with_value(trials: Sequence[TrialRecord], state: str) -> list[TrialRecord]:
     found = [trial for trial in trials if trial.state == state and trial.value is not None]
     return sorted(found, key=lambda trial: trial.number)

@@ -13,7 +13,7 @@ from promptfleet.search.stage import NUMBER, PARAMS, STAGE, Stage
 from promptfleet.search.trial import OBJECTIVE
 from promptfleet.search.tune_adapters import NotSaved
 from promptfleet.terminal import LiveLine
-from promptfleet.tracking.run_names import format_value
+from promptfleet.trial_records import format_value
 
 QUIET_SECONDS = 5.0
 

@@ -13,8 +13,7 @@ from promptfleet.search.progress import format_params
 from promptfleet.search.spec import SweepSpec
 from promptfleet.search.sweep import SweepOutcome, plan_sweep
 from promptfleet.text_tables import folded, render
-from promptfleet.tracking.run_names import format_value
-from promptfleet.tracking.sweep_run import TrialRecord, count_states, ranked_trials
+from promptfleet.trial_records import TrialRecord, count_states, format_value, ranked_trials
 from promptfleet.yaml_files import as_yaml
 
 BEST_SHOWN = 5

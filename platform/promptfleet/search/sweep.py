@@ -20,8 +20,9 @@ from promptfleet.search.stage import Stage
 from promptfleet.search.study import SweepStudy
 from promptfleet.tracking.outages import persistently
 from promptfleet.tracking.store import TrackingStore
-from promptfleet.tracking.sweep_run import SweepRun, TrialRecord, best_trial
+from promptfleet.tracking.sweep_run import SweepRun
 from promptfleet.tracking.writer import BackgroundWriter
+from promptfleet.trial_records import TrialRecord, best_trial
 
 logger = logging.getLogger(__name__)
 

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from promptfleet.config import FederationConfig, flatten, what_counts
-from promptfleet.yaml_files import as_yaml
+from promptfleet.trial_records import format_value
 
 _SHORT = {"experts": "K", "gating_temperature": "tau", "prompt_length": "L"}  # first in names, in this order
 _NAMED = ("method", "dataset", "seed")  # in each name of a federation
@@ -29,11 +29,6 @@ def changed_values(config: FederationConfig) -> dict[str, Any]:
     defaults = flatten(what_counts(type(config)().to_dict()))
     values = flatten(what_counts(config.to_dict()))
     return {key: value for key, value in values.items() if key not in _NAMED and value != defaults.get(key)}
-
-
-def format_value(value: Any) -> str:
-    """Return a hyperparameter's value as in a file, but real numbers with three significant digits."""
-    return f"{value:.3g}" if isinstance(value, float) else as_yaml(value)
 
 
 def _words(values: Mapping[str, Any]) -> str:

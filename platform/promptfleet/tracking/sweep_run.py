@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from functools import cache
 from typing import Any, Literal
 
@@ -15,29 +15,11 @@ from promptfleet.tracking.run_names import trial_name
 from promptfleet.tracking.store import KIND_TAG, TrackingStore
 from promptfleet.tracking.tracked_run import TrackedRun
 from promptfleet.tracking.views import trials_view, view_name
+from promptfleet.trial_records import ParamValue, TrialRecord, best_trial, count_states
 from promptfleet.yaml_files import dump_yaml
 
-ParamValue = int | float | str | bool
 Importances = Callable[[], Mapping[str, float] | None]
-_STATES = ("complete", "pruned", "failed", "running")  # in this order in all counts
 _BEST_VAL, _BEST_TEST, _ZERO_SHOT = "best/val_accuracy", "best/test_accuracy", "zero_shot/test_accuracy"
-
-
-@dataclass(frozen=True)
-class TrialRecord:
-    """One trial of a sweep. ``value`` is its last validation accuracy, a fraction; ``seconds`` its time so far.
-
-    If some clients attack, ``value`` is the accuracy of the others, and so is ``honest_test_accuracy``.
-    """
-
-    number: int
-    state: Literal["complete", "pruned", "failed", "running"]
-    params: dict[str, ParamValue]
-    value: float | None
-    rounds: int
-    test_accuracy: float | None
-    seconds: float
-    honest_test_accuracy: float | None = None
 
 
 class SweepRun:
@@ -182,22 +164,6 @@ class SweepRun:
                 ("slices", lambda: slices_figure(trials, importances=shares(), **look)),
             ]
         )
-
-
-def ranked_trials(trials: Sequence[TrialRecord]) -> list[TrialRecord]:
-    """Return the complete trials, the highest validation accuracy first, of equals the earliest."""
-    complete = [trial for trial in trials if trial.state == "complete" and trial.value is not None]
-    return sorted(complete, key=lambda trial: (-trial.value, trial.number))
-
-
-def best_trial(trials: Sequence[TrialRecord]) -> TrialRecord | None:
-    """Return the first of ``ranked_trials``, None without any."""
-    return next(iter(ranked_trials(trials)), None)
-
-
-def count_states(trials: Sequence[TrialRecord]) -> dict[str, int]:
-    """Return the number of trials in each state, with zeros."""
-    return {state: sum(trial.state == state for trial in trials) for state in _STATES}
 
 
 def trial_row(trial: TrialRecord) -> dict[str, Any]:

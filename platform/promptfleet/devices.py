@@ -54,7 +54,7 @@ def choose_device(wanted: Wanted) -> "torch.device":
 
 
 def set_arithmetic(device: "torch.device", *, tf32: bool = False) -> None:
-    """Have this process compute the same bits on its GPU each time, with float32 products in TF32 only if ``tf32``.
+    """Make this process compute the same bits on its GPU each time, with float32 products in TF32 only if ``tf32``.
 
     Operations of which CUDA has no such version warn. On the CPU, torch stays as it is.
     """

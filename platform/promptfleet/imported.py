@@ -1,4 +1,4 @@
-"""Code that a configuration names as ``module:Class``: imported, and in one line where that fails."""
+"""Code that a configuration names as ``module:Class``: its import, with one line if that fails."""
 
 import traceback
 from importlib import import_module
@@ -7,7 +7,7 @@ from promptfleet.errors import ConfigError
 
 
 def is_foreign(name: str) -> bool:
-    """Tell whether a name is that of code outside this package."""
+    """Return True if a name is that of code outside this package."""
     return ":" in name and not name.startswith(f"{__name__.partition('.')[0]}.")
 
 
@@ -23,7 +23,7 @@ def imported(name: str, *, kind: str) -> object:
 
 
 def described(error: BaseException) -> str:
-    """``the message`` of what a module's lack raises, and of anything else its type and place, too."""
+    """Return the message of a missing module or attribute; for any other error its type and place, too."""
     if isinstance(error, ImportError | AttributeError) or error.__traceback__ is None:
         return str(error)
     place = traceback.extract_tb(error.__traceback__)[-1]

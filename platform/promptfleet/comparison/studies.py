@@ -40,7 +40,7 @@ def check_studies(spec: ComparisonSpec, folder: Path) -> None:
 
 
 def rebuild_studies(spec: ComparisonSpec, folder: Path) -> None:
-    """Build the studies again that cannot be used, see ``rebuild_study``."""
+    """Build unusable studies again, see ``rebuild_study``."""
     tuned: dict[str, dict[str, Any] | None] = {}
     for method, sweep in spec.tuning.items():
         mine = tuning_folder(folder, method)

@@ -114,7 +114,7 @@ class _Scan:
         return ImageTree(self._root, *(tuple(sorted(paths)) for paths in found))
 
     def _enter(self, start: str, *, linked: bool) -> None:
-        """Go through a folder and all real folders below it; ``linked`` if a link led to it."""
+        """Scan a folder and all real folders below it; ``linked`` if a link led to it."""
         waiting = [start]
         while waiting:
             folder = waiting.pop()

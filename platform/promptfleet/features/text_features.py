@@ -101,7 +101,7 @@ def _read(path: Path, key: str, layout: Layout) -> State:
 
 
 def _tokens_layout(tower: TextTower, texts: int) -> Layout:
-    """Shape and type of each tensor of ``_embedded``; None is the number of tokens of the longest text."""
+    """Return shape and type of each tensor of ``_embedded``; None is the number of tokens of the longest text."""
     return {
         "start": ((tower.width,), torch.float32),
         "suffix": ((texts, None, tower.width), torch.float32),

@@ -119,7 +119,7 @@ class PFedMoAP(PromptMethod):
     row of each client (-1: none), the number of rows ``pool.end`` and their hash ``pool.digest`` [32].
     Private state: ``context`` and its ``text`` features, ``gate.*``, ``participations``, ``gate_ready``.
     Down: ``context`` and ``experts`` [<= K, tokens, width]; up: ``context``. The gate never leaves the client, except
-    with ``gate_sharing=averaged``: then ``gate.*`` is the server's, and goes down and up beside the context.
+    with ``gate_sharing=averaged``: then ``gate.*`` is the server's, and goes down and up with the context.
     With class-specific contexts, every context is [classes, tokens, width].
     """
 
@@ -217,7 +217,8 @@ class PFedMoAP(PromptMethod):
         return self.mixture_logits(task, _gate_state(task), images, own_or_given_text(task), experts)
 
     def mixture_logits(self, task: Task, gate: State, images: Images, text: Tensor, experts: Tensor) -> Tensor:
-        """Class scores from the gated mixture plus lambda times the local prompt's; without experts the latter alone.
+        """Return class scores of the gated mixture plus lambda times the local prompt's; without experts the latter
+        alone.
 
         text ``[classes, dim]`` is of the local prompt, experts ``[K', classes, dim]``.
         Returns ``[batch, classes]``.

@@ -43,7 +43,7 @@ class PFedPrompt(PromptFL):
 
 
 def memory_scores(images: Tensor, memory: Tensor, one_hot: Tensor, sharpness: float) -> Tensor:
-    """``[batch, classes]``: per class how much of it lies near the image; at most the class's number of examples.
+    """Return ``[batch, classes]``, the weight of each class near the image; at most its number of examples.
 
     images ``[batch, dim]`` and memory ``[examples, dim]`` are unit norm, one_hot ``[examples, classes]``.
     """

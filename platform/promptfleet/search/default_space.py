@@ -25,7 +25,7 @@ def default_space(config: FederationConfig, keys: Iterable[str]) -> dict[str, di
 
 
 def _range(value: float, bounds: Iterable[Any]) -> list[float]:
-    """The lowest and the highest number to try; ``bounds`` is the metadata of a pydantic field."""
+    """Return the lowest and the highest number to try; ``bounds`` is the metadata of a pydantic field."""
     low, high = (float(f"{end:.3g}") for end in (value / FACTOR, value * FACTOR))
     for bound in bounds:
         low = max(low, getattr(bound, "ge", low), math.nextafter(getattr(bound, "gt", -math.inf), math.inf))

@@ -36,7 +36,7 @@ class BackgroundFederationRun:
         return None if self._is_complete else self._writer.last_reason
 
     def after_round(self, report: RoundReport) -> Decision:
-        """Have one round's metrics written."""
+        """Write one round's metrics later."""
         self._writer.submit(lambda: self._opened().log_round(report))
         return Decision.CONTINUE
 

@@ -306,7 +306,7 @@ def _experiment(client: "MlflowClient", path: Path) -> str:
 
 
 def _delete_replaced(client: "MlflowClient", experiment_id: str) -> None:
-    """Delete runs with a later one of the same key again: restoring an experiment restores all of its runs."""
+    """Delete again runs with a later one of the same key: restoring an experiment restores all of its runs."""
     keys, token = set(), ""
     while token is not None:
         page = client.search_runs([experiment_id], order_by=["attributes.start_time DESC"], page_token=token or None)

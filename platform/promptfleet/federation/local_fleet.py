@@ -1,4 +1,4 @@
-"""A fleet in this very process, without Ray: for tests, for debugging, for tiny runs."""
+"""Fleet in this very process, without Ray: for tests, for debugging, for tiny runs."""
 
 import traceback
 from collections import deque
@@ -28,7 +28,7 @@ T = TypeVar("T")
 
 
 class LocalFleet:
-    """All clients in one group, with the same number of threads as an actor has."""
+    """Fleet with all clients in one group, and as many threads as an actor has."""
 
     def __init__(self, prepared: Prepared):
         self._prepared = prepared
@@ -108,7 +108,7 @@ class LocalFleet:
     def _finished(
         self, stage: str, clients: Sequence[int], work: Callable[[Sequence[int]], Mapping[int, T]], *, may_drop=False
     ) -> tuple[dict[int, T], dict[int, str]]:
-        """What ``work`` gives for all clients at once or, where that raises, for each alone; and who was dropped."""
+        """Return ``work`` for all clients or, if that raises, for each alone; and the dropped ones with reasons."""
         done: dict[int, T] = {}
         dropped: dict[int, str] = {}
         waiting = deque([(list(clients), 0)] if clients else [])

@@ -1,4 +1,4 @@
-"""The server: the method's server state, what clients download from it, and which uploads it lets in."""
+"""Server: the method's server state, the clients' downloads, and the check of uploads."""
 
 from collections.abc import Mapping, Sequence
 from functools import cached_property
@@ -21,7 +21,7 @@ from promptfleet.seeding import stream
 
 
 class Server:
-    """Keeps the state of the end of the last round; ``select`` reads nothing else."""
+    """Holder of the state of the end of the last round; ``select`` reads nothing else."""
 
     def __init__(self, method: Method, world: World):
         self._method = method
@@ -29,26 +29,26 @@ class Server:
 
     @cached_property
     def state(self) -> State:
-        """The method's first state until a round is done; computed only if no other one is loaded."""
+        """State of the method: the first one until a round is done, computed only if no other one is loaded."""
         rng = stream(self._world.config.seed, "init_server")
         return run_alone(self._world, self._method.init_server(self._world, rng), "init_server")
 
     def load(self, state: State) -> None:
-        """Go on from ``state``. Raises DataError: what it refers to on disk is not there."""
+        """Resume from ``state``. Raises DataError: rows that it refers to are missing on disk."""
         if isinstance(self._method, KeepsRows):
             self._method.check_rows(self._world, state)
         self.state = state
 
     def select(self, round_index: int, cohort: Sequence[int], purpose: Purpose = "train") -> dict[int, Message]:
-        """The download of each client of ``cohort``, to train in a round or to be evaluated after it."""
+        """Return the download of each client of ``cohort``, to train in a round or to be evaluated after it."""
         rng = stream(self._world.config.seed, "select", round_index=round_index)
         return self._method.select(self.state, Call(self._world, round_index, cohort, purpose, rng))
 
     def aggregate(self, round_index: int, results: Mapping[int, ClientResult]) -> dict[int, str]:
-        """Take in one round's uploads, in the order of client ids. Returns why which ones were rejected.
+        """Aggregate one round's uploads, in the order of client ids. Return the reason for each rejected one.
 
-        An upload with a wrong name, shape or type, a NaN, an Inf or an enormous norm never enters the state; with none
-        left it stays as it was.
+        An upload with a wrong name, shape or type, a NaN, an Inf or an enormous norm never enters the state; without
+        any other upload it stays as it was.
         """
         problems = {client: self._problem(results[client]) for client in sorted(results)}
         accepted = [client for client, problem in problems.items() if problem is None]

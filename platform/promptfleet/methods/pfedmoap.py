@@ -217,8 +217,7 @@ class PFedMoAP(PromptMethod):
         return self.mixture_logits(task, _gate_state(task), images, own_or_given_text(task), experts)
 
     def mixture_logits(self, task: Task, gate: State, images: Images, text: Tensor, experts: Tensor) -> Tensor:
-        """Return class scores of the gated mixture plus lambda times the local prompt's; without experts the latter
-        alone.
+        """Return scores of the gated mixture plus lambda times the local prompt's; without experts only the latter.
 
         text ``[classes, dim]`` is of the local prompt, experts ``[K', classes, dim]``.
         Returns ``[batch, classes]``.
@@ -231,9 +230,7 @@ class PFedMoAP(PromptMethod):
         return task.world.clip.logit_scale * scores + task.config.lambda_ * local
 
     def describe(self, task: Task, images: Images) -> State:
-        """Return ``experts [K']``, ids with the nearest first, and ``gate_weights [1 + K']``, mean attention, local
-        first.
-        """
+        """Return ``experts [K']``, ids, nearest first, and ``gate_weights [1 + K']``, mean attention, local first."""
         ids, experts = (task.download.attached[name] for name in ("expert_ids", "expert_text"))
         if not task.private["gate_ready"] or len(experts) == 0:
             return {}

@@ -1,4 +1,4 @@
-"""What a federated method is: a handful of pure functions over flat named tensors.
+"""Protocol of a federated method: a handful of pure functions over flat named tensors.
 
 A method keeps nothing in attributes. The server's state, a client's private state and every message are
 ``dict[str, Tensor]``, so that any of them can be checkpointed, hashed and counted in bytes without knowing the method.
@@ -32,28 +32,28 @@ PixelReader = Callable[[np.ndarray], Tensor]  # sample indices -> [images, 3, he
 
 
 class Rows(Protocol):
-    """Rows of numbers that a server keeps beside its state, on disk: those of one kind are all of one size.
+    """Rows of numbers that a server keeps on disk, outside its state: rows of one kind all have one size.
 
-    A state says which it counts as its own. Those are not written again but with what is in them.
+    The server state records which rows it owns; these are only ever rewritten with identical content.
     """
 
     def write(self, kind: str, start: int, rows: Tensor) -> None:
-        """Put ``rows [rows, ...]`` to the places from ``start`` on. On disk when it returns, or FederationError."""
+        """Write ``rows [rows, ...]`` to the places from ``start`` on. On disk when it returns, or FederationError."""
 
     def read(self, kind: str, ids: Tensor, shape: Sequence[int], dtype: torch.dtype) -> Tensor:
-        """``[ids, *shape]``: the rows at these places. Raises DataError: cut off."""
+        """Return the rows ``[ids, *shape]`` at these places. Raises DataError: cut off."""
 
     def check(self, kind: str, count: int, row_bytes: int) -> None:
-        """Raise DataError where there are not so many rows of that size."""
+        """Raise DataError if there are fewer rows of that size than ``count``."""
 
 
 @dataclass(frozen=True)
 class World:
-    """What is frozen and shared: the configuration, CLIP's text side and the class names (label k is entry k).
+    """Frozen and shared inputs: the configuration, CLIP's text side and the class names (label k is entry k).
 
     ``image_tower`` is CLIP's image side, there only for methods whose ``needs`` are ``PIXELS``; ``upload_noise`` the
-    standard deviation of what ``config.privacy`` adds to each number of an upload; ``rows`` are the server's alone, and
-    there only for methods that keep some; ``texts`` are the embedded tokens of what the method's ``texts`` asks for.
+    standard deviation of the noise of ``config.privacy`` in each number of an upload; ``rows`` are the server's alone,
+    and there only for methods that keep some; ``texts`` are the embedded tokens of the method's ``texts``.
     """
 
     config: FederationConfig
@@ -78,7 +78,7 @@ class World:
 
     @property
     def device(self) -> torch.device:
-        """Where its tensors are, and so where a client's update computes."""
+        """Device of the tensors, on which a client's update computes."""
         return self.clip.zero_shot_text.device
 
     def to(self, device: torch.device | str) -> "World":
@@ -88,7 +88,7 @@ class World:
 
 
 class Needs(Enum):
-    """What a method sees of an image: the frozen CLIP's one global feature; beside it those of the patches, or pixels.
+    """Features of an image that a method needs: the frozen CLIP's one global feature, and those of patches, or pixels.
 
     PIXELS is for gradients through the image encoder: images are decoded and encoded at each step, not once.
     """
@@ -100,7 +100,7 @@ class Needs(Enum):
 
 @dataclass(frozen=True)
 class Pixels:
-    """Images of the dataset that are decoded by ``load``, and not before; ``indices`` are the dataset's own."""
+    """Images of the dataset that ``load`` decodes on request; ``indices`` are the dataset's own."""
 
     indices: np.ndarray
     read: PixelReader
@@ -109,17 +109,17 @@ class Pixels:
         return Pixels(self.indices[chosen.cpu().numpy()], self.read)
 
     def load(self) -> Tensor:
-        """``[images, 3, height, width]``, as ``World.image_tower`` takes them."""
+        """Return ``[images, 3, height, width]``, the input of ``World.image_tower``."""
         return self.read(self.indices)
 
 
 @dataclass(frozen=True)
 class Images:
-    """Some images as the frozen CLIP sees them.
+    """Features of some images from the frozen CLIP.
 
-    ``features [images, dim]``, unit norm; ``patches [images, patches, dim]``, each unit norm, and ``pixels``, where
-    the method's ``needs`` ask for them; ``views [images, views, dim]`` of images to train on, where
-    ``features.views`` asks for them.
+    ``features [images, dim]``, unit norm; ``patches [images, patches, dim]``, each unit norm, and ``pixels``, if the
+    method's ``needs`` ask for them; ``views [images, views, dim]`` of images to train on, if ``features.views`` asks
+    for them.
     """
 
     features: Tensor
@@ -135,7 +135,7 @@ class Images:
         return Images(self.features[chosen], *rest)
 
     def for_update(self) -> "Images":
-        """The same images, in memory of the device where a step would otherwise have to copy its batch there."""
+        """Return the same images, in memory of the device if a step would otherwise have to copy its batch there."""
         return self
 
 
@@ -161,10 +161,10 @@ def _num_bytes(tensor: Tensor) -> int:
 
 @dataclass(frozen=True)
 class Message:
-    """What travels between server and client.
+    """Message between server and client.
 
-    ``tensors`` is what the real protocol would send, and all that is counted. ``attached`` is what the simulation
-    passes along to avoid computing it twice (text features of a prompt that is in the message, a start that follows
+    ``tensors`` is the content of the real protocol's message, and all that is counted. ``attached`` is passed along by
+    the simulation to avoid computing it twice (text features of a prompt that is in the message, a start that follows
     from the seed) or to report it (ids of experts): no method may learn anything from it that a client of the real
     protocol would not know from ``tensors`` and the configuration.
     """
@@ -174,7 +174,7 @@ class Message:
 
     @property
     def num_bytes(self) -> int:
-        """Size of ``tensors`` in bytes; a mask counts a bit per entry, each tensor a whole number of bytes."""
+        """Return the size of ``tensors`` in bytes; a mask counts a bit per entry, each tensor whole bytes."""
         return sum(_num_bytes(tensor) for tensor in self.tensors.values())
 
 
@@ -190,7 +190,7 @@ class UpTo:
 
 @dataclass(frozen=True)
 class Spec:
-    """The form of one uploaded tensor.
+    """Form of one uploaded tensor.
 
     ``trained`` is false for real numbers that are no parameters, such as statistics. Attacks alter trained real numbers
     alone, and privacy has noise for nothing else.
@@ -201,7 +201,7 @@ class Spec:
     trained: bool = True
 
     def fits(self, shape: Sequence[int]) -> bool:
-        """Tell whether a tensor may have this shape."""
+        """Return True if a tensor may have this shape."""
         return len(shape) == len(self.shape) and all(
             size <= wanted.most if isinstance(wanted, UpTo) else size == wanted
             for size, wanted in zip(shape, self.shape, strict=True)
@@ -214,13 +214,13 @@ class Spec:
 
     @property
     def is_point(self) -> bool:
-        """Tell whether training moves it a little: trained real numbers, and no mask or count."""
+        """True if training moves it a little: trained real numbers, and no mask or count."""
         return self.trained and self.dtype.is_floating_point
 
 
 @dataclass(frozen=True)
 class Update:
-    """What a client's local update gives: its next private state, what it uploads, and figures to report."""
+    """Result of a client's local update: its next private state, its upload, and figures to report."""
 
     private: State
     upload: Message
@@ -249,7 +249,7 @@ class Task:
 
     @property
     def config(self) -> FederationConfig:
-        """The federation's configuration."""
+        """Configuration of the federation."""
         return self.world.config
 
     @property
@@ -260,7 +260,7 @@ class Task:
 
 @dataclass(frozen=True)
 class Call:
-    """A request for downloads: everything that the server may look at when it makes them, apart from its state.
+    """Request for downloads: all that the server may use when it makes them, apart from its state.
 
     ``clients`` may be a part of the cohort. ``purpose`` is to train in ``round``, or to be evaluated after it.
     ``shared_rng`` is the same for each part of a round.
@@ -283,7 +283,7 @@ class Call:
 
 @dataclass(frozen=True)
 class Arrived:
-    """The accepted uploads of a round, at least one, in the order of client ids, and the examples behind each."""
+    """Accepted uploads of a round, at least one, in the order of client ids, and the examples behind each."""
 
     world: World
     round: int
@@ -315,9 +315,9 @@ class Arrived:
 
 @dataclass(frozen=True)
 class Encode:
-    """Yielded by work: text features of ``contexts [prompts, (classes,) tokens, width]``, please.
+    """Request of work for text features of ``contexts [prompts, (classes,) tokens, width]``.
 
-    Answered with ``[prompts, classes, dim]``, unit norm, which gradients flow through. ``texts`` names a list of the
+    The answer is ``[prompts, classes, dim]``, unit norm, which gradients flow through. ``texts`` names a list of the
     method's texts, which are then encoded in place of the class names.
     """
 
@@ -327,7 +327,7 @@ class Encode:
 
 @dataclass(frozen=True)
 class Backward:
-    """Yielded by work: gradients of the scalar ``loss``, please; they are in ``grad`` afterwards."""
+    """Request of work for the gradients of the scalar ``loss``; they are in ``grad`` afterwards."""
 
     loss: Tensor
 
@@ -357,18 +357,18 @@ class Method(ABC):
 
     @abstractmethod
     def init_server(self, world: World, rng: np.random.Generator) -> State | Work[State]:
-        """The server's state before round 1; not asked for where a run resumes."""
+        """Make the server's state before round 1; not called if a run resumes."""
 
     def init_client(self, world: World, client: int, rng: np.random.Generator) -> State:
-        """A client's private state before it ever trained; "never trained" is a flag in it, not a missing key."""
+        """Make a client's private state before it trains; "never trained" is a flag in it, not a missing key."""
         return {}
 
     @abstractmethod
     def select(self, server: State, call: Call) -> dict[int, Message]:
-        """Return what each of ``call.clients`` downloads, from the last round's state.
+        """Return the download of each of ``call.clients``, from the last round's state.
 
-        An evaluation needs no more than ``personalize`` and ``predict`` use.
-        A client's download must not depend on the rest of the cohort, which may be asked for in several parts.
+        An evaluation needs no more than ``personalize`` and ``predict`` use. A client's download must not depend on the
+        rest of the cohort: callers may request it in several parts.
         """
 
     @abstractmethod
@@ -393,19 +393,19 @@ class Method(ABC):
 
     @abstractmethod
     def predict(self, task: Task, images: Images) -> Tensor:
-        """Logits ``[images, classes]``; ``task.private`` is what ``personalize`` gave."""
+        """Return logits ``[images, classes]``; ``task.private`` is the result of ``personalize``."""
 
     def predictor(self, task: Task) -> Callable[[Images], Tensor]:
         """Return the function that gives the logits of a client's images, by default ``predict`` with the task.
 
-        A new one is asked for each set of images, and called once with all of them. With ``has_memory`` it is called
+        A new one is made for each set of images, and called once with all of them. With ``has_memory`` it is called
         with batches of ``batch_size`` in an order drawn from the seed, the same after each round, so it may learn from
         earlier images what helps with later ones. It never sees a label.
         """
         return partial(self.predict, task)
 
     def personalize(self, task: Task) -> State | Work[State]:
-        """The private state to predict with, where that takes the training examples once more; never uploaded."""
+        """Return the private state to predict with, after another use of the training examples; never uploaded."""
         return task.private
 
 
@@ -441,7 +441,7 @@ class KeepsRows(Protocol):
     """A method whose server may keep rows on disk, in ``World.rows``."""
 
     def keeps_rows(self, config: FederationConfig) -> bool:
-        """Tell whether it does with this configuration."""
+        """Return True if it does with this configuration."""
 
     def check_rows(self, world: World, server: State) -> None:
         """Raise DataError if rows that a restored state refers to are missing."""

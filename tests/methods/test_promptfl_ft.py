@@ -30,7 +30,7 @@ def test_a_client_tunes_the_global_prompt_as_it_would_train_it():
     tuned = run_alone(fed.world, fed.method.personalize(tiny_task(*given, seed=3)), "personalize")
     update = run_alone(fed.world, fed.method.local_update(tiny_task(*given, seed=3)))
     assert torch.equal(tuned["text"], encode_frozen(fed.world, update.upload.tensors["context"]))
-    assert tuned.keys() == {"text"}
+    assert tuned.keys() == {"context", "text"}
 
 
 def test_fitting_its_own_examples_better_is_what_it_is_for():

@@ -26,7 +26,10 @@ def wanted_texts(config: FederationConfig, class_names: Sequence[str]) -> dict[s
 
 
 def world_of(config: FederationConfig, clip: FrozenClip, class_names: Sequence[str], **more: Any) -> World:
-    """Make the world of a configuration; ``clip`` has the texts of its method, ``more`` are other fields of World."""
+    """Make the world of a configuration; ``clip`` has the texts of its method, ``more`` are other fields of World.
+
+    For a world of some of the classes, take both: ``world_of(config, clip.take(labels), names_of_labels)``.
+    """
     lists = wanted_texts(config, class_names)
     texts = {name: clip.texts[texts_key(listed)] for name, listed in lists.items()}
     return World(config, clip, tuple(class_names), texts=texts, **more)

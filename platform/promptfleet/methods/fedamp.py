@@ -54,7 +54,7 @@ class FedAMP(PromptFL):
 
     def select(self, server: State, call: Call) -> dict[int, Message]:
         if call.purpose == "evaluate":  # a client predicts with its own prompt, or with its start
-            return call.to_all(Message({}, {"text": server["text"]}))
+            return call.to_all(Message({}, {name: server[name] for name in ("context", "text")}))
         pool = server["pool.context"]
         weights = cloud_weights(pool, server["pool.trained"], call.world.config.cloud_share)
         return {

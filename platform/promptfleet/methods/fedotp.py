@@ -18,10 +18,10 @@ from torch import Tensor
 
 from promptfleet.config import FederationConfig
 from promptfleet.methods.parts.optimal_transport import transport_plans
-from promptfleet.methods.parts.prompts import context_with_text, init_context
+from promptfleet.methods.parts.prompts import context_with_text, encoded, init_context
 from promptfleet.methods.parts.training import detached, leaves, train_steps
 from promptfleet.methods.promptfl import PromptFL
-from promptfleet.methods.protocol import Encode, Images, Message, Needs, State, Task, Update, Work, World
+from promptfleet.methods.protocol import Images, Message, Needs, State, Task, Update, Work, World
 
 _UNIFORM = "uniform_plans"  # images and classes of a local update without a finite plan
 _CHUNK = 2**20  # similarities that plans are made for at a time; a plan takes five times their memory
@@ -74,8 +74,7 @@ class FedOTP(PromptFL):
             loss=lambda text, batch: self.cross_entropy(counting, text, batch),
         )
         shared, own = detached(parameters).values()
-        (text,) = yield Encode(own.unsqueeze(0))
-        next_private = {"context": own, "text": text, "participations": task.private["participations"] + 1}
+        next_private = {**(yield from encoded(own)), "participations": task.private["participations"] + 1}
         return Update(next_private, Message({"context": shared}), {**metrics, _UNIFORM: float(uniform)})
 
     def trained_parameters(self, world: World) -> int:

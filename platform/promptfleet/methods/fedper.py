@@ -13,9 +13,9 @@ from torch import Tensor
 
 from promptfleet.config import FederationConfig
 from promptfleet.methods.parts.prompt_method import PromptMethod
-from promptfleet.methods.parts.prompts import context_shape, init_context
+from promptfleet.methods.parts.prompts import context_shape, encoded, init_context
 from promptfleet.methods.parts.training import detached, leaves, train_steps
-from promptfleet.methods.protocol import Arrived, Call, Encode, Images, Message, Spec, State, Task, Update, Work, World
+from promptfleet.methods.protocol import Arrived, Call, Images, Message, Spec, State, Task, Update, Work, World
 
 
 class FedPerConfig(FederationConfig):
@@ -78,8 +78,7 @@ class FedPer(PromptMethod):
         return {**server, **arrived.mean()}
 
     def personalize(self, task: Task) -> Work[State]:
-        (text,) = yield Encode(_joined(_parts(task)).unsqueeze(0))
-        return {"text": text}
+        return (yield from encoded(_joined(_parts(task))))
 
     def predict(self, task: Task, images: Images) -> Tensor:
         return self.logits(task, images, task.private["text"])

@@ -18,10 +18,10 @@ from pydantic import Field
 from torch import Tensor
 
 from promptfleet.config import FederationConfig
-from promptfleet.methods.parts.prompts import CONTEXT_STD, context_shape
+from promptfleet.methods.parts.prompts import CONTEXT_STD, context_shape, encoded
 from promptfleet.methods.parts.training import detached, leaves, train_steps
 from promptfleet.methods.promptfl import PromptFL
-from promptfleet.methods.protocol import Encode, Examples, Images, Message, State, Task, Update, Work, World
+from promptfleet.methods.protocol import Examples, Images, Message, State, Task, Update, Work, World
 
 _FACTORS = ("left", "right")
 
@@ -81,8 +81,7 @@ class FedPGP(PromptFL):
     def personalize(self, task: Task) -> Work[State]:
         """Encode the client's part on top of the present global prompt."""
         own = task.private["left"] @ task.private["right"]
-        (text,) = yield Encode((task.download.tensors["context"] + own).unsqueeze(0))
-        return {"text": text}
+        return (yield from encoded(task.download.tensors["context"] + own))
 
     def predict(self, task: Task, images: Images) -> Tensor:
         return self.logits(task, images, task.private["text"])

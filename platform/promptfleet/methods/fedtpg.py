@@ -9,6 +9,7 @@ federation, the published one those in which the client itself trained.
 """
 
 import math
+from dataclasses import replace
 from typing import Literal
 
 import numpy as np
@@ -20,7 +21,7 @@ from torch import Tensor
 from promptfleet.config import FederationConfig
 from promptfleet.errors import ConfigError
 from promptfleet.methods.parts.prompt_generator import HEADS, generate_context, generator_shapes, init_generator
-from promptfleet.methods.parts.prompts import context_with_text
+from promptfleet.methods.parts.prompts import context_with_text, encoded
 from promptfleet.methods.parts.states import prefixed, unprefixed
 from promptfleet.methods.parts.training import detached, leaves, train_steps
 from promptfleet.methods.promptfl import PromptFL
@@ -85,6 +86,12 @@ class FedTPG(PromptFL):
     def uploads(self, world: World) -> dict[str, Spec]:
         shapes = prefixed(_GENERATOR, generator_shapes(*_sizes(world)))
         return {name: Spec(shape) for name, shape in shapes.items()}
+
+    def reworded(self, task: Task, world: World) -> Work[Task]:
+        """Generate a context for the other classes, too."""
+        generator = unprefixed(_GENERATOR, task.download.tensors)
+        attached = yield from encoded(generate_context(generator, world.clip.zero_shot_text))
+        return replace(task, world=world, download=replace(task.download, attached=attached))
 
     def aggregate(self, server: State, arrived: Arrived) -> State:
         return _server_state(arrived.world, arrived.mean("equal"))

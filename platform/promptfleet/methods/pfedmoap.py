@@ -8,6 +8,7 @@ and starts each update with fresh optimizers; trainables are float32; everybody 
 """
 
 from collections.abc import Mapping
+from dataclasses import replace
 from math import prod
 from typing import ClassVar, Literal
 
@@ -36,6 +37,7 @@ from promptfleet.methods.parts.training import leaves
 from promptfleet.methods.protocol import (
     Arrived,
     Call,
+    Encode,
     Examples,
     Images,
     Message,
@@ -209,6 +211,13 @@ class PFedMoAP(PromptMethod):
             client: f"its prompt is {distance:.3g} from the median prompt, at most {outliers.limit:.3g} is usual"
             for client, distance in outliers.distances.items()
         }
+
+    def reworded(self, task: Task, world: World) -> Work[Task]:
+        task, experts = (yield from super().reworded(task, world)), task.download.tensors["experts"]
+        if not len(experts):
+            return task
+        attached = {**task.download.attached, "expert_text": (yield Encode(experts))}
+        return replace(task, download=replace(task.download, attached=attached))
 
     def predict(self, task: Task, images: Images) -> Tensor:
         experts = task.download.attached["expert_text"]

@@ -5,12 +5,14 @@ WWW 2023 (doi:10.1145/3543507.3583518), from its abstract; the memory's formula 
 z = s f T(P_g)^T + alpha exp(-beta (1 - f F^T)) Y. No gradient goes through the memory.
 """
 
+from dataclasses import replace
+
 import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor
 
 from promptfleet.methods.promptfl import PromptFL, PromptFLConfig
-from promptfleet.methods.protocol import Images, State, Task
+from promptfleet.methods.protocol import Images, State, Task, Work, World
 
 
 class PFedPromptConfig(PromptFLConfig):
@@ -33,6 +35,10 @@ class PFedPrompt(PromptFL):
 
     def personalize(self, task: Task) -> State:
         return {"features": self.features(task, task.train.images), "labels": task.train.labels}
+
+    def reworded(self, task: Task, world: World) -> Work[Task]:
+        task = yield from super().reworded(task, world)
+        return replace(task, private={name: tensor[:0] for name, tensor in task.private.items()})  # of other classes
 
     def predict(self, task: Task, images: Images) -> Tensor:
         config, memory = task.config, task.private

@@ -26,7 +26,7 @@ class PromptFLFineTuned(PromptFL):
     def personalize(self, task: Task) -> Work[State]:
         start, epochs = task.download.tensors["context"], task.config.finetune_epochs
         tuned = yield from self.train_context(task, start, epochs=epochs)
-        return {"text": tuned.text}
+        return {"context": tuned.context, "text": tuned.text}
 
     def predict(self, task: Task, images: Images) -> Tensor:
         return self.logits(task, images, task.private["text"])

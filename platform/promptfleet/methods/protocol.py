@@ -421,6 +421,17 @@ class Describes(Protocol):
 
 
 @runtime_checkable
+class PredictsOtherClasses(Protocol):
+    """A method that can predict classes that it was not trained on."""
+
+    def reworded(self, task: Task, world: World) -> "Task | Work[Task]":
+        """Return the task to predict the classes of ``world`` with: the same prompts, and other class names after them.
+
+        ``task.private`` is what ``personalize`` returned. ``task.train`` and ``task.val`` keep their labels.
+        """
+
+
+@runtime_checkable
 class AttachesToUploads(Protocol):
     """A method whose uploads have attached tensors that follow from the uploaded ones."""
 

@@ -1,14 +1,15 @@
 """Base of methods that classify images by text features, with the seams at which a plug-in changes them."""
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 
 import torch.nn.functional as F
 from torch import Tensor
 
 from promptfleet.methods.parts.optimizers import SGD, Optimizer
-from promptfleet.methods.parts.prompts import similarity_logits
+from promptfleet.methods.parts.prompts import encoded, similarity_logits
 from promptfleet.methods.parts.training import TrainedContext, leaves, train_steps
-from promptfleet.methods.protocol import Encode, Examples, Images, Method, Task, Work
+from promptfleet.methods.protocol import Examples, Images, Method, State, Task, Work, World
 
 Loss = Callable[[Tensor, Examples], Tensor]  # text features [classes, dim] and a batch -> a scalar
 
@@ -48,6 +49,17 @@ class PromptMethod(Method):
         """Return the loss of one context that ``train_context`` minimizes, by default the cross-entropy."""
         return self.cross_entropy(task, text, batch)
 
+    def reworded(self, task: Task, world: World) -> Work[Task]:
+        """Return the task to predict the classes of ``world`` with, see ``PredictsOtherClasses``.
+
+        Each ``text`` is made again from the ``context`` next to it, in the private state and in the download. A method
+        with other text features overrides this; one that cannot do it sets ``reworded = None``.
+        """
+        private = yield from _again(task.private)
+        given = yield from _again({**task.download.attached, **task.download.tensors})
+        attached = {name: given[name] for name in task.download.attached}
+        return replace(task, world=world, private=private, download=replace(task.download, attached=attached))
+
     def train_context(
         self,
         task: Task,
@@ -70,6 +82,10 @@ class PromptMethod(Method):
             loss=lambda text, batch: loss(text[0], batch) if loss else self.loss(task, context, text[0], batch),
             epochs=epochs,
         )
-        context = context.detach()
-        (text,) = yield Encode(context.unsqueeze(0))
-        return TrainedContext(context, text, metrics)
+        trained = yield from encoded(context.detach())
+        return TrainedContext(**trained, metrics=metrics)
+
+
+def _again(state: State) -> Work[State]:
+    """Return the state with the text features of its context made again, where it has both."""
+    return {**state, **(yield from encoded(state["context"]))} if state.keys() >= {"context", "text"} else state

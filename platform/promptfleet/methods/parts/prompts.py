@@ -8,7 +8,7 @@ from torch import Tensor
 
 from promptfleet.clip.prompt_encoder import encode_prompts
 from promptfleet.devices import from_numpy
-from promptfleet.methods.protocol import Examples, Images, State, Task, World
+from promptfleet.methods.protocol import Encode, Examples, Images, State, Task, Work, World
 
 CONTEXT_STD = 0.02
 FLOAT16_SCALE = 2.0**10  # of gradients within the tower: many are too small for float16 even if the loss is not
@@ -37,6 +37,12 @@ def no_context_yet(world: World) -> State:
         "text": torch.zeros(len(world.clip.classes), world.clip.tower.dim),
         "participations": torch.tensor(0),
     }
+
+
+def encoded(context: Tensor) -> Work[State]:
+    """Return a context as state, with its ``text`` features: ``context_with_text`` for ``yield from``."""
+    (text,) = yield Encode(context.unsqueeze(0))
+    return {"context": context, "text": text}
 
 
 def own_or_given_text(task: Task) -> Tensor:

@@ -10,10 +10,10 @@ from torch import Tensor
 
 from promptfleet.errors import MethodError
 from promptfleet.methods.parts.prompts import encode_contexts
-from promptfleet.methods.protocol import Backward, Encode, ResultT, Update, Work, World
+from promptfleet.methods.protocol import Backward, Encode, ResultT, Task, Update, Work, World
 
 SIDE_BY_SIDE = 16  # generators at a time: more would hold more memory, and are no faster
-RESULTS = {"init_server": dict, "local_update": Update, "aggregate": dict, "personalize": dict}
+RESULTS = {"init_server": dict, "local_update": Update, "aggregate": dict, "personalize": dict, "reworded": Task}
 
 
 def run_together(
@@ -65,7 +65,7 @@ def _advance(world: World, work: Work[ResultT], answer: Tensor | None, function:
 
 
 def _unexpected(world: World, function: str, did: str, value: Any) -> MethodError:
-    result = "an Update" if RESULTS[function] is Update else "a state"
+    result = {Update: "an Update", Task: "a Task", dict: "a state"}[RESULTS[function]]
     return MethodError(
         f"method {world.config.method}: {function} {did} {_named(value)}, should be a generator that yields Encode and "
         f"Backward and returns {result}, or return one itself"

@@ -7,7 +7,8 @@ from itertools import pairwise
 
 import pytest
 
-from promptfleet.federation.settings import read_federation_config, trust_option
+from promptfleet.federation import settings
+from promptfleet.federation.settings import read_federation_config
 from promptfleet.search.spec import read_sweep
 
 FILE_OPTIONS = ("--config", "--search", "--tune")
@@ -26,7 +27,7 @@ def commands(root) -> dict[str, list[str]]:
 @pytest.fixture(scope="module")
 def sources(root) -> dict[str, str]:
     """The source of each job, and of the options that jobs share."""
-    shared = inspect.getsource(trust_option)
+    shared = inspect.getsource(settings)
     return {f"jobs/{path.name}": path.read_text(encoding="utf-8") + shared for path in root.glob("jobs/*.py")}
 
 

@@ -21,7 +21,7 @@ INTERRUPTED = 130
 class ArgumentParser(argparse.ArgumentParser):
     """Parser that reports a mistake in one line, without the usage text.
 
-    keys: all that ``--set`` knows, asked for an error alone; without it there is no ``--set``.
+    keys: all keys of ``--set``, called for an error alone; without it there is no ``--set``.
     """
 
     def __init__(self, *arguments: Any, keys: Callable[[], Iterable[str]] = tuple, **options: Any):

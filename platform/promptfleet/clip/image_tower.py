@@ -26,11 +26,9 @@ def image_transform(preprocessing: Mapping[str, Any]) -> "Callable[[Image.Image]
 class ImageTower:
     """Image tower as a function: ``tower(pixels)`` gives unit-norm features ``[images, dim]``.
 
-    ``pixels`` are ``[images, 3, height, width]``.
-
-    ``weights`` holds the tower's parameters and buffers by open_clip's names; nothing in it is trained.
-    ``architecture`` and ``preprocessing`` are plain values as in open_clip's model files. open_clip itself is imported
-    at the first use.
+    ``pixels`` are ``[images, 3, height, width]``. ``weights`` holds the tower's parameters and buffers by open_clip's
+    names; nothing in it is trained. ``architecture`` and ``preprocessing`` are plain values as in open_clip's model
+    files. open_clip itself is imported at the first use.
     """
 
     weights: Mapping[str, Tensor]

@@ -125,9 +125,6 @@ def read_comparison(
     A key that only some methods know is for those; under ``methods: {NAME: {...}}`` a method has its own values. The
     ``method`` of a file for a single federation is ignored.
 
-    A key that only some methods know is for those; under ``methods: {NAME: {...}}`` a method has its own values. The
-    ``method`` of a file for a single federation is passed over.
-
     Raises:
         ConfigError: what is wrong, in which file or option, and what would be right; trust_code: see ``read_config``.
     """

@@ -123,8 +123,6 @@ def _share_out(
     """Deal out each published part to the clients; a part without samples is empty.
 
     draws: largest number of draws of a random scheme; by default the usual one.
-
-    draws: most draws of a random scheme, where they are not as many as usual.
     """
     scheme = SCHEMES[settings.kind]
     assign = partial(scheme, draws=draws) if draws and "alpha" in SETTINGS.get(settings.kind, ()) else scheme

@@ -17,7 +17,7 @@ SETTINGS = {  # of each scheme that bear on how many clients there can be
 def advise(works: Callable[[int, PartitionConfig], bool], clients: int, most: int, settings: PartitionConfig) -> str:
     """Return ``clients=23 would do, or partition.alpha=10``: settings each of which works alone, as ``works`` says.
 
-    most: no more clients than these can work, whatever the settings.
+    most: with no settings can more clients work.
     """
     found = []
     if fitting := _most_clients(lambda fewer: works(fewer, settings), min(clients - 1, most)):

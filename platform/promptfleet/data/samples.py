@@ -12,10 +12,8 @@ from promptfleet.data.feature_store import NONE, FeatureStore
 class Samples:
     """Samples of a dataset: sample ``i`` has label ``labels[i]``, that is ``class_names[labels[i]]``.
 
-    All arrays are int64 ``[samples]``.
-
-    ``domains`` index ``domain_names`` and ``official`` holds values of ``promptfleet.data.dataset.Part``; each is None
-    where the dataset has none.
+    All arrays are int64 ``[samples]``. ``domains`` index ``domain_names`` and ``official`` holds values of
+    ``promptfleet.data.dataset.Part``; each is None if the dataset has none.
     """
 
     labels: np.ndarray

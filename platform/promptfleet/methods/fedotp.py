@@ -3,7 +3,7 @@
 Source: Li, Huang, Wang, Shi: "Global and Local Prompts Cooperation via Optimal Transport for Federated Learning",
 CVPR 2024 (arXiv:2403.00041). With S the cosines of M patches and 2 prompts of a class, and P their transport plan (see
 ``transport``), a class scores scale * sum(P * S); gradients flow through S alone.
-Differs: every client starts with a local prompt of its own, where the published code trains everybody in round 1;
+Differs: every client starts with its own local prompt, while the published code trains all clients in round 1;
 an image and class without a finite plan takes the uniform one instead of ending the run; each local update starts
 without momentum, where the published loop passes one optimizer's on from client to client.
 """

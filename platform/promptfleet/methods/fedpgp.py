@@ -3,7 +3,7 @@
 Source: Cui, Li, Wang, Shi: "Harmonizing Generalization and Personalization in Federated Prompt Learning", ICML 2024
 (arXiv:2405.09771). P_i = sigma + U_i V_i, and the loss is cross-entropy with P_i plus mu times a contrast per class:
 sigma's text feature shall be near the hand-written prompt's and away from P_i's.
-Differs: every client starts with factors of its own, where the published code trains everybody in round 1; the
+Differs: every client starts with its own factors, while the published code trains all clients in round 1; the
 hand-written prompt is the dataset's template, as in the paper, not the code's placeholder words. The published script
 runs two prompts per class, hence 2 C logits, and passes momentum on from client to client; here it is the paper's one
 prompt, and each local update starts without momentum.

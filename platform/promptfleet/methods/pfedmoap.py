@@ -3,7 +3,7 @@
 Source: Luo, Chen, Wu, "Mixture of Experts Made Personalized: Federated Prompt Learning for Vision-Language Models",
 ICLR 2025 (arXiv:2410.10114). Differs from the published code where that departs from the paper: nearest experts are
 really selected; selection reads the pool as it stood at the end of the previous round; each client keeps its own gate
-and starts each update with fresh optimizers; trainables are float32; everybody is evaluated at the same point.
+and starts each update with fresh optimizers; trainables are float32; all clients are evaluated at the same point.
 ``gate``, ``gate_sharing`` and ``selection`` are the paper's ablations; ``pool.outlier_tolerance`` is ours.
 """
 

@@ -180,7 +180,7 @@ class Message:
 
 @dataclass(frozen=True)
 class UpTo:
-    """A size that differs between uploads, from 0 to ``most``; stands in the shape of a ``Spec``."""
+    """A size that differs between uploads, from 0 to ``most``; an entry of a ``Spec``'s shape."""
 
     most: int
 

@@ -41,10 +41,6 @@ def rebuild_study(
     ``open_in`` opens the study in a folder, ``config`` gives the federation of a trial's params. Early stopping is
     decided again, in the order of the trials' numbers. A trial without a result is proposed again; its folder's files
     of another federation are set aside, and so is the old database.
-
-    ``open_in`` opens the study in a folder, ``config`` gives the federation of a trial's params. Which trials were
-    stopped early is decided again, in the order of their numbers. A trial without a result is proposed again; what its
-    folder holds of another federation is put aside, and so is the old database.
     """
     try:
         study = open_in(folder)

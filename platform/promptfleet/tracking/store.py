@@ -62,8 +62,6 @@ class TrackingStore:
 
         A store that was moved with its artifacts continues at its new place.
 
-        A store that was moved with its artifacts, to wherever, goes on there.
-
         Raises:
             TrackingError: the folder or database cannot be used, or has been moved away from its artifacts.
         """

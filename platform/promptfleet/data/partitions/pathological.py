@@ -17,7 +17,7 @@ def assign(samples: Samples, *, clients: int, settings: PartitionConfig, rng: np
         ConfigError: if there are fewer classes than ``classes_per_client``.
         DataError: if a class has fewer samples than clients that share it.
     Source: McMahan et al., arXiv:1602.05629, section 3. Differs: they deal shards of the sorted samples, which lets a
-        client draw one class twice; here classes are dealt, so each client has exactly as many as asked for.
+        client draw one class twice; here classes are dealt, so each client has exactly the given number.
     """
     labels, classes = samples.labels, samples.classes
     if settings.classes_per_client > classes:

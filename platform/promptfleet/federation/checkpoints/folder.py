@@ -77,7 +77,7 @@ class FederationFolder:
     def restore(self) -> int:
         """Resume from the newest checkpoint, if there is any; returns the rounds done. Raises as ``load_snapshot``.
 
-        They are saved again, since the result may be a round behind, or gone.
+        The rounds are saved again, since the result may be a round behind, or missing.
         """
         snapshot = self.newest()
         if snapshot is not None:

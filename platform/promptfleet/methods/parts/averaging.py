@@ -2,7 +2,7 @@
 
 Source: the mean is FedAvg's (McMahan et al., arXiv:1602.05629), weighted by training examples. Coordinate-wise median
 and trimmed mean are those of Yin, Chen, Ramchandran, Bartlett, "Byzantine-Robust Distributed Learning: Towards Optimal
-Statistical Rates", arXiv:1803.01498: every upload counts the same, whatever number of examples its sender claims.
+Statistical Rates", arXiv:1803.01498: every upload counts the same, independent of its number of examples.
 """
 
 from collections.abc import Mapping

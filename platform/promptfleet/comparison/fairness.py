@@ -12,7 +12,7 @@ from promptfleet.methods.protocol import Method
 
 
 class ComparisonError(PromptfleetError):
-    """A comparison whose numbers must not be compared."""
+    """A comparison of methods under different conditions."""
 
 
 def check_same_conditions(results: Mapping[tuple[str, int], FederationSummary]) -> None:

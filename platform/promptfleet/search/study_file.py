@@ -42,7 +42,7 @@ class StudyFile:
     """Optuna study of ``keys`` in ``folder``, new or continued. A failed access is repeated for up to ten minutes.
 
     Raises:
-        DamagedStudy: the database is not what was written, or is of another version of Optuna.
+        DamagedStudy: the database was changed, or is of another version of Optuna.
         DataError: it cannot be used for ten minutes.
     """
 

@@ -141,7 +141,7 @@ def our_round(
     """Return the prompt after one local round, by the library."""
     method, rng = PFedMoAP(), np.random.default_rng(0)
     private = to_device(method.init_client(world, 0, rng), start.device)
-    private |= {f"gate.{name}": tensor for name, tensor in gate.items()}
+    private |= gate
     download = Message({"context": start, "experts": experts}, {"expert_text": expert_text})
     task = Task(world, client=0, round=1, private=private, download=download, train=examples, val=examples, rng=rng)
     update = run_alone(world, method.local_update(task))

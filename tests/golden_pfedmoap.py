@@ -74,8 +74,7 @@ def check_trajectory(trajectory: Golden, device: Device) -> None:
         split = ClientSplit(np.arange(len(train)), np.arange(1), np.arange(len(train), len(labels)))
         members.append(Client(i, method, world.to(device), store, split))
         test_images.append(Images(test))
-        gate = {f"gate.{name}": tensor for name, tensor in trajectory.gate("gate_init").items()}
-        privates.append({**members[i].initial_state(), **gate})
+        privates.append({**members[i].initial_state(), **trajectory.gate("gate_init")})
 
     for round_index in range(1, rounds + 1):
         downloads = server.select(round_index, range(clients))
@@ -95,4 +94,4 @@ def check_trajectory(trajectory: Golden, device: Device) -> None:
 
     for i in range(clients):
         for name, wanted in trajectory.gate(f"c{i}.gate_final").items():
-            assert relative_error(privates[i][f"gate.{name}"], wanted) < 1e-3, (i, name)
+            assert relative_error(privates[i][name], wanted) < 1e-3, (i, name)

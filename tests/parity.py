@@ -33,9 +33,9 @@ class Golden:
     model: torch.nn.Module
 
     def gate(self, prefix: str, device: torch.device | str = "cpu") -> dict[str, Tensor]:
-        """A gate by our names, such as ``query.weight``."""
+        """A gate by our names, such as ``gate.query.weight``."""
         return {
-            f"{ours}.{kind}": self.tensors[f"{prefix}.{theirs}.{kind}"].to(device)
+            f"gate.{ours}.{kind}": self.tensors[f"{prefix}.{theirs}.{kind}"].to(device)
             for ours, theirs in GATE_NAMES.items()
             for kind in ("weight", "bias")
         }

@@ -279,10 +279,9 @@ def test_a_client_that_trained_twice_mixes_its_own_prompt_with_the_experts():
     fed = federation(**{"lambda": 0.7}).run([ALL, ALL])
     private, download, config = fed.privates[2], fed.download(2), fed.world.config
     features = tiny_examples(fed.world, 8, seed=77).images.features
-    gate = {name.removeprefix("gate."): tensor for name, tensor in gate_of(private).items()}
     texts = torch.cat([private["text"][None], download.attached["expert_text"]])
     attention = AttentionGate(config.gate_width, config.gate_heads, config.gating_temperature)
-    gated = attention.scores(gate, features, texts)
+    gated = attention.scores(private, features, texts)
     wanted = 20.0 * gated + 0.7 * 20.0 * features @ private["text"].T
     assert torch.allclose(fed.logits(2), wanted, atol=1e-5)
 

@@ -7,7 +7,7 @@ import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from promptfleet.methods.parts.gates import AttentionGate, LinearGate, init_gate, reduce_width
+from promptfleet.methods.parts.gates import AttentionGate, LinearGate, gate_tensors, init_gate, reduce_width
 
 WIDTH, HEADS, BATCH, CLASSES = 8, 2, 5, 3
 
@@ -29,7 +29,7 @@ def textbook_scores(gate, image, experts, *, heads, temperature):
     """The formula with its loops: per image, class and head an attention over experts, then W_o, then the dot."""
 
     def project(name, x):
-        return gate[f"{name}.weight"] @ x + gate[f"{name}.bias"]
+        return gate[f"gate.{name}.weight"] @ x + gate[f"gate.{name}.bias"]
 
     rows = []
     for f in image:
@@ -137,10 +137,10 @@ def test_a_linear_gate_has_a_weight_per_expert_and_mixes_at_full_width():
     gate, rng = LinearGate(width=4, experts=5), np.random.default_rng(1)
     state = init_gate(gate, rng)
     assert {name: tuple(tensor.shape) for name, tensor in state.items()} == gate.shapes()
-    assert gate.shapes() == {"weight": (5, 4), "bias": (5,)}
+    assert gate.shapes() == {"gate.weight": (5, 4), "gate.bias": (5,)}
     _, images, experts = gate_and_features(3)  # two outputs are unused
     weights = gate.weights(state, images, experts)
-    wanted = torch.softmax(images[:, ::2] @ state["weight"][:3].T + state["bias"][:3], dim=1)
+    wanted = torch.softmax(images[:, ::2] @ state["gate.weight"][:3].T + state["gate.bias"][:3], dim=1)
     assert torch.allclose(weights, wanted, atol=1e-6)
     mixed = sum(weights[:, e, None] * (images @ experts[e].T) for e in range(3))
     assert torch.allclose(gate.scores(state, images, experts), mixed, atol=1e-6)
@@ -153,3 +153,9 @@ def test_gates_look_at_reduced_features(gate):
     other[:, 1::2] += 1  # entries that the reduction leaves out
     rest[..., 1::2] += 1
     assert torch.equal(gate.weights(state, images, experts), gate.weights(state, other, rest))
+
+
+def test_a_gate_is_a_part_of_a_state():
+    state = init_gate(LinearGate(width=4, experts=2), np.random.default_rng(0))
+    assert gate_tensors({**state, "context": torch.zeros(2), "gate_ready": torch.tensor(True)}) == state
+    assert gate_tensors({"context": torch.zeros(2)}) == {}

@@ -8,6 +8,12 @@ from promptfleet.config import Section
 
 Selection = Literal["nearest", "random", "farthest"]
 Search = Literal["exact", "projected"]
+FORMER_KEYS = {
+    "pool_dtype": "pool.dtype",
+    "pool_storage": "pool.storage",
+    "expert_search": "pool.search",
+    "expert_filter": "pool.outlier_tolerance",
+}
 
 
 class PoolConfig(Section):

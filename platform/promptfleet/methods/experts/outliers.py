@@ -14,6 +14,13 @@ class Outliers:
     distances: dict[int, float]
     limit: float
 
+    def reasons(self) -> dict[int, str]:
+        """Say of each client why others do not get its prompt."""
+        return {
+            client: f"its prompt is {distance:.3g} from the median prompt, at most {self.limit:.3g} is usual"
+            for client, distance in self.distances.items()
+        }
+
 
 def find_outliers(contexts: Tensor, rounds: Tensor, tolerance: float) -> Outliers:
     """Return entries of the pool that are unusually far from its middle.

@@ -35,6 +35,11 @@ class ExpertPool:
 
     ``entries`` has each client's context and text features, ``rounds [clients]`` the round of their upload (0: none).
     ``frame [WIDTH, numbers]`` and ``sketches [clients, WIDTH]`` are there only if they make the search faster.
+
+    In the server's state: ``pool.context`` [clients, tokens, width], ``pool.text`` [clients, classes, dim],
+    ``pool.round``, and with sketches ``pool.frame`` and ``pool.sketch``. On disk the first two are rows of
+    ``World.rows``, and the state has the row of each client ``pool.place`` [clients] (-1: none), the number of rows
+    ``pool.end`` and their hash ``pool.digest`` [32].
     """
 
     entries: InMemory | OnDisk

@@ -1,22 +1,45 @@
 """Gates: small networks that weigh a client's experts for each image.
 
-A gate is a frozen description; its numbers are a ``State``. Images are unit features ``[batch, dim]``; experts are text
-features ``[experts, classes, dim]``, the client's own expert first.
+A gate is a frozen description; its numbers are the tensors ``gate.*`` of a ``State``. Images are unit features
+``[batch, dim]``; experts are text features ``[experts, classes, dim]``, the client's own expert first.
 
 Source: Luo, Chen, Wu, ICLR 2025 (arXiv:2410.10114), attention-based gating network, and Table 7, "linear projection".
 """
 
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Literal, Protocol
 
 import numpy as np
 import torch
 import torch.nn.functional as F
+from pydantic import Field, model_validator
 from torch import Tensor
 
+from promptfleet.config import FederationConfig
+from promptfleet.errors import ConfigError
 from promptfleet.methods.protocol import State
 
+GATE = "gate."
 PROJECTIONS = ("query", "key", "value", "output")
+
+
+class GateConfig(FederationConfig):
+    """The keys of a method with a gate."""
+
+    gate: Literal["attention", "linear"] = Field(
+        "attention", description="attention over the experts, or a linear map from the image to their weights"
+    )
+    gating_temperature: float = Field(
+        0.1, gt=0, description="softmax temperature of the attention gate (published: 0.1)"
+    )
+    gate_width: int = Field(64, ge=1, description="width of the reduced features in the gate (published: 128)")
+    gate_heads: int = Field(8, ge=1, description="heads of the attention gate; must divide gate_width")
+
+    @model_validator(mode="after")
+    def _check_heads(self) -> "GateConfig":
+        if self.gate_width % self.gate_heads:
+            raise ValueError(f"gate_heads={self.gate_heads} must divide gate_width={self.gate_width}")
+        return self
 
 
 class Gate(Protocol):
@@ -51,7 +74,7 @@ class AttentionGate:
 
     def shapes(self) -> dict[str, tuple[int, ...]]:
         kinds = {"weight": (self.width, self.width), "bias": (self.width,)}
-        return {f"{name}.{kind}": shape for name in PROJECTIONS for kind, shape in kinds.items()}
+        return {f"{GATE}{name}.{kind}": shape for name in PROJECTIONS for kind, shape in kinds.items()}
 
     def weights(self, state: State, images: Tensor, experts: Tensor) -> Tensor:
         """Return ``[batch, classes, heads, experts]``."""
@@ -66,12 +89,12 @@ class AttentionGate:
         """
         weights, image = self.weights(state, images, experts), reduce_width(images, self.width)
         values = self._project("value", state, reduce_width(experts, self.width))
-        probes = (image @ state["output.weight"]).unflatten(-1, (self.heads, -1))
+        probes = (image @ state[f"{GATE}output.weight"]).unflatten(-1, (self.heads, -1))
         scores = (weights * torch.einsum("bhd,echd->bche", probes, values)).sum(dim=(-1, -2))
-        return scores + (image @ state["output.bias"]).unsqueeze(-1)
+        return scores + (image @ state[f"{GATE}output.bias"]).unsqueeze(-1)
 
     def _project(self, name: str, state: State, features: Tensor) -> Tensor:
-        projected = F.linear(features, state[f"{name}.weight"], state[f"{name}.bias"])
+        projected = F.linear(features, *(state[f"{GATE}{name}.{kind}"] for kind in ("weight", "bias")))
         return projected.unflatten(-1, (self.heads, -1))
 
 
@@ -88,15 +111,28 @@ class LinearGate:
     experts: int
 
     def shapes(self) -> dict[str, tuple[int, ...]]:
-        return {"weight": (self.experts, self.width), "bias": (self.experts,)}
+        return {f"{GATE}weight": (self.experts, self.width), f"{GATE}bias": (self.experts,)}
 
     def weights(self, state: State, images: Tensor, experts: Tensor) -> Tensor:
         """Return ``[batch, experts]``."""
-        count, image = len(experts), reduce_width(images, self.width)
-        return torch.softmax(F.linear(image, state["weight"][:count], state["bias"][:count]), dim=-1)
+        weight, bias = (state[f"{GATE}{kind}"][: len(experts)] for kind in ("weight", "bias"))
+        return torch.softmax(F.linear(reduce_width(images, self.width), weight, bias), dim=-1)
 
     def scores(self, state: State, images: Tensor, experts: Tensor) -> Tensor:
         return torch.einsum("be,bd,ecd->bc", self.weights(state, images, experts), images, experts)
+
+
+def check_width(config: GateConfig, dim: int) -> None:
+    """Raise ConfigError if the gate is wider than features of ``dim`` entries."""
+    if config.gate_width > dim:
+        raise ConfigError(f"gate_width={config.gate_width} exceeds the backbone's feature width {dim}")
+
+
+def make_gate(config: GateConfig, experts: int) -> Gate:
+    """Return the gate that the configuration describes, for at most this many experts, the client's own included."""
+    if config.gate == "linear":
+        return LinearGate(config.gate_width, experts)
+    return AttentionGate(config.gate_width, config.gate_heads, config.gating_temperature)
 
 
 def init_gate(gate: Gate, rng: np.random.Generator) -> State:
@@ -106,6 +142,11 @@ def init_gate(gate: Gate, rng: np.random.Generator) -> State:
         name: torch.from_numpy(rng.uniform(-bound, bound, shape).astype(np.float32))
         for name, shape in gate.shapes().items()
     }
+
+
+def gate_tensors(state: State) -> State:
+    """Return the part of a state that is a gate; empty if there is none."""
+    return {name: tensor for name, tensor in state.items() if name.startswith(GATE)}
 
 
 def reduce_width(features: Tensor, width: int) -> Tensor:

@@ -26,6 +26,7 @@ FOUNDATION = {
     "job_environment",
     "job_output",
     "limits",
+    "outages",
     "pickle_outline",
     "public_names",
     "seeding",

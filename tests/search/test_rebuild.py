@@ -181,7 +181,7 @@ def test_a_damaged_study_is_one_line_and_is_rebuilt_row_by_row(begun, folder, da
 )
 def test_what_sqlite_reads_and_no_sweep_wrote_is_damage_too(folder, monkeypatch, damage, why):
     """It is not taken for a lock, which would be waited for."""
-    monkeypatch.setattr("promptfleet.tracking.outages.time.sleep", lambda _: pytest.fail("it waits"))
+    monkeypatch.setattr("promptfleet.outages.time.sleep", lambda _: pytest.fail("it waits"))
     damage(folder / FILE)
     with pytest.raises(DamagedStudy, match=rf"^the study {folder}/{FILE} is damaged \({why}\); 6 of its trials have"):
         open_study(SPEC, folder)

@@ -232,7 +232,7 @@ def test_a_full_disk_is_waited_for(study, monkeypatch, caplog):
         if len(waited) == 3:
             limit_database(study, 100_000)
 
-    monkeypatch.setattr("promptfleet.tracking.outages.time.sleep", sleep)
+    monkeypatch.setattr("promptfleet.outages.time.sleep", sleep)
     limit_database(study, 1)
     study.fail(number, LONG)
     assert waited == [0.5, 1.0, 2.0]
@@ -271,7 +271,7 @@ def locked(monkeypatch, tmp_path):
             if len(waited) == 2:
                 other.rollback()
 
-        monkeypatch.setattr("promptfleet.tracking.outages.time.sleep", sleep)
+        monkeypatch.setattr("promptfleet.outages.time.sleep", sleep)
         yield
         other.close()
         assert waited == [0.5, 1.0]

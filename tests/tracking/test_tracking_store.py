@@ -16,8 +16,8 @@ from sqlalchemy.engine import make_url
 import promptfleet.tracking.store as store_module
 from promptfleet.atomic_files import locked
 from promptfleet.databases import sqlite_address
+from promptfleet.outages import is_outage
 from promptfleet.tracking.errors import TrackingError
-from promptfleet.tracking.outages import is_outage
 from promptfleet.tracking.store import TrackingStore
 from promptfleet.tracking.views import federations_view, trials_view
 

@@ -8,9 +8,10 @@ import time
 
 import pytest
 
-from promptfleet.tracking import outages
+from promptfleet import outages
 from promptfleet.tracking import writer as writer_module
 from promptfleet.tracking.errors import TrackingError
+from promptfleet.tracking.outages import persistently
 from promptfleet.tracking.writer import BackgroundWriter
 
 
@@ -126,32 +127,12 @@ def test_a_store_that_never_comes_back_ends_the_waiting_and_is_told_once(tmp_pat
     assert (writer.failures, writer.last_reason) == (3, "no such table: rounds")
 
 
-def test_an_outage_is_found_below_what_wraps_it():
-    from mlflow.exceptions import MlflowException
-
-    def wrapped(inner):
-        try:
-            try:
-                raise inner
-            except Exception as error:
-                raise MlflowException("as MLflow raises it") from error
-        except MlflowException as error:
-            return error
-
-    assert outages.is_outage(wrapped(sqlite3.OperationalError("database is locked")))
-    assert outages.is_outage(ConnectionRefusedError())
-    assert outages.reason(wrapped(sqlite3.OperationalError("database is locked"))) == "database is locked"
-    assert outages.reason(wrapped(ValueError("a mistake"))) == "as MLflow raises it (MlflowException)"
-    assert not outages.is_outage(wrapped(ValueError("a mistake")))
-    assert not outages.is_outage(OSError("disk full"))
-
-
 def test_a_store_that_stays_away_is_waited_for_and_logged_once(impatient, caplog):
     def write():
         raise sqlite3.OperationalError("unable to open database file")
 
     with pytest.raises(TrackingError, match=r"the store cannot be used \(unable to open database file\)"):
-        outages.persistently(write, patience_s=0.2)
+        persistently(write, patience_s=0.2)
     assert len(caplog.records) == 1
 
 

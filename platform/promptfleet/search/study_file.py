@@ -14,10 +14,10 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from promptfleet.databases import sqlite_address
 from promptfleet.errors import DataError
+from promptfleet.outages import cause, is_damage, is_outage, patiently
 from promptfleet.search.conditions import is_active
 from promptfleet.search.folders import trial_numbers
 from promptfleet.search.space import Parameter
-from promptfleet.tracking.outages import cause, is_damage, is_outage, persistently
 
 FILE = "study.db"
 STUDY = "sweep"
@@ -56,7 +56,7 @@ class StudyFile:
         """Return the result of ``access``, which is safe to repeat. Raises DataError, also kept as ``failure``."""
         store = f"the study {self.path}"
         try:
-            return persistently(access, store=store, patience_s=PATIENCE_S)
+            return patiently(access, store=store, patience_s=PATIENCE_S)
         except Exception as error:
             if is_damage(error):
                 self.failure = DamagedStudy(self.path, cause(error))

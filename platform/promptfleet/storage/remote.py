@@ -15,6 +15,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from fnmatch import fnmatchcase
 from functools import cached_property
+from itertools import repeat
 from pathlib import Path
 from typing import TypeVar
 
@@ -23,6 +24,7 @@ import pyarrow.fs as fs
 from promptfleet.atomic_files import replacing
 from promptfleet.config import StorageConfig
 from promptfleet.errors import ConfigError, first_line
+from promptfleet.outages import retried
 
 PASSING = (".partial", ".unfinished", ".lock", "-journal", "-wal", "-shm")
 FEATURES = "features"
@@ -196,21 +198,18 @@ def until_it_answers(job: Callable[[], T], address: str, give_up: threading.Even
 
     Raises OSError only after ``give_up``.
     """
-    give_up, told = give_up or threading.Event(), False
-    while True:
-        try:
-            result = job()
-        except OSError as error:
-            if give_up.is_set():
-                raise
-            if not told:
-                logger.warning("%s cannot be used (%s); trying again until it can", address, first_line(error))
-            told = True
-            give_up.wait(RETRY_S)
-        else:
-            if told:
-                logger.warning("%s can be used again", address)
-            return result
+    stop = give_up or threading.Event()
+    return retried(
+        job,
+        passes=lambda error: isinstance(error, OSError),
+        may_wait=lambda seconds: not stop.is_set(),
+        wait=stop.wait,
+        begins=lambda error: logger.warning(
+            "%s cannot be used (%s); trying again until it can", address, first_line(error)
+        ),
+        ends=lambda: logger.warning("%s can be used again", address),
+        waits_s=repeat(RETRY_S),
+    )
 
 
 def _counts(name: str, without: Collection[str]) -> bool:

@@ -21,9 +21,10 @@ from promptfleet.atomic_files import locked
 from promptfleet.databases import sqlite_address
 from promptfleet.errors import first_line
 from promptfleet.escaping import encodable
+from promptfleet.outages import cause, is_damage
 from promptfleet.tracking.descriptions import EXPERIMENT_NOTE, NOTE_TAG
 from promptfleet.tracking.errors import TrackingError
-from promptfleet.tracking.outages import PATIENCE_S, cause, is_damage
+from promptfleet.tracking.outages import PATIENCE_S
 from promptfleet.tracking.tracked_run import TrackedRun
 from promptfleet.tracking.views import ALL_RUNS, KEYS, PARENT, SAVED, VIEW_TAG, View, all_runs_view
 

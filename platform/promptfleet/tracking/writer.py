@@ -8,7 +8,8 @@ from collections.abc import Callable
 from itertools import count
 from typing import NamedTuple
 
-from promptfleet.tracking.outages import PATIENCE_S, is_outage, reason, waits
+from promptfleet.outages import is_outage, reason, retried, waits
+from promptfleet.tracking.outages import PATIENCE_S
 
 logger = logging.getLogger(__name__)
 SLOW_S = 20.0  # waiting for longer than this is logged
@@ -105,24 +106,28 @@ class BackgroundWriter:
 
     def _finished(self, job: Callable[..., object], arguments: tuple) -> bool:
         """Run a job, repeatedly through an outage; return False if the outage did not end in time."""
-        for attempt, wait in enumerate(waits()):
-            try:
-                job(*arguments)
-            except Exception as error:
-                if not is_outage(error):
-                    self._fail(error)
-                    return True
-                if attempt == 0:
-                    logger.warning("tracking: the store does not answer (%s); kept for later", reason(error))
-                if time.monotonic() - self._closed_at > self._patience_s:
-                    self._reasons.append(reason(error))
-                    return False
-            else:
-                if attempt:
-                    logger.info("tracking: the store answers again")
-                return True
-            self._closed.wait(wait) if not self._closed.is_set() else time.sleep(wait)
-        raise AssertionError
+        try:
+            retried(
+                lambda: job(*arguments),
+                passes=is_outage,
+                may_wait=lambda seconds: time.monotonic() - self._closed_at <= self._patience_s,
+                wait=self._wait,
+                begins=lambda error: logger.warning(
+                    "tracking: the store does not answer (%s); kept for later", reason(error)
+                ),
+                ends=lambda: logger.info("tracking: the store answers again"),
+                waits_s=waits(),
+            )
+        except Exception as error:
+            if is_outage(error):
+                self._reasons.append(reason(error))
+                return False
+            self._fail(error)
+        return True
+
+    def _wait(self, seconds: float) -> None:
+        """Wait, or try again as soon as the writer is closed."""
+        time.sleep(seconds) if self._closed.is_set() else self._closed.wait(seconds)
 
     def _fail(self, error: Exception) -> None:
         self._failures += 1

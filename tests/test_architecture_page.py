@@ -37,5 +37,5 @@ def test_it_names_files_and_folders_that_exist(page, root):
     package = root / "platform" / "promptfleet"
     named = set(re.findall(r"`([a-z_/]+(?:/|\.py|\.yaml))`", page))
     assert {"federation/on_ray/", "config.py", "configs/"} <= named
-    parts = [package, package / "methods", package / "federation"]
+    parts = [package, *(package / area for area in ("methods", "federation", "cluster"))]
     assert [path for path in named if not any((base / path).exists() for base in [root, *parts])] == []

@@ -177,6 +177,7 @@ METHODS = {  # name -> module:class of this package
     "fedper": "fedper:FedPer",
     "fedamp": "fedamp:FedAMP",
     "pfedprompt": "pfedprompt:PFedPrompt",
+    "promptfolio": "promptfolio:PromptFolio",
     "fedotp": "fedotp:FedOTP",
     "fedpgp": "fedpgp:FedPGP",
     "fedtpg": "fedtpg:FedTPG",

@@ -85,6 +85,8 @@ def words(annotation: Any, metadata: Iterable[Any] = ()) -> str:
         return " or ".join("null" if branch is NoneType else words(branch, metadata) for branch in arguments)
     if origin is Mapping:
         return "section of keys"
+    if origin is list:
+        return f"list, each {words(arguments[0])}"
     if origin is Literal:
         return ", ".join(f"`{value}`" for value in arguments)
     if origin is Annotated:

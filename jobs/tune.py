@@ -109,7 +109,8 @@ def _kept_in(folder: Path | None, spec: SweepSpec, arguments: Namespace) -> Iter
 def _study(spec: SweepSpec, folder: Path, *, rebuild: bool) -> SweepStudy:
     if not rebuild:
         return open_study(spec, folder)
-    return rebuild_study(folder, lambda place: open_study(spec, place), spec.space, spec.config)
+    seeds = spec.settings.seeds_per_trial
+    return rebuild_study(folder, lambda place: open_study(spec, place), spec.space, spec.config, seeds=seeds)
 
 
 def _check_storage_only(assignments: Sequence[str]) -> None:

@@ -36,7 +36,7 @@ class NoShares:
 class Mortal(tune.Trainable):
     """Keeps its rounds in its folder, as a federation does."""
 
-    def setup(self, config, frozen, shares):
+    def setup(self, config, frozen, plan):
         self._begin(config)
 
     def reset_config(self, new_config):

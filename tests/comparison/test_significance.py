@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 
 from promptfleet.comparison.over_seeds import OverSeeds
-from promptfleet.comparison.significance import differences_to_best, holm, paired_test
+from promptfleet.comparison.significance import differences_to_best
+from promptfleet.search.paired import holm, paired_test
 
 
 def test_differences_are_paired_by_seed_and_client():

@@ -5,7 +5,7 @@ import pytest
 from promptfleet.config import FederationConfig
 from promptfleet.errors import ConfigError
 from promptfleet.search import study as study_module
-from promptfleet.search.quantities import QUANTITIES, quantities_of
+from promptfleet.search.quantities import QUANTITIES, RoundFigures, quantities_of
 from promptfleet.search.space import IntRange
 from promptfleet.search.spec import SweepSettings, parse_sweep
 from promptfleet.search.study import SweepStudy
@@ -31,7 +31,8 @@ def run_trials(folder, count=99, after_round=lambda: None, **budget):
         if proposal is None:
             break
         for index in range(1, 3):
-            study.report(proposal.number, index, 0.5, {"client_seconds": 2.0 * index, "bytes": 100 * index})
+            used = {"client_seconds": 2.0 * index, "bytes": 100 * index}
+            study.report(proposal.number, index, 0.5, RoundFigures(used, []))
             after_round()
         study.complete(proposal.number, 0.5)
     return study

@@ -28,7 +28,8 @@ def stage(tmp_path, monkeypatch):
     study.complete(1, 0.9)
     study.prune(2)
     study.fail(3, "a client raised")
-    monkeypatch.setattr(lost_results, "trial_summary", lambda _, __, trial: None if trial.number in LOST else "there")
+    found = lambda _, __, trial, seeds: [None if trial.number in LOST else "there"]  # noqa: E731
+    monkeypatch.setattr(lost_results, "trial_summaries", found)
     config = FederationConfig()
     return Stage("trial", tmp_path, study, lambda params: config, SimpleNamespace(id="parent"), config.storage)
 
@@ -65,5 +66,5 @@ def test_one_that_cannot_be_brought_back_stays_what_it_was(stage, caplog):
 
 
 def test_where_nothing_is_lost_the_stage_stays_as_it_is(stage, monkeypatch):
-    monkeypatch.setattr(lost_results, "trial_summary", lambda *_: "there")
+    monkeypatch.setattr(lost_results, "trial_summaries", lambda *_, **__: ["there"])
     assert with_lost_results(stage) is stage

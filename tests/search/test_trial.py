@@ -15,11 +15,11 @@ def test_a_step_reports_one_round_and_ends_with_the_last():
     trial = object.__new__(FederationTrial)
     trial._config = SimpleNamespace(rounds=2)
     reports = [make_report(1), make_report(2)]
-    trial._rounds, trial._federation = iter(reports), SimpleNamespace(reports=reports)
+    trial._rounds = iter([[reports[:1]], [reports]])
     first, second = trial.step(), trial.step()
     assert [(one["round"], one["rounds"], one["done"]) for one in (first, second)] == [(1, 2, False), (2, 2, True)]
     assert first["val_accuracy"] == first["report"]["honest_val_accuracy"] == make_report(1).honest_val_accuracy
-    assert [one["quantities"]["rounds"] for one in (first, second)] == [1, 2]
+    assert [one["figures"]["quantities"]["rounds"] for one in (first, second)] == [1, 2]
 
 
 def test_the_study_keeps_it_failed_with_the_reason(tmp_path):

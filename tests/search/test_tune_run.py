@@ -33,7 +33,7 @@ def run(ray_session, monkeypatch, tmp_path, said):
     """Run stages of so many trials each, ``{"trial": 3}``; returns what was reported to their studies."""
     monkeypatch.setattr(tune_run, "FederationTrial", Mortal)
     monkeypatch.setattr(tune_run, "put_frozen", lambda *_, **__: ray.put("nothing"))
-    monkeypatch.setattr(tune_run, "plan_shares", NoShares)
+    monkeypatch.setattr(tune_run, "plan_seats", NoShares)
     monkeypatch.setattr(tune_run, "SweepProgress", lambda stages: SweepProgress(stages, said))
     store, writer = SimpleNamespace(ended_children=lambda parent: []), SimpleNamespace(submit=lambda *_: None)
     config = FederationConfig(rounds=ROUNDS)
@@ -100,11 +100,11 @@ def test_a_disk_that_refuses_ends_the_sweep_and_no_trial(run, tmp_path, moment):
 
 
 def test_results_that_are_gone_are_brought_back_and_the_study_stays(run, tmp_path, monkeypatch, said):
-    def summary(folder, config, trial):
+    def summary(folder, config, trial, seeds=1):
         path = trial_folder(folder, trial.number) / "rounds"
         return path.read_text() if path.exists() else None
 
-    monkeypatch.setattr(lost_results, "trial_summary", summary)
+    monkeypatch.setattr(lost_results, "trial_summaries", lambda *given, **options: [summary(*given, **options)])
     done = {"trial": [(TrialState.COMPLETE, ALL_ROUNDS)] * 3}
     assert run(trial=3) == done
     shutil.rmtree(trial_folder(tmp_path / "trial", 1))

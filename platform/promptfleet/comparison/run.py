@@ -137,7 +137,8 @@ def _tuning(method: str, sweep: SweepSpec, folder: Path, store: TrackingStore, r
     config, study = sweep.base_config(), open_study(sweep, mine)
     about = {"key": f"{run.key}/tune/{method}", "name": f"tune {method}", "search": sweep.to_dict()}
     parent = persistently(lambda: SweepRun.start(store, config, parent=run.living_id, **about))
-    return Tuning(sweep, Stage(f"tune {method}", mine, study, sweep.config, parent, config.storage))
+    seeds = sweep.settings.seeds_per_trial
+    return Tuning(sweep, Stage(f"tune {method}", mine, study, sweep.config, parent, config.storage, seeds=seeds))
 
 
 def _comparison(spec: ComparisonSpec, folder: Path, run: ComparisonRun, tunings: Mapping[str, Tuning]) -> Stage:

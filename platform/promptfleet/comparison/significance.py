@@ -4,9 +4,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from scipy.stats import wilcoxon
 
 from promptfleet.comparison.over_seeds import OverSeeds
+from promptfleet.search.paired import holm, paired_test
 
 
 @dataclass(frozen=True)
@@ -63,19 +63,3 @@ def differences_to_best(accuracy: Mapping[str, Mapping[int, Sequence[float]]]) -
         )
         for (method, gaps, pairs, p), p_holm in zip(found, adjusted, strict=True)
     ]
-
-
-def paired_test(differences: np.ndarray) -> float:
-    """Return the two-sided p-value of Wilcoxon's signed-rank test; 1 if no pair differs."""
-    if not np.any(differences):
-        return 1.0
-    return float(wilcoxon(differences, zero_method="pratt", method="asymptotic").pvalue)
-
-
-def holm(p_values: Sequence[float]) -> list[float]:
-    """Apply Holm's step-down correction: p-values that hold for all the tests together, in the given order."""
-    adjusted, highest = [0.0] * len(p_values), 0.0
-    for rank, index in enumerate(sorted(range(len(p_values)), key=lambda index: p_values[index])):
-        highest = max(highest, min(1.0, (len(p_values) - rank) * p_values[index]))
-        adjusted[index] = highest
-    return adjusted

@@ -27,7 +27,7 @@ def comparison_study(spec: ComparisonSpec, folder: Path) -> SweepStudy:
 
 def tuned_values(sweep: SweepSpec, folder: Path, study: SweepStudy) -> dict[str, Any] | None:
     """Return the searched values of the highest validation accuracy; None if every trial failed."""
-    trial = best_trial(trial_records(sweep, folder, study))
+    trial = best_trial(trial_records(folder, study, sweep.config, seeds=sweep.settings.seeds_per_trial))
     return None if trial is None else dict(trial.params)
 
 
@@ -54,7 +54,8 @@ def rebuild_studies(spec: ComparisonSpec, folder: Path) -> None:
 
 
 def _rebuilt_tuning(sweep: SweepSpec, folder: Path) -> SweepStudy:
-    return rebuild_study(folder, lambda place: open_study(sweep, place), sweep.space, sweep.config)
+    seeds = sweep.settings.seeds_per_trial
+    return rebuild_study(folder, lambda place: open_study(sweep, place), sweep.space, sweep.config, seeds=seeds)
 
 
 def _space(spec: ComparisonSpec) -> dict[str, Parameter]:

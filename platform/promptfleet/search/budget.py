@@ -24,6 +24,11 @@ class Budget(Section):
     bytes: int | None = Field(None, ge=1, description="bytes that clients upload and download")
     rounds: int | None = Field(None, ge=1, description="communication rounds, those of each seed counted")
 
+    @property
+    def is_of_reports(self) -> bool:
+        """Whether it limits something that only the reports of rounds have."""
+        return any(getattr(self, name) is not None for name in FROM_REPORTS)
+
     def used_up(self, used: Mapping[str, float]) -> str | None:
         """Return the first quantity that is used up, None if there is some of each left."""
         limits = {name: limit for name, limit in self.model_dump().items() if limit is not None}

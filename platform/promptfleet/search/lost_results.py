@@ -1,16 +1,18 @@
 """Recovery of ended trials whose results are missing on disk: they are run again, and the study stays as it is."""
 
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 
 from optuna.trial import FrozenTrial, TrialState
 
 from promptfleet.federation.checkpoints.folder import bring_result
 from promptfleet.search.folders import trial_folder
+from promptfleet.search.quantities import RoundFigures
+from promptfleet.search.seats import seat_folders
 from promptfleet.search.stage import Stage
 from promptfleet.search.study import Proposal, SweepStudy
-from promptfleet.search.sweep import trial_summary
+from promptfleet.search.sweep import trial_summaries
 
 logger = logging.getLogger(__name__)
 
@@ -30,9 +32,10 @@ def _is_lost(stage: Stage, trial: FrozenTrial) -> bool:
     if trial.state not in (TrialState.COMPLETE, TrialState.PRUNED):
         return False
     config = stage.config(trial.params)
-    if trial_summary(stage.folder, config, trial) is None:
-        bring_result(trial_folder(stage.folder, trial.number), stage.storage)
-        return trial_summary(stage.folder, config, trial) is None
+    if None in trial_summaries(stage.folder, config, trial, seeds=stage.seeds):
+        for folder in seat_folders(trial_folder(stage.folder, trial.number), stage.seeds):
+            bring_result(folder, stage.storage)
+        return None in trial_summaries(stage.folder, config, trial, seeds=stage.seeds)
     return False
 
 
@@ -67,10 +70,8 @@ class StudyWithLost:
     def is_over(self) -> bool:
         return self.trials_left() == 0
 
-    def report(
-        self, number: int, round_index: int, value: float, quantities: Mapping[str, float] | None = None
-    ) -> None:
-        self._study.report(number, round_index, value, quantities)
+    def report(self, number: int, round_index: int, value: float, figures: RoundFigures | None = None) -> None:
+        self._study.report(number, round_index, value, figures)
 
     def should_stop(self, number: int, round_index: int) -> bool:
         """Return True if the trial stops here: a lost trial at its old end, also after later trials."""

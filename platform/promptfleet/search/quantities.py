@@ -1,6 +1,8 @@
 """Figures of a trial besides its objective: its cost, and the accuracy of its worst client."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from statistics import fmean
 
 from promptfleet.federation.reports import RoundReport
 
@@ -14,6 +16,22 @@ QUANTITIES = {
     "bytes_per_round": "both together, mean over rounds",
     "worst_client": "lowest validation accuracy of a client after the last round",
 }
+MEANS = ("bytes_per_round", "worst_client")  # over the federations of a trial; others are sums
+
+
+@dataclass(frozen=True)
+class RoundFigures:
+    """Figures of a trial after a round, besides its objective: its quantities, and the accuracy of each client."""
+
+    quantities: Mapping[str, float]
+    clients: Sequence[float | None]
+
+    @classmethod
+    def of(cls, federations: Sequence[Sequence[RoundReport]]) -> "RoundFigures":
+        """Return those of a trial from the reports of its federations, which differ in their seed."""
+        each = [quantities_of(reports) for reports in federations]
+        quantities = {name: (fmean if name in MEANS else sum)(one[name] for one in each) for name in each[0]}
+        return cls(quantities, [value for reports in federations for value in reports[-1].client_val_accuracy])
 
 
 def quantities_of(reports: Sequence[RoundReport]) -> dict[str, float]:

@@ -7,6 +7,7 @@ import shutil
 from collections.abc import Callable, Mapping
 from itertools import count
 from pathlib import Path
+from statistics import fmean
 from typing import Any
 
 from optuna.trial import TrialState
@@ -15,10 +16,10 @@ from promptfleet.config import FederationConfig, flatten
 from promptfleet.errors import PromptfleetError, StorageError
 from promptfleet.federation.checkpoints.checkpoint import load_snapshot
 from promptfleet.federation.checkpoints.folder import RESULT_FILE, load_summary
-from promptfleet.federation.reports import FederationSummary
 from promptfleet.search.conditions import is_active
 from promptfleet.search.folders import trial_folder, trial_numbers
-from promptfleet.search.quantities import quantities_of
+from promptfleet.search.quantities import RoundFigures
+from promptfleet.search.seats import seat_folders, seeded
 from promptfleet.search.space import Parameter
 from promptfleet.search.study import SweepStudy
 from promptfleet.search.study_file import FILE, DamagedStudy
@@ -35,6 +36,8 @@ def rebuild_study(
     open_in: Callable[[Path], SweepStudy],
     space: Mapping[str, Parameter],
     config: Callable[[Mapping[str, Any]], FederationConfig],
+    *,
+    seeds: int = 1,
 ) -> SweepStudy:
     """Return the study in ``folder``, made from the results of its trials if its database is damaged.
 
@@ -54,7 +57,7 @@ def rebuild_study(
     beside.mkdir()
     study = open_in(beside)
     for number in range(max(trial_numbers(folder), default=-1) + 1):
-        _restore(study, trial_folder(folder, number), space, config)
+        _restore(study, trial_folder(folder, number), space, config, seeds)
     states = [trial.state for trial in study.trials()]
     for name in (_JOURNAL, FILE):  # a journal left would be taken for the new one's
         if os.path.lexists(folder / name):
@@ -73,11 +76,13 @@ def _restore(
     folder: Path,
     space: Mapping[str, Parameter],
     config: Callable[[Mapping[str, Any]], FederationConfig],
+    seeds: int,
 ) -> None:
     try:
         params = _params(folder, space)
         wanted = config(params)
-        summary: FederationSummary | None = load_summary(folder, wanted.fingerprint())
+        seats = zip(seeded(wanted, seeds), seat_folders(folder, seeds), strict=True)
+        summaries = [load_summary(seat, one.fingerprint()) for one, seat in seats]
     except StorageError:
         raise
     except (
@@ -90,11 +95,13 @@ def _restore(
         PromptfleetError,
     ) as error:
         logger.warning("%s: has no result that can be used (%s); the trial is run again", folder, error)
-        summary = None
-    if summary is not None:
-        values = [report.honest_val_accuracy for report in summary.rounds]
-        quantities = quantities_of(summary.rounds)
-        study.restore(params, values, complete=len(values) == wanted.rounds, quantities=quantities)
+        summaries = [None]
+    if None not in summaries:
+        federations = [summary.rounds for summary in summaries]
+        done = range(1, min(map(len, federations)) + 1)
+        values = [fmean(reports[index - 1].honest_val_accuracy for reports in federations) for index in done]
+        figures = [RoundFigures.of([reports[:index] for reports in federations]) for index in done]
+        study.restore(params, values, complete=len(values) == wanted.rounds, figures=figures)
         return
     study.restore(None)
     proposed = study.trials()[-1].params

@@ -37,7 +37,10 @@ from promptfleet.federation.settings import (
 )
 from promptfleet.search.budget import Budget
 from promptfleet.search.conditions import active, is_active, parents_first, required, with_fixed
+from promptfleet.search.finalists import Finalists
+from promptfleet.search.pruners import Name
 from promptfleet.search.samplers import GRID, check_sampler
+from promptfleet.search.seats import seeded
 from promptfleet.search.space import Choice, IntRange, Parameter, parse_parameter
 
 _KEPT = ("method", "dataset", "backbone", "features.", "rounds", "partition.file", "partition.fingerprint")
@@ -61,7 +64,17 @@ class SweepSettings(Section):
     budget: Budget = Field(default_factory=Budget, description="what all trials may use")
     seed: int = Field(0, ge=0, description="seed of the sampler; the federation has its own seed")
     defaults_first: bool = Field(False, description="run the federation's own values as the first trial")
+    seeds_per_trial: int = Field(
+        1, ge=1, description="federations of a trial, with seeds that follow each other; its objective is their mean"
+    )
+    finalists: Finalists = Field(default_factory=Finalists, description="trials that are run again with fresh seeds")
     startup_trials: int = Field(6, ge=0, description="random trials before the sampler learns from them")
+    pruner: Name = Field(
+        "asha",
+        description="what stops a trial early: successive halving, the median of the others, the same with"
+        " patience, or a paired test of its clients against the best trial's",
+    )
+    patience: int = Field(3, ge=0, description="rounds without improvement that `patient` waits for")
     grace_rounds: int = Field(2, ge=1, description="rounds per trial before it can be stopped early")
     reduction_factor: int = Field(3, ge=2, description="one of every N trials survives each rung (ASHA)")
     concurrent_trials: int = Field(
@@ -160,6 +173,12 @@ class SweepSpec:
         own = flatten(self.config({}).to_dict())
         return {key: own[key] for key, parameter in self.space.items() if key in own and parameter.contains(own[key])}
 
+    def further_seeds(self) -> list[FederationConfig]:
+        """Return the first federation with every other seed that trials or finalists have."""
+        config, settings = self.base_config(), self.settings
+        finals = [config.model_copy(update={"seed": seed}) for seed in settings.finalists.seeds]
+        return [*seeded(config, settings.seeds_per_trial)[1:], *finals]
+
     def _first_values(self) -> dict[str, Any]:
         return self._beside_firsts({})
 
@@ -243,6 +262,7 @@ def parse_sweep(
     spec = SweepSpec(settings, base, space)
     for _ in spec.extreme_configs(f"{source} with --set" if overrides else f"{source}: space"):
         pass
+    _check_seeds(spec, source)
     return spec
 
 
@@ -263,6 +283,25 @@ def _check_budget(budget: Budget, federation: Mapping[str, Any], source: str) ->
     rounds = flatten(federation).get("rounds", FederationConfig.model_fields["rounds"].default)
     if budget.rounds is not None and isinstance(rounds, int) and budget.rounds < rounds:
         raise ConfigError(f"{source}: budget.rounds: {budget.rounds} allow no trial, which takes {rounds} rounds")
+
+
+def _check_seeds(spec: SweepSpec, source: str) -> None:
+    """Raise ConfigError if seeds of trials, of finalists and of the space do not go together, or pairs do not match."""
+    settings, finalists = spec.settings, spec.settings.finalists
+    if "seed" in spec.space and (settings.seeds_per_trial > 1 or finalists.trials):
+        key = "finalists" if finalists.trials else "seeds_per_trial"
+        raise ConfigError(f"{source}: {key}: sets seeds itself, so 'seed' cannot be searched")
+    if finalists.trials and len(set(finalists.seeds)) < 2:
+        raise ConfigError(f"{source}: finalists.seeds: got {finalists.seeds}, should be at least two different seeds")
+    if finalists.seeds and not finalists.trials:
+        raise ConfigError(f"{source}: finalists.trials: is missing, should be the number of finalists")
+    first = spec.base_config().seed
+    used = sorted(set(finalists.seeds) & set(range(first, first + settings.seeds_per_trial)))
+    if used:
+        raise ConfigError(f"{source}: finalists.seeds: the trials have seed {used[0]} already; give fresh ones")
+    others = [key for key in spec.space if key.startswith(("clients", "partition.", "seed", "dataset"))]
+    if settings.pruner == "wilcoxon" and others:
+        raise ConfigError(f"{source}: pruner: wilcoxon compares the same clients, so {others[0]} cannot be searched")
 
 
 def _unknown_setting(key: str, known: Sequence[str], source: str) -> ConfigError:

@@ -12,7 +12,7 @@ from promptfleet.search.study_file import FILE as STUDY_FILE
 from promptfleet.storage.remote import bring_file
 from promptfleet.tracking.federation_run import FederationRun
 
-STAGE, NUMBER, PARAMS, SETTLED = "stage", "trial_number", "params", "settled_rounds"
+STAGE, NUMBER, PARAMS, SETTLED, SEEDS = "stage", "trial_number", "params", "settled_rounds", "seeds"
 FEDERATION, FOLDER = "federation", "folder"  # it is one under ``storage.folder``
 
 
@@ -37,6 +37,7 @@ class Stage:
     config: Callable[[Mapping[str, Any]], FederationConfig]
     parent: ParentRun
     storage: StorageConfig
+    seeds: int = 1  # of the federations of a trial
 
     def keep_study(self) -> None:
         """Upload the study if ``storage.path`` is an address, before any work depends on it."""
@@ -49,6 +50,7 @@ class Stage:
             NUMBER: proposal.number,
             PARAMS: dict(proposal.params),
             SETTLED: proposal.settled_rounds,
+            SEEDS: self.seeds,
             FEDERATION: self.config(proposal.params).to_dict(),
             FOLDER: self.storage.name_of(trial_folder(self.folder, proposal.number)),
         }

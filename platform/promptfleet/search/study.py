@@ -13,13 +13,14 @@ from functools import wraps
 from pathlib import Path
 from typing import Any, TypeVar
 
-import numpy as np
 import optuna
 from optuna.distributions import BaseDistribution
 from optuna.trial import FrozenTrial, TrialState, create_trial
 
 from promptfleet.search.budget import QUANTITIES_ATTR, SECONDS_ATTR, used_by
 from promptfleet.search.importances import hyperparameter_importances
+from promptfleet.search.pruners import clients_attr, make_pruner
+from promptfleet.search.quantities import RoundFigures
 from promptfleet.search.samplers import GRID, ask, distribution, make_sampler, notes
 from promptfleet.search.space import Parameter
 from promptfleet.search.spec import SweepSettings, grid_points
@@ -74,7 +75,15 @@ class SweepStudy:
         self._grid = grid_points(space) if settings.sampler == GRID else None
         self._parameters = space
         self._settings = settings
-        self._milestones = _milestones(settings, rounds)
+        self._rounds = rounds
+        self._pruner = make_pruner(
+            "none" if settings.sampler == GRID else settings.pruner,
+            grace_rounds=settings.grace_rounds,
+            reduction_factor=settings.reduction_factor,
+            patience=settings.patience,
+            startup_trials=settings.startup_trials,
+            rounds=rounds,
+        )
         optuna.logging.set_verbosity(optuna.logging.ERROR)  # it warns at each lock that is waited for
         self._file = StudyFile(Path(folder), space)
         self._study = self._file.study
@@ -131,35 +140,23 @@ class SweepStudy:
         return self.trials_left() == 0
 
     @patient
-    def report(
-        self, number: int, round_index: int, value: float, quantities: Mapping[str, float] | None = None
-    ) -> None:
-        """Store the objective of one round, and the quantities of the trial after it (``QUANTITIES``)."""
+    def report(self, number: int, round_index: int, value: float, figures: RoundFigures | None = None) -> None:
+        """Store the objective of one round, and what is needed of the trial's figures after it."""
         self._note_seconds()
         trial = self._trial(number)
         if not trial.state.is_finished() and round_index not in trial.intermediate_values:
-            if quantities is not None:
-                self._live(trial).set_user_attr(QUANTITIES_ATTR, dict(quantities))
+            for name, attribute in self._attributes(round_index, figures).items():
+                self._live(trial).set_user_attr(name, attribute)
             self._live(trial).report(value, round_index)
 
     @patient
     def should_stop(self, number: int, round_index: int) -> bool:
-        """Return True if the trial is not among the best at this rung, compared with earlier trials there.
+        """Return whether the trial is stopped after this round, see ``promptfleet.search.pruners``."""
+        trials = self._trials()
+        return self._falls_behind(trials, trials[number], round_index)
 
-        Rungs are rounds grace * factor^k; at each the trial must reach the (1 - 1/factor) quantile of the others'
-        values there. Source: Li et al., "A System for Massively Parallel Hyperparameter Tuning" (arXiv:1810.05934).
-        """
-        return self._falls_behind(self._trials(), number, round_index)
-
-    def _falls_behind(self, trials: Sequence[FrozenTrial], number: int, round_index: int) -> bool:
-        if round_index not in self._milestones:
-            return False
-        others = [t.intermediate_values[round_index] for t in trials if _reached(t, round_index) and t.number != number]
-        if not others:
-            return False
-        return trials[number].intermediate_values[round_index] < np.quantile(
-            others, 1 - 1 / self._settings.reduction_factor
-        )
+    def _falls_behind(self, trials: Sequence[FrozenTrial], trial: FrozenTrial, round_index: int) -> bool:
+        return self._pruner is not None and self._pruner(self._study, trials, trial, round_index)
 
     @patient
     def complete(self, number: int, value: float) -> None:
@@ -193,9 +190,9 @@ class SweepStudy:
         values: Sequence[float] = (),
         *,
         complete: bool = False,
-        quantities: Mapping[str, float] | None = None,
+        figures: Sequence[RoundFigures] = (),
     ) -> None:
-        """Add the next trial of the old study: its ``params``, the objective after each round, and its quantities.
+        """Add the next trial of the old study: its ``params``, and the objective and the figures after each round.
 
         It has ended if it is ``complete``, or if it would be stopped after its last round given the trials before it.
         Without params it is the next proposal, and has not been run.
@@ -210,12 +207,16 @@ class SweepStudy:
             params=dict(params),
             distributions=self._spreads(params),
             intermediate_values=reported,
-            user_attrs={QUANTITIES_ATTR: dict(quantities)} if quantities else {},
+            user_attrs={
+                name: value
+                for round_index, one in enumerate(figures, start=1)
+                for name, value in self._attributes(round_index, one).items()
+            },
         )
         trial.number = len(trials)
         if complete:
             trial.state = TrialState.COMPLETE
-        elif reported and self._falls_behind([*trials, trial], trial.number, len(values)):
+        elif reported and self._falls_behind(trials, trial, len(values)):
             trial.state = TrialState.PRUNED
         if trial.state.is_finished():
             trial.value, trial.datetime_complete = values[-1], datetime.now()
@@ -225,8 +226,19 @@ class SweepStudy:
         """Return the importance of each searched key for the objective, see ``hyperparameter_importances``."""
         return hyperparameter_importances(self.trials(), self._parameters, seed=self._settings.seed)
 
+    def _attributes(self, round_index: int, figures: RoundFigures | None) -> dict[str, Any]:
+        """Return the attributes of a trial after a round: quantities at its end, or where the budget is of them."""
+        if figures is None:
+            return {}
+        found: dict[str, Any] = {}
+        if round_index == self._rounds or self._settings.budget.is_of_reports:
+            found[QUANTITIES_ATTR] = dict(figures.quantities)
+        if self._settings.pruner == "wilcoxon":
+            found[clients_attr(round_index)] = list(figures.clients)
+        return found
+
     def _used_up(self, trials: Sequence[FrozenTrial]) -> str | None:
-        return self._settings.budget.used_up(used_by(trials, self._seconds()))
+        return self._settings.budget.used_up(used_by(trials, self._seconds(), seeds=self._settings.seeds_per_trial))
 
     def _seconds(self) -> float:
         """Return how long the search has been running, in this process and those before it."""
@@ -280,15 +292,3 @@ class SweepStudy:
 
     def _live(self, trial: FrozenTrial) -> optuna.Trial:
         return optuna.Trial(self._study, trial._trial_id)
-
-
-def _milestones(settings: SweepSettings, rounds: int) -> set[int]:
-    milestones, rung = set(), settings.grace_rounds
-    while settings.sampler != GRID and rung < rounds:
-        milestones.add(rung)
-        rung *= settings.reduction_factor
-    return milestones
-
-
-def _reached(trial: FrozenTrial, round_index: int) -> bool:
-    return round_index in trial.intermediate_values

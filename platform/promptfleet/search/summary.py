@@ -9,6 +9,7 @@ from rich.table import Table
 from promptfleet.cluster.session import local_nodes
 from promptfleet.config import flatten
 from promptfleet.federation.settings import trust_option
+from promptfleet.search.finalists import Finalist
 from promptfleet.search.progress import format_params
 from promptfleet.search.spec import SweepSpec
 from promptfleet.search.sweep import SweepOutcome, plan_sweep
@@ -60,6 +61,8 @@ def describe_outcome(spec: SweepSpec, folder: Path, outcome: SweepOutcome) -> st
             *([f"  honest clients      {result.honest_test_accuracy:.3f}"] if result.adversaries else []),
             f"  zero-shot CLIP      {result.zero_shot_accuracy:.3f} on the same clients",
         ]
+    if outcome.finalists:
+        lines.append(render(_finalists(spec, outcome.finalists)))
     counts = [f"{count} {state}" for state, count in count_states(outcome.records).items() if state != "running"]
     ended_by = [f"the search ended: budget.{outcome.used_up} is used up"] if outcome.used_up else []
     lines += [
@@ -85,6 +88,20 @@ def _best_trials(spec: SweepSpec, records: Sequence[TrialRecord]) -> Table:
         test = "-" if record.test_accuracy is None else f"{record.test_accuracy:.3f}"
         values = [format_value(record.params[key]) if key in record.params else NOT_SEARCHED for key in spec.space]
         table.add_row(str(record.number), f"{record.value:.3f}", test, f"{record.seconds:.1f}", *values)
+    return table
+
+
+def _finalists(spec: SweepSpec, finalists: Sequence[Finalist]) -> Table:
+    seeds = ", ".join(map(str, spec.settings.finalists.seeds))
+    table = Table(title=f"finalists, run again with seeds {seeds}; the first is the winner", title_justify="left")
+    for name in ("trial", "validation", "95 % interval", "test", "below the winner", "p", ""):
+        table.add_column(name, justify="right")
+    for one in finalists:
+        against = ["-", "-", "winner"]
+        if one.p is not None:
+            against = [f"{one.gap:.3f}", f"{one.p:.2g}", "noise" if one.is_noise else "worse"]
+        figures = [f"{one.val_accuracy:.3f}", f"± {one.interval:.3f}", f"{one.test_accuracy:.3f}"]
+        table.add_row(str(one.number), *figures, *against)
     return table
 
 

@@ -1,9 +1,11 @@
 """Sweep: Ray Tune runs the federations that the study proposes, one communication round per step."""
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from statistics import fmean
+from typing import Any
 
 from optuna.trial import FrozenTrial
 
@@ -14,7 +16,11 @@ from promptfleet.federation.checkpoints.folder import load_summary
 from promptfleet.federation.prepare import Prepared, prepare
 from promptfleet.federation.reports import FederationSummary
 from promptfleet.federation.resources import Shares, announce_gpus, plan_shares
+from promptfleet.search.final_stage import final_ranking, final_space, final_stage
+from promptfleet.search.finalists import Finalist
 from promptfleet.search.folders import trial_folder
+from promptfleet.search.samplers import GRID
+from promptfleet.search.seats import seat_folders, seeded
 from promptfleet.search.spec import SweepSpec
 from promptfleet.search.stage import Stage
 from promptfleet.search.study import SweepStudy
@@ -38,6 +44,7 @@ class SweepOutcome:
     ui_hint: str
     untracked: str | None  # why MLflow lacks a part of it
     used_up: str | None = None  # the part of the budget, other than trials, of which nothing is left
+    finalists: Sequence[Finalist] = ()  # the winner first
 
 
 def plan_sweep(spec: SweepSpec, nodes: Sequence[Node]) -> Shares:
@@ -51,7 +58,7 @@ def plan_sweep(spec: SweepSpec, nodes: Sequence[Node]) -> Shares:
 
 def prepare_sweep(spec: SweepSpec) -> Prepared:
     """Return frozen inputs of all trials. Raises PromptfleetError if one of the extreme federations is not possible."""
-    return prepare(*spec.extreme_configs())
+    return prepare(*spec.extreme_configs(), *spec.further_seeds())
 
 
 def open_study(spec: SweepSpec, folder: Path) -> SweepStudy:
@@ -85,50 +92,101 @@ def run_sweep(spec: SweepSpec, folder: Path, prepared: Prepared, nodes: Sequence
         sweep = persistently(
             lambda: SweepRun.start(store, config, key=f"sweep/{folder.name}", name=folder.name, search=spec.to_dict())
         )
-        stage = Stage("trial", folder, study, spec.config, sweep, config.storage)
-        concurrent = spec.settings.concurrent_trials
-        run_trials([stage], folder, prepared, nodes, store, writer, concurrent=concurrent)
+        stage = Stage("trial", folder, study, spec.config, sweep, config.storage, seeds=spec.settings.seeds_per_trial)
+
+        def run(stage: Stage) -> None:
+            concurrent = spec.settings.concurrent_trials
+            run_trials([stage], folder, prepared, nodes, store, writer, concurrent=concurrent)
+
+        run(stage)
         records = finish_sweep(spec, folder, study, sweep, writer)
-    best = best_trial(records)
+        final = _final_stage(spec, folder, study, store, sweep) if study.is_over() else None
+        if final is not None:
+            run(final)
+            finish_sweep(spec, final.folder, final.study, final.parent, writer, config=final.config)
+    finalists = final_ranking(final) if final is not None else []
+    is_over = study.is_over() and (final is None or final.study.is_over())
+    best = best_trial(records) if not finalists else records[finalists[0].number]
     result = trial_summary(folder, spec.config(best.params), study.trials()[best.number]) if best else None
     hint = store.ui_hint(sweep.view)
-    return SweepOutcome(records, best, result, not study.is_over(), hint, writer.last_reason, study.used_up())
+    return SweepOutcome(records, best, result, not is_over, hint, writer.last_reason, study.used_up(), finalists)
+
+
+def _final_stage(
+    spec: SweepSpec, folder: Path, study: SweepStudy, store: TrackingStore, sweep: SweepRun
+) -> Stage | None:
+    """Return the stage of the finalists, None where there are none."""
+    space = final_space(spec, study)
+    if space is None:
+        return None
+    about = {"sampler": GRID, "space": {key: parameter.entry() for key, parameter in space.items()}}
+    names = {"key": f"sweep/{folder.name}/finalists", "name": f"{folder.name} finalists"}
+    parent = persistently(
+        lambda: SweepRun.start(store, spec.base_config(), search=about, parent=lambda: sweep.id, **names)
+    )
+    return final_stage(spec, folder, study, space, parent)
 
 
 def finish_sweep(
-    spec: SweepSpec, folder: Path, study: SweepStudy, sweep: SweepRun, writer: BackgroundWriter
+    spec: SweepSpec,
+    folder: Path,
+    study: SweepStudy,
+    sweep: SweepRun,
+    writer: BackgroundWriter,
+    *,
+    config: Callable[[Mapping[str, Any]], FederationConfig] | None = None,
 ) -> list[TrialRecord]:
     """Write the sweep's table, figures and best trial to MLflow and end its run; return its trials."""
-    records = trial_records(spec, folder, study)
+    seeds = 1 if config else spec.settings.seeds_per_trial
+    records = trial_records(folder, study, config or spec.config, seeds=seeds)
     log_scale = [key for key, parameter in spec.space.items() if getattr(parameter, "log", False)]
     status = "FINISHED" if study.is_over() else "KILLED"
     writer.submit(lambda: sweep.finish(records, study.importances, log_scale=log_scale, status=status))
     return records
 
 
-def trial_records(spec: SweepSpec, folder: Path, study: SweepStudy) -> list[TrialRecord]:
+def trial_records(
+    folder: Path, study: SweepStudy, config: Callable[[Mapping[str, Any]], FederationConfig], *, seeds: int = 1
+) -> list[TrialRecord]:
     """Return the study's trials as plain values, with the figures of their results."""
-    return [trial_record(trial, trial_summary(folder, spec.config(trial.params), trial)) for trial in study.trials()]
+    return [
+        trial_record(trial, *trial_summaries(folder, config(trial.params), trial, seeds=seeds))
+        for trial in study.trials()
+    ]
+
+
+def trial_summaries(
+    folder: Path, config: FederationConfig, trial: FrozenTrial, *, seeds: int
+) -> list[FederationSummary | None]:
+    """Return the summary of each of the trial's federations, see ``trial_summary``."""
+    folders = seat_folders(trial_folder(folder, trial.number), seeds)
+    return [_summary(place, one) for place, one in zip(folders, seeded(config, seeds), strict=True)]
 
 
 def trial_summary(folder: Path, config: FederationConfig, trial: FrozenTrial) -> FederationSummary | None:
     """Return the trial's results so far; None, with a warning, if they are damaged or of another federation."""
+    return _summary(trial_folder(folder, trial.number), config)
+
+
+def _summary(folder: Path, config: FederationConfig) -> FederationSummary | None:
     try:
-        return load_summary(trial_folder(folder, trial.number), config.fingerprint())
+        return load_summary(folder, config.fingerprint())
     except DataError as error:
         logger.warning("%s", error)
         return None
 
 
-def trial_record(trial: FrozenTrial, summary: FederationSummary | None) -> TrialRecord:
-    """Return a trial of the study as plain values."""
+def trial_record(trial: FrozenTrial, *summaries: FederationSummary | None) -> TrialRecord:
+    """Return a trial of the study as plain values; accuracies are means over its federations."""
+    found = [summary for summary in summaries if summary is not None]
+    attacked = any(summary.adversaries for summary in found)
     return TrialRecord(
         number=trial.number,
         state={"COMPLETE": "complete", "PRUNED": "pruned", "FAIL": "failed"}.get(trial.state.name, "running"),
         params=dict(trial.params),
         value=trial.value if trial.state.is_finished() else None,
         rounds=len(trial.intermediate_values),
-        test_accuracy=summary.test_accuracy if summary else None,
-        seconds=summary.seconds if summary else 0.0,
-        honest_test_accuracy=summary.honest_test_accuracy if summary and summary.adversaries else None,
+        test_accuracy=fmean(summary.test_accuracy for summary in found) if found else None,
+        seconds=sum((summary.seconds for summary in found), 0.0),
+        honest_test_accuracy=fmean(summary.honest_test_accuracy for summary in found) if attacked else None,
     )

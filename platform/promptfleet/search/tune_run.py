@@ -13,11 +13,11 @@ from promptfleet.cluster.watch import require_ray
 from promptfleet.config import FederationConfig
 from promptfleet.federation.on_ray.fleet import put_frozen
 from promptfleet.federation.prepare import Prepared
-from promptfleet.federation.resources import Shares, plan_shares
 from promptfleet.federation.settings import federation_config
 from promptfleet.search.lost_results import with_lost_results
 from promptfleet.search.progress import SweepProgress
-from promptfleet.search.stage import FEDERATION, FOLDER, Stage
+from promptfleet.search.seats import Seats, plan_seats
+from promptfleet.search.stage import FEDERATION, FOLDER, SEEDS, Stage
 from promptfleet.search.tracking_callback import TrackTrials
 from promptfleet.search.trial import OBJECTIVE, FederationTrial
 from promptfleet.search.tune_adapters import RungScheduler, StageSearcher
@@ -74,18 +74,18 @@ def _tuner(
     tracking: TrackTrials,
     concurrent: int,
 ) -> tune.Tuner:
-    def shares(config: FederationConfig) -> Shares:
-        return plan_shares(config, nodes, concurrent=concurrent)
+    def plan(config: FederationConfig, seeds: int) -> Seats:
+        return plan_seats(config, nodes, concurrent=concurrent, seeds=seeds)
 
     where = where_trials_run(nodes, stages[0].storage)
 
     def bundles(values: Mapping[str, Any]) -> tune.PlacementGroupFactory:
-        trial, *actors = shares(federation_config(values[FEDERATION])).bundles()
+        trial, *actors = plan(federation_config(values[FEDERATION]), values[SEEDS]).bundles()
         return tune.PlacementGroupFactory([trial | where, *actors], strategy="SPREAD")
 
     logging.getLogger("ray.tune").setLevel(logging.CRITICAL)  # our own callbacks report failures
     frozen = put_frozen(prepared, shared_files=is_shared(nodes))
-    trainable = tune.with_parameters(FederationTrial, frozen=[frozen], shares=shares)
+    trainable = tune.with_parameters(FederationTrial, frozen=[frozen], plan=plan)
     return tune.Tuner(
         tune.with_resources(trainable, bundles),
         tune_config=tune.TuneConfig(

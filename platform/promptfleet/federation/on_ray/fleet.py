@@ -90,9 +90,12 @@ class RayFleet:
     The handle of a private state is its block, which it shares with other clients of the same actor.
     """
 
-    def __init__(self, frozen: ObjectRef, shares: Shares, *, start_timeout_s: float, own_group: bool):
+    def __init__(
+        self, frozen: ObjectRef, shares: Shares, *, start_timeout_s: float, own_group: bool, first_bundle: int = 1
+    ):
         self.shares = shares
-        self._processes = Processes(frozen, shares, start_timeout_s=start_timeout_s, own_group=own_group)
+        place = {"own_group": own_group, "first_bundle": first_bundle}
+        self._processes = Processes(frozen, shares, start_timeout_s=start_timeout_s, **place)
 
     def begin(
         self, config: FederationConfig, partition: Partition, upload_noise: float = 0.0, rows: Path | None = None

@@ -25,17 +25,25 @@ OURS = "promptfleet.errors."  # prefix of Ray's names for an actor's own errors
 class Processes:
     """A server and ``shares.client_actors`` client actors.
 
-    Inside a Tune trial the trial's placement group is used, whose first bundle is the trial itself; elsewhere
-    ``own_group`` makes one for server and clients.
+    Inside a Tune trial the trial's placement group is used, from ``first_bundle`` on, since its bundle 0 is the trial
+    itself; elsewhere ``own_group`` makes one for server and clients.
 
     Raises on construction:
         ResourceError: they did not start within ``start_timeout_s``, or one could not, such as for want of memory.
     """
 
-    def __init__(self, frozen: "ObjectRef[Frozen]", shares: Shares, *, start_timeout_s: float, own_group: bool):
+    def __init__(
+        self,
+        frozen: "ObjectRef[Frozen]",
+        shares: Shares,
+        *,
+        start_timeout_s: float,
+        own_group: bool,
+        first_bundle: int = 1,
+    ):
         self._frozen, self._shares = frozen, shares
         self._own_group: PlacementGroup | None = None
-        self._group, self._first_bundle = get_current_placement_group(), 1
+        self._group, self._first_bundle = get_current_placement_group(), first_bundle
         self.clients: list[Any] = []
         try:
             if own_group:

@@ -1,0 +1,61 @@
+"""The stage after a search: its best trials again, with fresh seeds, as a study of their own."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from optuna.trial import TrialState
+
+from promptfleet.config import FederationConfig
+from promptfleet.federation.checkpoints.folder import load_summary
+from promptfleet.search.finalists import Finalist, rank_finalists
+from promptfleet.search.folders import trial_folder
+from promptfleet.search.samplers import GRID
+from promptfleet.search.space import Choice
+from promptfleet.search.spec import SweepSettings, SweepSpec
+from promptfleet.search.stage import ParentRun, Stage
+from promptfleet.search.study import SweepStudy
+
+TRIAL, SEED = "trial", "seed"
+
+
+def final_space(spec: SweepSpec, study: SweepStudy) -> dict[str, Choice] | None:
+    """Return what the finalists' study runs through: the best complete trials, best first, and the seeds."""
+    complete = [trial for trial in study.trials() if trial.state == TrialState.COMPLETE]
+    best = sorted(complete, key=lambda trial: (-trial.value, trial.number))[: spec.settings.finalists.trials]
+    if not best:
+        return None
+    numbers = tuple(trial.number for trial in best)
+    return {TRIAL: Choice(numbers), SEED: Choice(tuple(spec.settings.finalists.seeds))}
+
+
+def final_stage(
+    spec: SweepSpec, folder: Path, study: SweepStudy, space: Mapping[str, Choice], parent: ParentRun
+) -> Stage:
+    """Return the stage of the finalists of the search in ``folder``; other finalists have another folder."""
+    place = folder / "finalists" / "-".join(map(str, sorted(space[TRIAL].values)))
+    place.mkdir(parents=True, exist_ok=True)
+    points = len(space[TRIAL].values) * len(space[SEED].values)
+    finals = SweepStudy(place, space, SweepSettings(sampler=GRID, trials=points), spec.base_config().rounds)
+    found = {trial.number: trial.params for trial in study.trials()}
+
+    def config(params: Mapping[str, Any]) -> FederationConfig:
+        return spec.config({**found[params[TRIAL]], SEED: params[SEED]})
+
+    return Stage("final", place, finals, config, parent, spec.base_config().storage)
+
+
+def final_ranking(stage: Stage) -> list[Finalist]:
+    """Return the finalists that have a result for a seed, the winner first; empty without any."""
+    clients: dict[int, dict[int, list[float]]] = {}
+    test_accuracy: dict[int, list[float]] = {}
+    for trial in stage.study.trials():
+        number, seed = trial.params[TRIAL], trial.params[SEED]
+        summary = None
+        if trial.state == TrialState.COMPLETE:
+            fingerprint = stage.config(trial.params).fingerprint()
+            summary = load_summary(trial_folder(stage.folder, trial.number), fingerprint)
+        if summary is not None:
+            clients.setdefault(number, {})[seed] = list(summary.rounds[-1].client_val_accuracy)
+            test_accuracy.setdefault(number, []).append(summary.honest_test_accuracy)
+    return rank_finalists(clients, test_accuracy) if clients else []

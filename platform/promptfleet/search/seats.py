@@ -1,0 +1,50 @@
+"""Federations of one trial, which differ in their seed: where each is kept, and how many run side by side."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from promptfleet.cluster.nodes import Node
+from promptfleet.config import FederationConfig
+from promptfleet.errors import ResourceError
+from promptfleet.federation.resources import Shares, plan_shares
+
+
+@dataclass(frozen=True)
+class Seats:
+    """What a trial takes of a cluster: ``fleets`` of these shares, one for each federation, or one for all in turn."""
+
+    shares: Shares
+    fleets: int
+
+    def bundles(self) -> list[dict[str, float]]:
+        """One placement bundle per process: the driver, then each fleet's server and clients."""
+        driver, *fleet = self.shares.bundles()
+        return [driver, *fleet * self.fleets]
+
+    def first_bundle(self, fleet: int) -> int:
+        """Return the place of a fleet's server among ``bundles``."""
+        return 1 + fleet * (1 + self.shares.client_actors)
+
+
+def plan_seats(config: FederationConfig, nodes: Sequence[Node], *, concurrent: int, seeds: int = 1) -> Seats:
+    """Return seats for a trial of ``seeds`` federations: side by side where there is room, else one for all.
+
+    Raises ResourceError: ``concurrent`` trials do not even fit with one federation each.
+    """
+    if seeds > 1:
+        try:
+            return Seats(plan_shares(config, nodes, concurrent=concurrent * seeds), seeds)
+        except ResourceError:
+            pass
+    return Seats(plan_shares(config, nodes, concurrent=concurrent), 1)
+
+
+def seeded(config: FederationConfig, seeds: int) -> list[FederationConfig]:
+    """Return the federations of a trial: the first has the configuration's own seed, the others those after it."""
+    return [config, *(config.model_copy(update={"seed": config.seed + more}) for more in range(1, seeds))]
+
+
+def seat_folders(folder: Path, seeds: int) -> list[Path]:
+    """Return the folders of a trial's federations, the trial's own for the first."""
+    return [folder, *(folder / f"seed-{more}" for more in range(1, seeds))]

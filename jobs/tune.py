@@ -14,11 +14,14 @@ from promptfleet.errors import ConfigError
 from promptfleet.escaping import printable
 from promptfleet.federation.settings import all_keys, assigned_storage, trust_option
 from promptfleet.search.folders import SWEEPS, read_begun
+from promptfleet.search.history import FILE as HISTORY
+from promptfleet.search.history import History, collect_history, write_history
 from promptfleet.search.rebuild import rebuild_study
 from promptfleet.search.spec import SweepSpec, read_sweep
 from promptfleet.search.study import SweepStudy
 from promptfleet.search.summary import describe_outcome, describe_plan
 from promptfleet.search.sweep import check_budget, open_study, plan_sweep, prepare_sweep, run_sweep
+from promptfleet.storage.remote import bring_file
 from promptfleet.storage.sync import synced_storage
 
 
@@ -64,10 +67,11 @@ def main() -> int:
         trust_code=arguments.trust_code,
     )
     with nullcontext() if arguments.dry_run else synced_storage(spec.base_config().storage):
-        return _run(spec, None, arguments)
+        history = collect_history(spec, trust_code=arguments.trust_code)
+        return _run(spec, None, arguments, history)
 
 
-def _run(spec: SweepSpec, folder: Path | None, arguments: Namespace) -> int:
+def _run(spec: SweepSpec, folder: Path | None, arguments: Namespace, history: History = ()) -> int:
     if arguments.dry_run:
         print(describe_plan(spec))
         return 0
@@ -81,7 +85,7 @@ def _run(spec: SweepSpec, folder: Path | None, arguments: Namespace) -> int:
     where = {"fork_server": base.runtime.fork_server, "storage": base.storage}
     with ray_with(lambda: prepare_sweep(spec), arguments.address, **where) as (prepared, nodes):
         plan_sweep(spec, nodes)
-        with _kept_in(folder, spec, arguments) as folder:
+        with _kept_in(folder, spec, arguments, history) as folder:
             shown = base.storage.shown(folder)
             print(printable(f"sweep {folder.name}: {spec.settings.trials} federations, in {shown}"), file=sys.stderr)
             options = f"{base.storage.option}{trust_option(spec.named_code())}"
@@ -93,12 +97,15 @@ def _run(spec: SweepSpec, folder: Path | None, arguments: Namespace) -> int:
 
 
 @contextmanager
-def _kept_in(folder: Path | None, spec: SweepSpec, arguments: Namespace) -> Iterator[Path]:
+def _kept_in(folder: Path | None, spec: SweepSpec, arguments: Namespace, history: History) -> Iterator[Path]:
     """Give the sweep's folder, with a new budget written into it; a new sweep's is made now."""
     storage = spec.base_config().storage
     if folder is None:
         name = {"name": arguments.name, "default_name": Path(arguments.search).stem}
         with SWEEPS.create(spec.to_dict(), storage, **name) as new:
+            if history:
+                write_history(new, history)
+                bring_file(storage, new / HISTORY)
             yield new
     else:
         if arguments.trials is not None:

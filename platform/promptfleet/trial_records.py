@@ -14,7 +14,8 @@ _STATES = ("complete", "pruned", "failed", "running")  # in this order in all co
 class TrialRecord:
     """One trial of a sweep. ``value`` is its last validation accuracy, a fraction; ``seconds`` its time so far.
 
-    If some clients attack, ``value`` is the accuracy of the others, and so is ``honest_test_accuracy``.
+    If some clients attack, ``value`` is the accuracy of the others, and so is ``honest_test_accuracy``. A trial is not
+    ``feasible`` if it does not keep a constraint. ``values`` are those of all objectives, if there are several.
     """
 
     number: int
@@ -25,11 +26,13 @@ class TrialRecord:
     test_accuracy: float | None
     seconds: float
     honest_test_accuracy: float | None = None
+    feasible: bool = True
+    values: tuple[float, ...] = ()
 
 
 def ranked_trials(trials: Sequence[TrialRecord]) -> list[TrialRecord]:
-    """Return the complete trials, the highest validation accuracy first, of equals the earliest."""
-    complete = [trial for trial in trials if trial.state == "complete" and trial.value is not None]
+    """Return the complete feasible trials, the highest validation accuracy first, of equals the earliest."""
+    complete = [trial for trial in trials if trial.state == "complete" and trial.value is not None and trial.feasible]
     return sorted(complete, key=lambda trial: (-trial.value, trial.number))
 
 

@@ -266,8 +266,9 @@ def _read_tuning(
         if name not in spec.methods:
             config_class(name)  # spaces of other methods are fine, but not those of a misspelt one
     settings = {key: value for key, value in values.items() if key not in ("methods", "federation")}
-    if "finalists" in settings:
-        raise ConfigError(f"{source}: finalists: a comparison has its own seeds; give this key to tune.py")
+    for key in ("finalists", "objectives", "constraint", "start_from", "enqueue"):
+        if key in settings:
+            raise ConfigError(f"{source}: {key}: methods are tuned for accuracy alone; give this key to tune.py")
     fixed = set(flatten(_shared_part(overrides)))
     tuning = {}
     for method in spec.methods:

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from optuna.trial import TrialState
+from optuna.trial import FrozenTrial, TrialState
 
 from promptfleet.config import FederationConfig
 from promptfleet.federation.checkpoints.folder import load_summary
@@ -21,12 +21,16 @@ TRIAL, SEED = "trial", "seed"
 
 def final_space(spec: SweepSpec, study: SweepStudy) -> dict[str, Choice] | None:
     """Return what the finalists' study runs through: the best complete trials, best first, and the seeds."""
-    complete = [trial for trial in study.trials() if trial.state == TrialState.COMPLETE]
+    complete = [trial for trial in study.trials() if trial.state == TrialState.COMPLETE and _is_feasible(trial)]
     best = sorted(complete, key=lambda trial: (-trial.value, trial.number))[: spec.settings.finalists.trials]
     if not best:
         return None
     numbers = tuple(trial.number for trial in best)
     return {TRIAL: Choice(numbers), SEED: Choice(tuple(spec.settings.finalists.seeds))}
+
+
+def _is_feasible(trial: FrozenTrial) -> bool:
+    return all(by <= 0 for by in trial.constraints.values())
 
 
 def final_stage(

@@ -29,7 +29,7 @@ def hyperparameter_importances(
     complete = [trial for trial in trials if trial.state == TrialState.COMPLETE]
     if len(complete) > MOST_TRIALS:
         complete = [complete[index] for index in np.linspace(0, len(complete) - 1, MOST_TRIALS).astype(int)]
-    values = [trial.value for trial in complete]
+    values = [trial.values[0] for trial in complete]
     if len(values) < LEAST_TRIALS or len(set(values)) < 2:
         return None
     from sklearn.ensemble import RandomForestRegressor  # takes a second to import

@@ -30,7 +30,7 @@ class SweepProgress(NotSaved, tune.Callback):
         ended = [(stage.name, trial) for stage, trial in trials if stage.study.has_ended(trial.number)]
         for stage, trial in ended:
             if trial.state == TrialState.COMPLETE:
-                self._note(stage, trial.number, trial.value)
+                self._note(stage, trial.number, trial.values[0])
         self._done = self._done_before = len(ended)
         self._pruned = sum(trial.state == TrialState.PRUNED for _, trial in ended)
         self._failed = sum(trial.state == TrialState.FAIL for _, trial in ended)

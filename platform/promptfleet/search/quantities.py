@@ -16,6 +16,7 @@ QUANTITIES = {
     "bytes_per_round": "both together, mean over rounds",
     "worst_client": "lowest validation accuracy of a client after the last round",
 }
+GROWING = ("rounds", "seconds", "client_seconds", "bytes_up", "bytes_down", "bytes")  # they never fall
 MEANS = ("bytes_per_round", "worst_client")  # over the federations of a trial; others are sums
 
 

@@ -20,6 +20,7 @@ from optuna.trial import FrozenTrial, TrialState, create_trial
 from promptfleet.errors import ConfigError, did_you_mean, first_line
 from promptfleet.imported import imported
 from promptfleet.search.conditions import is_active
+from promptfleet.search.goals import Goals
 from promptfleet.search.space import Choice, IntRange, Parameter
 
 GRID = "grid"
@@ -42,15 +43,16 @@ _PLAIN = {"bool": bool, "int": int, "float": (int, float), "str": str, "None": N
 class NumberedSequence(QMCSampler):
     """A quasi-random sequence whose point is that of the trial's number; Optuna's counts in the study's attributes."""
 
-    def __init__(self, space: Mapping[str, Parameter], **options: Any):
+    def __init__(self, space: Mapping[str, Parameter], number: int, **options: Any):
         super().__init__(**options)
         self._space = space
+        self._number = number
 
     def infer_relative_search_space(self, study: optuna.Study, trial: FrozenTrial) -> dict[str, BaseDistribution]:
         return {key: distribution(parameter) for key, parameter in self._space.items()}
 
     def _find_sample_id(self, study: optuna.Study, search_space: Mapping[str, BaseDistribution]) -> int:
-        return len(study.get_trials(deepcopy=False)) - 1  # the trial that is sampled is in the list
+        return self._number
 
 
 def distribution(parameter: Parameter) -> BaseDistribution:
@@ -63,7 +65,13 @@ def distribution(parameter: Parameter) -> BaseDistribution:
 
 
 def check_sampler(
-    name: str, options: Mapping[str, Any], space: Mapping[str, Parameter], *, startup_trials: int, source: str
+    name: str,
+    options: Mapping[str, Any],
+    space: Mapping[str, Parameter],
+    goals: Goals,
+    *,
+    startup_trials: int,
+    source: str,
 ) -> None:
     """Raise ConfigError if there is no such sampler, or it does not take ``options`` or ``space``.
 
@@ -73,6 +81,9 @@ def check_sampler(
         if options:
             raise ConfigError(f"{source}: sampler_options: sampler grid has none")
         return
+    if name == "cmaes" and (goals.are_several or goals.constraints):
+        what = "objectives" if goals.are_several else "constraint"
+        raise ConfigError(f"{source}: {what}: sampler cmaes has one objective and no constraints; take tpe or nsga2")
     if ":" not in name and name not in OPTUNA:
         hint = did_you_mean(name, SAMPLERS) or f"there are: {', '.join(SAMPLERS)}, and module:Class"
         raise ConfigError(f"{source}: sampler: unknown sampler {name!r}; {hint}")
@@ -100,7 +111,7 @@ def make_sampler(
 ) -> BaseSampler:
     """Return the sampler of trial ``number``; ``fixed`` are values that this trial has instead of drawing them."""
     if name == "qmc":
-        sampler = NumberedSequence(space, **{"scramble": True, "seed": seed, **options})
+        sampler = NumberedSequence(space, number, **{"scramble": True, "seed": seed, **options})
     else:
         kind = _sampler_class(name)
         own = {
@@ -114,12 +125,17 @@ def make_sampler(
     return PartialFixedSampler(dict(fixed), sampler) if fixed else sampler
 
 
-def ask(sampler: BaseSampler, trials: Sequence[FrozenTrial], space: Mapping[str, Parameter]) -> FrozenTrial:
+def ask(
+    sampler: BaseSampler,
+    trials: Sequence[FrozenTrial],
+    space: Mapping[str, Parameter],
+    directions: Sequence[str] = ("maximize",),
+) -> FrozenTrial:
     """Return the trial that ``sampler`` proposes after ``trials``, which stay as they are.
 
     The caller stores the sampler's notes on it, see ``notes``: CMA-ES and NSGA-II continue from them.
     """
-    draft = optuna.create_study(direction="maximize", sampler=sampler)
+    draft = optuna.create_study(directions=directions, sampler=sampler)
     draft.add_trials(trials)
     trial = draft.ask()
     for key, parameter in space.items():

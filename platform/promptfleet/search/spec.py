@@ -22,7 +22,7 @@ from promptfleet.config import (
     nest,
     unknown_key,
 )
-from promptfleet.errors import ConfigError
+from promptfleet.errors import ConfigError, did_you_mean
 from promptfleet.federation.partitioning import with_partition_fingerprint
 from promptfleet.federation.settings import (
     DEFAULT_METHOD,
@@ -38,10 +38,12 @@ from promptfleet.federation.settings import (
 from promptfleet.search.budget import Budget
 from promptfleet.search.conditions import active, is_active, parents_first, required, with_fixed
 from promptfleet.search.finalists import Finalists
+from promptfleet.search.goals import Goals, parse_goals
 from promptfleet.search.pruners import Name
 from promptfleet.search.samplers import GRID, check_sampler
 from promptfleet.search.seats import seeded
 from promptfleet.search.space import Choice, IntRange, Parameter, parse_parameter
+from promptfleet.yaml_files import as_yaml
 
 _KEPT = ("method", "dataset", "backbone", "features.", "rounds", "partition.file", "partition.fingerprint")
 MOST_TRIED = 200  # values of a searched key to check for a hint on a wrong one
@@ -64,6 +66,21 @@ class SweepSettings(Section):
     budget: Budget = Field(default_factory=Budget, description="what all trials may use")
     seed: int = Field(0, ge=0, description="seed of the sampler; the federation has its own seed")
     defaults_first: bool = Field(False, description="run the federation's own values as the first trial")
+    objectives: Mapping[str, Any] | None = Field(
+        None, description="quantities to maximize or minimize, the first one `val/local: max`, such as `bytes_up: min`"
+    )
+    constraint: Mapping[str, Any] | None = Field(
+        None, description="bounds of a trial's quantities, such as `{bytes_per_round: {max: 200000}}`"
+    )
+    start_from: list[str] = Field(
+        default_factory=list, description="earlier sweeps to learn from, by name or by the path of their `study.db`"
+    )
+    start_from_ignores: list[str] = Field(
+        default_factory=list, description="keys of the federation that may differ in them"
+    )
+    enqueue: list[Mapping[str, Any]] = Field(
+        default_factory=list, description="values to try first, in a section of keys per trial; other keys are drawn"
+    )
     seeds_per_trial: int = Field(
         1, ge=1, description="federations of a trial, with seeds that follow each other; its objective is their mean"
     )
@@ -150,6 +167,11 @@ class SweepSpec:
         except ConfigError:
             return False
         return True
+
+    @property
+    def goals(self) -> Goals:
+        """Objectives and constraints."""
+        return parse_goals(self.settings.objectives, self.settings.constraint, source="search")
 
     def methods(self) -> Sequence[str]:
         """Return every method of a trial."""
@@ -258,8 +280,11 @@ def parse_sweep(
         settings = _grid_settings(settings, space, asked=trials or settings_values.get("trials"), source=source)
     _check_budget(settings.budget, base, source)
     options = settings.sampler_options or {}
-    check_sampler(settings.sampler, options, space, startup_trials=settings.startup_trials, source=source)
+    settings = _without_pruner(settings, asked="pruner" in settings_values, source=source)
     spec = SweepSpec(settings, base, space)
+    goals = parse_goals(settings.objectives, settings.constraint, source=source)
+    check_sampler(settings.sampler, options, space, goals, startup_trials=settings.startup_trials, source=source)
+    _check_start(spec, source)
     for _ in spec.extreme_configs(f"{source} with --set" if overrides else f"{source}: space"):
         pass
     _check_seeds(spec, source)
@@ -283,6 +308,40 @@ def _check_budget(budget: Budget, federation: Mapping[str, Any], source: str) ->
     rounds = flatten(federation).get("rounds", FederationConfig.model_fields["rounds"].default)
     if budget.rounds is not None and isinstance(rounds, int) and budget.rounds < rounds:
         raise ConfigError(f"{source}: budget.rounds: {budget.rounds} allow no trial, which takes {rounds} rounds")
+
+
+def _without_pruner(settings: SweepSettings, *, asked: bool, source: str) -> SweepSettings:
+    """Return the settings without early stopping where there are several objectives."""
+    if len(settings.objectives or {}) < 2:
+        return settings
+    if asked and settings.pruner != "none":
+        raise ConfigError(
+            f"{source}: pruner: got {settings.pruner}, but Optuna stops no trial early with several objectives; leave "
+            f"it out"
+        )
+    if settings.finalists.trials:
+        raise ConfigError(f"{source}: finalists: are the best of one objective, and there are several")
+    return settings.model_copy(update={"pruner": "none"})
+
+
+def _check_start(spec: SweepSpec, source: str) -> None:
+    """Raise ConfigError if what is to be tried first is not in the space, or a grid has no use for it."""
+    settings = spec.settings
+    for key in ("enqueue", "start_from"):
+        if getattr(settings, key) and settings.sampler == GRID:
+            raise ConfigError(f"{source}: {key}: a grid runs each of its points and learns nothing; leave it out")
+    for index, point in enumerate(settings.enqueue):
+        for key, value in point.items():
+            if key not in spec.space:
+                hint = did_you_mean(key, spec.space) or f"there are: {', '.join(spec.space)}"
+                raise ConfigError(f"{source}: enqueue[{index}]: {key} is not searched; {hint}")
+            if not spec.space[key].contains(value):
+                entry = as_yaml(spec.space[key].entry())
+                raise ConfigError(f"{source}: enqueue[{index}]: {key}={value!r} is outside of {entry}")
+    known = all_keys()
+    for key in settings.start_from_ignores:
+        if key not in known:
+            raise unknown_key(key, known, source=f"{source}: start_from_ignores")
 
 
 def _check_seeds(spec: SweepSpec, source: str) -> None:

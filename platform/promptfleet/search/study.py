@@ -18,6 +18,7 @@ from optuna.distributions import BaseDistribution
 from optuna.trial import FrozenTrial, TrialState, create_trial
 
 from promptfleet.search.budget import QUANTITIES_ATTR, SECONDS_ATTR, used_by
+from promptfleet.search.goals import parse_goals
 from promptfleet.search.importances import hyperparameter_importances
 from promptfleet.search.pruners import clients_attr, make_pruner
 from promptfleet.search.quantities import RoundFigures
@@ -70,8 +71,11 @@ class SweepStudy:
         settings: SweepSettings,
         rounds: int,
         first_params: Mapping[str, Any] | None = None,
+        history: Sequence[FrozenTrial] = (),
     ):
-        self._first_params = first_params
+        self._first_points = [*([first_params] if first_params else []), *settings.enqueue]
+        self._history = history
+        self._goals = parse_goals(settings.objectives, settings.constraint, source="study")
         self._grid = grid_points(space) if settings.sampler == GRID else None
         self._parameters = space
         self._settings = settings
@@ -85,7 +89,7 @@ class SweepStudy:
             rounds=rounds,
         )
         optuna.logging.set_verbosity(optuna.logging.ERROR)  # it warns at each lock that is waited for
-        self._file = StudyFile(Path(folder), space)
+        self._file = StudyFile(Path(folder), space, list(self._goals.objectives.values()))
         self._study = self._file.study
         self._handed_out: set[int] = set()
         self._seconds_before: float = self._study.user_attrs.get(SECONDS_ATTR, 0.0)  # of earlier processes
@@ -147,7 +151,7 @@ class SweepStudy:
         if not trial.state.is_finished() and round_index not in trial.intermediate_values:
             for name, attribute in self._attributes(round_index, figures).items():
                 self._live(trial).set_user_attr(name, attribute)
-            self._live(trial).report(value, round_index)
+            self._live(trial).storage.set_trial_intermediate_value(trial._trial_id, round_index, value)
 
     @patient
     def should_stop(self, number: int, round_index: int) -> bool:
@@ -156,11 +160,16 @@ class SweepStudy:
         return self._falls_behind(trials, trials[number], round_index)
 
     def _falls_behind(self, trials: Sequence[FrozenTrial], trial: FrozenTrial, round_index: int) -> bool:
+        quantities = trial.user_attrs.get(QUANTITIES_ATTR)
+        if self._goals.constraints and not self._goals.are_several and quantities and self._goals.are_lost(quantities):
+            return True
         return self._pruner is not None and self._pruner(self._study, trials, trial, round_index)
 
     @patient
     def complete(self, number: int, value: float) -> None:
-        self._tell(number, TrialState.COMPLETE, value)
+        """End a trial with the value of its main objective; those of others are of its quantities."""
+        values = self._goals.values(value, self._trial(number).user_attrs.get(QUANTITIES_ATTR, {}))
+        self._tell(number, TrialState.COMPLETE, values)
 
     @patient
     def prune(self, number: int) -> None:
@@ -219,8 +228,16 @@ class SweepStudy:
         elif reported and self._falls_behind(trials, trial, len(values)):
             trial.state = TrialState.PRUNED
         if trial.state.is_finished():
-            trial.value, trial.datetime_complete = values[-1], datetime.now()
+            quantities = trial.user_attrs.get(QUANTITIES_ATTR, {})
+            trial.values, trial.datetime_complete = self._goals.values(values[-1], quantities), datetime.now()
+            for name, by in self._goals.violations(quantities).items() if quantities else ():
+                trial.set_constraint(name, by)
         self._study.add_trial(trial)
+
+    @patient
+    def front(self) -> list[int]:
+        """Return the numbers of the feasible complete trials that no other one beats in every objective."""
+        return [trial.number for trial in self._study.best_trials]
 
     def importances(self) -> dict[str, float] | None:
         """Return the importance of each searched key for the objective, see ``hyperparameter_importances``."""
@@ -231,7 +248,8 @@ class SweepStudy:
         if figures is None:
             return {}
         found: dict[str, Any] = {}
-        if round_index == self._rounds or self._settings.budget.is_of_reports:
+        is_needed = self._settings.budget.is_of_reports or self._goals.constraints or self._goals.are_several
+        if round_index == self._rounds or is_needed:
             found[QUANTITIES_ATTR] = dict(figures.quantities)
         if self._settings.pruner == "wilcoxon":
             found[clients_attr(round_index)] = list(figures.clients)
@@ -263,9 +281,10 @@ class SweepStudy:
                 seed=settings.seed,
                 number=number,
                 startup_trials=settings.startup_trials,
-                fixed=self._first_params if number == 0 else None,
+                fixed=self._first_points[number] if number < len(self._first_points) else None,
             )
-            asked = ask(sampler, trials, self._parameters)
+            directions = list(self._goals.objectives.values())
+            asked = ask(sampler, [*self._history, *trials], self._parameters, directions)
         return create_trial(
             state=TrialState.RUNNING,
             params=asked.params,
@@ -280,9 +299,14 @@ class SweepStudy:
         self._handed_out.add(trial.number)
         return Proposal(trial.number, dict(trial.params), max(0, max(trial.intermediate_values, default=0) - 1))
 
-    def _tell(self, number: int, state: TrialState, value: float | None = None) -> None:
-        if not self._trial(number).state.is_finished():
-            self._study.tell(number, value, state=state)
+    def _tell(self, number: int, state: TrialState, values: Sequence[float] | None = None) -> None:
+        trial = self._trial(number)
+        if trial.state.is_finished():
+            return
+        if state != TrialState.FAIL and (quantities := trial.user_attrs.get(QUANTITIES_ATTR)):
+            for name, by in self._goals.violations(quantities).items():
+                self._live(trial).set_constraint(name, by)
+        self._study.tell(number, values, state=state)
 
     def _trials(self) -> list[FrozenTrial]:
         return self._study.get_trials(deepcopy=False)

@@ -46,9 +46,10 @@ class StudyFile:
         DataError: it cannot be used for ten minutes.
     """
 
-    def __init__(self, folder: Path, space: Mapping[str, Parameter]):
+    def __init__(self, folder: Path, space: Mapping[str, Parameter], directions: Sequence[str] = ("maximize",)):
         self.path = folder.absolute() / FILE
         self._space = space
+        self._directions = list(directions)
         self.failure: DataError | None = None  # the last one
         self.study: optuna.Study = self.patiently(self._open)
 
@@ -74,7 +75,7 @@ class StudyFile:
             study = optuna.create_study(
                 study_name=STUDY,
                 storage=optuna.storages.RDBStorage(address, engine_kwargs={"connect_args": {"timeout": BUSY_S}}),
-                direction="maximize",
+                directions=self._directions,
                 load_if_exists=True,
                 pruner=optuna.pruners.NopPruner(),
             )
@@ -118,7 +119,7 @@ def _lack(trials: Sequence[FrozenTrial], space: Mapping[str, Parameter], folders
             return f"trial {number} is missing"
         if trial.params.keys() != _searched(space, trial.params):
             return f"trial {number} does not have the keys that are searched"
-        if trial.state == TrialState.COMPLETE and trial.value is None:
+        if trial.state == TrialState.COMPLETE and trial.values is None:
             return f"trial {number} is complete without a value"
     return None
 

@@ -61,12 +61,16 @@ def describe_outcome(spec: SweepSpec, folder: Path, outcome: SweepOutcome) -> st
             *([f"  honest clients      {result.honest_test_accuracy:.3f}"] if result.adversaries else []),
             f"  zero-shot CLIP      {result.zero_shot_accuracy:.3f} on the same clients",
         ]
+    if outcome.front:
+        lines.append(render(_front(spec, outcome)))
+    infeasible = sum(not record.feasible for record in outcome.records)
     if outcome.finalists:
         lines.append(render(_finalists(spec, outcome.finalists)))
     counts = [f"{count} {state}" for state, count in count_states(outcome.records).items() if state != "running"]
     ended_by = [f"the search ended: budget.{outcome.used_up} is used up"] if outcome.used_up else []
     lines += [
         f"trials: {', '.join(counts)}",
+        *([f"infeasible: {infeasible} of them do not keep a constraint"] if infeasible else []),
         *ended_by,
         f"results: {storage.shown(folder)}",
         f"look at it: {outcome.ui_hint}",
@@ -88,6 +92,17 @@ def _best_trials(spec: SweepSpec, records: Sequence[TrialRecord]) -> Table:
         test = "-" if record.test_accuracy is None else f"{record.test_accuracy:.3f}"
         values = [format_value(record.params[key]) if key in record.params else NOT_SEARCHED for key in spec.space]
         table.add_row(str(record.number), f"{record.value:.3f}", test, f"{record.seconds:.1f}", *values)
+    return table
+
+
+def _front(spec: SweepSpec, outcome: SweepOutcome) -> Table:
+    """The trials that no other one beats in every objective, the highest main objective first."""
+    table = Table(title="Pareto front: no other trial is better in every objective", title_justify="left")
+    for name in ("trial", *spec.goals.objectives, *spec.space):
+        table.add_column(name, justify="right")
+    for record in sorted((outcome.records[number] for number in outcome.front), key=lambda one: -one.values[0]):
+        values = [format_value(record.params[key]) if key in record.params else NOT_SEARCHED for key in spec.space]
+        table.add_row(str(record.number), *[f"{value:.4g}" for value in record.values], *values)
     return table
 
 

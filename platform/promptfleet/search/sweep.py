@@ -19,6 +19,8 @@ from promptfleet.federation.resources import Shares, announce_gpus, plan_shares
 from promptfleet.search.final_stage import final_ranking, final_space, final_stage
 from promptfleet.search.finalists import Finalist
 from promptfleet.search.folders import trial_folder
+from promptfleet.search.history import read_history
+from promptfleet.search.rebuild import BESIDE
 from promptfleet.search.samplers import GRID
 from promptfleet.search.seats import seat_folders, seeded
 from promptfleet.search.spec import SweepSpec
@@ -45,6 +47,7 @@ class SweepOutcome:
     untracked: str | None  # why MLflow lacks a part of it
     used_up: str | None = None  # the part of the budget, other than trials, of which nothing is left
     finalists: Sequence[Finalist] = ()  # the winner first
+    front: Sequence[int] = ()  # of several objectives, the trials that no other one beats in each
 
 
 def plan_sweep(spec: SweepSpec, nodes: Sequence[Node]) -> Shares:
@@ -63,7 +66,9 @@ def prepare_sweep(spec: SweepSpec) -> Prepared:
 
 def open_study(spec: SweepSpec, folder: Path) -> SweepStudy:
     """Open the sweep's study in ``folder``, a new one if there is none. Raises DataError, see ``SweepStudy``."""
-    return SweepStudy(folder, spec.space, spec.settings, spec.base_config().rounds, spec.first_params())
+    home = folder.parent if folder.name == BESIDE else folder
+    history = read_history(home, spec.space)
+    return SweepStudy(folder, spec.space, spec.settings, spec.base_config().rounds, spec.first_params(), history)
 
 
 def check_budget(spec: SweepSpec, study: SweepStudy) -> None:
@@ -106,10 +111,12 @@ def run_sweep(spec: SweepSpec, folder: Path, prepared: Prepared, nodes: Sequence
             finish_sweep(spec, final.folder, final.study, final.parent, writer, config=final.config)
     finalists = final_ranking(final) if final is not None else []
     is_over = study.is_over() and (final is None or final.study.is_over())
+    front = study.front() if spec.goals.are_several else []
     best = best_trial(records) if not finalists else records[finalists[0].number]
+    best = None if spec.goals.are_several else best
     result = trial_summary(folder, spec.config(best.params), study.trials()[best.number]) if best else None
     hint = store.ui_hint(sweep.view)
-    return SweepOutcome(records, best, result, not is_over, hint, writer.last_reason, study.used_up(), finalists)
+    return SweepOutcome(records, best, result, not is_over, hint, writer.last_reason, study.used_up(), finalists, front)
 
 
 def _final_stage(
@@ -184,9 +191,11 @@ def trial_record(trial: FrozenTrial, *summaries: FederationSummary | None) -> Tr
         number=trial.number,
         state={"COMPLETE": "complete", "PRUNED": "pruned", "FAIL": "failed"}.get(trial.state.name, "running"),
         params=dict(trial.params),
-        value=trial.value if trial.state.is_finished() else None,
+        value=trial.values[0] if trial.state.is_finished() and trial.values else None,
         rounds=len(trial.intermediate_values),
         test_accuracy=fmean(summary.test_accuracy for summary in found) if found else None,
         seconds=sum((summary.seconds for summary in found), 0.0),
         honest_test_accuracy=fmean(summary.honest_test_accuracy for summary in found) if attacked else None,
+        feasible=all(by <= 0 for by in trial.constraints.values()),
+        values=tuple(trial.values or ()) if len(trial.values or ()) > 1 else (),
     )

@@ -172,6 +172,10 @@ def trial_row(trial: TrialRecord) -> dict[str, Any]:
     params = others.pop("params")
     if trial.honest_test_accuracy is None:
         del others["honest_test_accuracy"]
+    if trial.feasible:
+        del others["feasible"]
+    if not trial.values:
+        del others["values"]
     first = {name: others.pop(name) for name in ("number", "state", "value")}
     taken = {*first, *others}
     return first | {f"params.{name}" if name in taken else name: value for name, value in params.items()} | others

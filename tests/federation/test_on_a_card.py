@@ -64,7 +64,9 @@ def test_copies_and_reads_of_an_update_do_not_grow_with_its_steps(name):
 
 def test_a_step_that_reads_a_number_is_noticed(monkeypatch):
     monkeypatch.setattr(
-        SGD, "step", lambda self, step=SGD.step: (float(self._parameters[0].detach().sum()), step(self))
+        SGD,
+        "step",
+        lambda self, step=SGD.step: (float(next(iter(self.parameters.values())).detach().sum()), step(self)),
     )
     few, many = (second_round("promptfl", CARD, epochs)[2] for epochs in (1, 2))
     steps = 2 + 2  # of two clients, with 6 and 8 examples in batches of 4

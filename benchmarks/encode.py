@@ -111,7 +111,7 @@ def encode(backbone: Backbone, dataset: Dataset, device: str) -> None:
     """Encode image files into a finished store."""
     config = federation_config({"runtime": {"device": device}})
     with tempfile.TemporaryDirectory() as folder:
-        wanted = wanted_files(backbone, dataset, FeaturesConfig(), {Needs.GLOBAL}, Path(folder))
+        wanted = wanted_files(backbone, dataset, FeaturesConfig(), Needs.GLOBAL, Path(folder))
         encode_missing(config, backbone, dataset, wanted)
 
 

@@ -35,7 +35,7 @@ def main() -> None:
     if arguments.download:
         download_dataset(config.dataset, config.data.root, config.data.folder)
     dataset, backbone = load_inputs(config)
-    needs = {load_method(config.method).needs}
+    needs = load_method(config.method).needs_of(config)
     files = wanted_files(backbone, dataset, config.features, needs, features_folder(config))
     with synced_storage(config.storage), _ray(config, arguments.address):
         speed = encode_missing(config, backbone, dataset, files)

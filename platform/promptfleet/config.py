@@ -120,6 +120,9 @@ class PartitionConfig(Section):
     shots: int | None = Field(
         None, ge=1, description="largest number of training images per class and client; null: all"
     )
+    public_fraction: float = Field(
+        0.0, ge=0, lt=1, description="fraction of the training images that the server has instead of the clients"
+    )
     val_fraction: float = Field(0.15, gt=0, lt=1, description="fraction of a client's samples used for validation")
     test_fraction: float = Field(0.25, gt=0, lt=1, description="fraction of a client's samples used for the test")
     min_samples: int = Field(

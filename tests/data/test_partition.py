@@ -519,3 +519,33 @@ def test_fewer_shots_are_among_more(labels, seed):
     for train, shots in zip(kept, (1, 2, 4, 100), strict=True):
         available = np.bincount(labels[split.train])
         assert np.bincount(labels[train]).tolist() == np.minimum(available, shots).tolist()
+
+
+# Public samples
+
+
+@pytest.mark.parametrize("fraction", [0.01, 0.1, 0.25])
+def test_the_server_has_its_fraction_of_each_class_and_no_client_has_it(fraction):
+    labels = made_up_labels(4, 40)
+    official = np.random.default_rng(0).permuted(
+        np.resize([Part.TRAIN, Part.TRAIN, Part.TRAIN, Part.TEST], len(labels))
+    )
+    for published in (None, official):
+        samples = made_up_samples(labels, None, published)
+        made = partition(samples, 3, kind="iid", public_fraction=fraction)
+        trained_on = np.arange(len(labels)) if published is None else np.flatnonzero(published == Part.TRAIN)
+        assert len(made.public) == max(1, round(fraction * len(trained_on)))
+        assert set(made.public) <= set(trained_on)
+        counts, of_all = (np.bincount(labels[taken], minlength=4) for taken in (made.public, trained_on))
+        assert np.abs(counts - fraction * of_all).max() < 1
+        everything = np.concatenate([made.public, *(split.samples() for split in made.clients)])
+        assert len(np.unique(everything)) == len(everything) == len(labels)
+        assert not np.array_equal(made.public, partition(samples, 3, 1, kind="iid", public_fraction=fraction).public)
+
+
+def test_without_public_samples_a_partition_is_as_it_was():
+    samples = made_up_samples(made_up_labels(3, 10))
+    made = partition(samples, 2, kind="iid")
+    assert len(made.public) == 0
+    assert "public" not in made.to_json()
+    assert partition(samples, 2, kind="iid", public_fraction=0.2).fingerprint() != made.fingerprint()

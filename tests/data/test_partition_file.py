@@ -122,3 +122,15 @@ def test_it_must_be_for_this_dataset_and_as_many_clients(path):
         check_fits(stored, path, SAMPLES, dataset="made-up", clients=3)
     with pytest.raises(DataError, match=r"made for made-up .* this federation has other"):
         check_fits(stored, path, SAMPLES, dataset="other", clients=2)
+
+
+def test_public_samples_are_in_the_file_and_are_checked(tmp_path):
+    path, made = tmp_path / "partition.json", partition(SAMPLES, 2, kind="iid", public_fraction=0.2)
+    save_partition(path, made, SAMPLES, dataset="made-up", made_with={})
+    loaded = load_partition(path).partition
+    assert np.array_equal(loaded.public, made.public)
+    assert loaded.fingerprint() == made.fingerprint()
+    sample = int(made.clients[1].val[0])
+    again = refusal(rewrite(path, public=[*made.public.tolist(), sample]))
+    assert again == f"{path}: sample {sample} is assigned twice, the second time to the public part"
+    assert refusal(rewrite(path, public=[30])) == f"{path}: 'public' has sample 30, there are 30"

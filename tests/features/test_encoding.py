@@ -75,7 +75,7 @@ def made_up_dataset(reader, samples: int = SAMPLES, **changes) -> Dataset:
 def encode(folder, reader, *, backbone=None, dataset=None, **settings) -> dict[str, Path]:
     backbone, dataset = backbone or made_up_backbone(), dataset or made_up_dataset(reader)
     config = CONFIG.model_copy(update={"features": FeaturesConfig(**settings)})
-    files = wanted_files(backbone, dataset, config.features, {Needs.GLOBAL}, folder)
+    files = wanted_files(backbone, dataset, config.features, Needs.GLOBAL, folder)
     encode_missing(config, backbone, dataset, files)
     return {file.kind: file.path for file in files}
 
@@ -176,7 +176,7 @@ def test_what_does_not_fit_is_encoded_again_in_one_line(tmp_path, caplog, spoil,
 def test_views_are_not_for_patches_and_pixels(tmp_path, need, seen):
     settings = FeaturesConfig(views=2)
     with pytest.raises(ConfigError, match=rf"^features\.views=2: there are no views for methods that see {seen}"):
-        wanted_files(made_up_backbone(), made_up_dataset(Reader()), settings, {need}, tmp_path)
+        wanted_files(made_up_backbone(), made_up_dataset(Reader()), settings, need, tmp_path)
 
 
 def test_every_input_has_a_file_of_its_own(tmp_path):
@@ -185,8 +185,8 @@ def test_every_input_has_a_file_of_its_own(tmp_path):
         file.path
         for backbone in (made_up_backbone(), made_up_backbone(fingerprint="c"))
         for settings, needs in [
-            (FeaturesConfig(views=2), {Needs.GLOBAL}),
-            (FeaturesConfig(views=3, dtype="float16"), {Needs.GLOBAL}),
+            (FeaturesConfig(views=2), Needs.GLOBAL),
+            (FeaturesConfig(views=3, dtype="float16"), Needs.GLOBAL),
             (FeaturesConfig(patches_dtype="float32"), patches),
             (FeaturesConfig(), patches),
         ]

@@ -7,6 +7,7 @@ import torch
 
 from promptfleet.cluster.nodes import Node
 from promptfleet.config import FederationConfig
+from promptfleet.data.partition import Partition
 from promptfleet.devices import check_visible, choose_device, moved, set_arithmetic
 from promptfleet.errors import ConfigError, ResourceError
 from promptfleet.federation import local_fleet
@@ -71,9 +72,9 @@ def test_in_process_clients_are_on_the_device_and_the_server_is_not(monkeypatch,
     monkeypatch.setattr(local_fleet, "ClientGroup", lambda world, store, splits: worlds.setdefault("clients", world))
     config = small_config()
     fleet = LocalFleet(prepared)
-    fleet.begin(config, type("Partition", (), {"clients": []}))
+    fleet.begin(config, Partition(()))
     alone = worlds.pop("server")
-    fleet.begin(small_config(resources={"server": {"gpu": 0.05}}), type("Partition", (), {"clients": []}))
+    fleet.begin(small_config(resources={"server": {"gpu": 0.05}}), Partition(()))
     fleet.close()
     assert worlds["clients"].device.type == "meta"
     assert worlds["clients"].clip.tower.weights["positional_embedding"].device.type == "meta"
@@ -110,7 +111,7 @@ def test_the_precision_of_a_federation_decides_on_tf32(monkeypatch, small_config
     monkeypatch.setattr(local_fleet, "set_arithmetic", lambda device, tf32: asked.append((device.type, tf32)))
     monkeypatch.setattr(local_fleet, "Server", lambda *_: None)
     monkeypatch.setattr(local_fleet, "ClientGroup", lambda *_: None)
-    LocalFleet(prepared).begin(small_config(precision=precision), type("Partition", (), {"clients": []}))
+    LocalFleet(prepared).begin(small_config(precision=precision), Partition(()))
     assert asked == [("cpu", tf32)]
 
 

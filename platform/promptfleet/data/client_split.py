@@ -71,6 +71,24 @@ def keep_shots(split: ClientSplit, labels: np.ndarray, shots: int, rng: np.rando
     return replace(split, train=np.sort(np.concatenate(kept)))
 
 
+def take_public(
+    samples: np.ndarray, labels: np.ndarray, fraction: float, rng: np.random.Generator
+) -> tuple[np.ndarray, np.ndarray]:
+    """Return the samples that the server has, with the label distribution of all, and the rest; both sorted.
+
+    labels ``[all samples]``. The server has the rounded ``fraction``, at least one sample; with 0 none.
+    """
+    if not fraction:
+        return samples[:0], samples
+    values, counts = np.unique(labels[samples], return_counts=True)
+    wanted = _apportion(counts, max(1, round(fraction * len(samples))), rng)
+    taken = [
+        rng.permutation(samples[labels[samples] == label])[:count] for label, count in zip(values, wanted, strict=True)
+    ]
+    public = np.sort(np.concatenate(taken))
+    return public, np.setdiff1d(samples, public)
+
+
 def _part_sizes(samples: int, val_fraction: float, test_fraction: float) -> tuple[int, int]:
     val_size, test_size = (max(1, round(samples * part)) if part else 0 for part in (val_fraction, test_fraction))
     while val_size + test_size >= samples:

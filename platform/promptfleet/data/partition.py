@@ -2,13 +2,13 @@
 
 import hashlib
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from functools import partial
 
 import numpy as np
 
 from promptfleet.config import PartitionConfig
-from promptfleet.data.client_split import ClientSplit, check_fractions, keep_shots, split_client
+from promptfleet.data.client_split import ClientSplit, check_fractions, keep_shots, split_client, take_public
 from promptfleet.data.dataset import Part
 from promptfleet.data.official_split import share_alike
 from promptfleet.data.partition_advice import DRAWS, SETTINGS, advise
@@ -26,6 +26,7 @@ class Partition:
     """Splits of all clients; ``clients[i]`` is client ``i``'s. No sample is assigned twice."""
 
     clients: tuple[ClientSplit, ...]
+    public: np.ndarray = field(default_factory=lambda: np.empty(0, dtype=np.int64))  # samples that the server has
 
     def fingerprint(self) -> str:
         """Return a hash of the assignment of samples to clients and parts."""
@@ -34,7 +35,8 @@ class Partition:
     def to_json(self) -> str:
         """Return JSON with one object per client: the sample indices of its parts."""
         parts = [{name: part.tolist() for name, part in vars(split).items()} for split in self.clients]
-        return json.dumps({"clients": parts}, separators=(",", ":"))
+        public = {"public": self.public.tolist()} if len(self.public) else {}
+        return json.dumps({"clients": parts, **public}, separators=(",", ":"))
 
 
 @dataclass(frozen=True, eq=False)
@@ -72,6 +74,8 @@ def make_partition(samples: Samples, *, clients: int, settings: PartitionConfig,
         DataError: if there are too few samples for this many clients, or no draw met the scheme's conditions.
     """
     pools = _Pools.of(samples)
+    public, rest = take_public(pools.train, samples.labels, settings.public_fraction, stream(seed, "public"))
+    pools = replace(pools, train=rest)
     if not len(pools.test):
         check_fractions(settings.val_fraction, settings.test_fraction)
     needed = len(pools.needed)
@@ -93,7 +97,8 @@ def make_partition(samples: Samples, *, clients: int, settings: PartitionConfig,
         shares = _share_out(samples, pools, clients, settings, stream(seed, "partition"))
     except DataError as error:
         raise _with_advice(error, samples, pools, clients, settings, seed) from None
-    return Partition(tuple(_split(samples, client, share, settings, seed) for client, share in enumerate(shares)))
+    splits = (_split(samples, client, share, settings, seed) for client, share in enumerate(shares))
+    return Partition(tuple(splits), public)
 
 
 def _with_advice(

@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -89,7 +89,8 @@ def load_partition(path: str | Path) -> StoredPartition:
         raise DataError(f"{path}: cannot be read ({error.strerror})") from None
     except ValueError as error:
         raise DataError(f"{path}: damaged, or no partition ({first_line(error)})") from None
-    partition = Partition(tuple(ClientSplit(*_arrays(client)) for client in found.clients))
+    splits = tuple(ClientSplit(*_arrays(client)) for client in found.clients)
+    partition = Partition(splits, np.array(found.public, dtype=np.int64))
     _check_samples(path, partition, found.samples)
     if found.fingerprint not in (None, partition.fingerprint()):
         raise DataError(f"{path}: changed since it was written; remove its 'fingerprint' if that was meant")
@@ -117,6 +118,7 @@ class _Content:
     samples: Count
     classes: Count
     clients: Annotated[list[_Client], Field(min_length=1, fail_fast=True)]
+    public: Counts = field(default_factory=list)
     fingerprint: str | None = None
 
 
@@ -149,10 +151,13 @@ def _check_samples(path: str | Path, partition: Partition, samples: int) -> None
                 raise DataError(f"{path}: client {client} has no samples in {name!r}")
             if part.max() >= samples:
                 raise DataError(f"{path}: client {client} has sample {part.max()} in {name!r}, there are {samples}")
-    owned = [split.samples() for split in partition.clients]
+    if len(partition.public) and partition.public.max() >= samples:
+        raise DataError(f"{path}: 'public' has sample {partition.public.max()}, there are {samples}")
+    owned = [*(split.samples() for split in partition.clients), partition.public]
     everything, owner = np.concatenate(owned), np.repeat(np.arange(len(owned)), list(map(len, owned)))
     order = everything.argsort(kind="stable")  # among equal samples the first client's comes first
     again = order[1:][np.diff(everything[order]) == 0]
     if len(again):
         sample, client = everything[again.min()], owner[again.min()]
-        raise DataError(f"{path}: sample {sample} is assigned twice, the second time to client {client}")
+        owner_name = f"client {client}" if client < len(partition.clients) else "the public part"
+        raise DataError(f"{path}: sample {sample} is assigned twice, the second time to {owner_name}")

@@ -2,7 +2,7 @@
 
 import logging
 import time
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
@@ -47,7 +47,7 @@ def features_folder(config: FederationConfig) -> Path:
 
 
 def wanted_files(
-    backbone: Backbone, dataset: Dataset, settings: FeaturesConfig, needs: Collection[Needs], folder: Path
+    backbone: Backbone, dataset: Dataset, settings: FeaturesConfig, needs: Needs, folder: Path
 ) -> list[Wanted]:
     """Return the files in ``folder`` that methods with these needs read: global features always. Raises ConfigError."""
     for need, seen in ((Needs.PATCHES, "patches"), (Needs.PIXELS, "pixels")):

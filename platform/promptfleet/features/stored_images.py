@@ -14,7 +14,7 @@ def images_of(
 ) -> Images:
     """Return the images of some samples for a method with these needs; ``with_views`` if there are any."""
     features = from_numpy(rows_of(store.features, indices), device)
-    if needs is Needs.PATCHES:
+    if Needs.PATCHES in needs:
         return MappedImages(features, store.patches, indices)
     if with_views and store.views is not None:
         return Images(features, views=from_numpy(rows_of(store.views, indices), device))

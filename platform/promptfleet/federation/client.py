@@ -184,7 +184,7 @@ class Client:
         return replace(task, rng=self._rng("predict"))
 
     def _examples(self, store: FeatureStore, indices: np.ndarray, *, with_views: bool = False) -> Examples:
-        needs = self._method.needs
+        needs = self._method.needs_of(self._world.config)
         return examples_of(store, indices, needs, self._device, self._read_pixels, with_views=with_views)
 
     def _rng(self, role: str, round_index: int | None = None) -> np.random.Generator:

@@ -31,7 +31,7 @@ def client_examples(config: FederationConfig, prepared: Prepared) -> list[Client
     Raises:
         ConfigError, DataError: a partition that is impossible for this dataset, or a file that is missing or damaged.
     """
-    store, needs = prepared.open_store(), load_method(config.method).needs
+    store, needs = prepared.open_store(), load_method(config.method).needs_of(config)
     samples = Samples.of_store(store, prepared.class_names, prepared.domain_names)
     read_pixels = pixel_reader_for(needs, prepared.world(config), store)
 
@@ -60,9 +60,17 @@ def examples_of(
     return Examples(images, from_numpy(store.labels[indices], device))
 
 
+def public_examples(world: World, store: FeatureStore, indices: np.ndarray) -> Examples | None:
+    """Return the examples at ``indices`` for the server of a world, or None if there are none."""
+    if not len(indices):
+        return None
+    needs = load_method(world.config.method).needs_of(world.config)
+    return examples_of(store, indices, needs, world.device, pixel_reader_for(needs, world, store))
+
+
 def pixel_reader_for(needs: Needs, world: World, store: FeatureStore) -> PixelReader | None:
     """Return the function that decodes images, or None for methods that need no pixels. Raises as ``pixel_reader``."""
-    if needs is not Needs.PIXELS:
+    if Needs.PIXELS not in needs:
         return None
     from promptfleet.features.pixels import pixel_reader  # datasets and decoders, which other methods do not load
 

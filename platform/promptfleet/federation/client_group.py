@@ -19,7 +19,7 @@ class ClientGroup:
     def __init__(self, world: World, store: FeatureStore, splits: Mapping[int, ClientSplit]):
         self._world, self._store = world, store
         self._method = method = load_method(world.config.method)
-        self._read_pixels = pixel_reader_for(method.needs, world, store)
+        self._read_pixels = pixel_reader_for(method.needs_of(world.config), world, store)
         self._clients: dict[int, Client] = {}
         self.host(splits)
 

@@ -13,6 +13,7 @@ from promptfleet.config import FederationConfig
 from promptfleet.data.partition import Partition
 from promptfleet.devices import choose_device, set_arithmetic
 from promptfleet.federation.client import ClientResult
+from promptfleet.federation.client_examples import public_examples
 from promptfleet.federation.client_group import ClientGroup
 from promptfleet.federation.failures import Failure, Failures
 from promptfleet.federation.fleet import CohortUpdate, Intake
@@ -44,7 +45,8 @@ class LocalFleet:
         here = replace(self._prepared.world(config), upload_noise=upload_noise)
         there = here.to(device)
         servers = there if server_share(config) else here
-        self._server = Server(load_method(config.method), replace(servers, rows=rows and KeptRows(rows)))
+        public = public_examples(servers, self._store, partition.public)
+        self._server = Server(load_method(config.method), replace(servers, rows=rows and KeptRows(rows), public=public))
         self._group = ClientGroup(there, self._store, dict(enumerate(partition.clients)))
         self._failures = Failures(config.runtime)
         self._clients = range(config.clients)

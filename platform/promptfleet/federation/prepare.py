@@ -6,6 +6,8 @@ Both are computed once per content and kept on disk, so a second run imports nei
 import logging
 from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
+from functools import reduce
+from operator import or_
 from pathlib import Path
 
 from promptfleet.clip.backbone import Backbone
@@ -17,6 +19,7 @@ from promptfleet.clip.tokens import texts_key
 from promptfleet.config import FederationConfig, StorageConfig
 from promptfleet.data.dataset import Dataset
 from promptfleet.data.feature_store import FeatureStore, open_store
+from promptfleet.data.partition import Partition
 from promptfleet.data.samples import Samples
 from promptfleet.disks import disk_errors
 from promptfleet.errors import ConfigError
@@ -85,7 +88,7 @@ def prepare(*configs: FederationConfig) -> Prepared:
     lists = {texts for candidate in configs for texts in wanted_texts(candidate, dataset.class_names).values()}
     clip = _frozen_clip(backbone, dataset, sorted(lists), config.storage, folder)
     warn_of_equal_prompts(backbone, dataset, clip.classes)
-    needs = {load_method(candidate.method).needs for candidate in configs}
+    needs = reduce(or_, (load_method(candidate.method).needs_of(candidate) for candidate in configs))
     image_tower = backbone.image_tower if Needs.PIXELS in needs else None
     for candidate in configs:
         check_prompt_fits(candidate, clip, dataset.class_names)
@@ -94,8 +97,10 @@ def prepare(*configs: FederationConfig) -> Prepared:
         method.check(world)
         check_states(candidate, method.trained_parameters(world))
     samples = Samples.of_dataset(dataset)
-    for candidate in {_partition_key(candidate): candidate for candidate in configs}.values():
-        partition_for(candidate, samples)
+    by_key = {_partition_key(candidate): candidate for candidate in configs}
+    partitions = {key: partition_for(candidate, samples) for key, candidate in by_key.items()}
+    for candidate in configs:
+        _check_public(candidate, partitions[_partition_key(candidate)])
     files = wanted_files(backbone, dataset, config.features, needs, folder)
     encode_missing(config, backbone, dataset, files)
     return Prepared(
@@ -110,6 +115,17 @@ def prepare(*configs: FederationConfig) -> Prepared:
 def _partition_key(config: FederationConfig) -> Hashable:
     """Return the inputs of ``partition_for``: the many federations of a sweep mostly share a few partitions."""
     return config.clients, config.partition, config.seed
+
+
+def _check_public(config: FederationConfig, partition: Partition) -> None:
+    """Raise ConfigError if the federation's method needs public data and the partition has none."""
+    if len(partition.public) or Needs.PUBLIC not in load_method(config.method).needs_of(config):
+        return
+    file = config.partition.file
+    fix = "set" if file is None else f"partition.file={file} has none; make one with"
+    raise ConfigError(
+        f"method={config.method} needs images that the server has: {fix} partition.public_fraction, such as 0.1"
+    )
 
 
 def _check_one_backbone(configs: Sequence[FederationConfig]) -> None:

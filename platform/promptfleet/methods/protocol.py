@@ -9,7 +9,7 @@ never asks the server for anything in between.
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Collection, Generator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from enum import Enum
+from enum import Flag, auto
 from functools import partial
 from math import prod
 from typing import ClassVar, Literal, Protocol, TypeVar, runtime_checkable
@@ -53,7 +53,8 @@ class World:
 
     ``image_tower`` is CLIP's image side, there only for methods whose ``needs`` are ``PIXELS``; ``upload_noise`` the
     standard deviation of the noise of ``config.privacy`` in each number of an upload; ``rows`` are the server's alone,
-    and there only for methods that keep some; ``texts`` are the embedded tokens of the method's ``texts``.
+    and there only for methods that keep some; ``texts`` are the embedded tokens of the method's ``texts``; ``public``
+    are examples that the server has, and no client, if ``partition.public_fraction`` gives it some.
     """
 
     config: FederationConfig
@@ -63,6 +64,7 @@ class World:
     upload_noise: float = 0.0
     rows: Rows | None = None
     texts: Mapping[str, ClassTokens] = field(default_factory=dict)
+    public: "Examples | None" = None
 
     def tokens(self, texts: str) -> ClassTokens:
         """Return the embedded tokens of the ``classes``, or of the list of texts of that name.
@@ -87,15 +89,17 @@ class World:
         return replace(self, clip=self.clip.to(device), image_tower=tower, texts=texts)
 
 
-class Needs(Enum):
-    """Features of an image that a method needs: the frozen CLIP's one global feature, and those of patches, or pixels.
+class Needs(Flag):
+    """Inputs that a method needs: of an image, the frozen CLIP's one global feature, and those of patches, or pixels.
 
-    PIXELS is for gradients through the image encoder: images are decoded and encoded at each step, not once.
+    PIXELS is for gradients through the image encoder: images are decoded and encoded at each step, not once. PUBLIC
+    are examples on the server, ``World.public``. Needs add up: ``Needs.PATCHES | Needs.PUBLIC``.
     """
 
-    GLOBAL = "global"
-    PATCHES = "patches"
-    PIXELS = "pixels"
+    GLOBAL = 0
+    PATCHES = auto()
+    PIXELS = auto()
+    PUBLIC = auto()
 
 
 @dataclass(frozen=True)
@@ -345,8 +349,12 @@ class Method(ABC):
     """
 
     Config: ClassVar[type[FederationConfig]] = FederationConfig
-    needs: ClassVar[Needs] = Needs.GLOBAL
+    needs: ClassVar[Needs] = Needs.GLOBAL  # of any configuration
     has_memory: ClassVar[bool] = False  # a prediction depends on the images that were predicted before
+
+    def needs_of(self, config: FederationConfig) -> Needs:
+        """Return what the method needs with this configuration, by default its ``needs``."""
+        return self.needs
 
     def texts(self, config: FederationConfig, class_names: Sequence[str]) -> Mapping[str, Sequence[str]]:
         """Return further lists of texts by name, such as descriptions of classes; ``World.texts`` has their tokens."""

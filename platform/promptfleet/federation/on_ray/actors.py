@@ -10,6 +10,7 @@ from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import ray
 import torch
 
@@ -21,6 +22,7 @@ from promptfleet.config import FederationConfig
 from promptfleet.data.client_split import ClientSplit
 from promptfleet.data.feature_store import open_store
 from promptfleet.devices import check_device, check_visible, choose_device, set_arithmetic
+from promptfleet.federation.client_examples import public_examples
 from promptfleet.federation.client_group import ClientGroup
 from promptfleet.federation.fleet import Intake
 from promptfleet.federation.gpu_memory import explaining_full_memory
@@ -111,7 +113,8 @@ class ServerActor:
             self._clip = frozen.attach(self._device)
             self._image_tower = frozen.attach_images(self._device)
 
-    def begin(self, config: FederationConfig, rows: Path | None) -> None:
+    def begin(self, config: FederationConfig, rows: Path | None, public: np.ndarray) -> None:
+        """Make the server; ``public`` are the samples that it has, in the order of the feature store."""
         torch.set_num_threads(config.runtime.threads_per_client)
         set_arithmetic(self._device, tf32=config.precision == "tf32")
         world = world_of(
@@ -121,6 +124,9 @@ class ServerActor:
             image_tower=self._image_tower,
             rows=rows and KeptRows(rows),
         )
+        if len(public):
+            store = open_store(**self._frozen.files_here())
+            world = replace(world, public=public_examples(world, store, public))
         self._server = Server(load_method(config.method), world)
 
     def select(self, round_index: int, cohorts: Sequence[Sequence[int]], purpose: Purpose) -> list[Stacked]:

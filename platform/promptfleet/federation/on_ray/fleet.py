@@ -107,7 +107,7 @@ class RayFleet:
         self._server_state: ObjectRef | None = None
         self._aggregate: Ask | None = None  # until its answer is here
         self._intake = Intake({}, {})
-        for begun in [self._processes.server.begin.remote(config, rows), *map(self._begin_client, self._groups)]:
+        for begun in [self._begin_server(), *map(self._begin_client, self._groups)]:
             try:
                 ray.get(begun, timeout=config.runtime.start_timeout_s)
             except (RayActorError, GetTimeoutError):
@@ -202,6 +202,9 @@ class RayFleet:
     def close(self) -> None:
         self._processes.close()
 
+    def _begin_server(self) -> ObjectRef:
+        return self._processes.server.begin.remote(self._config, self._rows, self._partition.public)
+
     def _begin_client(self, actor: int) -> ObjectRef:
         splits = {client: self._partition.clients[client] for client in self._groups.get(actor, ())}
         return self._processes.clients[actor].begin.remote(self._config, splits, self._upload_noise)
@@ -271,7 +274,7 @@ class RayFleet:
         """
         self._failures.server_failed(stage, what, attempt)
         self._processes.replace_server()
-        begun = [self._processes.server.begin.remote(self._config, self._rows)]
+        begun = [self._begin_server()]
         if self._server_state is not None:
             begun.append(self._processes.server.load_state.remote(self._server_state))
         try:

@@ -22,7 +22,13 @@ from promptfleet.storage_address import tidy_path
 
 Fraction = Annotated[float, Field(gt=0, le=1)]
 Share = Literal["auto"] | Annotated[float, Field(ge=0, allow_inf_nan=False)]
-WHERE_AND_HOW = ("data", "runtime", "resources", "storage", "checkpoints")  # the sections that no result depends on
+EXECUTION_SECTIONS = (
+    "data",
+    "runtime",
+    "resources",
+    "storage",
+    "checkpoints",
+)  # the sections that no result depends on
 
 
 class _CheckedWhenCalled(type(BaseModel)):
@@ -380,12 +386,12 @@ class FederationConfig(Section):
 
 def fingerprint_of(values: Mapping[str, Any]) -> str:
     """Return the fingerprint of the configuration whose ``to_dict`` gave ``values``, without building it again."""
-    return hashlib.sha256(json.dumps(what_counts(values), sort_keys=True).encode()).hexdigest()
+    return hashlib.sha256(json.dumps(result_values(values), sort_keys=True).encode()).hexdigest()
 
 
-def what_counts(values: Mapping[str, Any]) -> dict[str, Any]:
+def result_values(values: Mapping[str, Any]) -> dict[str, Any]:
     """Return the part of a configuration's nested values that determines the result."""
-    what = {name: value for name, value in values.items() if name not in WHERE_AND_HOW}
+    what = {name: value for name, value in values.items() if name not in EXECUTION_SECTIONS}
     if folder := values.get("data", {}).get("folder"):  # for dataset=imagefolder it says which images are meant
         what["data.folder"] = folder
     what["partition"] = {name: value for name, value in what.get("partition", {}).items() if name != "file"}

@@ -9,7 +9,7 @@ from typing import Any
 
 from promptfleet.assignments import parse_assignments
 from promptfleet.config import (
-    WHERE_AND_HOW,
+    EXECUTION_SECTIONS,
     FederationConfig,
     StorageConfig,
     dotted_keys,
@@ -179,7 +179,10 @@ def shared_values(config: FederationConfig) -> dict[str, Any]:
     return {
         key: value
         for key, value in flatten(config.to_dict()).items()
-        if key in _common_keys() and key not in OWN_KEYS and key != "method" and key.split(".")[0] not in WHERE_AND_HOW
+        if key in _common_keys()
+        and key not in OWN_KEYS
+        and key != "method"
+        and key.split(".")[0] not in EXECUTION_SECTIONS
     }
 
 

@@ -15,7 +15,7 @@ from promptfleet.comparison.report import ComparisonReport
 from promptfleet.comparison.run import ComparisonOutcome, plan_comparison
 from promptfleet.comparison.spec import ComparisonSpec, method_values, shared_values
 from promptfleet.comparison.tables import HEADERS, LEGEND
-from promptfleet.config import WHERE_AND_HOW, flatten
+from promptfleet.config import EXECUTION_SECTIONS, flatten
 from promptfleet.federation.settings import trust_option
 from promptfleet.search.progress import format_params
 from promptfleet.text_tables import folded, output_columns, render
@@ -85,7 +85,9 @@ def _own_values(spec: ComparisonSpec, method: str) -> dict[str, Any]:
     config = spec.config(method, spec.seeds[0])
     values = flatten(method_values(method, spec.base, spec.own.get(method, {})))
     shared = {"method", *shared_values(config)}
-    return {key: value for key, value in values.items() if key not in shared and key.split(".")[0] not in WHERE_AND_HOW}
+    return {
+        key: value for key, value in values.items() if key not in shared and key.split(".")[0] not in EXECUTION_SECTIONS
+    }
 
 
 def _rows(title: str, headers: Sequence[str], rows: Sequence[Sequence[str]]) -> Table:

@@ -19,7 +19,7 @@ FOLDER = "rows"
 
 
 class KeptRows:
-    """``Rows`` of a federation. Its folder exists; a kind's file is opened when it is first needed."""
+    """``RowStore`` of a federation. Its folder exists; a kind's file is opened when it is first needed."""
 
     def __init__(self, folder: Path):
         self._folder = folder

@@ -31,7 +31,7 @@ Purpose = Literal["train", "evaluate"]
 PixelReader = Callable[[np.ndarray], Tensor]  # sample indices -> [images, 3, height, width]
 
 
-class Rows(Protocol):
+class RowStore(Protocol):
     """Rows of numbers that a server keeps on disk, outside its state: rows of one kind all have one size.
 
     The server state records which rows it owns; these are only ever rewritten with identical content.
@@ -62,7 +62,7 @@ class World:
     class_names: tuple[str, ...]
     image_tower: ImageTower | None = None
     upload_noise: float = 0.0
-    rows: Rows | None = None
+    rows: RowStore | None = None
     texts: Mapping[str, ClassTokens] = field(default_factory=dict)
     public: "Examples | None" = None
 

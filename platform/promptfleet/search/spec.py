@@ -11,7 +11,7 @@ from typing import Any
 from pydantic import Field
 
 from promptfleet.config import (
-    WHERE_AND_HOW,
+    EXECUTION_SECTIONS,
     FederationConfig,
     Section,
     StorageConfig,
@@ -48,7 +48,7 @@ from promptfleet.yaml_files import as_yaml
 _KEPT = ("method", "dataset", "backbone", "features.", "rounds", "partition.file", "partition.fingerprint")
 MOST_TRIED = 200  # values of a searched key to check for a hint on a wrong one
 MOST_FEDERATIONS = 10_000  # checked before a sweep starts
-FIXED = (*_KEPT, *(f"{section}." for section in WHERE_AND_HOW))
+FIXED = (*_KEPT, *(f"{section}." for section in EXECUTION_SECTIONS))
 
 
 class SweepSettings(Section):

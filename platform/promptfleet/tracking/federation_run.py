@@ -6,7 +6,7 @@ from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, S
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any, Literal
 
-from promptfleet.config import FaultsConfig, FederationConfig, flatten, what_counts
+from promptfleet.config import FaultsConfig, FederationConfig, flatten, result_values
 from promptfleet.data.partition_counts import PartitionCounts
 from promptfleet.federation.reports import ClientReport, Event, FederationResult, FederationSummary, RoundReport
 from promptfleet.methods.protocol import State
@@ -72,7 +72,7 @@ class FederationRun:
 
         def begin() -> TrackedRun:
             run = store.find_or_create_run(key, name, parent=parent and parent(), tags=tags)
-            run.log_params(flatten(what_counts(config.to_dict())))
+            run.log_params(flatten(result_values(config.to_dict())))
             log_origin(run, config, {**provenance(), "fingerprint": config.fingerprint()})
             return run
 

@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from typing import Any
 
-from promptfleet.config import FederationConfig, flatten, what_counts
+from promptfleet.config import FederationConfig, flatten, result_values
 from promptfleet.trial_records import format_value
 
 _SHORT = {"experts": "K", "gating_temperature": "tau", "prompt_length": "L"}  # first in names, in this order
@@ -26,8 +26,8 @@ def changed_values(config: FederationConfig) -> dict[str, Any]:
 
     Only values that the result depends on count.
     """
-    defaults = flatten(what_counts(type(config)().to_dict()))
-    values = flatten(what_counts(config.to_dict()))
+    defaults = flatten(result_values(type(config)().to_dict()))
+    values = flatten(result_values(config.to_dict()))
     return {key: value for key, value in values.items() if key not in _NAMED and value != defaults.get(key)}
 
 

@@ -13,13 +13,13 @@ from typing import Any
 
 from promptfleet.atomic_files import replacing
 from promptfleet.config import (
-    WHERE_AND_HOW,
+    EXECUTION_SECTIONS,
     FederationConfig,
     StorageConfig,
     fingerprint_of,
     flatten,
     merge,
-    what_counts,
+    result_values,
 )
 from promptfleet.disks import check_writable, disk_errors
 from promptfleet.errors import ConfigError, DataError, PromptfleetError, did_you_mean
@@ -135,7 +135,7 @@ def resumed_config(folder: Path, assignments: Sequence[str], *, trust_code: bool
     if config.fingerprint() != begun.fingerprint():
         raise ConfigError(
             f"--set {' '.join(assignments)}: a resumed federation keeps its configuration "
-            f"(only {', '.join(WHERE_AND_HOW)} may be set)"
+            f"(only {', '.join(EXECUTION_SECTIONS)} may be set)"
         )
     return config
 
@@ -207,4 +207,4 @@ def _other(kept: _Kept, config: FederationConfig) -> str:
 
 def _identity(values: Mapping[str, Any]) -> dict[str, Any]:
     """Return the values that the folder's name depends on: those of the result, and the place of the images."""
-    return {**what_counts(values), "data": values.get("data")}
+    return {**result_values(values), "data": values.get("data")}

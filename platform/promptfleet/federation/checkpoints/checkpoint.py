@@ -22,7 +22,7 @@ from promptfleet.disks import disk_errors
 from promptfleet.errors import DataError, StorageError, first_line
 from promptfleet.federation.reports import Evaluation, RoundReport, best_round, check_rounds
 from promptfleet.federation.rounds import Snapshot
-from promptfleet.methods.parts.states import alike
+from promptfleet.methods.parts.states import group_by_layout
 from promptfleet.methods.protocol import State
 from promptfleet.strict_json import Counts, parse_json
 from promptfleet.tensor_file import require_readable, write_tensors
@@ -47,7 +47,7 @@ def save_snapshot(folder: str | Path, snapshot: Snapshot, fingerprint: str, *, k
     path = Path(folder) / FOLDER / f"round-{len(snapshot.reports):06d}.safetensors"
     # cloned: safetensors refuses a tensor that has two names
     tensors = {f"{_SERVER}/{name}": tensor.detach().contiguous().clone() for name, tensor in snapshot.server.items()}
-    groups = alike(snapshot.privates)
+    groups = group_by_layout(snapshot.privates)
     for number, states in enumerate(groups):
         for name in next(iter(states.values())):
             tensors[f"{number}/{name}"] = torch.stack([state[name].detach() for state in states.values()])

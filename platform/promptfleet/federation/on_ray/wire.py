@@ -14,19 +14,19 @@ import torch
 from torch import Tensor
 
 from promptfleet.federation.client import ClientResult
-from promptfleet.methods.parts.states import alike
+from promptfleet.methods.parts.states import group_by_layout
 from promptfleet.methods.protocol import Message, State
 
 ALIGNMENT = 64  # of each tensor in a row, as torch aligns its own
 
 Arrays = Mapping[str, np.ndarray]
 Place = tuple[int, torch.Size, torch.dtype]
-Stacked = Sequence["Alike"]
+Stacked = Sequence["StackedStates"]
 StackedResults = tuple[Mapping[int, ClientResult], Stacked]  # without their uploads, and the uploads
 
 
 @dataclass(frozen=True)
-class Alike:
+class StackedStates:
     """States with the same names, shapes and types.
 
     ``rows [clients, bytes]``, by client id in ``row_of``; ``places`` has offset, shape and type of each tensor in a
@@ -51,7 +51,7 @@ def to_tensors(arrays: Arrays) -> State:
 
 def stack(states: Mapping[int, State]) -> Stacked:
     """Stack states by client id."""
-    return [_stack(some) for some in alike(states)]
+    return [_stack(some) for some in group_by_layout(states)]
 
 
 def unstack(stacked: Stacked, clients: Sequence[int]) -> dict[int, State]:
@@ -95,7 +95,7 @@ def unstack_results(stacked: StackedResults) -> dict[int, ClientResult]:
     return {client: replace(one, upload=uploads.get(client)) for client, one in results.items()}
 
 
-def _stack(states: Mapping[int, State]) -> Alike:
+def _stack(states: Mapping[int, State]) -> StackedStates:
     first = next(iter(states.values()))
     common, places, width = {}, {}, 0
     for name, tensor in first.items():
@@ -108,18 +108,18 @@ def _stack(states: Mapping[int, State]) -> Alike:
     for name in places.keys() - common.keys():
         torch.stack([state[name].detach().cpu() for state in states.values()], out=_column(rows, places[name]))
     row_of = {client: row for row, client in enumerate(states)}
-    return Alike(row_of, rows.numpy(), places, to_arrays(common))
+    return StackedStates(row_of, rows.numpy(), places, to_arrays(common))
 
 
-def _of_one_layout(stacked: Stacked) -> list[list[Alike]]:
+def _of_one_layout(stacked: Stacked) -> list[list[StackedStates]]:
     """Group stacks whose rows have one layout; a stack with common tensors is a group of its own."""
-    groups: dict[tuple, list[Alike]] = defaultdict(list)
+    groups: dict[tuple, list[StackedStates]] = defaultdict(list)
     for some in stacked:
         groups[(id(some) if some.common else None, *some.places.items())].append(some)
     return list(groups.values())
 
 
-def _unstack(chosen: Sequence[tuple[Alike, Sequence[int]]]) -> dict[int, State]:
+def _unstack(chosen: Sequence[tuple[StackedStates, Sequence[int]]]) -> dict[int, State]:
     """Return the state of each chosen client, from stacks of one layout."""
     first, clients = chosen[0][0], [client for _, some in chosen for client in some]
     rows = torch.empty(len(clients), first.rows.shape[1], dtype=torch.uint8)

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from promptfleet.methods.experts.in_memory import fitting
-from promptfleet.methods.protocol import Rows, State
+from promptfleet.methods.protocol import RowStore, State
 
 
 @dataclass(frozen=True)
@@ -24,7 +24,7 @@ class OnDisk:
     ``place [clients]`` is the row of each client (-1: none), ``end`` the number of rows, ``digest`` their hash.
     """
 
-    rows: Rows
+    rows: RowStore
     shapes: Mapping[str, Sequence[int]]
     dtype: torch.dtype
     place: Tensor
@@ -32,11 +32,11 @@ class OnDisk:
     digest: bytes
 
     @classmethod
-    def empty(cls, clients: int, shapes: Mapping[str, Sequence[int]], dtype: torch.dtype, rows: Rows) -> "OnDisk":
+    def empty(cls, clients: int, shapes: Mapping[str, Sequence[int]], dtype: torch.dtype, rows: RowStore) -> "OnDisk":
         return cls(rows, shapes, dtype, torch.full((clients,), -1), 0, bytes(hashlib.sha256().digest_size))
 
     @classmethod
-    def of(cls, server: State, shapes: Mapping[str, Sequence[int]], dtype: torch.dtype, rows: Rows) -> "OnDisk":
+    def of(cls, server: State, shapes: Mapping[str, Sequence[int]], dtype: torch.dtype, rows: RowStore) -> "OnDisk":
         """Find the entries that a server's state refers to."""
         digest = server["pool.digest"].numpy().tobytes()
         return cls(rows, shapes, dtype, server["pool.place"], int(server["pool.end"]), digest)
@@ -74,7 +74,7 @@ class Entries:
     They are read when they are indexed, and are zeros where ``place [clients]`` says that there is none (-1).
     """
 
-    def __init__(self, rows: Rows, kind: str, place: Tensor, shape: Sequence[int], dtype: torch.dtype):
+    def __init__(self, rows: RowStore, kind: str, place: Tensor, shape: Sequence[int], dtype: torch.dtype):
         self._rows, self._kind, self._place, self._dtype = rows, kind, place, dtype
         self.shape = torch.Size((len(place), *shape))
 

@@ -15,7 +15,7 @@ from promptfleet.methods.experts.options import PoolConfig, Selection
 from promptfleet.methods.experts.outliers import Outliers, find_outliers
 from promptfleet.methods.experts.selection import select_experts
 from promptfleet.methods.experts.sketches import WIDTH, updated_sketches
-from promptfleet.methods.protocol import Arrived, Call, Rows, State
+from promptfleet.methods.protocol import Arrived, Call, RowStore, State
 
 KINDS = ("context", "text")
 
@@ -51,7 +51,7 @@ class ExpertPool:
 
     @classmethod
     def empty(
-        cls, clients: int, server: State, config: PoolConfig, selection: Selection, rows: Rows | None
+        cls, clients: int, server: State, config: PoolConfig, selection: Selection, rows: RowStore | None
     ) -> "ExpertPool":
         """Make a pool without entries; the shapes of contexts and texts are those of the global ones in ``server``."""
         shapes, dtype = _shapes(server), _dtype(config)
@@ -64,7 +64,7 @@ class ExpertPool:
         return cls(entries, rounds, frame, sketches, config, selection)
 
     @classmethod
-    def of(cls, server: State, config: PoolConfig, selection: Selection, rows: Rows | None) -> "ExpertPool":
+    def of(cls, server: State, config: PoolConfig, selection: Selection, rows: RowStore | None) -> "ExpertPool":
         """Find the pool in a server's state. ``rows`` has its entries if they are on disk."""
         if config.storage == "disk":
             entries = OnDisk.of(server, _shapes(server), _dtype(config), rows)

@@ -33,7 +33,7 @@ def state_sha256(server: State, privates: Mapping[int, State]) -> str:
     return digest.hexdigest()
 
 
-def alike(states: Mapping[int, State]) -> list[dict[int, State]]:
+def group_by_layout(states: Mapping[int, State]) -> list[dict[int, State]]:
     """Group states by client id: those whose tensors have the same names, shapes and types in the same order."""
     groups: dict[tuple, dict[int, State]] = defaultdict(dict)
     for client, state in states.items():

@@ -42,6 +42,12 @@ def peak_mib() -> float:
     return _status_kib("VmHWM") / 1024
 
 
+def resident_mib() -> float:
+    """Return this process's resident memory, after freed memory went back to the system (Linux)."""
+    ctypes.CDLL(None).malloc_trim(0)
+    return _status_kib("VmRSS") / 1024
+
+
 def session_pss_mib(mark: str) -> float:
     """Return the proportional memory of processes with ``mark`` (``NAME=value``) in their environment, and children."""
     parents, marked = {}, set()

@@ -6,12 +6,14 @@ import pytest
 
 from promptfleet.cluster.nodes import Node
 from promptfleet.config import FederationConfig
-from promptfleet.errors import ResourceError
+from promptfleet.errors import ConfigError, ResourceError
 from promptfleet.federation.checkpoints.folder import load_summary
 from promptfleet.federation.local_fleet import LocalFleet
 from promptfleet.federation.resources import Shares
 from promptfleet.search import trial as trial_module
-from promptfleet.search.seats import Seats, plan_seats, seat_folders, seeded
+from promptfleet.search.seats import Seats, most_concurrent, plan_seats, seat_folders, seeded
+from promptfleet.search.spec import parse_sweep
+from promptfleet.search.sweep import concurrent_trials
 from promptfleet.search.trial import FederationTrial
 
 SHARES = Shares(driver_cpu=0.1, server_cpu=0.1, client_cpu=0.1, client_gpu=0.0, client_actors=2)
@@ -35,6 +37,25 @@ def test_federations_run_side_by_side_where_there_is_room_and_else_in_turn():
     assert plan_seats(packed, small, concurrent=1, seeds=3).fleets == 1
     with pytest.raises(ResourceError):
         plan_seats(packed, small, concurrent=3, seeds=3)
+
+
+@pytest.mark.parametrize(
+    ("cpus", "gpus", "seeds", "most"),
+    [(2, 0, 1, 1), (20, 0, 1, 4), (20, 0, 2, 2), (0.5, 0, 1, 1), (200, 0, 1, 9), (64, 1, 1, 2), (64, 4, 1, 8)],
+)
+def test_auto_fills_the_cluster_with_trials(cpus, gpus, seeds, most):
+    config = FederationConfig(clients=5, runtime={"device": "cuda" if gpus else "cpu"})
+    node = Node(float(cpus), float(gpus), "a")
+    assert most_concurrent(config, [node], seeds=seeds, trials=9) == most
+
+
+def test_a_sweep_on_auto_takes_its_largest_federation():
+    space = {"experts": {"int": [1, 3]}, "clients": {"choice": [4, 10]}}
+    spec = parse_sweep({"concurrent_trials": "auto", "space": space}, source="a")
+    assert concurrent_trials(spec, [Node(20.0, 0.0, "a")]) == 2
+    assert concurrent_trials(parse_sweep({"concurrent_trials": 3, "space": space}, source="a"), []) == 3
+    with pytest.raises(ConfigError, match="concurrent_trials: got 'all', should be 'auto' or a valid integer"):
+        parse_sweep({"concurrent_trials": "all", "space": space}, source="a")
 
 
 @pytest.fixture

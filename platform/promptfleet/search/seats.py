@@ -40,6 +40,25 @@ def plan_seats(config: FederationConfig, nodes: Sequence[Node], *, concurrent: i
     return Seats(plan_shares(config, nodes, concurrent=concurrent), 1)
 
 
+def most_concurrent(config: FederationConfig, nodes: Sequence[Node], *, seeds: int, trials: int) -> int:
+    """Return how many trials fill the cluster: each client actor has its threads' CPUs, or its share of a GPU.
+
+    At least 1; at most ``trials``. Raises ResourceError: not even one fits.
+    """
+    cpus, threads = sum(node.cpus for node in nodes), config.runtime.threads_per_client
+    shares = plan_shares(config, nodes)
+    if not shares.client_gpu:
+        return max(1, min(trials, int(cpus / (shares.client_actors * threads * seeds))))
+    fitting = 1
+    while fitting < trials:
+        try:
+            plan_shares(config, nodes, concurrent=(fitting + 1) * seeds)
+        except ResourceError:
+            break
+        fitting += 1
+    return fitting
+
+
 def seeded(config: FederationConfig, seeds: int) -> list[FederationConfig]:
     """Return the federations of a trial: the first has the configuration's own seed, the others those after it."""
     return [config, *(config.model_copy(update={"seed": config.seed + more}) for more in range(1, seeds))]

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import combinations, product
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
@@ -94,8 +94,9 @@ class SweepSettings(Section):
     patience: int = Field(3, ge=0, description="rounds without improvement that `patient` waits for")
     grace_rounds: int = Field(2, ge=1, description="rounds per trial before it can be stopped early")
     reduction_factor: int = Field(3, ge=2, description="one of every N trials survives each rung (ASHA)")
-    concurrent_trials: int = Field(
-        1, ge=1, description="trials that run at the same time; with 1 a sweep is exactly repeatable"
+    concurrent_trials: Literal["auto"] | Annotated[int, Field(ge=1)] = Field(
+        1,
+        description="trials at the same time, `auto` fills the cluster; with 1 a sweep is exactly repeatable",
     )
 
 

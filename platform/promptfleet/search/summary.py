@@ -12,7 +12,7 @@ from promptfleet.federation.settings import trust_option
 from promptfleet.search.finalists import Finalist
 from promptfleet.search.progress import format_params
 from promptfleet.search.spec import SweepSpec
-from promptfleet.search.sweep import SweepOutcome, plan_sweep
+from promptfleet.search.sweep import SweepOutcome, concurrent_trials, plan_sweep
 from promptfleet.text_tables import folded, render
 from promptfleet.trial_records import TrialRecord, count_states, format_value, ranked_trials
 from promptfleet.yaml_files import as_yaml
@@ -41,7 +41,7 @@ def describe_plan(spec: SweepSpec) -> str:
         f"  each client: {shares.client_cpu:g} CPU, {shares.client_gpu:g} GPU; server: {shares.server_cpu:g} CPU",
         *([f"  client actors to a GPU: {shares.actors_per_gpu}"] if shares.client_gpu else []),
         f"  this machine: {node.cpus:g} CPU, {node.gpus:g} GPU",
-        f"budget: {spec.settings.trials} trials, {spec.settings.concurrent_trials} at a time; nothing was started",
+        f"budget: {spec.settings.trials} trials, {concurrent_trials(spec, nodes)} at a time; nothing was started",
     ]
     return "\n".join([render(space), render(federation), *resources])
 

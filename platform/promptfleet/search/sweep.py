@@ -22,7 +22,7 @@ from promptfleet.search.folders import trial_folder
 from promptfleet.search.history import read_history
 from promptfleet.search.rebuild import BESIDE
 from promptfleet.search.samplers import GRID
-from promptfleet.search.seats import seat_folders, seeded
+from promptfleet.search.seats import most_concurrent, seat_folders, seeded
 from promptfleet.search.spec import SweepSpec
 from promptfleet.search.stage import Stage
 from promptfleet.search.study import SweepStudy
@@ -55,8 +55,19 @@ def plan_sweep(spec: SweepSpec, nodes: Sequence[Node]) -> Shares:
     clients = spec.space.get("clients")
     sizes = clients.extremes() if clients else [spec.base_config().clients]
     configs = [spec.base_config().model_copy(update={"clients": size}) for size in sizes]
-    plans = [plan_shares(config, nodes, concurrent=spec.settings.concurrent_trials) for config in configs]
+    plans = [plan_shares(config, nodes, concurrent=concurrent_trials(spec, nodes)) for config in configs]
     return max(plans, key=lambda shares: shares.client_actors)
+
+
+def concurrent_trials(spec: SweepSpec, nodes: Sequence[Node]) -> int:
+    """Return how many trials run at the same time; with ``auto``, as many of the largest as fill the cluster."""
+    settings = spec.settings
+    if settings.concurrent_trials != "auto":
+        return settings.concurrent_trials
+    clients = spec.space.get("clients")
+    largest = max(clients.extremes()) if clients else spec.base_config().clients
+    config = spec.base_config().model_copy(update={"clients": largest})
+    return most_concurrent(config, nodes, seeds=settings.seeds_per_trial, trials=settings.trials)
 
 
 def prepare_sweep(spec: SweepSpec) -> Prepared:
@@ -100,7 +111,7 @@ def run_sweep(spec: SweepSpec, folder: Path, prepared: Prepared, nodes: Sequence
         stage = Stage("trial", folder, study, spec.config, sweep, config.storage, seeds=spec.settings.seeds_per_trial)
 
         def run(stage: Stage) -> None:
-            concurrent = spec.settings.concurrent_trials
+            concurrent = concurrent_trials(spec, nodes)
             run_trials([stage], folder, prepared, nodes, store, writer, concurrent=concurrent)
 
         run(stage)

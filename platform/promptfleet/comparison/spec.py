@@ -64,7 +64,7 @@ class ComparisonSpec:
         }
 
     def named_code(self) -> list[str]:
-        """Names of the methods and the samplers, which may be code outside promptfleet."""
+        """Return the names of the methods and the samplers, which may be code outside promptfleet."""
         return [*self.methods, *(sweep.settings.sampler for sweep in self.tuning.values())]
 
     def config(self, method: str, seed: int, tuned: Mapping[str, Any] | None = None) -> FederationConfig:

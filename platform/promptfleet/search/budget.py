@@ -26,7 +26,7 @@ class Budget(Section):
 
     @property
     def is_of_reports(self) -> bool:
-        """Whether it limits something that only the reports of rounds have."""
+        """True if it limits something that only the reports of rounds have."""
         return any(getattr(self, name) is not None for name in FROM_REPORTS)
 
     def used_up(self, used: Mapping[str, float]) -> str | None:

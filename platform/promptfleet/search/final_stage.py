@@ -1,4 +1,4 @@
-"""The stage after a search: its best trials again, with fresh seeds, as a study of their own."""
+"""Stage after a search: its best trials again, with fresh seeds, as a separate study."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -20,7 +20,7 @@ TRIAL, SEED = "trial", "seed"
 
 
 def final_space(spec: SweepSpec, study: SweepStudy) -> dict[str, Choice] | None:
-    """Return what the finalists' study runs through: the best complete trials, best first, and the seeds."""
+    """Return the space of the finalists' study: the best complete trials, best first, and the seeds."""
     complete = [trial for trial in study.trials() if trial.state == TrialState.COMPLETE and _is_feasible(trial)]
     best = sorted(complete, key=lambda trial: (-trial.value, trial.number))[: spec.settings.finalists.trials]
     if not best:

@@ -17,7 +17,7 @@ NOISE = 0.05  # differences of a larger p are noise
 
 
 class Finalists(Section):
-    """The best trials that are run again after a search, in full and with seeds that it has not used."""
+    """Best trials of a search, which are run again in full and with fresh seeds."""
 
     trials: int = Field(0, ge=0, le=20, description="number of finalists, 0 for none")
     seeds: list[Seed] = Field(default_factory=list, description="seeds that each of them is run with")
@@ -41,7 +41,7 @@ class Finalist:
 
     @property
     def is_noise(self) -> bool:
-        """Whether its difference to the winner may be chance."""
+        """True if its difference from the winner may be chance."""
         return self.p is not None and self.p >= NOISE
 
 

@@ -1,4 +1,4 @@
-"""What a search optimizes, and what its trials have to keep to: objectives and constraints, by name."""
+"""Goals of a search, by name: objectives to optimize, and constraints that its trials have to keep."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -21,7 +21,7 @@ class Constraint:
     high: float | None
 
     def violations(self, quantities: Mapping[str, float]) -> dict[str, float]:
-        """Return by how much each bound is exceeded, by name; it is kept where that is not above 0."""
+        """Return the excess over each bound, by name; a bound without a positive excess is kept."""
         value, found = quantities[self.quantity], {}
         if self.low is not None:
             found[f"{self.quantity} min"] = self.low - value
@@ -30,7 +30,7 @@ class Constraint:
         return found
 
     def is_lost(self, quantities: Mapping[str, float]) -> bool:
-        """Return whether no later round can keep it any more: a quantity that only grows is above its bound."""
+        """Return True if no later round can keep it any more: a quantity that only grows is above its bound."""
         return self.quantity in GROWING and self.high is not None and quantities[self.quantity] > self.high
 
 
@@ -50,11 +50,11 @@ class Goals:
         return [accuracy if name == MAIN else quantities[name] for name in self.objectives]
 
     def violations(self, quantities: Mapping[str, float]) -> dict[str, float]:
-        """Return by how much each bound of each constraint is exceeded."""
+        """Return the excess over each bound of each constraint."""
         return {name: by for one in self.constraints for name, by in one.violations(quantities).items()}
 
     def are_lost(self, quantities: Mapping[str, float]) -> bool:
-        """Return whether a trial can never be feasible any more, which is known before its next round."""
+        """Return True if a trial can never be feasible any more, which is known before its next round."""
         return any(one.is_lost(quantities) for one in self.constraints)
 
 

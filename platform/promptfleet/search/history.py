@@ -1,4 +1,4 @@
-"""A warm start: trials of earlier searches that a new one learns from, kept in a file of its own in its folder."""
+"""Warm start: trials of earlier searches that a new one learns from, kept in a file in its folder."""
 
 import json
 import logging

@@ -1,4 +1,4 @@
-"""Early stopping: tell after a round whether a trial is stopped, judged by what its study has on disk."""
+"""Early stopping: a decision after each round by the study on disk."""
 
 import warnings
 from collections.abc import Callable, Sequence

@@ -1,4 +1,4 @@
-"""Federations of one trial, which differ in their seed: where each is kept, and how many run side by side."""
+"""Federations of one trial, which differ in their seed: their folders, and how many run side by side."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -12,13 +12,13 @@ from promptfleet.federation.resources import Shares, plan_shares
 
 @dataclass(frozen=True)
 class Seats:
-    """What a trial takes of a cluster: ``fleets`` of these shares, one for each federation, or one for all in turn."""
+    """Share of a cluster for a trial: ``fleets`` of these shares, one for each federation, or one for all in turn."""
 
     shares: Shares
     fleets: int
 
     def bundles(self) -> list[dict[str, float]]:
-        """One placement bundle per process: the driver, then each fleet's server and clients."""
+        """Return one placement bundle per process: the driver, then each fleet's server and clients."""
         driver, *fleet = self.shares.bundles()
         return [driver, *fleet * self.fleets]
 

@@ -96,7 +96,7 @@ def _best_trials(spec: SweepSpec, records: Sequence[TrialRecord]) -> Table:
 
 
 def _front(spec: SweepSpec, outcome: SweepOutcome) -> Table:
-    """The trials that no other one beats in every objective, the highest main objective first."""
+    """Return the trials that no other one beats in every objective, the highest main objective first."""
     table = Table(title="Pareto front: no other trial is better in every objective", title_justify="left")
     for name in ("trial", *spec.goals.objectives, *spec.space):
         table.add_column(name, justify="right")

@@ -1,4 +1,4 @@
-"""One simulated client: its own data, and pure functions from a private state and a download to what comes of them."""
+"""Simulated client: its own data, and pure functions of a private state and a download."""
 
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -51,9 +51,9 @@ class ClientResult:
 
 
 class Client:
-    """Hosts no state between calls: the private state comes in and goes out, so any process can redo any call.
+    """Client without any state between calls: the private state is passed in and out, so any process can redo any call.
 
-    The world's tensors decide the device; states and messages come in and go out on the CPU.
+    The world's tensors decide the device; states and messages are passed in and out on the CPU.
     """
 
     def __init__(
@@ -77,12 +77,12 @@ class Client:
         self._val, self._test = (self._examples(store, indices) for indices in (split.val, split.test))
 
     def initial_state(self) -> State:
-        """The private state before the client ever trained."""
+        """Return the private state before the first training."""
         rng = stream(self._world.config.seed, "init_client", client=self.id)
         return to_device(self._method.init_client(self._world, self.id, rng), "cpu")
 
     def train(self, round_index: int, private: State, download: Message) -> ClientResult:
-        """Local update, alone. With NaN or Inf in what comes of it, the state stays as it was."""
+        """Run the local update of this client alone. If it gives NaN or Inf, the state stays as it was."""
         return train_together([self], round_index, {self.id: private}, {self.id: download})[self.id]
 
     def evaluate(self, round_index: int, private: State, download: Message) -> Evaluation:
@@ -139,7 +139,7 @@ class Client:
         )
 
     def _sent(self, round_index: int, message: Message, download: Message) -> Message:
-        """What leaves the client: its message, or one that an attack or privacy has altered."""
+        """Return the message that leaves the client: its own, or one that an attack or privacy has altered."""
         config, tensors = self._world.config, message.tensors
         attacks = self._attacks and config.adversary.kind != "label_flip"
         if not tensors or not (attacks or config.privacy.epsilon != "none"):
@@ -194,7 +194,7 @@ class Client:
 def train_together(
     clients: Sequence[Client], round_index: int, privates: Mapping[int, State], downloads: Mapping[int, Message]
 ) -> dict[int, ClientResult]:
-    """``Client.train`` of several clients of one world, stepped side by side; the seconds are shared equally."""
+    """Train several clients of one world side by side, as ``Client.train``; the seconds are shared equally."""
     started = time.perf_counter()
     begun = (client._begin(round_index, privates[client.id], downloads[client.id]) for client in clients)
     updates = run_together(clients[0]._world, begun)
@@ -210,7 +210,7 @@ def evaluate_together(
 ) -> list[Evaluation]:
     """``Client.evaluate`` of several clients of one world, personalized side by side."""
     evaluations = []
-    for start in range(0, len(clients), SIDE_BY_SIDE):  # so that no more personalized states are in memory
+    for start in range(0, len(clients), SIDE_BY_SIDE):  # which bounds the memory for personalized states
         group = clients[start : start + SIDE_BY_SIDE]
         tasks = [
             client._task("personalize", round_index, privates[client.id], downloads[client.id]) for client in group

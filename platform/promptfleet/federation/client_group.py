@@ -1,4 +1,4 @@
-"""The clients that one process hosts: all of them in the local fleet, ``runtime.clients_per_actor`` in an actor."""
+"""Group of clients in one process: all of them in the local fleet, ``runtime.clients_per_actor`` in an actor."""
 
 from collections.abc import Iterable, Mapping
 
@@ -30,13 +30,13 @@ class ClientGroup:
                 self._clients[client] = Client(client, self._method, self._world, self._store, split, self._read_pixels)
 
     def initial_states(self, clients: Iterable[int]) -> dict[int, State]:
-        """Private states before anybody ever trained."""
+        """Return private states before the first training."""
         return {client: self._clients[client].initial_state() for client in clients}
 
     def train(
         self, round_index: int, privates: Mapping[int, State], downloads: Mapping[int, Message]
     ) -> dict[int, ClientResult]:
-        """Local updates of the clients that have a download, side by side if ``runtime.batch_steps`` says so."""
+        """Run local updates of the clients that have a download, side by side if ``runtime.batch_steps`` says so."""
         clients = [self._clients[client] for client in downloads]
         together = self._world.config.runtime.batch_steps
         with explaining_full_memory(min(len(clients), SIDE_BY_SIDE) if together else 1):

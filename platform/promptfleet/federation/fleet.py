@@ -1,4 +1,4 @@
-"""Where server and clients live. The round loop talks to a fleet and does not know whether Ray is behind it.
+"""Interface between the round loop and the processes of server and clients, with Ray or without it.
 
 States, downloads, uploads and reports pass through the loop as handles: the values themselves in this process,
 references into the object store under Ray. The loop hands them from one call to the next without looking inside.
@@ -19,9 +19,9 @@ Handle = Any
 
 @dataclass(frozen=True)
 class CohortUpdate:
-    """What the local updates of one round give: handles of the next private states by client id and of all uploads.
+    """Results of one round's local updates: handles of the next private states by client id and of all uploads.
 
-    ``dropped`` has the clients that gave nothing, and why.
+    ``dropped`` has the clients without a result, and the reason.
     """
 
     privates: Mapping[int, Handle]
@@ -32,9 +32,10 @@ class CohortUpdate:
 
 @dataclass(frozen=True)
 class Intake:
-    """What the server made of a round's uploads, by client id, with the reason.
+    """Fate of a round's uploads on the server, by client id, with the reason.
 
-    ``rejected`` never entered its state; ``excluded`` did, and is not given to others, see ``ExcludesClients``.
+    ``rejected`` uploads never entered its state; ``excluded`` ones did, but are not given to others, see
+    ``ExcludesClients``.
     """
 
     rejected: Mapping[int, str]
@@ -42,7 +43,9 @@ class Intake:
 
 
 class Fleet(Protocol):
-    """A server and its clients. All mappings go by client id.
+    """Server and its clients. All mappings go by client id.
+
+    Failed work is handled by ``runtime.on_client_failure``; each step raises FederationError if that says to stop.
 
     Work that fails is handled as ``runtime.on_client_failure`` says; each step raises FederationError where that is to
     stop.
@@ -51,46 +54,46 @@ class Fleet(Protocol):
     def begin(
         self, config: FederationConfig, partition: Partition, upload_noise: float = 0.0, rows: Path | None = None
     ) -> None:
-        """Set up a federation; whatever ran here before leaves no trace. ``upload_noise``: see ``World``.
+        """Set up a federation, without a trace of an earlier one. ``upload_noise``: see ``World``.
 
-        ``rows`` is the folder of what the server keeps beside its state, if it does.
+        ``rows`` is the folder for the server's rows, if it keeps any.
         """
 
     def initial_states(self) -> dict[int, Handle]:
-        """Every client's private state before it ever trained."""
+        """Return every client's private state before its first training."""
 
     def select(self, round_index: int, cohort: Sequence[int], purpose: Purpose = "train") -> Handle:
-        """Downloads of the clients of ``cohort``."""
+        """Select the downloads of the clients of ``cohort``."""
 
     def train(self, round_index: int, privates: Mapping[int, Handle], downloads: Handle) -> CohortUpdate:
-        """Local updates of the clients that have a download and a private state here."""
+        """Run local updates of the clients that have a download and a private state here."""
 
     def aggregate(self, round_index: int, uploads: Handle) -> None:
-        """Have the server take in uploads; what it is asked for next comes after them. Need not be waited for."""
+        """Start aggregating. Returns at once; later server calls run after it."""
 
     def evaluate(self, round_index: int, privates: Mapping[int, Handle], downloads: Handle) -> list[Evaluation]:
         """Evaluations of the clients that have a download and a private state here, in the order of ids."""
 
     def intake(self) -> Intake:
-        """What became of the uploads of the last ``aggregate``; waits for it."""
+        """Return the fate of the uploads of the last ``aggregate``; waits for it."""
 
     def server_state(self) -> Handle:
-        """The server's state after the last ``aggregate``."""
+        """Return the server's state after the last ``aggregate``."""
 
     def load_server_state(self, state: State) -> None:
-        """Have the server go on from ``state``. Raises DataError: what it refers to on disk is not there."""
+        """Replace the server's state by ``state``. Raises DataError: rows that it refers to are missing on disk."""
 
     def fetch(self, server: Handle, privates: Mapping[int, Handle]) -> tuple[State, dict[int, State]]:
-        """The states behind handles: the server's and private ones; may be called from any thread."""
+        """Return the states behind handles: the server's and private ones; may be called from any thread."""
 
     def put(self, privates: Mapping[int, State]) -> dict[int, Handle]:
-        """Handles for private states."""
+        """Return handles for private states."""
 
     def repack(self, privates: Mapping[int, Handle]) -> dict[int, Handle]:
-        """Handles for the same states; those of one object may be behind several, and it goes with the last of them."""
+        """Repack states so that a shared object can be freed once few clients still use it; return the handles."""
 
     def take_events(self) -> list[Event]:
-        """What went wrong since the last call, and what was done about it."""
+        """Return the failures since the last call, and the reactions to them."""
 
     def close(self) -> None:
-        """End everything that the fleet started."""
+        """End all processes that the fleet started."""

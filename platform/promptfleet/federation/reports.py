@@ -1,4 +1,4 @@
-"""What a federation tells about itself: plain values that become ``result.json``, MLflow metrics and figures."""
+"""Reports of a federation: plain values that become ``result.json``, MLflow metrics and figures."""
 
 import math
 from collections import Counter
@@ -14,14 +14,14 @@ from promptfleet.strict_json import Count, Counts, parse_json, to_json
 if TYPE_CHECKING:
     from pandas import DataFrame
 
-LONGEST_WITHOUT_UPDATE = 3  # rounds, before a federation is said to learn nothing
+LONGEST_WITHOUT_UPDATE = 3  # rounds, before a federation counts as learning nothing
 
 
 @dataclass(frozen=True)
 class TrainReport:
-    """One client's local update: the method's figures, bytes of the real protocol, seconds.
+    """Report of one client's local update: the method's figures, bytes of the real protocol, seconds.
 
-    ``node`` is the address of the node it ran on, where Ray ran it.
+    ``node`` is the address of its node, if Ray ran it.
     """
 
     metrics: Mapping[str, float]
@@ -33,10 +33,10 @@ class TrainReport:
 
 @dataclass(frozen=True)
 class Event:
-    """Something that went wrong in a round, and what was done about it.
+    """Something that went wrong in a round, and the reaction.
 
-    ``stage`` is the step of the round, ``clients`` are those concerned, if any, ``what`` happened,
-    ``action`` is what was done.
+    ``stage`` is the step of the round, ``clients`` are the clients concerned, if any, ``what`` happened, ``action`` was
+    taken.
     """
 
     stage: str
@@ -149,10 +149,10 @@ class RoundReport:
 
 
 def nothing_accepted(reports: Sequence[RoundReport], rounds: int) -> str | None:
-    """Return why a federation of so many rounds learns nothing; None where the server accepts updates.
+    """Return the reason why a federation of ``rounds`` learns nothing; None if the server accepts updates.
 
-    It learns nothing once every update was rejected in the last three rounds, or in all where there are fewer. Rounds
-    in which no update arrived count neither way.
+    It learns nothing once every update was rejected in the last three rounds, or in all if there are fewer. Rounds in
+    which no update arrived count neither way.
     """
     refused: list[RoundReport] = []
     for report in reversed(reports):
@@ -172,7 +172,7 @@ def best_round(reports: Sequence[RoundReport]) -> RoundReport:
 
 @dataclass(frozen=True)
 class ClientReport:
-    """One client at the end. ``zero_shot_accuracy`` is untrained CLIP's on the same test part.
+    """Report of one client at the end. ``zero_shot_accuracy`` is untrained CLIP's on the same test part.
 
     ``label_counts`` and ``domain_counts`` (empty without domains) are over all its samples.
     """
@@ -191,7 +191,7 @@ class ClientReport:
 
 @dataclass(frozen=True, repr=False)
 class FederationSummary:
-    """What a federation gave, in plain values. Accuracies are means over clients after the last round.
+    """Results of a federation in plain values. Accuracies are means over clients after the last round.
 
     ``best_round`` is the round of the highest validation accuracy; ``partition_sha256`` tells who holds which
     samples, ``state_sha256`` the final states; ``trained_parameters`` are those of one client. ``checkpoint_bytes`` and
@@ -302,7 +302,7 @@ def summary_from_json(text: str | bytes) -> FederationSummary:
 
 
 def check_rounds(reports: Sequence[RoundReport], *, clients: int) -> None:
-    """Raise ValueError unless the reports are of the rounds 1, 2, ... of a federation of that many clients."""
+    """Raise ValueError unless the reports are of the rounds 1, 2, ... of a federation of ``clients``."""
     for number, report in enumerate(reports, start=1):
         if report.round != number:
             raise ValueError(f"round {report.round} is in the place of round {number}")
@@ -313,20 +313,20 @@ def check_rounds(reports: Sequence[RoundReport], *, clients: int) -> None:
 
 
 def round_report_from_dict(values: Mapping[str, Any]) -> RoundReport:
-    """A report that went through JSON, where keys are text."""
+    """Return a report that went through JSON, where keys are text."""
     by_client = {name: {int(client): why for client, why in values[name].items()} for name in ("rejected", "dropped")}
     return RoundReport(**{**values, **by_client, "events": [Event(**event) for event in values["events"]]})
 
 
 def _means(reported: Sequence[Mapping[str, float]]) -> dict[str, float | None]:
-    """The mean of each metric over those that report it; None where one of its values is not finite."""
+    """Return the mean of each metric over the clients that report it; None if one of its values is not finite."""
     names = dict.fromkeys(name for metrics in reported for name in metrics)
     values = {name: [metrics[name] for metrics in reported if name in metrics] for name in names}
     return {name: fmean(of) if all(map(math.isfinite, of)) else None for name, of in values.items()}
 
 
 def _listed(clients: Sequence[int]) -> str:
-    """``3``, ``1, 4`` or ``0-49``."""
+    """Return client ids as ``3``, ``1, 4`` or ``0-49``."""
     if len(clients) > 2 and clients[-1] - clients[0] == len(clients) - 1:
         return f"{clients[0]}-{clients[-1]}"
     return ", ".join(map(str, clients))

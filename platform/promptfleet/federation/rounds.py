@@ -44,7 +44,7 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Snapshot:
-    """A federation between two rounds: all it takes to go on as if nothing had happened."""
+    """Federation between two rounds: all states and reports for resuming without a difference."""
 
     server: State
     privates: dict[int, State]
@@ -53,14 +53,14 @@ class Snapshot:
 
     @cached_property
     def sha256(self) -> str:
-        """Over all states."""
+        """Return a hash of all states."""
         return state_sha256(self.server, self.privates)
 
 
 class Federation:
-    """One federation on a fleet, run round by round; ``folder`` is its own, where it has one.
+    """Federation on a fleet, run round by round; ``folder`` is its own folder, if it has one.
 
-    Raises on construction whatever makes the configuration impossible for this dataset.
+    Raises on construction every error that makes the configuration impossible for this dataset.
     """
 
     def __init__(self, config: FederationConfig, prepared: Prepared, fleet: Fleet, folder: str | Path | None = None):
@@ -94,7 +94,7 @@ class Federation:
         return len(self._reports)
 
     def run_round(self) -> RoundReport:
-        """Train the cohort, have the server take in its uploads, and evaluate every client at the same point."""
+        """Train the cohort, aggregate its uploads on the server, and evaluate every client at the same point."""
         started, round_index = time.perf_counter(), self.rounds_done + 1
         cohort = self._cohort(round_index)
         arriving = self._turnout(round_index, cohort)
@@ -129,7 +129,7 @@ class Federation:
     def _train(self, round_index: int, cohort: Sequence[int], present: Sequence[int]) -> CohortUpdate:
         """Train the clients of the cohort that are present, each from its download and its private state.
 
-        The downloads are ready where the round before asked for them. Raises FederationError: too few updates.
+        The downloads are ready if the round before requested them. Raises FederationError: too few updates.
         """
         downloads, self._ahead = self._ahead or self._fleet.select(round_index, cohort), None
         trained = self._fleet.train(round_index, {client: self._privates[client] for client in present}, downloads)
@@ -187,14 +187,14 @@ class Federation:
         return [*(attacks if self._adversaries and round_index == 1 else []), *excluded]
 
     def record(self, event: Event) -> None:
-        """Have ``event`` told by the next round's report."""
+        """Add ``event`` to the next round's report."""
         self._events.append(event)
 
     def snapshot(self) -> Snapshot:
         return self.take_snapshot()()
 
     def take_snapshot(self) -> Callable[[], Snapshot]:
-        """Returns at once; what it returns fetches the states as they are now, from any thread and whatever goes on."""
+        """Return at once a function that fetches the current states later, from any thread."""
         fetch, server, privates = self._fleet.fetch, self._fleet.server_state(), dict(self._privates)
         reports, evaluations = list(self._reports), list(self._evaluations)
 
@@ -204,7 +204,7 @@ class Federation:
         return snapshot
 
     def restore(self, snapshot: Snapshot) -> None:
-        """Go on from ``snapshot`` as if all its rounds had been run here."""
+        """Resume from ``snapshot`` as if all its rounds had been run here."""
         self._fleet.load_server_state(snapshot.server)
         self._privates = self._fleet.put(snapshot.privates)
         self._reports = list(snapshot.reports)
@@ -212,13 +212,13 @@ class Federation:
         self._ahead = None
 
     def begin_anew(self) -> None:
-        """Go back to before the first round, whatever became of the processes."""
+        """Reset to the state before the first round, also if processes have died."""
         self._events += self._fleet.take_events()
         self._begin()
 
     @property
     def reports(self) -> list[RoundReport]:
-        """One per round done."""
+        """Reports of the rounds done, one per round."""
         return list(self._reports)
 
     def result(self, snapshot: Snapshot | None = None) -> FederationResult:
@@ -289,13 +289,13 @@ class Federation:
 
 
 def _loss_events(trained: Sequence[TrainReport]) -> list[Event]:
-    """Events for losses that are NaN or infinite; a round with one has no mean loss."""
+    """Return events for losses that are NaN or infinite; a round with one has no mean loss."""
     bad = sum(not math.isfinite(report.metrics.get("loss", 0.0)) for report in trained)
     return [Event("train", [], f"the loss of {bad} clients is not finite", "train_loss is null")] if bad else []
 
 
 def _zero_shot_correct(prepared: Prepared, features: np.ndarray, labels: np.ndarray) -> np.ndarray:
-    """Whether CLIP's own zero-shot prediction is right, per sample."""
+    """Return True per sample if CLIP's own zero-shot prediction is right."""
     text = prepared.clip.zero_shot_text.numpy().T
     blocks = (slice(start, start + BLOCK) for start in range(0, len(features), BLOCK))
     return np.concatenate([(rows_of(features, block) @ text).argmax(axis=1) for block in blocks]) == labels

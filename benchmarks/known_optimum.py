@@ -1,11 +1,11 @@
-"""How often a search finds a known optimum under the noise of digits: python benchmarks/known_optimum.py
+"""Success of searches for a known optimum under the noise of digits: python benchmarks/known_optimum.py
 
 Each search has 40 trials of TPE on a synthetic federation whose true accuracy is a known function of five
 hyperparameters. A trial measures it on the validation parts of ten clients, 36 images each, after an effect of its seed
 (standard deviation 0.004, that of pFedMoAP on digits over seeds, see docs/results.md). "best of" takes the trial of the
 highest validation accuracy; "finalists" has three seeds per trial, runs the five best again with five fresh seeds, and
-takes the winner. Found means: the true accuracy is within 1 % of the optimum's. Also reported is how far the chosen
-one is below the optimum.
+takes the winner. Found means: the true accuracy is within 1 % of the optimum's. The distance of the chosen one below
+the optimum is reported, too.
 """
 
 import argparse

@@ -1,4 +1,4 @@
-"""What the study of a long search costs its driver: python benchmarks/study.py
+"""Cost of a long search's study for its driver: python benchmarks/study.py
 
 Runs 300 trials of 10 rounds, some at a time, on a study alone: propose, report, decide on stopping, end. Reports for
 each 50 trials the seconds of a trial, the memory of the process, and the size of the study's database.
@@ -46,7 +46,7 @@ def main() -> None:
 
 
 def run_together(study: SweepStudy, options: argparse.Namespace) -> None:
-    """Run so many trials round by round; where the study says so, one is stopped."""
+    """Run ``options.at_once`` trials round by round, and stop one if the study says so."""
     running = [proposal for _ in range(options.at_once) if (proposal := study.next_proposal())]
     for round_index in range(1, options.rounds + 1):
         for proposal in list(running):

@@ -54,7 +54,7 @@ class PretrainConfig:
     checkpoint_every: int = 200
 
     def same_recipe(self) -> dict:
-        """What a resumed run must share with its checkpoint."""
+        """Return the settings that a resumed run must share with its checkpoint."""
         free = ("out", "threads", "report_every", "checkpoint_every", "minutes")
         return {name: value for name, value in asdict(self).items() if name not in free}
 

@@ -92,7 +92,7 @@ def check_resume(out: Path, config: PretrainConfig, *, resume: bool) -> None:
 
 
 def train_loop(settings: dict) -> None:
-    """What each Ray Train worker runs."""
+    """Train in one of Ray Train's workers."""
     train(
         PretrainConfig(**settings),
         ray.train.get_context().get_world_rank(),

@@ -96,11 +96,17 @@ def _round_line(report: RoundReport, rounds: int) -> str:
     rejected = f"  rejected {sorted(report.rejected)}" if report.rejected else ""
     rejected += f"  dropped {sorted(report.dropped)}" if report.dropped else ""
     return (
-        f"round {report.round}/{rounds}  cohort {len(report.cohort)}  loss {loss}  "
-        f"val {report.val_accuracy:.3f} (min {report.val_accuracy_min:.2f}, sd {report.val_accuracy_std:.2f})  "
+        f"round {report.round}/{rounds}  cohort {len(report.cohort)}  loss {loss}  {_validation(report)}  "
         f"up {report.uploaded_bytes / 1024:.0f} KB  down {report.downloaded_bytes / 1024:.0f} KB  "
         f"{report.seconds:.1f} s{rejected}"
     )
+
+
+def _validation(report: RoundReport) -> str:
+    """Return the validation accuracies of a round; a dash where it was not evaluated."""
+    if report.val_accuracy is None:
+        return "val -"
+    return f"val {report.val_accuracy:.3f} (min {report.val_accuracy_min:.2f}, sd {report.val_accuracy_std:.2f})"
 
 
 def _summary(result: FederationResult, caveat: str, path: str) -> str:

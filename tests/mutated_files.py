@@ -19,8 +19,9 @@ from torch import nn
 
 from promptfleet.data.feature_store import write_features
 from promptfleet.federation.checkpoints import checkpoint
-from promptfleet.federation.reports import Evaluation, RoundReport
+from promptfleet.federation.reports import RoundReport
 from promptfleet.federation.rounds import Snapshot
+from tests.federation.scores import evaluation
 from tests.mutated import mutate
 
 NUMBERS = [
@@ -238,7 +239,7 @@ def images() -> list[bytes]:
 
 def snapshot(rounds: int = 1) -> Snapshot:
     """That of a federation of three clients."""
-    evaluations = [Evaluation(client, 0.5, 0.25, {"gate": [0.1, 1]}) for client in range(3)]
+    evaluations = [evaluation(client, 0.5, 0.25, {"gate": [0.1, 1]}) for client in range(3)]
     reports = [RoundReport.of(one, [0, 2], [], {2: "NaN"}, evaluations, 1.5) for one in range(1, rounds + 1)]
     privates = {client: {"prompt": torch.full((2, 3), float(client))} for client in range(3)}
     return Snapshot({"context": torch.ones(2)}, privates, reports, evaluations)

@@ -257,6 +257,39 @@ class PrivacyConfig(Section):
     )
 
 
+SetRounds = Literal["each", "last_and_best", "never"]
+
+
+class EvaluationSetsConfig(Section):
+    """The evaluated rounds in which clients are evaluated on a set, see docs/evaluation.md.
+
+    each: all of them; last_and_best: the last round, and each round with the best validation accuracy so far. ``local``
+    is evaluated in each.
+    """
+
+    global_: SetRounds = Field(
+        "last_and_best", alias="global", description="rounds of global: a client's model on the parts of all clients"
+    )
+    others: SetRounds = Field(
+        "last_and_best", description="rounds of others: a client's model on the parts of the other clients"
+    )
+    server: SetRounds = Field(
+        "last_and_best", description="rounds of server: the server's model on the parts of all clients"
+    )
+
+
+class EvaluationConfig(Section):
+    """The rounds and clients that are evaluated, and the evaluation sets."""
+
+    every: int = Field(1, ge=1, description="number of rounds from one evaluation to the next; the last has one, too")
+    clients: Literal["all"] | Annotated[int, Field(ge=1)] | Annotated[float, Field(gt=0, lt=1)] = Field(
+        "all",
+        description="clients to evaluate before the last round: all, their number or their fraction; drawn once from "
+        "the seed",
+    )
+    sets: EvaluationSetsConfig = EvaluationSetsConfig()
+
+
 class CheckpointsConfig(Section):
     """The checkpoints that a federation resumes from. One is written after each round."""
 
@@ -355,6 +388,7 @@ class FederationConfig(Section):
     adversary: AdversaryConfig = AdversaryConfig()
     privacy: PrivacyConfig = PrivacyConfig()
     partition: PartitionConfig = PartitionConfig()
+    evaluation: EvaluationConfig = EvaluationConfig()
     features: FeaturesConfig = FeaturesConfig()
     data: DataConfig = DataConfig()
     runtime: RuntimeConfig = RuntimeConfig()
@@ -370,6 +404,15 @@ class FederationConfig(Section):
                 raise ValueError(f"runtime.device=cpu needs no GPU: set resources.{name}.gpu={one.gpu:g} to auto")
         if device == "cuda" and share == 0 and self.runtime.backend == "ray":
             raise ValueError("runtime.device=cuda needs a share of a GPU: set resources.client.gpu=0 to auto")
+        return self
+
+    @model_validator(mode="after")
+    def _check_evaluation(self) -> "FederationConfig":
+        every, clients = self.evaluation.every, self.evaluation.clients
+        if every > self.rounds:
+            raise ValueError(f"evaluation.every={every} should be at most rounds={self.rounds}")
+        if isinstance(clients, int) and clients > self.clients:
+            raise ValueError(f"evaluation.clients={clients} should be at most clients={self.clients}, or all")
         return self
 
     def to_dict(self) -> dict[str, Any]:

@@ -6,11 +6,12 @@ from types import SimpleNamespace
 import pytest
 
 from promptfleet.federation.frames import client_rounds_frame, clients_frame, rounds_frame
-from promptfleet.federation.reports import ClientReport, Evaluation, Event, RoundReport, TrainReport
+from promptfleet.federation.reports import ClientReport, Event, RoundReport, TrainReport
+from tests.federation.scores import evaluation
 
 
 def report(number: int, test: list[float], metrics: dict, **values) -> RoundReport:
-    evaluations = [Evaluation(client, 0.5, accuracy) for client, accuracy in enumerate(test)]
+    evaluations = [evaluation(client, 0.5, accuracy) for client, accuracy in enumerate(test)]
     return RoundReport.of(number, [0, 2], [TrainReport(metrics, 10, 20, 1.0)], {}, evaluations, 2.5, **values)
 
 

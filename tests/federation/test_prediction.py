@@ -5,6 +5,8 @@ from dataclasses import replace
 import pytest
 import torch
 
+from promptfleet.federation.evaluation.answers import mean_right
+from promptfleet.federation.evaluation.scores import TEST, VAL
 from promptfleet.federation.server import Server
 from promptfleet.methods.promptfl import PromptFL
 from promptfleet.methods.protocol import Message
@@ -81,16 +83,16 @@ def test_only_candidates_are_answers():
     world = tiny_world()
     client = tiny_client(0, PromptFL(), world, held_out=8)  # labels take turns: two of each of four classes
     task = tiny_task(world, download=Message({}, {"text": torch.zeros(4, world.clip.tower.dim)}))
-    assert client._accuracy(task, client._test) == 0.25  # all logits are 0: the first class
+    test = client._held_out[TEST]
+    assert mean_right(PromptFL(), task, test) == 0.25  # all logits are 0: the first class
 
-    def of(*candidates):
-        return client._accuracy(replace(task, candidates=torch.tensor(candidates)), client._test)
+    def of(*candidates, labels=test.labels):
+        return mean_right(PromptFL(), replace(task, candidates=torch.tensor(candidates)), replace(test, labels=labels))
 
     assert of(False, False, True, False) == 0.25
     assert client._evaluate(replace(task, candidates=torch.tensor([False, True, False, False]))).test_accuracy == 0.25
-    labels = client._test.labels
-    client._test = replace(client._test, labels=torch.full_like(labels, 2))
-    assert (of(False, False, True, False), of(True, True, False, True)) == (1, 0)
+    twos = torch.full_like(test.labels, 2)
+    assert (of(False, False, True, False, labels=twos), of(True, True, False, True, labels=twos)) == (1, 0)
 
 
 def test_a_task_knows_its_validation_examples_and_its_classes():
@@ -105,7 +107,7 @@ def test_a_task_knows_its_validation_examples_and_its_classes():
     client = tiny_client(0, Looking(), world, held_out=5)
     client.train(1, {}, Server(PromptFL(), world).select(1, [0])[0])
     (task,) = seen
-    assert torch.equal(task.val.labels, client._val.labels)
-    assert torch.equal(task.val.images.features, client._val.images.features)
+    assert torch.equal(task.val.labels, client._held_out[VAL].labels)
+    assert torch.equal(task.val.images.features, client._held_out[VAL].images.features)
     assert task.classes.tolist() == [0, 1, 2, 3]
     assert replace(task, train=task.train[torch.tensor([1, 5])]).classes.tolist() == [1]

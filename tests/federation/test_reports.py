@@ -7,13 +7,13 @@ from types import SimpleNamespace
 import pytest
 
 from promptfleet.federation.reports import (
-    Evaluation,
     RoundReport,
     TrainReport,
     nothing_accepted,
     round_report_from_dict,
 )
 from promptfleet.strict_json import to_json
+from tests.federation.scores import evaluation
 
 ACCEPTED = SimpleNamespace(cohort=[0, 1], rejected={1: "context is not finite"}, dropped={})
 REJECTED = SimpleNamespace(cohort=[0, 1], rejected={1: "context is not finite"}, dropped={0: "died"})
@@ -43,13 +43,13 @@ def test_a_federation_learns_nothing_after_three_rounds_without_an_update(report
 @pytest.mark.parametrize(("losses", "mean"), [([1.0, 2.0], 1.5), ([1.0, float("nan")], None), ([float("inf")], None)])
 def test_a_loss_that_is_not_finite_leaves_a_round_without_one(losses, mean):
     trained = [TrainReport({"loss": loss}, 0, 0, 1.0) for loss in losses]
-    evaluations = [Evaluation(0, 0.5, 0.5)]
+    evaluations = [evaluation()]
     assert RoundReport.of(1, [0], trained, {}, evaluations, 1.0).train_loss == mean
 
 
 def test_every_metric_of_the_cohort_is_reported_as_its_mean_over_those_that_have_it():
     trained = [TrainReport({"loss": loss, **more}, 0, 0, 1.0) for loss, more in [(1.0, {}), (2.0, {"plans": 4.0})]]
-    report = RoundReport.of(1, [0, 1], trained, {}, [Evaluation(0, 0.5, 0.5)], 1.0)
+    report = RoundReport.of(1, [0, 1], trained, {}, [evaluation()], 1.0)
     assert report.train_metrics == {"loss": 1.5, "plans": 4.0}
     assert report.train_loss == 1.5
     assert round_report_from_dict(json.loads(to_json(asdict(report)))) == report

@@ -8,7 +8,6 @@ from promptfleet.errors import ConfigError
 from promptfleet.federation.checkpoints.checkpoint import load_snapshot, save_snapshot
 from promptfleet.federation.client import ClientResult, evaluate_together, train_together
 from promptfleet.federation.on_ray.wire import stack, unstack
-from promptfleet.federation.reports import Evaluation
 from promptfleet.federation.rounds import Snapshot
 from promptfleet.methods import METHODS, load_method
 from promptfleet.methods.parts.side_by_side import run_alone
@@ -135,8 +134,7 @@ def test_what_a_client_downloads_is_its_own_whoever_else_is_asked_for(name):
 def test_states_survive_the_wire_and_the_disk(name, tmp_path):
     fed = tiny_federation(name).run([[0, 1, 2]])
     privates = unstack(stack(fed.privates), ALL)
-    evaluations = [Evaluation(client, 0.5, 0.5) for client in ALL]
-    save_snapshot(tmp_path, Snapshot(fed.server.state, privates, [], evaluations), "x")
+    save_snapshot(tmp_path, Snapshot(fed.server.state, privates, [], []), "x")
     stored = load_snapshot(tmp_path, "x")
     assert state_sha256(stored.server, stored.privates) == fed.sha256()
     assert sorted(stored.privates) == list(ALL)

@@ -14,9 +14,11 @@ import yaml
 from safetensors import safe_open
 from safetensors.torch import load_file
 
-from promptfleet.federation.reports import Event, FederationResult, summary_from_json
+from promptfleet.federation.evaluation.scores import client_accuracies
+from promptfleet.federation.reports import Event, FederationResult, RoundReport, summary_from_json
 from promptfleet.tracking.errors import TrackingError
 from promptfleet.tracking.federation_run import FederationRun, round_metrics
+from tests.federation.scores import evaluation
 from tests.tracking.values import make_config, make_report, make_result
 
 ROUND_METRICS = {
@@ -26,6 +28,8 @@ ROUND_METRICS = {
     "test/accuracy_mean": pytest.approx(0.1),
     "test/accuracy_min": pytest.approx(0.05),
     "test/accuracy_std": pytest.approx(0.05 * (2 / 3) ** 0.5),
+    "val/local": pytest.approx(0.4),
+    "test/local": pytest.approx(0.1),
     "train/loss": 1.5,
     "round/rejected": 1,
     "traffic/down_bytes": 200,
@@ -173,6 +177,33 @@ def test_final_metrics(finished, client):
         "seconds/checkpoint": 0.25,
     }
     assert data.metrics["storage/checkpoint_bytes"] == 4096
+
+
+def test_every_evaluation_set_has_its_metrics_and_its_column(start, store, client, table):
+    evaluations = [
+        evaluation(number, test=local, samples=2 + number, **{"test/global": everywhere})
+        for number, (local, everywhere) in enumerate([(0.5, 0.5), (1.0, 0.5), (0.25, 0.25)])
+    ]
+    report = RoundReport.of(3, [0], [], {}, evaluations, 1.0)
+    result = make_result()
+    pairs = zip(result.clients, evaluations, strict=True)
+    clients = [replace(one, accuracy=client_accuracies(of)) for one, of in pairs]
+    rounds = [*result.rounds[:2], report]
+    sets = {"accuracy": report.accuracy, "best_round_accuracy": result.rounds[0].accuracy}
+    run = start()
+    run.finish(replace(result, rounds=rounds, clients=clients, **sets))
+    metrics = client.get_run(run.id).data.metrics
+    wanted = {
+        "test/local": 1.75 / 3,
+        "test/global": 1.25 / 3,
+        "test/harmonic_local_global": (0.5 + 2 / 3 + 0.25) / 3,
+        "peak_round/test/local": 0.1,
+        "bottom_decile/test/local": 0.25,
+        "weighted_mean/test/local": (2 * 0.5 + 3 + 4 * 0.25) / 9,
+        "harmonic_of_means/test/local_global": 2 * 1.75 * 1.25 / 9,
+    }
+    assert {name: metrics[name] for name in wanted} == pytest.approx(wanted)
+    assert table(run.id, "clients.json")["test/global"].tolist() == [0.5, 0.5, 0.25]
 
 
 def test_clients_are_a_table(finished, table):

@@ -2,9 +2,10 @@
 
 import torch
 
-from promptfleet.federation.reports import ClientReport, Evaluation, FederationResult, RoundReport, TrainReport
+from promptfleet.federation.reports import ClientReport, FederationResult, RoundReport, TrainReport
 from promptfleet.federation.settings import federation_config
 from promptfleet.methods.parts.states import state_sha256
+from tests.federation.scores import evaluation
 
 CLASS_NAMES = ["zero", "one", "two"]
 LABEL_COUNTS = [[10, 0, 2], [0, 8, 1], [5, 5, 5]]
@@ -22,10 +23,7 @@ def make_config(**values):
 
 def make_report(round_index, *, loss=1.5, events=()):
     """Three clients, of which 0 and 2 train; validation 0.1 r, 0.2 r, 0.3 r and test half of that in round r."""
-    evaluations = [
-        Evaluation(client=client, val_accuracy=0.1 * (client + 1) * round_index, test_accuracy=0.05 * (client + 1))
-        for client in range(3)
-    ]
+    evaluations = [evaluation(client, 0.1 * (client + 1) * round_index, 0.05 * (client + 1)) for client in range(3)]
     metrics = {} if loss is None else {"loss": loss}
     trained = [TrainReport(metrics=metrics, downloaded_bytes=100, uploaded_bytes=10, seconds=0.1) for _ in range(2)]
     return RoundReport.of(

@@ -87,6 +87,7 @@ class ComparisonReport:
         ranked = sorted(self.scores, key=lambda score: -score.test_accuracy.mean)
         mean = {score.method: [one.mean for one in score.accuracy_by_round] for score in ranked}
         spread = {score.method: [one.std for one in score.accuracy_by_round] for score in ranked}
+        rounds = ranked[0].evaluated_rounds
         seeds = max(len(score.seeds) for score in ranked)
         accuracy = client_accuracy(self.results)
         clients = {
@@ -94,7 +95,7 @@ class ComparisonReport:
             for score in ranked
         }
         return [
-            ("methods", lambda: method_lines_figure(mean, spread, seeds=seeds)),
+            ("methods", lambda: method_lines_figure(mean, spread, rounds, seeds=seeds)),
             ("clients", lambda: client_boxes_figure(clients, seeds=seeds)),
         ]
 

@@ -14,7 +14,7 @@ class MethodScore:
 
     ``worst_client`` and ``client_std`` are the lowest client's accuracy and the standard deviation over clients;
     bytes are those of a round, all its clients together, as in ``RoundReport``; ``trained_parameters`` are those of one
-    client; ``seconds`` of one federation.
+    client; ``seconds`` of one federation. ``accuracy_by_round`` has an entry for each of ``evaluated_rounds``.
     """
 
     method: str
@@ -29,6 +29,7 @@ class MethodScore:
     downloaded_bytes: float
     trained_parameters: int
     seconds: OverSeeds
+    evaluated_rounds: Sequence[int]
     accuracy_by_round: Sequence[OverSeeds]
 
 
@@ -69,11 +70,16 @@ def _score(method: str, by_seed: Mapping[int, FederationSummary]) -> MethodScore
         downloaded_bytes=_per_round(results, lambda report: report.downloaded_bytes),
         trained_parameters=results[0].trained_parameters,
         seconds=over_seeds(lambda result: result.seconds),
+        evaluated_rounds=[report.round for report in _evaluated(results[0])],
         accuracy_by_round=[
             OverSeeds.of([report.test_accuracy for report in reports])
-            for reports in zip(*(result.rounds for result in results), strict=True)
+            for reports in zip(*(_evaluated(result) for result in results), strict=True)
         ],
     )
+
+
+def _evaluated(result: FederationSummary) -> list[RoundReport]:
+    return [report for report in result.rounds if report.accuracy]
 
 
 def _per_round(results: Sequence[FederationSummary], size: Callable[[RoundReport], int]) -> float:

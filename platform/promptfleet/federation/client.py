@@ -1,7 +1,7 @@
 """Simulated client: its own data, and pure functions of a private state and a download."""
 
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 import numpy as np
@@ -9,11 +9,14 @@ import torch
 
 from promptfleet.data.client_split import ClientSplit
 from promptfleet.data.feature_store import FeatureStore
-from promptfleet.devices import from_numpy
 from promptfleet.federation.client_examples import examples_of
 from promptfleet.federation.conditions.adversaries import adversaries, attacked, flipped
 from promptfleet.federation.conditions.privacy import private_upload
-from promptfleet.federation.reports import Evaluation, TrainReport
+from promptfleet.federation.evaluation.answers import mean_right, to_predict
+from promptfleet.federation.evaluation.schedule import Plan
+from promptfleet.federation.evaluation.scores import LOCAL, TEST, VAL, Evaluation, Score, set_name
+from promptfleet.federation.evaluation.shared_sets import Model, SharedSets
+from promptfleet.federation.reports import TrainReport
 from promptfleet.methods.parts.side_by_side import SIDE_BY_SIDE, run_together
 from promptfleet.methods.parts.states import find_non_finite, to_device
 from promptfleet.methods.protocol import (
@@ -74,7 +77,8 @@ class Client:
         self._train = self._examples(store, split.train, with_views=True)
         if self._attacks and world.config.adversary.kind == "label_flip":
             self._train = replace(self._train, labels=flipped(self._train.labels, len(world.clip.classes)))
-        self._val, self._test = (self._examples(store, indices) for indices in (split.val, split.test))
+        self._held_out = {VAL: self._examples(store, split.val), TEST: self._examples(store, split.test)}
+        self._own = {VAL: split.val, TEST: split.test}
 
     def initial_state(self) -> State:
         """Return the private state before the first training."""
@@ -87,18 +91,18 @@ class Client:
 
     def evaluate(self, round_index: int, private: State, download: Message) -> Evaluation:
         """Accuracy on the client's own validation and test part."""
-        return evaluate_together([self], round_index, {self.id: private}, {self.id: download})[0]
+        plan = Plan((LOCAL,), self.id)
+        return evaluate_together([self], round_index, {self.id: private}, {self.id: download}, plan)[0]
 
     def _evaluate(self, task: Task) -> Evaluation:
-        """Predict with a task whose private state is personalized."""
+        """Predict the client's own parts with a task whose private state is personalized."""
         with torch.inference_mode():
             described = {}
             if isinstance(self._method, Describes):
-                described = self._method.describe(self._to_predict(task), self._test.images)
+                described = self._method.describe(to_predict(task), self._held_out[TEST].images)
             return Evaluation(
                 client=self.id,
-                val_accuracy=self._accuracy(task, self._val),
-                test_accuracy=self._accuracy(task, self._test),
+                scores={set_name(part, LOCAL): self._score(task, some) for part, some in self._held_out.items()},
                 described={name: tensor.tolist() for name, tensor in described.items()},
             )
 
@@ -115,7 +119,7 @@ class Client:
             private=to_device(private, self._device),
             download=to_device(download, self._device),
             train=self._train,
-            val=self._val,
+            val=self._held_out[VAL],
             rng=self._rng(role, round_index),
         )
 
@@ -157,31 +161,8 @@ class Client:
         attached = self._method.attachments(self._world, to_device(tensors, self._device))
         return Message(tensors, to_device(attached, "cpu"))
 
-    def _accuracy(self, task: Task, examples: Examples) -> float:
-        """Share of right answers of a new predictor."""
-        predict = self._method.predictor(self._to_predict(task))
-        correct = []
-        for batch in self._stream(examples):
-            logits = predict(batch.images)
-            if task.candidates is not None:
-                logits = logits.masked_fill(~task.candidates, float("-inf"))
-            correct.append((logits.argmax(dim=1) == batch.labels).sum())
-        return torch.stack(correct).sum().item() / len(examples)
-
-    def _stream(self, examples: Examples) -> Iterator[Examples]:
-        """Give examples as a predictor gets their images: all at once, or in batches."""
-        if not self._method.has_memory and self._read_pixels is None:
-            yield examples
-            return
-        order = np.arange(len(examples))
-        if self._method.has_memory:
-            order = self._rng("stream").permutation(order)
-        for chosen in from_numpy(order, self._device).split(self._world.config.batch_size):
-            yield examples[chosen]
-
-    def _to_predict(self, task: Task) -> Task:
-        """Give the task the stream of predictions, from its start: it has the same noise for each set of images."""
-        return replace(task, rng=self._rng("predict"))
+    def _score(self, task: Task, examples: Examples) -> Score:
+        return Score(mean_right(self._method, task, examples), len(examples))
 
     def _examples(self, store: FeatureStore, indices: np.ndarray, *, with_views: bool = False) -> Examples:
         needs = self._method.needs_of(self._world.config)
@@ -206,9 +187,14 @@ def train_together(
 
 
 def evaluate_together(
-    clients: Sequence[Client], round_index: int, privates: Mapping[int, State], downloads: Mapping[int, Message]
+    clients: Sequence[Client],
+    round_index: int,
+    privates: Mapping[int, State],
+    downloads: Mapping[int, Message],
+    plan: Plan,
+    shared: SharedSets | None = None,
 ) -> list[Evaluation]:
-    """``Client.evaluate`` of several clients of one world, personalized side by side."""
+    """Evaluate several clients of one world, personalized side by side; ``shared`` has the sets of several clients."""
     evaluations = []
     for start in range(0, len(clients), SIDE_BY_SIDE):  # which bounds the memory for personalized states
         group = clients[start : start + SIDE_BY_SIDE]
@@ -217,6 +203,12 @@ def evaluate_together(
         ]
         begun = (client._method.personalize(task) for client, task in zip(group, tasks, strict=True))
         states = run_together(clients[0]._world, begun, "personalize")
-        for client, task, state in zip(group, tasks, states, strict=True):
-            evaluations.append(client._evaluate(replace(task, private=state)))
+        models = [
+            Model(replace(task, private=state), client._own)
+            for client, task, state in zip(group, tasks, states, strict=True)
+        ]
+        found = shared.scores(models, plan) if shared else [{} for _ in models]
+        for client, model, scores in zip(group, models, found, strict=True):
+            own = client._evaluate(model.task) if LOCAL in plan.sets else Evaluation(client.id, {})
+            evaluations.append(replace(own, scores={**own.scores, **scores}))
     return evaluations

@@ -2,24 +2,32 @@
 
 from collections.abc import Iterable, Mapping
 
+import numpy as np
+
 from promptfleet.data.client_split import ClientSplit
 from promptfleet.data.feature_store import FeatureStore
 from promptfleet.federation.client import Client, ClientResult, evaluate_together, train_together
-from promptfleet.federation.client_examples import pixel_reader_for
+from promptfleet.federation.client_examples import examples_of, pixel_reader_for
+from promptfleet.federation.evaluation.schedule import Plan
+from promptfleet.federation.evaluation.scores import Evaluation
+from promptfleet.federation.evaluation.shared_sets import SharedParts, SharedSets
 from promptfleet.federation.gpu_memory import explaining_full_memory
-from promptfleet.federation.reports import Evaluation
 from promptfleet.methods import load_method
 from promptfleet.methods.parts.side_by_side import SIDE_BY_SIDE
-from promptfleet.methods.protocol import Message, State, World
+from promptfleet.methods.protocol import Examples, Message, State, World
 
 
 class ClientGroup:
-    """Clients by id, which share one world. All mappings go by client id."""
+    """Clients by id, which share one world. All mappings go by client id.
 
-    def __init__(self, world: World, store: FeatureStore, splits: Mapping[int, ClientSplit]):
+    ``everyone`` has the held-out parts of all clients of the federation, hosted here or not.
+    """
+
+    def __init__(self, world: World, store: FeatureStore, splits: Mapping[int, ClientSplit], everyone: SharedParts):
         self._world, self._store = world, store
         self._method = method = load_method(world.config.method)
         self._read_pixels = pixel_reader_for(method.needs_of(world.config), world, store)
+        self._shared = SharedSets(method, everyone, self._read)
         self._clients: dict[int, Client] = {}
         self.host(splits)
 
@@ -47,12 +55,18 @@ class ClientGroup:
             }
 
     def evaluate(
-        self, round_index: int, privates: Mapping[int, State], downloads: Mapping[int, Message]
+        self, round_index: int, privates: Mapping[int, State], downloads: Mapping[int, Message], plan: Plan
     ) -> list[Evaluation]:
-        """Accuracies of the clients that have a download, personalized as ``train`` trains."""
+        """Evaluate the clients that have a download as ``plan`` says, personalized as ``train`` trains."""
         clients = [self._clients[client] for client in downloads]
         together = self._world.config.runtime.batch_steps
+        groups = [clients] if together else [[client] for client in clients]
         with explaining_full_memory(min(len(clients), SIDE_BY_SIDE) if together else 1):
-            if together:
-                return evaluate_together(clients, round_index, privates, downloads)
-            return [client.evaluate(round_index, privates[client.id], downloads[client.id]) for client in clients]
+            return [
+                evaluation
+                for group in groups
+                for evaluation in evaluate_together(group, round_index, privates, downloads, plan, self._shared)
+            ]
+
+    def _read(self, indices: np.ndarray) -> Examples:
+        return examples_of(self._store, indices, self._method.needs, self._world.device, self._read_pixels)

@@ -11,7 +11,9 @@ from typing import Any, Protocol
 
 from promptfleet.config import FederationConfig
 from promptfleet.data.partition import Partition
-from promptfleet.federation.reports import Evaluation, Event, TrainReport
+from promptfleet.federation.evaluation.schedule import Plan
+from promptfleet.federation.evaluation.scores import Evaluation
+from promptfleet.federation.reports import Event, TrainReport
 from promptfleet.methods.protocol import Purpose, State
 
 Handle = Any
@@ -71,8 +73,10 @@ class Fleet(Protocol):
     def aggregate(self, round_index: int, uploads: Handle) -> None:
         """Start aggregating. Returns at once; later server calls run after it."""
 
-    def evaluate(self, round_index: int, privates: Mapping[int, Handle], downloads: Handle) -> list[Evaluation]:
-        """Evaluations of the clients that have a download and a private state here, in the order of ids."""
+    def evaluate(
+        self, round_index: int, privates: Mapping[int, Handle], downloads: Handle, plan: Plan
+    ) -> list[Evaluation]:
+        """Evaluate the clients that have a download and a private state here, as ``plan`` says; in the order of ids."""
 
     def intake(self) -> Intake:
         """Return the fate of the uploads of the last ``aggregate``; waits for it."""

@@ -15,10 +15,13 @@ from promptfleet.devices import choose_device, set_arithmetic
 from promptfleet.federation.client import ClientResult
 from promptfleet.federation.client_examples import public_examples
 from promptfleet.federation.client_group import ClientGroup
+from promptfleet.federation.evaluation.schedule import Plan
+from promptfleet.federation.evaluation.scores import Evaluation
+from promptfleet.federation.evaluation.shared_sets import SharedParts
 from promptfleet.federation.failures import Failure, Failures
 from promptfleet.federation.fleet import CohortUpdate, Intake
 from promptfleet.federation.prepare import Prepared
-from promptfleet.federation.reports import Evaluation, Event
+from promptfleet.federation.reports import Event
 from promptfleet.federation.resources import server_share
 from promptfleet.federation.server import Server
 from promptfleet.federation.server_rows import KeptRows
@@ -47,7 +50,7 @@ class LocalFleet:
         servers = there if server_share(config) else here
         public = public_examples(servers, self._store, partition.public)
         self._server = Server(load_method(config.method), replace(servers, rows=rows and KeptRows(rows), public=public))
-        self._group = ClientGroup(there, self._store, dict(enumerate(partition.clients)))
+        self._group = ClientGroup(there, self._store, dict(enumerate(partition.clients)), SharedParts.of(partition))
         self._failures = Failures(config.runtime)
         self._clients = range(config.clients)
 
@@ -74,11 +77,11 @@ class LocalFleet:
         self._intake = Intake(rejected, self._server.excluded())
 
     def evaluate(
-        self, round_index: int, privates: Mapping[int, State], downloads: Mapping[int, Message]
+        self, round_index: int, privates: Mapping[int, State], downloads: Mapping[int, Message], plan: Plan
     ) -> list[Evaluation]:
         def work(clients: Sequence[int]) -> Mapping[int, Evaluation]:
             chosen = {client: downloads[client] for client in clients}
-            return {one.client: one for one in self._group.evaluate(round_index, privates, chosen)}
+            return {one.client: one for one in self._group.evaluate(round_index, privates, chosen, plan)}
 
         evaluations, _ = self._finished("evaluate", sorted(downloads.keys() & privates.keys()), work)
         return list(evaluations.values())

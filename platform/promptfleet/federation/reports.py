@@ -4,9 +4,21 @@ import math
 from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields
-from statistics import fmean, pstdev
+from statistics import fmean
 from typing import TYPE_CHECKING, Any
 
+from promptfleet.federation.evaluation.scores import (
+    LOCAL,
+    TEST,
+    VAL,
+    Evaluation,
+    SetAccuracy,
+    client_accuracies,
+    harmonic_of_means,
+    honest_mean,
+    set_accuracies,
+    set_name,
+)
 from promptfleet.federation.frames import client_rounds_frame, clients_frame, rounds_frame
 from promptfleet.methods.protocol import State
 from promptfleet.strict_json import Count, Counts, parse_json, to_json
@@ -50,16 +62,6 @@ class Event:
 
 
 @dataclass(frozen=True)
-class Evaluation:
-    """One client on its own validation and test part. ``described`` holds what the method shows of itself."""
-
-    client: Count
-    val_accuracy: float
-    test_accuracy: float
-    described: Mapping[str, Sequence[int | float | None]] = field(default_factory=dict)
-
-
-@dataclass(frozen=True)
 class RoundReport:
     """One communication round. Accuracies are fractions in 0..1 and means over all clients; time in seconds.
 
@@ -73,32 +75,37 @@ class RoundReport:
     no client has a loss.
     ``honest_`` are means over the clients that do not attack (see ``config.adversary``); ``epsilon_spent`` is what
     privacy has cost a client by now, None without it (see ``config.privacy``).
+    ``accuracy`` has all evaluation sets of the round by name, such as ``test/global``, and the harmonic means per
+    client; ``client_accuracy`` the accuracy of each client on the sets other than ``local``. A round that was not
+    evaluated has None for accuracies and no accuracies of clients; a client that was not evaluated has None.
     """
 
     round: int
     cohort: Counts
     train_loss: float | None
-    val_accuracy: float
-    val_accuracy_min: float
-    val_accuracy_std: float
-    test_accuracy: float
-    test_accuracy_min: float
-    test_accuracy_std: float
+    val_accuracy: float | None
+    val_accuracy_min: float | None
+    val_accuracy_std: float | None
+    test_accuracy: float | None
+    test_accuracy_min: float | None
+    test_accuracy_std: float | None
     downloaded_bytes: Count
     uploaded_bytes: Count
     seconds: float
-    honest_val_accuracy: float
-    honest_test_accuracy: float
+    honest_val_accuracy: float | None
+    honest_test_accuracy: float | None
     epsilon_spent: float | None
     rejected: Mapping[Count, str]
     dropped: Mapping[Count, str]
     simulated_time: float
     events: Sequence[Event]
-    client_val_accuracy: Sequence[float]
-    client_test_accuracy: Sequence[float]
+    client_val_accuracy: Sequence[float | None]
+    client_test_accuracy: Sequence[float | None]
     nodes: Mapping[str, int] = field(default_factory=dict)
     train_metrics: Mapping[str, float | None] = field(default_factory=dict)
     client_seconds: float = 0.0
+    accuracy: Mapping[str, SetAccuracy] = field(default_factory=dict)
+    client_accuracy: Mapping[str, Sequence[float | None]] = field(default_factory=dict)
 
     @classmethod
     def of(
@@ -115,36 +122,41 @@ class RoundReport:
         events: Sequence[Event] = (),
         adversaries: Collection[int] = (),
         epsilon_spent: float | None = None,
+        clients: int | None = None,
     ) -> "RoundReport":
-        val = [evaluation.val_accuracy for evaluation in evaluations]
-        test = [evaluation.test_accuracy for evaluation in evaluations]
-        honest = [evaluation for evaluation in evaluations if evaluation.client not in adversaries]
+        """Summarize a round of a federation with that many ``clients``, by default those of ``evaluations``."""
+        accuracy = set_accuracies(evaluations)
+        val, test = (accuracy.get(set_name(part, LOCAL)) for part in (VAL, TEST))
+        by_client = {evaluation.client: evaluation for evaluation in evaluations}
+        everybody = [by_client.get(client) for client in range(clients or len(evaluations))] if evaluations else []
         metrics = _means([report.metrics for report in trained])
         return cls(
             round=round_index,
             cohort=list(cohort),
             train_loss=metrics.get("loss"),
-            val_accuracy=fmean(val),
-            val_accuracy_min=min(val),
-            val_accuracy_std=pstdev(val),
-            test_accuracy=fmean(test),
-            test_accuracy_min=min(test),
-            test_accuracy_std=pstdev(test),
+            val_accuracy=val and val.mean,
+            val_accuracy_min=val and val.min,
+            val_accuracy_std=val and val.std,
+            test_accuracy=test and test.mean,
+            test_accuracy_min=test and test.min,
+            test_accuracy_std=test and test.std,
             downloaded_bytes=sum(report.downloaded_bytes for report in trained),
             uploaded_bytes=sum(report.uploaded_bytes for report in trained),
             seconds=seconds,
-            honest_val_accuracy=fmean(evaluation.val_accuracy for evaluation in honest),
-            honest_test_accuracy=fmean(evaluation.test_accuracy for evaluation in honest),
+            honest_val_accuracy=honest_mean(evaluations, VAL, adversaries),
+            honest_test_accuracy=honest_mean(evaluations, TEST, adversaries),
             epsilon_spent=epsilon_spent,
             rejected=dict(rejected),
             dropped=dict(dropped or {}),
             simulated_time=simulated_time,
             events=list(events),
-            client_val_accuracy=val,
-            client_test_accuracy=test,
+            client_val_accuracy=[one and one.val_accuracy for one in everybody],
+            client_test_accuracy=[one and one.test_accuracy for one in everybody],
             nodes=dict(sorted(Counter(report.node for report in trained if report.node).items())),
             train_metrics=metrics,
             client_seconds=sum(report.seconds for report in trained),
+            accuracy=accuracy,
+            client_accuracy=_client_accuracy(everybody),
         )
 
 
@@ -166,38 +178,54 @@ def nothing_accepted(reports: Sequence[RoundReport], rounds: int) -> str | None:
 
 
 def best_round(reports: Sequence[RoundReport]) -> RoundReport:
-    """The round of the highest validation accuracy over the honest clients, of equals the first."""
-    return max(reports, key=lambda report: report.honest_val_accuracy)
+    """Return the evaluated round of the highest validation accuracy over the honest clients, of equals the first.
+
+    Before any round is evaluated it is the first.
+    """
+    return max(reports, key=lambda report: -math.inf if (value := report.honest_val_accuracy) is None else value)
+
+
+def last_evaluated(reports: Sequence[RoundReport]) -> RoundReport | None:
+    """Return the last round that was evaluated, None if there is none."""
+    return next((report for report in reversed(reports) if report.accuracy), None)
 
 
 @dataclass(frozen=True)
 class ClientReport:
     """Report of one client at the end. ``zero_shot_accuracy`` is untrained CLIP's on the same test part.
 
-    ``label_counts`` and ``domain_counts`` (empty without domains) are over all its samples.
+    Accuracies are None for a client that was not evaluated yet, which no complete federation has.
+
+    ``label_counts`` and ``domain_counts`` (empty without domains) are over all its samples. ``accuracy`` has all
+    evaluation sets by name, and the harmonic means of pairs of them.
     """
 
     id: Count
     num_train: Count
     num_val: Count
     num_test: Count
-    val_accuracy: float
-    test_accuracy: float
+    val_accuracy: float | None
+    test_accuracy: float | None
     zero_shot_accuracy: float
     label_counts: Counts
     domain_counts: Counts
     described: Mapping[str, Sequence[int | float | None]]
+    accuracy: Mapping[str, float] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, repr=False)
 class FederationSummary:
     """Results of a federation in plain values. Accuracies are means over clients after the last round.
 
+    In the middle of a federation that does not evaluate each round, they are those of the last evaluated one.
+
     ``best_round`` is the round of the highest validation accuracy; ``partition_sha256`` tells who holds which
     samples, ``state_sha256`` the final states; ``trained_parameters`` are those of one client. ``checkpoint_bytes`` and
     ``checkpoint_seconds`` are of the last checkpoint and of its writing, None where none was kept.
     ``domain_label_counts`` is ``[domains][classes]``, over the samples that clients hold. ``honest_`` accuracies are
     means over the clients that are no ``adversaries``; ``noise_multiplier`` and ``epsilon_spent`` are of privacy.
+    ``accuracy`` has the evaluation sets after the last round by name, such as ``test/global``, and
+    ``best_round_accuracy`` those after the best one; docs/evaluation.md defines each.
     """
 
     config: Mapping[str, Any]
@@ -225,6 +253,13 @@ class FederationSummary:
     seconds: float
     checkpoint_bytes: Count | None = field(default=None, kw_only=True)
     checkpoint_seconds: float | None = field(default=None, kw_only=True)
+    accuracy: Mapping[str, SetAccuracy] = field(default_factory=dict, kw_only=True)
+    best_round_accuracy: Mapping[str, SetAccuracy] = field(default_factory=dict, kw_only=True)
+
+    @property
+    def harmonic_of_means(self) -> Mapping[str, float]:
+        """Harmonic means of the means of two sets after the last round, by a name such as ``test/local_global``."""
+        return harmonic_of_means(self.accuracy)
 
     def __repr__(self) -> str:
         what = f"{self.method} on {self.dataset}, seed={self.seed}, clients={len(self.clients)}"
@@ -236,6 +271,9 @@ class FederationSummary:
             **{field.name: getattr(self, field.name) for field in fields(FederationSummary)},
             "rounds": [asdict(report) for report in self.rounds],
             "clients": [asdict(report) for report in self.clients],
+            "accuracy": {name: asdict(one) for name, one in self.accuracy.items()},
+            "best_round_accuracy": {name: asdict(one) for name, one in self.best_round_accuracy.items()},
+            "harmonic_of_means": self.harmonic_of_means,
         }
         return to_json(plain)
 
@@ -243,7 +281,8 @@ class FederationSummary:
         """Return a pandas table with one row per ``round``.
 
         Columns are the figures of ``RoundReport``: accuracies in 0..1, bytes, seconds. ``cohort``, ``rejected``,
-        ``dropped`` and ``events`` are counts, ``train/NAME`` are further figures of the method. A missing value is NaN.
+        ``dropped`` and ``events`` are counts, ``train/NAME`` are further figures of the method, ``accuracy/SET`` the
+        means of the evaluation sets. A missing value is NaN.
         """
         return rounds_frame(self)
 
@@ -306,8 +345,11 @@ def check_rounds(reports: Sequence[RoundReport], *, clients: int) -> None:
     for number, report in enumerate(reports, start=1):
         if report.round != number:
             raise ValueError(f"round {report.round} is in the place of round {number}")
-        if {len(report.client_val_accuracy), len(report.client_test_accuracy)} != {clients}:
+        expected = clients if report.accuracy else 0
+        if {len(report.client_val_accuracy), len(report.client_test_accuracy)} != {expected}:
             raise ValueError(f"round {number} has not one accuracy for each of {clients} clients")
+        if any(len(accuracies) != clients for accuracies in report.client_accuracy.values()):
+            raise ValueError(f"round {number} has a set without one accuracy for each of {clients} clients")
         if any(client >= clients for client in [*report.cohort, *report.rejected, *report.dropped]):
             raise ValueError(f"round {number} has a client that is none of {clients}")
 
@@ -315,7 +357,16 @@ def check_rounds(reports: Sequence[RoundReport], *, clients: int) -> None:
 def round_report_from_dict(values: Mapping[str, Any]) -> RoundReport:
     """Return a report that went through JSON, where keys are text."""
     by_client = {name: {int(client): why for client, why in values[name].items()} for name in ("rejected", "dropped")}
-    return RoundReport(**{**values, **by_client, "events": [Event(**event) for event in values["events"]]})
+    events = [Event(**event) for event in values["events"]]
+    accuracy = {name: SetAccuracy(**one) for name, one in values["accuracy"].items()}
+    return RoundReport(**{**values, **by_client, "events": events, "accuracy": accuracy})
+
+
+def _client_accuracy(evaluations: Sequence[Evaluation | None]) -> dict[str, list[float | None]]:
+    """Return the accuracy of each client by set, but for ``local``; None where it has none."""
+    found = [client_accuracies(one) if one else {} for one in evaluations]
+    names = sorted({name for one in found for name in one} - {set_name(part, LOCAL) for part in (VAL, TEST)})
+    return {name: [one.get(name) for one in found] for name in names}
 
 
 def _means(reported: Sequence[Mapping[str, float]]) -> dict[str, float | None]:

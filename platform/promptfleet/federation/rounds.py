@@ -3,7 +3,7 @@
 import logging
 import math
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -19,17 +19,27 @@ from promptfleet.federation.conditions.adversaries import adversaries
 from promptfleet.federation.conditions.cohort import cohort_size, sample_cohort
 from promptfleet.federation.conditions.faults import Turnout, turnout
 from promptfleet.federation.conditions.privacy import check_noise_hides, privacy_budget
+from promptfleet.federation.evaluation.schedule import Plan, evaluated_clients, plan_of_best, plan_of_round
+from promptfleet.federation.evaluation.scores import (
+    LOCAL,
+    TEST,
+    VAL,
+    Evaluation,
+    client_accuracies,
+    honest_mean,
+    set_name,
+)
 from promptfleet.federation.fleet import CohortUpdate, Fleet, Handle, Intake
 from promptfleet.federation.partitioning import partition_for
 from promptfleet.federation.prepare import Prepared
 from promptfleet.federation.reports import (
     ClientReport,
-    Evaluation,
     Event,
     FederationResult,
     RoundReport,
     TrainReport,
     best_round,
+    last_evaluated,
     nothing_accepted,
 )
 from promptfleet.federation.server_rows import make_rows, rows_folder
@@ -100,13 +110,14 @@ class Federation:
         arriving = self._turnout(round_index, cohort)
         trained = self._train(round_index, cohort, arriving.present)
         downloads = self._aggregate(round_index, trained.uploads)
-        intake = self._evaluate(round_index, trained.privates, downloads)
+        evaluations, intake = self._evaluate(round_index, trained.privates, downloads)
+        self._evaluations = evaluations or self._evaluations
         report = RoundReport.of(
             round_index,
             cohort,
             trained.reports,
             intake.rejected,
-            self._evaluations,
+            evaluations,
             time.perf_counter() - started,
             dropped={**arriving.missing, **trained.dropped},
             simulated_time=arriving.time,
@@ -117,6 +128,7 @@ class Federation:
                 *_loss_events(trained.reports),
             ],
             adversaries=self._adversaries,
+            clients=self.config.clients,
             epsilon_spent=self._privacy and self._privacy.spent([*(one.cohort for one in self._reports), cohort]),
         )
         self._reports.append(report)
@@ -137,35 +149,56 @@ class Federation:
         return trained
 
     def _aggregate(self, round_index: int, uploads: Handle) -> Handle:
-        """Queue up the server's work and wait for none of it; return the downloads that clients are evaluated with.
+        """Queue up the server's work and wait for none of it; return the downloads of clients that are evaluated.
 
         The server takes in the uploads, then selects for the evaluation. While clients are evaluated it has nothing
         else to do, so it also selects for the next cohort.
         """
         fleet, config = self._fleet, self.config
         fleet.aggregate(round_index, uploads)
-        downloads = fleet.select(round_index, range(config.clients), "evaluate")
+        evaluated = evaluated_clients(config, round_index)
+        downloads = fleet.select(round_index, evaluated, "evaluate") if evaluated else None
         if round_index < config.rounds:
             self._ahead = fleet.select(round_index + 1, self._cohort(round_index + 1))
         return downloads
 
-    def _evaluate(self, round_index: int, trained: Mapping[int, Handle], downloads: Handle) -> Intake:
-        """Evaluate every client with its private state after the round, and return what became of the uploads.
+    def _evaluate(
+        self, round_index: int, trained: Mapping[int, Handle], downloads: Handle
+    ) -> tuple[list[Evaluation], Intake]:
+        """Evaluate clients with their private states after the round; also return what became of the uploads.
 
         A client whose upload the server rejects keeps its private state. That is rare, so all are evaluated before the
         server has answered, and such clients once more.
         """
         fleet, before = self._fleet, self._privates
         self._privates = {**before, **trained}
-        evaluations = {one.client: one for one in fleet.evaluate(round_index, self._privates, downloads)}
+        clients = evaluated_clients(self.config, round_index)
+        plan = plan_of_round(self.config, round_index, clients) if clients else None
+        evaluations = self._evaluated(round_index, clients, downloads, plan)
         intake = fleet.intake()
         if intake.rejected:
-            unchanged = {client: before[client] for client in intake.rejected}
-            self._privates |= unchanged
-            evaluations |= {one.client: one for one in fleet.evaluate(round_index, unchanged, downloads)}
-        self._evaluations = list(evaluations.values())
+            self._privates |= {client: before[client] for client in intake.rejected}
+            again = [client for client in clients if client in intake.rejected]
+            evaluations |= self._evaluated(round_index, again, downloads, plan)
+        if plan and self._is_best(evaluations.values()) and (more := plan_of_best(self.config, plan)):
+            for client, one in self._evaluated(round_index, clients, downloads, more).items():
+                evaluations[client] = evaluations[client].merged(one)
         self._privates = fleet.repack(self._privates)
-        return intake
+        return list(evaluations.values()), intake
+
+    def _evaluated(
+        self, round_index: int, clients: Sequence[int], downloads: Handle, plan: Plan | None
+    ) -> dict[int, Evaluation]:
+        if not clients:
+            return {}
+        privates = {client: self._privates[client] for client in clients}
+        return {one.client: one for one in self._fleet.evaluate(round_index, privates, downloads, plan)}
+
+    def _is_best(self, evaluations: Iterable[Evaluation]) -> bool:
+        """Tell whether a round has a higher validation accuracy over the honest clients than all rounds before it."""
+        value = honest_mean(evaluations, VAL, self._adversaries)
+        best = best_round(self._reports).honest_val_accuracy if self._reports else None
+        return value is not None and (best is None or value > best)
 
     def _turnout(self, round_index: int, cohort: Sequence[int]) -> Turnout:
         config = self.config
@@ -222,9 +255,11 @@ class Federation:
         return list(self._reports)
 
     def result(self, snapshot: Snapshot | None = None) -> FederationResult:
-        """What the rounds up to ``snapshot`` gave, or all rounds so far; at least one must have been run."""
+        """Return what the rounds up to ``snapshot`` gave, or all so far. Raises FederationError: none was evaluated."""
         snapshot = snapshot or self.snapshot()
-        config, last = self.config, snapshot.reports[-1]
+        config, last = self.config, last_evaluated(snapshot.reports)
+        if last is None:
+            raise FederationError(f"none of {len(snapshot.reports)} rounds was evaluated, see evaluation.every")
         best = best_round(snapshot.reports)
         counts = count_partition(self.partition, self._samples)
         clients = self._client_reports(counts, snapshot.evaluations)
@@ -247,13 +282,15 @@ class Federation:
             honest_val_accuracy=last.honest_val_accuracy,
             honest_test_accuracy=last.honest_test_accuracy,
             noise_multiplier=self._privacy and self._privacy.noise_multiplier,
-            epsilon_spent=last.epsilon_spent,
+            epsilon_spent=snapshot.reports[-1].epsilon_spent,
             best_round=best.round,
             best_round_test_accuracy=best.test_accuracy,
             state_sha256=snapshot.sha256,
             seconds=sum(report.seconds for report in snapshot.reports),
             checkpoint_bytes=None,
             checkpoint_seconds=None,
+            accuracy=last.accuracy,
+            best_round_accuracy=best.accuracy,
             server=snapshot.server,
             privates=snapshot.privates,
         )
@@ -271,21 +308,28 @@ class Federation:
             )
 
     def _client_reports(self, counts: PartitionCounts, evaluations: list[Evaluation]) -> list[ClientReport]:
+        by_client = {evaluation.client: evaluation for evaluation in evaluations}
         return [
-            ClientReport(
-                id=evaluation.client,
-                num_train=sizes[0],
-                num_val=sizes[1],
-                num_test=sizes[2],
-                val_accuracy=evaluation.val_accuracy,
-                test_accuracy=evaluation.test_accuracy,
-                zero_shot_accuracy=float(self._zero_shot_correct[split.test].mean()),
-                label_counts=counts.label_counts[evaluation.client],
-                domain_counts=counts.domain_counts[evaluation.client],
-                described=evaluation.described,
-            )
-            for evaluation, split, sizes in zip(evaluations, self.partition.clients, counts.part_sizes, strict=True)
+            self._client_report(client, counts, by_client.get(client, Evaluation(client, {})))
+            for client in range(self.config.clients)
         ]
+
+    def _client_report(self, client: int, counts: PartitionCounts, evaluation: Evaluation) -> ClientReport:
+        num_train, num_val, num_test = counts.part_sizes[client]
+        accuracy = client_accuracies(evaluation)
+        return ClientReport(
+            id=client,
+            num_train=num_train,
+            num_val=num_val,
+            num_test=num_test,
+            val_accuracy=accuracy.get(set_name(VAL, LOCAL)),
+            test_accuracy=accuracy.get(set_name(TEST, LOCAL)),
+            zero_shot_accuracy=float(self._zero_shot_correct[self.partition.clients[client].test].mean()),
+            label_counts=counts.label_counts[client],
+            domain_counts=counts.domain_counts[client],
+            described=evaluation.described,
+            accuracy=accuracy,
+        )
 
 
 def _loss_events(trained: Sequence[TrainReport]) -> list[Event]:

@@ -25,22 +25,23 @@ _MOST_MARKED = 30  # rounds that are marked one by one
 def accuracy_figure(
     rounds: Sequence[int],
     *,
-    val: Sequence[Sequence[float]],
-    test: Sequence[Sequence[float]],
+    val: Sequence[Sequence[float | None]],
+    test: Sequence[Sequence[float | None]],
     zero_shot: float | None = None,
     best_round: int | None = None,
 ) -> Figure:
     """Draw the mean accuracy over clients by round, validation left, test right, the clients behind it.
 
-    val and test are ``[rounds][clients]``, fractions; zero_shot is untrained CLIP's mean test accuracy (dashed);
-    best_round is the round of the highest validation accuracy (dotted). The y axis ends at 1 and starts below the
-    smallest value.
+    val and test are ``[rounds][clients]``, fractions, None for a client that was not evaluated; zero_shot is untrained
+    CLIP's mean test accuracy (dashed); best_round is the round of the highest validation accuracy (dotted). The y axis
+    ends at 1 and starts below the smallest value.
     """
     figure = new_figure(10.5, 4.4)
-    lowest = min(float(np.min(val)), float(np.min(test)), 1.0 if zero_shot is None else zero_shot)
+    parts = [np.asarray(part, dtype=float) for part in (val, test)]
+    lowest = min(*(float(np.nanmin(part)) for part in parts), 1.0 if zero_shot is None else zero_shot)
     left, right = figure.subplots(1, 2, sharey=True)
-    _draw(left, rounds, np.asarray(val, dtype=float), BLUE, "Validation")
-    _draw(right, rounds, np.asarray(test, dtype=float), VERMILLION, "Test")
+    for axes, part, color, name in zip((left, right), parts, (BLUE, VERMILLION), ("Validation", "Test"), strict=True):
+        _draw(axes, rounds, part, color, name)
     if zero_shot is not None:
         right.axhline(
             zero_shot, color=INK, linestyle="--", linewidth=1.4, label=f"zero-shot CLIP, mean {zero_shot:.3f}"
@@ -61,10 +62,11 @@ def _floor(lowest: float) -> float:
 
 
 def _draw(axes: Axes, rounds: Sequence[int], accuracy: np.ndarray, color: str, part: str) -> None:
-    """Draw one part; accuracy is ``[rounds, clients]``."""
+    """Draw one part; accuracy is ``[rounds, clients]``, NaN for a client that was not evaluated."""
     clients = accuracy.shape[1]
     marker = "o" if len(rounds) <= _MOST_MARKED else None
-    axes.fill_between(rounds, accuracy.min(axis=1), accuracy.max(axis=1), color=color, alpha=0.12, linewidth=0)
+    lowest, highest = np.nanmin(accuracy, axis=1), np.nanmax(accuracy, axis=1)
+    axes.fill_between(rounds, lowest, highest, color=color, alpha=0.12, linewidth=0)
     if clients <= _MOST_LINES:
         for client in range(clients):
             label = "one client" if client == 0 else None
@@ -80,10 +82,10 @@ def _draw(axes: Axes, rounds: Sequence[int], accuracy: np.ndarray, color: str, p
                 label=label,
             )
     else:
-        low, high = np.percentile(accuracy, [25, 75], axis=1)
+        low, high = np.nanpercentile(accuracy, [25, 75], axis=1)
         axes.collections[-1].set_label("worst to best client")
         axes.fill_between(rounds, low, high, color=color, alpha=0.28, linewidth=0, label="middle half of the clients")
-    mean = accuracy.mean(axis=1)
+    mean = np.nanmean(accuracy, axis=1)
     label = f"mean of {clients} clients, last {mean[-1]:.3f}"
     axes.plot(rounds, mean, color=color, linewidth=2.4, marker=marker, ms=4, label=label)
     dress(axes, title=f"{part} accuracy by round", x="communication round", y="accuracy (fraction correct)")

@@ -26,13 +26,14 @@ _ACCURACY = "mean test accuracy over clients"
 
 
 def method_lines_figure(
-    mean: Mapping[str, Sequence[float]], std: Mapping[str, Sequence[float]], *, seeds: int
+    mean: Mapping[str, Sequence[float]], std: Mapping[str, Sequence[float]], rounds: Sequence[int], *, seeds: int
 ) -> Figure:
     """Draw mean test accuracy by round, one line per method, the best first; the band is one std over seeds.
 
-    mean and std: by method, a fraction per round. More than five methods get a panel each, with all the others in grey.
+    mean and std: by method, a fraction per entry of ``rounds``. More than five methods get a panel each, with all the
+    others in grey.
     """
-    figure = _together(mean, std) if len(mean) <= _TOGETHER else _panels(mean, std)
+    figure = (_together if len(mean) <= _TOGETHER else _panels)(mean, std, rounds)
     band = f"; band: standard deviation over {seeds} seeds" if seeds > 1 else ""
     figure.suptitle(f"Test accuracy by communication round{band}", fontsize=11.5, x=0.01, ha="left")
     return figure
@@ -71,26 +72,26 @@ def client_boxes_figure(accuracy: Mapping[str, Sequence[float]], *, seeds: int) 
     return figure
 
 
-def _together(mean: Mapping[str, Sequence[float]], std: Mapping[str, Sequence[float]]) -> Figure:
+def _together(mean: Mapping[str, Sequence[float]], std: Mapping[str, Sequence[float]], rounds: Sequence[int]) -> Figure:
     figure = new_figure(8.5, 4.6)
     axes = figure.subplots()
     for method, style in zip(mean, line_styles(len(mean)), strict=True):
-        _line(axes, mean[method], std[method], label=f"{as_label(method)}  {mean[method][-1]:.3f}", **style)
+        _line(axes, rounds, mean[method], std[method], label=f"{as_label(method)}  {mean[method][-1]:.3f}", **style)
     dress(axes, x="communication round", y=_ACCURACY)
     whole_numbers(axes.xaxis)
     axes.legend(loc="center left", bbox_to_anchor=(1.01, 0.5), fontsize=9.5, frameon=False)
     return figure
 
 
-def _panels(mean: Mapping[str, Sequence[float]], std: Mapping[str, Sequence[float]]) -> Figure:
+def _panels(mean: Mapping[str, Sequence[float]], std: Mapping[str, Sequence[float]], rounds: Sequence[int]) -> Figure:
     rows = math.ceil(len(mean) / _MOST_COLUMNS)
     columns = math.ceil(len(mean) / rows)
     figure = new_figure(2.5 * columns, 0.7 + 2.3 * rows)
     grid = figure.subplots(rows, columns, sharex=True, sharey=True, squeeze=False)
     for axes, method in zip(grid.flat, mean, strict=False):
         for values in mean.values():
-            axes.plot(range(1, len(values) + 1), values, color=_BEHIND, linewidth=0.9, zorder=1)
-        _line(axes, mean[method], std[method], color=BLUE)
+            axes.plot(rounds, values, color=_BEHIND, linewidth=0.9, zorder=1)
+        _line(axes, rounds, mean[method], std[method], color=BLUE)
         dress(axes, title=f"{as_label(method)}  {mean[method][-1]:.3f}")
         whole_numbers(axes.xaxis)
     for axes in grid.flat[len(mean) :]:
@@ -103,7 +104,9 @@ def _panels(mean: Mapping[str, Sequence[float]], std: Mapping[str, Sequence[floa
     return figure
 
 
-def _line(axes: Axes, mean: Sequence[float], std: Sequence[float], *, color: str, **options) -> None:
-    rounds, middle, spread = np.arange(1, len(mean) + 1), np.asarray(mean), np.asarray(std)
+def _line(
+    axes: Axes, rounds: Sequence[int], mean: Sequence[float], std: Sequence[float], *, color: str, **options
+) -> None:
+    middle, spread = np.asarray(mean), np.asarray(std)
     axes.fill_between(rounds, middle - spread, middle + spread, color=color, alpha=0.18, linewidth=0, zorder=2)
     axes.plot(rounds, middle, color=color, linewidth=2, zorder=3, marker="o" if len(mean) == 1 else None, **options)

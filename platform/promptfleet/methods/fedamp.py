@@ -78,6 +78,8 @@ class FedAMP(PromptFL):
     def predict(self, task: Task, images: Images) -> Tensor:
         return self.logits(task, images, own_or_given_text(task))
 
+    server_model = None  # a cloud prompt is of one client
+
 
 def cloud_weights(pool: Tensor, trained: Tensor, share: float) -> Tensor:
     """Return weights ``[clients, clients]`` of each column's prompt in each row's cloud prompt.

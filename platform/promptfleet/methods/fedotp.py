@@ -87,6 +87,8 @@ class FedOTP(PromptFL):
         batches = torch.arange(len(images)).split(_IMAGES)
         return torch.cat([self.logits(task, images[chosen], text) for chosen in batches])
 
+    server_model = None  # it has one of two prompts
+
 
 def _transport_logits(world: World, patches: Tensor, text: Tensor) -> tuple[Tensor, Tensor]:
     """Return logits ``[images, classes]`` and true for those with a finite plan, a few classes at a time.

@@ -86,6 +86,10 @@ class FedPGP(PromptFL):
     def predict(self, task: Task, images: Images) -> Tensor:
         return self.logits(task, images, task.private["text"])
 
+    def server_model(self, task: Task) -> State:
+        """Return the text features of the global prompt alone."""
+        return {"text": task.download.attached["text"]}
+
 
 def contrastive_loss(anchor: Tensor, general: Tensor, personal: Tensor, temperature: float) -> Tensor:
     """Return the mean over classes of -log(e^a / (e^a + e^b)).

@@ -40,6 +40,10 @@ class PFedPrompt(PromptFL):
         task = yield from super().reworded(task, world)
         return replace(task, private={name: tensor[:0] for name, tensor in task.private.items()})  # of other classes
 
+    def server_model(self, task: Task) -> State:
+        """Return an empty memory: the shared prompt alone."""
+        return {name: tensor[:0] for name, tensor in task.private.items()}
+
     def predict(self, task: Task, images: Images) -> Tensor:
         config, memory = task.config, task.private
         features = self.features(task, images)

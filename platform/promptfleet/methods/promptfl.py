@@ -48,3 +48,7 @@ class PromptFL(PromptMethod):
 
     def predict(self, task: Task, images: Images) -> Tensor:
         return self.logits(task, images, task.download.attached["text"])
+
+    def server_model(self, task: Task) -> State:
+        """Return an empty state: the global prompt alone."""
+        return {}

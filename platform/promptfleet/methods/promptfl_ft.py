@@ -30,3 +30,7 @@ class PromptFLFineTuned(PromptFL):
 
     def predict(self, task: Task, images: Images) -> Tensor:
         return self.logits(task, images, task.private["text"])
+
+    def server_model(self, task: Task) -> State:
+        """Return the text features of the global prompt alone."""
+        return {"text": task.download.attached["text"]}

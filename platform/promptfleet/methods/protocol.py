@@ -406,9 +406,9 @@ class Method(ABC):
     def predictor(self, task: Task) -> Callable[[Images], Tensor]:
         """Return the function that gives the logits of a client's images, by default ``predict`` with the task.
 
-        A new one is made for each set of images, and called once with all of them. With ``has_memory`` it is called
-        with batches of ``batch_size`` in an order drawn from the seed, the same after each round, so it may learn from
-        earlier images what helps with later ones. It never sees a label.
+        A new one is made for each set of images, and called with all of them or large parts. With ``has_memory`` it is
+        called with batches of ``batch_size`` in an order drawn from the seed, the same after each round, so it may
+        learn from earlier images what helps with later ones. It never sees a label.
         """
         return partial(self.predict, task)
 
@@ -436,6 +436,20 @@ class PredictsOtherClasses(Protocol):
         """Return the task to predict the classes of ``world`` with: the same prompts, and other class names after them.
 
         ``task.private`` is what ``personalize`` returned. ``task.train`` and ``task.val`` keep their labels.
+        """
+
+
+@runtime_checkable
+class HasServerModel(Protocol):
+    """A method whose server has a model of its own, which predicts from the download alone.
+
+    A subclass without one sets ``server_model = None``.
+    """
+
+    def server_model(self, task: Task) -> State:
+        """Return the private state with which ``predict`` gives the logits of the server's model.
+
+        ``task.private`` is a client's personalized state, which the model does not depend on.
         """
 
 

@@ -6,7 +6,7 @@ Source: Radford et al., "Learning Transferable Visual Models From Natural Langua
 from torch import Tensor
 
 from promptfleet.methods.parts.no_communication import NoCommunication
-from promptfleet.methods.protocol import Images, Message, Task, Update
+from promptfleet.methods.protocol import Images, Message, State, Task, Update
 
 
 class ZeroShot(NoCommunication):
@@ -17,3 +17,7 @@ class ZeroShot(NoCommunication):
 
     def predict(self, task: Task, images: Images) -> Tensor:
         return self.logits(task, images, task.world.clip.zero_shot_text)
+
+    def server_model(self, task: Task) -> State:
+        """Return an empty state: every model is CLIP itself."""
+        return {}

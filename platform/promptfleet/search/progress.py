@@ -49,7 +49,7 @@ class SweepProgress(NotSaved, tune.Callback):
         self._running[_key(trial)] = done / rounds
         if done == rounds:
             self._note(*_key(trial), value)
-        text = f"{_label(trial)} round {done}/{rounds}  val {value:.3f}"
+        text = f"{_label(trial)} round {done}/{rounds}  val {_shown(value)}"
         self._out.rewrite(f"{text}   {self._counts(trial)}")
         if not self._out.is_live and time.monotonic() - self._last_line >= QUIET_SECONDS:
             self._say(f"{text}   {self._counts(trial)}")
@@ -61,7 +61,7 @@ class SweepProgress(NotSaved, tune.Callback):
         self._done += 1
         self._pruned += pruned
         how = f"stopped early after round {last['round']}" if pruned else "complete"
-        self._ended(f"{_label(trial)} {how}  val {last[OBJECTIVE]:.3f}", trial)
+        self._ended(f"{_label(trial)} {how}  val {_shown(last[OBJECTIVE])}", trial)
 
     def on_trial_error(self, iteration: int, trials: list[Trial], trial: Trial, **info: Any) -> None:
         self._running.pop(_key(trial), None)
@@ -105,6 +105,11 @@ class SweepProgress(NotSaved, tune.Callback):
     def _say(self, text: str) -> None:
         self._last_line = time.monotonic()
         self._out.say(text)
+
+
+def _shown(value: float | None) -> str:
+    """Return the objective of a round; a dash where it was not evaluated."""
+    return "-" if value is None else f"{value:.3f}"
 
 
 def _key(trial: Trial) -> tuple[str, int]:

@@ -21,13 +21,15 @@ LEAST_PAIRS = 6  # of fewer, no difference is significant
 class Halving:
     """Asynchronous successive halving: at each rung a trial must be among the best of those that got there.
 
-    Rungs are the rounds grace * factor^k; at each the trial must reach the (1 - 1/factor) quantile of the others'
-    values there. Source: Li et al., "A System for Massively Parallel Hyperparameter Tuning" (arXiv:1810.05934).
+    Rungs are the rounds grace * factor^k, or the first evaluated ones after them; at each the trial must reach the
+    (1 - 1/factor) quantile of the others' values there. Each ``every``-th round is evaluated. Source: Li et al., "A
+    System for Massively Parallel Hyperparameter Tuning" (arXiv:1810.05934).
     """
 
     grace_rounds: int
     factor: int
     rounds: int
+    every: int = 1
 
     def __call__(self, study: Study, trials: Sequence[FrozenTrial], trial: FrozenTrial, round_index: int) -> bool:
         if round_index not in self._rungs():
@@ -41,8 +43,8 @@ class Halving:
 
     def _rungs(self) -> set[int]:
         rungs, rung = set(), self.grace_rounds
-        while rung < self.rounds:
-            rungs.add(rung)
+        while (evaluated := -(-rung // self.every) * self.every) < self.rounds:
+            rungs.add(evaluated)
             rung *= self.factor
         return rungs
 
@@ -78,7 +80,8 @@ class PairedTest:
         best = max(complete, key=lambda other: other.value).user_attrs.get(clients_attr(round_index))
         if best is None or len(best) != len(mine):
             return False
-        differences = np.subtract(mine, best)
+        differences = np.subtract(np.array(mine, dtype=float), np.array(best, dtype=float))
+        differences = differences[~np.isnan(differences)]  # clients that were not evaluated
         if len(differences) < LEAST_PAIRS or not np.any(differences):
             return False
         from scipy.stats import wilcoxon  # takes a second to import
@@ -93,12 +96,19 @@ def clients_attr(round_index: int) -> str:
 
 
 def make_pruner(
-    name: Name, *, grace_rounds: int, reduction_factor: int, patience: int, startup_trials: int, rounds: int
+    name: Name,
+    *,
+    grace_rounds: int,
+    reduction_factor: int,
+    patience: int,
+    startup_trials: int,
+    rounds: int,
+    every: int = 1,
 ) -> Judge | None:
     """Return the function that decides after a round whether a trial is stopped, None where none is."""
     median = MedianPruner(n_startup_trials=max(1, startup_trials), n_warmup_steps=grace_rounds)
     judges: dict[str, Judge | None] = {
-        "asha": Halving(grace_rounds, reduction_factor, rounds),
+        "asha": Halving(grace_rounds, reduction_factor, rounds, every),
         "median": ByOptuna(median),
         "wilcoxon": PairedTest(grace_rounds),
         "none": None,

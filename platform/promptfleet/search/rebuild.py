@@ -7,7 +7,6 @@ import shutil
 from collections.abc import Callable, Mapping
 from itertools import count
 from pathlib import Path
-from statistics import fmean
 from typing import Any
 
 from optuna.trial import TrialState
@@ -18,7 +17,7 @@ from promptfleet.federation.checkpoints.checkpoint import load_snapshot
 from promptfleet.federation.checkpoints.folder import RESULT_FILE, load_summary
 from promptfleet.search.conditions import is_active
 from promptfleet.search.folders import trial_folder, trial_numbers
-from promptfleet.search.quantities import RoundFigures
+from promptfleet.search.quantities import RoundFigures, objective_of
 from promptfleet.search.seats import seat_folders, seeded
 from promptfleet.search.space import Parameter
 from promptfleet.search.study import SweepStudy
@@ -98,10 +97,14 @@ def _restore(
         summaries = [None]
     if None not in summaries:
         federations = [summary.rounds for summary in summaries]
-        done = range(1, min(map(len, federations)) + 1)
-        values = [fmean(reports[index - 1].honest_val_accuracy for reports in federations) for index in done]
-        figures = [RoundFigures.of([reports[:index] for reports in federations]) for index in done]
-        study.restore(params, values, complete=len(values) == wanted.rounds, figures=figures)
+        done = min(map(len, federations))
+        values, figures = {}, {}
+        for index in range(1, done + 1):
+            value = objective_of([reports[index - 1] for reports in federations])
+            if value is not None:
+                values[index] = value
+                figures[index] = RoundFigures.of([reports[:index] for reports in federations])
+        study.restore(params, values, complete=done == wanted.rounds, figures=figures)
         return
     study.restore(None)
     proposed = study.trials()[-1].params

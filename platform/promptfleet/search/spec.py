@@ -45,7 +45,16 @@ from promptfleet.search.seats import seeded
 from promptfleet.search.space import Choice, IntRange, Parameter, parse_parameter
 from promptfleet.yaml_files import as_yaml
 
-_KEPT = ("method", "dataset", "backbone", "features.", "rounds", "partition.file", "partition.fingerprint")
+_KEPT = (
+    "method",
+    "dataset",
+    "backbone",
+    "features.",
+    "rounds",
+    "partition.file",
+    "partition.fingerprint",
+    "evaluation.",
+)
 MOST_TRIED = 200  # values of a searched key to check for a hint on a wrong one
 MOST_FEDERATIONS = 10_000  # checked before a sweep starts
 FIXED = (*_KEPT, *(f"{section}." for section in EXECUTION_SECTIONS))

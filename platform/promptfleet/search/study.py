@@ -57,7 +57,8 @@ class SweepStudy:
 
     Every access is safe to repeat: a duplicate report of a round or of a trial's end changes nothing. An access that
     fails, on a full disk or while another process locks the database, is repeated for ten minutes. first_params are
-    values that the first trial has instead of drawing them.
+    values that the first trial has instead of drawing them. Trials are evaluated in each
+    ``every``-th round, and in the last.
 
     Raises:
         DataError: by each method too, the database cannot be used for ten minutes.
@@ -72,6 +73,8 @@ class SweepStudy:
         rounds: int,
         first_params: Mapping[str, Any] | None = None,
         history: Sequence[FrozenTrial] = (),
+        *,
+        every: int = 1,
     ):
         self._first_points = [*([first_params] if first_params else []), *settings.enqueue]
         self._history = history
@@ -87,6 +90,7 @@ class SweepStudy:
             patience=settings.patience,
             startup_trials=settings.startup_trials,
             rounds=rounds,
+            every=every,
         )
         optuna.logging.set_verbosity(optuna.logging.ERROR)  # it warns at each lock that is waited for
         self._file = StudyFile(Path(folder), space, list(self._goals.objectives.values()))
@@ -196,12 +200,12 @@ class SweepStudy:
     def restore(
         self,
         params: Mapping[str, Any] | None,
-        values: Sequence[float] = (),
+        values: Mapping[int, float] | None = None,
         *,
         complete: bool = False,
-        figures: Sequence[RoundFigures] = (),
+        figures: Mapping[int, RoundFigures] | None = None,
     ) -> None:
-        """Add the next trial of the old study: its ``params``, and the objective and the figures after each round.
+        """Add the next trial of the old study: its ``params``, and the objective and the figures by evaluated round.
 
         It has ended if it is ``complete``, or if it would be stopped after its last round given the trials before it.
         Without params it is the next proposal, and has not been run.
@@ -210,7 +214,7 @@ class SweepStudy:
         if params is None:
             self._study.add_trial(self._propose(trials))
             return
-        reported = dict(enumerate(values, start=1))
+        reported = dict(values or {})
         trial = create_trial(
             state=TrialState.RUNNING,
             params=dict(params),
@@ -218,18 +222,19 @@ class SweepStudy:
             intermediate_values=reported,
             user_attrs={
                 name: value
-                for round_index, one in enumerate(figures, start=1)
+                for round_index, one in (figures or {}).items()
                 for name, value in self._attributes(round_index, one).items()
             },
         )
         trial.number = len(trials)
         if complete:
             trial.state = TrialState.COMPLETE
-        elif reported and self._falls_behind(trials, trial, len(values)):
+        elif reported and self._falls_behind(trials, trial, max(reported)):
             trial.state = TrialState.PRUNED
         if trial.state.is_finished():
             quantities = trial.user_attrs.get(QUANTITIES_ATTR, {})
-            trial.values, trial.datetime_complete = self._goals.values(values[-1], quantities), datetime.now()
+            trial.values = self._goals.values(reported[max(reported)], quantities)
+            trial.datetime_complete = datetime.now()
             for name, by in self._goals.violations(quantities).items() if quantities else ():
                 trial.set_constraint(name, by)
         self._study.add_trial(trial)

@@ -79,7 +79,9 @@ def open_study(spec: SweepSpec, folder: Path) -> SweepStudy:
     """Open the sweep's study in ``folder``, a new one if there is none. Raises DataError, see ``SweepStudy``."""
     home = folder.parent if folder.name == BESIDE else folder
     history = read_history(home, spec.space)
-    return SweepStudy(folder, spec.space, spec.settings, spec.base_config().rounds, spec.first_params(), history)
+    config, first = spec.base_config(), spec.first_params()
+    every = config.evaluation.every
+    return SweepStudy(folder, spec.space, spec.settings, config.rounds, first, history, every=every)
 
 
 def check_budget(spec: SweepSpec, study: SweepStudy) -> None:
@@ -203,7 +205,7 @@ def trial_record(trial: FrozenTrial, *summaries: FederationSummary | None) -> Tr
         state={"COMPLETE": "complete", "PRUNED": "pruned", "FAIL": "failed"}.get(trial.state.name, "running"),
         params=dict(trial.params),
         value=trial.values[0] if trial.state.is_finished() and trial.values else None,
-        rounds=len(trial.intermediate_values),
+        rounds=max(trial.intermediate_values, default=0),
         test_accuracy=fmean(summary.test_accuracy for summary in found) if found else None,
         seconds=sum((summary.seconds for summary in found), 0.0),
         honest_test_accuracy=fmean(summary.honest_test_accuracy for summary in found) if attacked else None,

@@ -5,7 +5,6 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict
 from pathlib import Path
-from statistics import fmean
 from typing import Any
 
 import ray
@@ -20,7 +19,7 @@ from promptfleet.federation.prepare import Prepared
 from promptfleet.federation.reports import RoundReport
 from promptfleet.federation.rounds import Federation
 from promptfleet.federation.settings import federation_config
-from promptfleet.search.quantities import RoundFigures
+from promptfleet.search.quantities import RoundFigures, mean_of, objective_of
 from promptfleet.search.seats import Seats, seat_folders, seeded
 from promptfleet.search.stage import FEDERATION, FOLDER, SEEDS, SETTLED
 
@@ -74,9 +73,9 @@ class FederationTrial(tune.Trainable):
     def step(self) -> Mapping[str, Any]:
         federations = next(self._rounds)
         last, total = [reports[-1] for reports in federations], self._config.rounds
-        metrics = [_metrics(report) for report in last]
         return {
-            **{name: fmean(one[name] for one in metrics) for name in metrics[0]},
+            OBJECTIVE: objective_of(last),
+            "test_accuracy": mean_of([report.test_accuracy for report in last]),
             "round": last[0].round,
             "report": asdict(last[0]),
             FIGURES: asdict(RoundFigures.of(federations)),
@@ -156,7 +155,3 @@ def _side_by_side(seats: Sequence[Seat], reported: int) -> Iterator[list[Sequenc
             if None in round_of_each:
                 return
             yield round_of_each
-
-
-def _metrics(report: RoundReport) -> dict[str, Any]:
-    return {OBJECTIVE: report.honest_val_accuracy, "test_accuracy": report.test_accuracy}

@@ -101,6 +101,8 @@ class RungScheduler(NotSaved, FIFOScheduler):
 
     def on_trial_result(self, tune_controller: Any, trial: Trial, result: dict[str, Any]) -> str:
         number, study = trial.config[NUMBER], self._studies[trial.config[STAGE]]
+        if result[OBJECTIVE] is None:  # a round that is not evaluated
+            return TrialScheduler.CONTINUE
         _report(study, number, result)
         stop = study.should_stop(number, result["round"])
         return TrialScheduler.STOP if stop else TrialScheduler.CONTINUE

@@ -25,7 +25,7 @@ REASON_TAG = "promptfleet.reason"
 PARTITION_TAG = "partition_sha256"
 EVENTS_TAG = "promptfleet.events"
 FIGURES_TAG, TO_BE_DRAWN = "promptfleet.figures", "to be drawn"
-_EVERY_ROUND = "val/accuracy_mean"  # a metric that no round lacks
+_EVERY_ROUND = "seconds/round"  # a metric that no round lacks
 EndStatus = Literal["FINISHED", "KILLED", "FAILED"]
 _STATES: dict[str, str] = {"FINISHED": "complete", "KILLED": "pruned", "FAILED": "failed"}
 
@@ -115,7 +115,7 @@ class FederationRun:
         figures: list[str] = []
         if result is not None:
             figures = self.run.log_figures(federation_figures(result))
-        elif self._reports:
+        elif any(report.accuracy for report in self._reports.values()):
             figures = self.run.log_figures([("accuracy", lambda: _accuracy_figure(list(self._reports.values())))])
         self.run.set_tags({NOTE_TAG: self._note(result, status, reason, figures), FIGURES_TAG: "drawn"})
 
@@ -145,7 +145,7 @@ class FederationRun:
         done, rounds = max(self._logged, default=0), self._config.rounds
         if status == "FAILED":
             return failed_note(done, rounds, reason, figures)
-        return stopped_note(done, rounds, self.run.metrics.get(_EVERY_ROUND), figures)
+        return stopped_note(done, rounds, self.run.metrics.get("val/accuracy_mean"), figures)
 
     def _log_result(self, result: FederationResult) -> dict[str, str]:
         """Write the result without figures; return its tags."""
@@ -203,6 +203,7 @@ def round_metrics(report: RoundReport, config: FederationConfig) -> dict[str, fl
         "test/accuracy_mean": report.test_accuracy,
         "test/accuracy_min": report.test_accuracy_min,
         "test/accuracy_std": report.test_accuracy_std,
+        **{name: accuracy.mean for name, accuracy in report.accuracy.items()},
         **{f"train/{name}": value for name, value in report.train_metrics.items()},
         "round/cohort_size": len(report.cohort) if partial else None,
         "round/rejected": len(report.rejected) or None,
@@ -215,7 +216,7 @@ def round_metrics(report: RoundReport, config: FederationConfig) -> dict[str, fl
     }
 
 
-def honest_metrics(report: RoundReport) -> dict[str, float]:
+def honest_metrics(report: RoundReport) -> dict[str, float | None]:
     """Return means over the clients that do not attack, for a federation with attackers."""
     return {
         "val/honest_accuracy_mean": report.honest_val_accuracy,
@@ -235,16 +236,26 @@ def final_metrics(result: FederationResult) -> dict[str, float | None]:
         "zero_shot/test_accuracy": result.zero_shot_accuracy,
         "peak_round/round": result.best_round,
         "peak_round/test_accuracy": result.best_round_test_accuracy,
+        **_final_sets(result),
         "seconds/total": result.seconds,
         "storage/checkpoint_bytes": result.checkpoint_bytes,
         "seconds/checkpoint": result.checkpoint_seconds,
     }
 
 
-def client_row(client: ClientReport) -> dict[str, float]:
-    """Return one client's row of ``clients.json``."""
+def _final_sets(result: FederationResult) -> dict[str, float]:
+    """Return figures of evaluation sets beyond the means of the last round, which ``round_metrics`` has."""
+    found = {f"peak_round/{name}": one.mean for name, one in result.best_round_accuracy.items()}
+    for name, one in result.accuracy.items():
+        if name.startswith("test/"):
+            found |= {f"bottom_decile/{name}": one.bottom_decile, f"weighted_mean/{name}": one.weighted_mean}
+    return {**found, **{f"harmonic_of_means/{name}": value for name, value in result.harmonic_of_means.items()}}
+
+
+def client_row(client: ClientReport) -> dict[str, float | None]:
+    """Return one client's row of ``clients.json``: its samples, and its accuracy on each evaluation set."""
     names = ("id", "num_train", "num_val", "num_test", "val_accuracy", "test_accuracy", "zero_shot_accuracy")
-    return {name: getattr(client, name) for name in names}
+    return {**{name: getattr(client, name) for name in names}, **client.accuracy}
 
 
 def event_rows(reports: Sequence[RoundReport]) -> list[dict[str, Any]]:
@@ -301,6 +312,7 @@ def _accuracy_figure(
 ) -> "Figure":
     from promptfleet.figures.accuracy import accuracy_figure
 
+    reports = [report for report in reports if report.accuracy]
     return accuracy_figure(
         [report.round for report in reports],
         val=[report.client_val_accuracy for report in reports],

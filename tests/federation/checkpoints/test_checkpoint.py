@@ -359,7 +359,7 @@ def test_another_version_is_refused(saved, tmp_path, caplog):
         metadata = file.metadata()
     save_file(load_file(files[2]), files[2], {**metadata, "version": "3"})
     assert len(load_snapshot(tmp_path, fingerprint).reports) == 2
-    assert "checkpoint version 3, this promptfleet reads 4" in caplog.text
+    assert "checkpoint version 3, this promptfleet reads 5" in caplog.text
 
 
 @pytest.fixture

@@ -18,11 +18,11 @@ class Lossy(LocalFleet):
 
     losses = 0
 
-    def evaluate(self, round_index, privates, downloads):
+    def evaluate(self, round_index, privates, downloads, plan):
         if round_index == 3 and self.losses:
             self.losses -= 1
             raise StatesLost("states of clients [1] were lost with their node")
-        return super().evaluate(round_index, privates, downloads)
+        return super().evaluate(round_index, privates, downloads, plan)
 
 
 @pytest.fixture

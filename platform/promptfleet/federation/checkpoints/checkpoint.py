@@ -20,7 +20,8 @@ from torch import Tensor
 
 from promptfleet.disks import disk_errors
 from promptfleet.errors import DataError, StorageError, first_line
-from promptfleet.federation.reports import Evaluation, RoundReport, best_round, check_rounds
+from promptfleet.federation.evaluation.scores import Evaluation
+from promptfleet.federation.reports import RoundReport, best_round, check_rounds, last_evaluated
 from promptfleet.federation.rounds import Snapshot
 from promptfleet.methods.parts.states import group_by_layout
 from promptfleet.methods.protocol import State
@@ -28,7 +29,7 @@ from promptfleet.strict_json import Counts, parse_json
 from promptfleet.tensor_file import require_readable, write_tensors
 
 FOLDER = "checkpoints"
-VERSION = "4"
+VERSION = "5"
 _SERVER = "server"
 _NAME = re.compile(r"round-(\d{6})\.safetensors")
 
@@ -157,7 +158,9 @@ def _snapshot(metadata: Mapping[str, str], tensors: Mapping[str, Tensor]) -> Sna
     reports = parse_json(list[RoundReport], metadata["reports"])
     check_rounds(reports, clients=len(everybody))
     evaluations = parse_json(list[Evaluation], metadata["evaluations"])
-    if [evaluation.client for evaluation in evaluations] != everybody:
+    last = last_evaluated(reports)
+    evaluated = [client for client in everybody if last.client_val_accuracy[client] is not None] if last else []
+    if [evaluation.client for evaluation in evaluations] != evaluated:
         raise ValueError("its evaluations are not those of its clients")
     return Snapshot(owners.get(_SERVER, {}), privates, reports, evaluations)
 

@@ -22,7 +22,13 @@ from promptfleet.federation.checkpoints.checkpoint import (
     save_snapshot,
 )
 from promptfleet.federation.failures import StatesLost
-from promptfleet.federation.reports import Event, FederationResult, FederationSummary, summary_from_json
+from promptfleet.federation.reports import (
+    Event,
+    FederationResult,
+    FederationSummary,
+    last_evaluated,
+    summary_from_json,
+)
 from promptfleet.federation.rounds import Federation, Snapshot
 from promptfleet.storage.remote import remote_folder, until_it_answers
 
@@ -147,8 +153,9 @@ class FederationFolder:
         snapshot, config = take(), self._federation.config
         path = save_snapshot(self._folder, snapshot, config.fingerprint(), keep=config.checkpoints.keep)
         written = Written(path, path.stat().st_size, time.perf_counter() - started)
-        with replacing(self._folder / RESULT_FILE) as partial:
-            partial.write_text(written.told_by(self._federation.result(snapshot)).to_json())
+        if last_evaluated(snapshot.reports):
+            with replacing(self._folder / RESULT_FILE) as partial:
+                partial.write_text(written.told_by(self._federation.result(snapshot)).to_json())
         logger.debug("%s: %d bytes in %.3f s", path, written.bytes, written.seconds)
         self.bring()
         return written
@@ -192,7 +199,7 @@ def bring_result(folder: Path, storage: StorageConfig) -> None:
 
 
 def load_summary(folder: Path, fingerprint: str) -> FederationSummary | None:
-    """Return the result of the rounds so far, None if no round was finished; reads no states, hence cheap.
+    """Return the result of the rounds so far, None if no round was evaluated; reads no states, hence cheap.
 
     Raises:
         StorageError: if the disk does not give the file.

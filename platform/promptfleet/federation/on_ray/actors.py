@@ -24,6 +24,9 @@ from promptfleet.data.feature_store import open_store
 from promptfleet.devices import check_device, check_visible, choose_device, set_arithmetic
 from promptfleet.federation.client_examples import public_examples
 from promptfleet.federation.client_group import ClientGroup
+from promptfleet.federation.evaluation.schedule import Plan
+from promptfleet.federation.evaluation.scores import Evaluation
+from promptfleet.federation.evaluation.shared_sets import SharedParts
 from promptfleet.federation.fleet import Intake
 from promptfleet.federation.gpu_memory import explaining_full_memory
 from promptfleet.federation.on_ray.wire import (
@@ -40,7 +43,7 @@ from promptfleet.federation.on_ray.wire import (
     unstack_messages,
     unstack_results,
 )
-from promptfleet.federation.reports import Evaluation, TrainReport
+from promptfleet.federation.reports import TrainReport
 from promptfleet.federation.server import Server
 from promptfleet.federation.server_rows import KeptRows
 from promptfleet.federation.worlds import world_of
@@ -161,7 +164,13 @@ class ClientActor:
             self._clip = frozen.attach(self._device)
             self._image_tower = frozen.attach_images(self._device)
 
-    def begin(self, config: FederationConfig, splits: Mapping[int, ClientSplit], upload_noise: float) -> None:
+    def begin(
+        self,
+        config: FederationConfig,
+        splits: Mapping[int, ClientSplit],
+        everyone: SharedParts,
+        upload_noise: float,
+    ) -> None:
         check_device(config.runtime.device, self._device.type == "cuda", f"on node {self._node}")
         check_visible(self._device, len(ray.get_gpu_ids()))
         set_arithmetic(self._device, tf32=config.precision == "tf32")
@@ -173,7 +182,7 @@ class ClientActor:
             image_tower=self._image_tower,
             upload_noise=upload_noise,
         )
-        self._group = ClientGroup(world, self._store, splits)
+        self._group = ClientGroup(world, self._store, splits, everyone)
 
     def initial_states(self, clients: Sequence[int]) -> Stacked:
         return stack(self._group.initial_states(clients))
@@ -203,14 +212,14 @@ class ClientActor:
         )
 
     def evaluate(
-        self, round_index: int, downloads: Stacked, held: Sequence[Sequence[int]], *privates: Stacked
+        self, round_index: int, plan: Plan, downloads: Stacked, held: Sequence[Sequence[int]], *privates: Stacked
     ) -> list[Evaluation]:
         """Evaluate with the arguments of ``train``, a few clients at a time, which bounds the memory of states."""
         evaluations, clients, joined = [], sorted(chain(*held)), join(privates, held)
         for start in range(0, len(clients), AT_ONCE):
             some = clients[start : start + AT_ONCE]
             states, messages = unstack(joined, some), unstack_messages(downloads, some)
-            evaluations += self._group.evaluate(round_index, states, messages)
+            evaluations += self._group.evaluate(round_index, states, messages, plan)
         return evaluations
 
     def whereabouts(self) -> Mapping[str, Any]:

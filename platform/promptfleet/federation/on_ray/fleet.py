@@ -21,6 +21,9 @@ from promptfleet.cluster.shared_memory import pack
 from promptfleet.config import FederationConfig
 from promptfleet.data.partition import Partition
 from promptfleet.errors import FederationError
+from promptfleet.federation.evaluation.schedule import Plan
+from promptfleet.federation.evaluation.scores import Evaluation
+from promptfleet.federation.evaluation.shared_sets import SharedParts
 from promptfleet.federation.failures import Failures, StatesLost
 from promptfleet.federation.fleet import CohortUpdate, Intake
 from promptfleet.federation.on_ray.actors import Frozen, FrozenImages
@@ -28,7 +31,7 @@ from promptfleet.federation.on_ray.calls import DIED, NO_ANSWER, Call, ClientCal
 from promptfleet.federation.on_ray.processes import Processes
 from promptfleet.federation.on_ray.wire import join, stack, to_arrays, to_tensors, unstack
 from promptfleet.federation.prepare import Prepared
-from promptfleet.federation.reports import Evaluation, Event
+from promptfleet.federation.reports import Event
 from promptfleet.federation.resources import Shares
 from promptfleet.methods.protocol import Purpose, State
 
@@ -101,6 +104,7 @@ class RayFleet:
         self, config: FederationConfig, partition: Partition, upload_noise: float = 0.0, rows: Path | None = None
     ) -> None:
         self._config, self._partition, self._upload_noise, self._rows = config, partition, upload_noise, rows
+        self._everyone = ray.put(SharedParts.of(partition))
         self._groups = self._by_actor(range(config.clients))
         self._failures = Failures(config.runtime)
         self._calls = ClientCalls(self._processes, config.runtime, self._failures, self._begin_client)
@@ -154,11 +158,13 @@ class RayFleet:
         self._aggregate = lambda: self._processes.server.aggregate.remote(round_index, *uploads)
         self._aggregated = self._aggregate()
 
-    def evaluate(self, round_index: int, privates: Mapping[int, Block], downloads: Selection) -> list[Evaluation]:
+    def evaluate(
+        self, round_index: int, privates: Mapping[int, Block], downloads: Selection, plan: Plan
+    ) -> list[Evaluation]:
         def submit(call: Call) -> Sequence[ObjectRef]:
             evaluate = self._processes.clients[call.actor].evaluate
             held, refs = _by_block(privates, call.clients)
-            return [evaluate.remote(round_index, call.inputs, held, *refs)]
+            return [evaluate.remote(round_index, plan, call.inputs, held, *refs)]
 
         outcomes, _ = self._served(
             downloads, lambda selection: self._calls.run("evaluate", selection.of(privates), submit)
@@ -207,7 +213,7 @@ class RayFleet:
 
     def _begin_client(self, actor: int) -> ObjectRef:
         splits = {client: self._partition.clients[client] for client in self._groups.get(actor, ())}
-        return self._processes.clients[actor].begin.remote(self._config, splits, self._upload_noise)
+        return self._processes.clients[actor].begin.remote(self._config, splits, self._everyone, self._upload_noise)
 
     def _served(self, selection: Selection, work: Callable[[Selection], T]) -> T:
         """Do ``work`` with a selection, or with the same one from another server if the first server failed."""

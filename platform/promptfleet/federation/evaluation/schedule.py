@@ -1,0 +1,60 @@
+"""The rounds that are evaluated, the clients that are evaluated in them, and the sets they are evaluated on."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from promptfleet.config import FederationConfig
+from promptfleet.federation.evaluation.scores import GLOBAL, LOCAL, OTHERS, SERVER
+from promptfleet.seeding import stream
+
+
+@dataclass(frozen=True)
+class Plan:
+    """The sets that clients are evaluated on; the client ``server_by`` measures the server's model, if it is asked for.
+
+    A set has a validation and a test part.
+    """
+
+    sets: tuple[str, ...]
+    server_by: int
+
+
+def evaluated_clients(config: FederationConfig, round_index: int) -> Sequence[int]:
+    """Return the clients that are evaluated after a round, in ascending order; none where the round is not evaluated.
+
+    They are all clients after the last round, and before it ``evaluation.clients`` of them, the same in each round.
+    """
+    if round_index == config.rounds:
+        return range(config.clients)
+    if round_index % config.evaluation.every:
+        return ()
+    size = sample_size(config)
+    if size == config.clients:
+        return range(config.clients)
+    return sorted(stream(config.seed, "evaluation").choice(config.clients, size=size, replace=False).tolist())
+
+
+def sample_size(config: FederationConfig) -> int:
+    """Return the number of clients that are evaluated before the last round, at least one."""
+    wanted = config.evaluation.clients
+    if wanted == "all":
+        return config.clients
+    return wanted if isinstance(wanted, int) else max(1, round(wanted * config.clients))
+
+
+def plan_of_round(config: FederationConfig, round_index: int, clients: Sequence[int]) -> Plan:
+    """Return the sets of a round that is evaluated, before it is known whether it is the best so far."""
+    when = ("each", "last_and_best") if round_index == config.rounds else ("each",)
+    return Plan((LOCAL, *_sets(config, when)), min(clients))
+
+
+def plan_of_best(config: FederationConfig, done: Plan) -> Plan | None:
+    """Return the sets that a round with the best validation accuracy so far needs beyond those ``done``, if any."""
+    rest = tuple(name for name in _sets(config, ("each", "last_and_best")) if name not in done.sets)
+    return Plan(rest, done.server_by) if rest else None
+
+
+def _sets(config: FederationConfig, when: Sequence[str]) -> tuple[str, ...]:
+    sets = config.evaluation.sets
+    asked = {GLOBAL: sets.global_, OTHERS: sets.others, SERVER: sets.server}
+    return tuple(name for name, rounds in asked.items() if rounds in when)

@@ -1,0 +1,147 @@
+"""Scores of clients by evaluation set, and their means over clients.
+
+A set is named by its part and its samples, such as ``val/local`` or ``test/global``. docs/evaluation.md defines each.
+"""
+
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from statistics import fmean, pstdev
+
+from promptfleet.strict_json import Count
+
+VAL, TEST = "val", "test"
+LOCAL, GLOBAL, OTHERS, SERVER = "local", "global", "others", "server"
+PAIRS = ((LOCAL, GLOBAL), ("base", "new"))  # sets of one part whose harmonic mean is reported
+
+
+@dataclass(frozen=True)
+class Score:
+    """An accuracy in 0..1, and the number of samples that it is measured on."""
+
+    accuracy: float
+    samples: Count
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """Scores of one client after a round, by evaluation set. ``described`` holds what the method shows of itself.
+
+    The score of ``server`` is that of the server's model on the samples of all clients: one client measures it.
+    """
+
+    client: Count
+    scores: Mapping[str, Score]
+    described: Mapping[str, Sequence[int | float | None]] = field(default_factory=dict)
+
+    @property
+    def val_accuracy(self) -> float:
+        """Accuracy on the client's own validation part."""
+        return self.scores[set_name(VAL, LOCAL)].accuracy
+
+    @property
+    def test_accuracy(self) -> float:
+        """Accuracy on the client's own test part."""
+        return self.scores[set_name(TEST, LOCAL)].accuracy
+
+    def merged(self, other: "Evaluation") -> "Evaluation":
+        """Return the scores of two evaluations of the client after the same round."""
+        return Evaluation(self.client, {**self.scores, **other.scores}, {**self.described, **other.described})
+
+    def with_harmonic_means(self) -> dict[str, Score]:
+        """Return all scores, and that of each harmonic mean whose pair is there; it counts the first one's samples."""
+        scores = dict(self.scores)
+        for part in (VAL, TEST):
+            for pair in PAIRS:
+                values = [self.scores.get(set_name(part, name)) for name in pair]
+                if all(value is not None for value in values):
+                    mean = harmonic_mean(value.accuracy for value in values)
+                    scores[harmonic_name(part, pair)] = Score(mean, values[0].samples)
+        return scores
+
+
+@dataclass(frozen=True)
+class SetAccuracy:
+    """Accuracies of several clients on one evaluation set.
+
+    ``std`` is the standard deviation over clients. ``bottom_decile`` is the accuracy at place n // 10 of n in ascending
+    order, hence the minimum of fewer than ten. ``weighted_mean`` weighs clients by samples; ``clients`` is their
+    number.
+    """
+
+    mean: float
+    std: float
+    min: float
+    bottom_decile: float
+    weighted_mean: float
+    clients: Count
+
+    @classmethod
+    def of(cls, scores: Sequence[Score]) -> "SetAccuracy":
+        """Average the scores of at least one client."""
+        accuracies = [score.accuracy for score in scores]
+        return cls(
+            mean=fmean(accuracies),
+            std=pstdev(accuracies),
+            min=min(accuracies),
+            bottom_decile=bottom_decile(accuracies),
+            weighted_mean=fmean(accuracies, weights=[score.samples for score in scores]),
+            clients=len(accuracies),
+        )
+
+
+def set_name(part: str, samples: str) -> str:
+    """Return the name of an evaluation set, such as ``val/global``."""
+    return f"{part}/{samples}"
+
+
+def harmonic_name(part: str, pair: Sequence[str]) -> str:
+    """Return the name of the harmonic mean of two sets of a part, such as ``test/harmonic_local_global``."""
+    return set_name(part, "_".join(["harmonic", *pair]))
+
+
+def harmonic_mean(values: Iterable[float]) -> float:
+    """Return the harmonic mean of accuracies; 0 if one of them is 0."""
+    values = list(values)
+    return len(values) / sum(1 / value for value in values) if all(values) else 0.0
+
+
+def bottom_decile(accuracies: Sequence[float]) -> float:
+    """Return the accuracy at place n // 10 in ascending order; of fewer than ten clients the minimum."""
+    return sorted(accuracies)[len(accuracies) // 10]
+
+
+def honest_mean(evaluations: Iterable[Evaluation], part: str, adversaries: Collection[int]) -> float | None:
+    """Average a part's ``local`` accuracy over the clients that do not attack; None where none was evaluated."""
+    name = set_name(part, LOCAL)
+    honest = [one.scores[name].accuracy for one in evaluations if one.client not in adversaries]
+    return fmean(honest) if honest else None
+
+
+def client_accuracies(evaluation: Evaluation) -> dict[str, float]:
+    """Return the accuracies of one client by set, harmonic means among them; those of the server's model are not."""
+    of_server = {set_name(part, SERVER) for part in (VAL, TEST)}
+    scores = evaluation.with_harmonic_means()
+    return {name: scores[name].accuracy for name in sorted(scores.keys() - of_server)}
+
+
+def set_accuracies(evaluations: Sequence[Evaluation]) -> dict[str, SetAccuracy]:
+    """Average each set, and each harmonic mean per client, over the clients that have a score on it."""
+    scores: dict[str, list[Score]] = {}
+    for evaluation in evaluations:
+        for name, score in evaluation.with_harmonic_means().items():
+            scores.setdefault(name, []).append(score)
+    return {name: SetAccuracy.of(some) for name, some in sorted(scores.items())}
+
+
+def harmonic_of_means(accuracy: Mapping[str, SetAccuracy]) -> dict[str, float]:
+    """Return the harmonic mean of two sets' means, by a name such as ``test/local_global``.
+
+    It hides clients that are good on one of the sets only; ``test/harmonic_local_global`` does not.
+    """
+    found = {}
+    for part in (VAL, TEST):
+        for pair in PAIRS:
+            means = [accuracy.get(set_name(part, name)) for name in pair]
+            if all(mean is not None for mean in means):
+                found[set_name(part, "_".join(pair))] = harmonic_mean(mean.mean for mean in means)
+    return found

@@ -1,0 +1,93 @@
+"""The evaluation of several clients' models on the same samples, a block of them at a time.
+
+A block is read once for all models, and no more of a model's answers is kept than whether they are right.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+import torch
+
+from promptfleet.data.partition import Partition
+from promptfleet.federation.evaluation.answers import batches, predictor_of, right_answers
+from promptfleet.federation.evaluation.schedule import Plan
+from promptfleet.federation.evaluation.scores import GLOBAL, OTHERS, SERVER, TEST, VAL, Score, set_name
+from promptfleet.methods.protocol import Examples, HasServerModel, Method, Task
+
+BLOCK = 1024  # samples that a model gets at once
+
+
+@dataclass(frozen=True)
+class SharedParts:
+    """Sample indices of the validation and test parts of all clients, in the order of client ids."""
+
+    val: np.ndarray
+    test: np.ndarray
+
+    @classmethod
+    def of(cls, partition: Partition) -> "SharedParts":
+        splits = partition.clients
+        return cls(np.concatenate([split.val for split in splits]), np.concatenate([split.test for split in splits]))
+
+
+@dataclass(frozen=True)
+class Model:
+    """A client's model: its task, whose private state is personalized, and by part its own sample indices."""
+
+    task: Task
+    own: Mapping[str, np.ndarray]
+
+
+class SharedSets:
+    """Shared samples, which ``read`` gets by their indices."""
+
+    def __init__(self, method: Method, parts: SharedParts, read: Callable[[np.ndarray], Examples]):
+        self._method, self._parts, self._read = method, parts, read
+
+    def scores(self, models: Sequence[Model], plan: Plan) -> list[dict[str, Score]]:
+        """Return each model's scores on the sets of ``plan`` that have shared samples."""
+        scores: list[dict[str, Score]] = [{} for _ in models]
+        for part, indices in ((VAL, self._parts.val), (TEST, self._parts.test)):
+            if {GLOBAL, OTHERS} & {*plan.sets}:
+                right = self._right([model.task for model in models], indices)
+                for model, mine, found in zip(models, right, scores, strict=True):
+                    found |= _client_scores(part, mine, ~np.isin(indices, model.own[part]), plan)
+            for model, found in zip(models, scores, strict=True):
+                if server := self._server_model(model.task, plan):
+                    found[set_name(part, SERVER)] = _score(self._right([server], indices)[0])
+        return scores
+
+    def _server_model(self, task: Task, plan: Plan) -> Task | None:
+        """Return the server's model, where there is one and this client is to measure it."""
+        if SERVER not in plan.sets or task.client != plan.server_by or not isinstance(self._method, HasServerModel):
+            return None
+        return replace(task, private=self._method.server_model(task))
+
+    def _right(self, tasks: Sequence[Task], indices: np.ndarray) -> np.ndarray:
+        """Tell which samples each task predicts right: bool ``[tasks, samples]``."""
+        method, right = self._method, np.empty((len(tasks), len(indices)), dtype=bool)
+        predictors = [predictor_of(method, task) for task in tasks]
+        parts = zip(*(batches(method, task, len(indices), BLOCK) for task in tasks), strict=True)
+        with torch.inference_mode():
+            for of_tasks in parts:
+                examples = None
+                for row, (task, predict, part) in enumerate(zip(tasks, predictors, of_tasks, strict=True)):
+                    if examples is None or method.has_memory:  # otherwise the parts of all tasks are the same
+                        examples = self._read(indices[part])
+                    right[row, part] = right_answers(predict, task, examples).cpu().numpy()
+        return right
+
+
+def _client_scores(part: str, right: np.ndarray, foreign: np.ndarray, plan: Plan) -> Mapping[str, Score]:
+    """Scores on all samples, and on the ``foreign`` ones, of which the only client has none."""
+    scores = {}
+    if GLOBAL in plan.sets:
+        scores[set_name(part, GLOBAL)] = _score(right)
+    if OTHERS in plan.sets and foreign.any():
+        scores[set_name(part, OTHERS)] = _score(right[foreign])
+    return scores
+
+
+def _score(right: np.ndarray) -> Score:
+    return Score(int(right.sum()) / len(right), len(right))

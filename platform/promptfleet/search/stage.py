@@ -44,13 +44,13 @@ class Stage:
         bring_file(self.storage, self.folder / STUDY_FILE)
 
     def trial(self, proposal: Proposal) -> dict[str, Any]:
-        """Return all inputs of a trial, as plain values."""
+        """Return all inputs of a trial, which Tune pickles; no process validates its configuration again."""
         return {
             STAGE: self.name,
             NUMBER: proposal.number,
             PARAMS: dict(proposal.params),
             SETTLED: proposal.settled_rounds,
             SEEDS: self.seeds,
-            FEDERATION: self.config(proposal.params).to_dict(),
+            FEDERATION: self.config(proposal.params),
             FOLDER: self.storage.name_of(trial_folder(self.folder, proposal.number)),
         }

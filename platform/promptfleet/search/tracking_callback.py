@@ -8,10 +8,9 @@ from optuna.trial import TrialState
 from ray import tune
 from ray.tune.experiment import Trial
 
-from promptfleet.config import StorageConfig, fingerprint_of
+from promptfleet.config import StorageConfig
 from promptfleet.federation.checkpoints.folder import bring_result, load_result, load_summary
 from promptfleet.federation.reports import round_report_from_dict
-from promptfleet.federation.settings import federation_config
 from promptfleet.search.stage import FEDERATION, FOLDER, NUMBER, PARAMS, STAGE, Stage
 from promptfleet.search.study import Proposal
 from promptfleet.search.tune_adapters import NotSaved
@@ -70,19 +69,19 @@ class TrackTrials(NotSaved, tune.Callback):
     def _finish(self, values: dict[str, Any], status: EndStatus, reason: str | None = None) -> None:
         folder, storage = _folder(values)
         bring_result(folder, storage)
-        result = load_result(folder, fingerprint_of(values[FEDERATION]))
+        result = load_result(folder, values[FEDERATION].fingerprint())
         self._run(values).end(result, status, reason=reason)
         self._writer.submit_late(self._draw, values, status, reason)
 
     def _draw(self, values: dict[str, Any], status: EndStatus, reason: str | None) -> None:
         """Draw from the result on disk, since the results of many trials would not fit into memory."""
-        result = load_summary(_folder(values)[0], fingerprint_of(values[FEDERATION]))
+        result = load_summary(_folder(values)[0], values[FEDERATION].fingerprint())
         self._run(values).draw(result, status, reason=reason)
 
     def _run(self, values: dict[str, Any]) -> FederationRun:
         key = _key(values)
         if key not in self._runs:
-            parent, config = self._stages[values[STAGE]].parent, federation_config(values[FEDERATION])
+            parent, config = self._stages[values[STAGE]].parent, values[FEDERATION]
             self._runs[key] = parent.child(values[NUMBER], values[PARAMS], config)
         return self._runs[key]
 
@@ -92,5 +91,5 @@ def _key(values: Mapping[str, Any]) -> tuple[str, int]:
 
 
 def _folder(values: Mapping[str, Any]) -> tuple[Path, StorageConfig]:
-    storage = federation_config(values[FEDERATION]).storage
+    storage = values[FEDERATION].storage
     return storage.folder / values[FOLDER], storage

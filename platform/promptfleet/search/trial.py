@@ -18,7 +18,6 @@ from promptfleet.federation.on_ray.fleet import RayFleet
 from promptfleet.federation.prepare import Prepared
 from promptfleet.federation.reports import RoundReport
 from promptfleet.federation.rounds import Federation
-from promptfleet.federation.settings import federation_config
 from promptfleet.search.quantities import RoundFigures, mean_of, objective_of
 from promptfleet.search.seats import Seats, seat_folders, seeded
 from promptfleet.search.stage import FEDERATION, FOLDER, SEEDS, SETTLED
@@ -93,7 +92,7 @@ class FederationTrial(tune.Trainable):
             fleet.close()
 
     def _begin(self, values: Mapping[str, Any]) -> None:
-        self._config = config = federation_config(values[FEDERATION])
+        self._config = config = values[FEDERATION]
         self._close_seats()
         self._take(self._plan(config, values[SEEDS]))
         configs = seeded(config, values[SEEDS])

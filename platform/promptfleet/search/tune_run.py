@@ -13,7 +13,6 @@ from promptfleet.cluster.watch import require_ray
 from promptfleet.config import FederationConfig
 from promptfleet.federation.on_ray.fleet import put_frozen
 from promptfleet.federation.prepare import Prepared
-from promptfleet.federation.settings import federation_config
 from promptfleet.search.lost_results import with_lost_results
 from promptfleet.search.progress import SweepProgress
 from promptfleet.search.seats import Seats, plan_seats
@@ -80,7 +79,7 @@ def _tuner(
     where = where_trials_run(nodes, stages[0].storage)
 
     def bundles(values: Mapping[str, Any]) -> tune.PlacementGroupFactory:
-        trial, *actors = plan(federation_config(values[FEDERATION]), values[SEEDS]).bundles()
+        trial, *actors = plan(values[FEDERATION], values[SEEDS]).bundles()
         return tune.PlacementGroupFactory([trial | where, *actors], strategy="SPREAD")
 
     logging.getLogger("ray.tune").setLevel(logging.CRITICAL)  # our own callbacks report failures

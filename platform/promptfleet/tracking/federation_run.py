@@ -279,15 +279,12 @@ def named_by_client(privates: Mapping[int, State]) -> State:
 
 def federation_figures(result: FederationSummary) -> "Iterator[tuple[str, Callable[[], Figure | None]]]":
     """Yield name and drawing function of each figure of a federation; a function gives None without data."""
-    from promptfleet.figures.experts import experts_figure
-    from promptfleet.figures.gate import gate_figure
+    from promptfleet.figures.described import described_figures
     from promptfleet.figures.partition import partition_figure
 
-    clients = result.clients
     yield "accuracy", lambda: _accuracy_figure(result.rounds, result.zero_shot_accuracy, result.best_round)
     yield "partition", lambda: partition_figure(partition_counts(result))
-    yield "experts", lambda: experts_figure([client.described.get("experts", ()) for client in clients])
-    yield "gate", lambda: gate_figure([client.described.get("gate_weights", ()) for client in clients])
+    yield from described_figures([client.described for client in result.clients])
 
 
 def partition_counts(result: FederationSummary) -> PartitionCounts:

@@ -37,7 +37,7 @@ from promptfleet.seeding import stream
 
 @dataclass(frozen=True)
 class ClientResult:
-    """The result of one local update; ``problem`` is the reason where there is no usable upload.
+    """Result of one local update; ``problem`` is the reason if there is no usable upload.
 
     Private state and report stay with the client and the round loop, see ``for_server``.
     """
@@ -90,7 +90,7 @@ class Client:
         return train_together([self], round_index, {self.id: private}, {self.id: download})[self.id]
 
     def evaluate(self, round_index: int, private: State, download: Message) -> Evaluation:
-        """Accuracy on the client's own validation and test part."""
+        """Evaluate the client on its own validation and test part."""
         plan = Plan((LOCAL,), self.id)
         return evaluate_together([self], round_index, {self.id: private}, {self.id: download}, plan)[0]
 

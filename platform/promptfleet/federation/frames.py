@@ -9,7 +9,7 @@ if TYPE_CHECKING:
 
     from promptfleet.federation.reports import FederationSummary, RoundReport
 
-_COUNTED = ("cohort", "rejected", "dropped", "events")  # collections of a round that a table has the size of
+_COUNTED = ("cohort", "rejected", "dropped", "events")  # collections of a round, of which a table has the size
 _LEFT_OUT = ("client_val_accuracy", "client_test_accuracy", "nodes", "train_metrics", "accuracy", "client_accuracy")
 _OF_CLIENT = ("num_train", "num_val", "num_test", "val_accuracy", "test_accuracy", "zero_shot_accuracy")
 
@@ -58,9 +58,8 @@ def client_rounds_frame(summary: "FederationSummary") -> "DataFrame":
 def _round_row(report: "RoundReport") -> dict[str, Any]:
     """Return the scalars of a report, the sizes of its collections, and further figures by name.
 
-    They are ``train/NAME`` for each figure of the method, and ``accuracy/SET``, the mean of each evaluation set.
-
-    A missing number is NaN.
+    They are ``train/NAME`` for each figure of the method, and ``accuracy/SET``, the mean of each evaluation set. A
+    missing number is NaN.
     """
     values = {field.name: getattr(report, field.name) for field in fields(report) if field.name not in _LEFT_OUT}
     values |= {name: len(values[name]) for name in _COUNTED}

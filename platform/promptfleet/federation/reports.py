@@ -363,7 +363,7 @@ def round_report_from_dict(values: Mapping[str, Any]) -> RoundReport:
 
 
 def _client_accuracy(evaluations: Sequence[Evaluation | None]) -> dict[str, list[float | None]]:
-    """Return the accuracy of each client by set, but for ``local``; None where it has none."""
+    """Return the accuracy of each client by set, but for ``local``; None for a client without one."""
     found = [client_accuracies(one) if one else {} for one in evaluations]
     names = sorted({name for one in found for name in one} - {set_name(part, LOCAL) for part in (VAL, TEST)})
     return {name: [one.get(name) for one in found] for name in names}

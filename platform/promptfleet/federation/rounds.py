@@ -149,10 +149,10 @@ class Federation:
         return trained
 
     def _aggregate(self, round_index: int, uploads: Handle) -> Handle:
-        """Queue up the server's work and wait for none of it; return the downloads of clients that are evaluated.
+        """Queue the server's work without waiting for it; return the downloads of clients that are evaluated.
 
-        The server takes in the uploads, then selects for the evaluation. While clients are evaluated it has nothing
-        else to do, so it also selects for the next cohort.
+        The server aggregates the uploads, then selects for the evaluation. While clients are evaluated it is idle, so
+        it also selects for the next cohort.
         """
         fleet, config = self._fleet, self.config
         fleet.aggregate(round_index, uploads)
@@ -165,7 +165,7 @@ class Federation:
     def _evaluate(
         self, round_index: int, trained: Mapping[int, Handle], downloads: Handle
     ) -> tuple[list[Evaluation], Intake]:
-        """Evaluate clients with their private states after the round; also return what became of the uploads.
+        """Evaluate clients with their private states after the round; also return the fate of the uploads.
 
         A client whose upload the server rejects keeps its private state. That is rare, so all are evaluated before the
         server has answered, and such clients once more.
@@ -195,7 +195,7 @@ class Federation:
         return {one.client: one for one in self._fleet.evaluate(round_index, privates, downloads, plan)}
 
     def _is_best(self, evaluations: Iterable[Evaluation]) -> bool:
-        """Tell whether a round has a higher validation accuracy over the honest clients than all rounds before it."""
+        """Return True if a round has a higher validation accuracy over the honest clients than all rounds before it."""
         value = honest_mean(evaluations, VAL, self._adversaries)
         best = best_round(self._reports).honest_val_accuracy if self._reports else None
         return value is not None and (best is None or value > best)
@@ -255,7 +255,7 @@ class Federation:
         return list(self._reports)
 
     def result(self, snapshot: Snapshot | None = None) -> FederationResult:
-        """Return what the rounds up to ``snapshot`` gave, or all so far. Raises FederationError: none was evaluated."""
+        """Return the result of the rounds up to ``snapshot``, or of all. Raises FederationError: none was evaluated."""
         snapshot = snapshot or self.snapshot()
         config, last = self.config, last_evaluated(snapshot.reports)
         if last is None:

@@ -1,4 +1,4 @@
-"""Answers of one model: the order and the batches in which it gets images, and whether its predictions are right."""
+"""Answers of one model: the order and the batches of its images, and the correctness of its predictions."""
 
 from collections.abc import Callable
 from dataclasses import replace
@@ -23,10 +23,10 @@ def to_predict(task: Task) -> Task:
 
 
 def batches(method: Method, task: Task, count: int, block: int) -> list[np.ndarray]:
-    """Return the positions of ``count`` images in the parts and the order in which a predictor gets them.
+    """Return the positions of ``count`` images in the parts and the order of a predictor.
 
-    They are blocks in the given order. Where pixels are decoded they are batches; where predictions depend on earlier
-    ones, batches in an order drawn from the seed, the same after each round.
+    They are blocks in the given order. Decoded pixels come in batches; if predictions depend on earlier ones, in
+    batches and in an order drawn from the seed, the same after each round.
     """
     order, size = np.arange(count), block
     if method.has_memory:
@@ -37,7 +37,7 @@ def batches(method: Method, task: Task, count: int, block: int) -> list[np.ndarr
 
 
 def right_answers(predict: Callable[[Images], Tensor], task: Task, examples: Examples) -> Tensor:
-    """Tell for each example whether its label has the highest logit of the task's candidates: bool ``[examples]``."""
+    """Return for each example if its label has the highest logit of the task's candidates: bool ``[examples]``."""
     logits = predict(examples.images)
     if task.candidates is not None:
         logits = logits.masked_fill(~task.candidates, float("-inf"))

@@ -1,4 +1,4 @@
-"""The rounds that are evaluated, the clients that are evaluated in them, and the sets they are evaluated on."""
+"""Schedule of evaluations: the rounds, the clients in them, and the sets."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -10,7 +10,7 @@ from promptfleet.seeding import stream
 
 @dataclass(frozen=True)
 class Plan:
-    """The sets that clients are evaluated on; the client ``server_by`` measures the server's model, if it is asked for.
+    """Sets of an evaluation; the client ``server_by`` measures the server's model, if that is requested.
 
     A set has a validation and a test part.
     """
@@ -20,7 +20,7 @@ class Plan:
 
 
 def evaluated_clients(config: FederationConfig, round_index: int) -> Sequence[int]:
-    """Return the clients that are evaluated after a round, in ascending order; none where the round is not evaluated.
+    """Return the clients that are evaluated after a round, in ascending order; none if the round is not evaluated.
 
     They are all clients after the last round, and before it ``evaluation.clients`` of them, the same in each round.
     """

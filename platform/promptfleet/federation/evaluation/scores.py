@@ -24,7 +24,7 @@ class Score:
 
 @dataclass(frozen=True)
 class Evaluation:
-    """Scores of one client after a round, by evaluation set. ``described`` holds what the method shows of itself.
+    """Scores of one client after a round, by evaluation set. ``described`` holds the method's own figures.
 
     The score of ``server`` is that of the server's model on the samples of all clients: one client measures it.
     """
@@ -111,7 +111,7 @@ def bottom_decile(accuracies: Sequence[float]) -> float:
 
 
 def honest_mean(evaluations: Iterable[Evaluation], part: str, adversaries: Collection[int]) -> float | None:
-    """Average a part's ``local`` accuracy over the clients that do not attack; None where none was evaluated."""
+    """Average a part's ``local`` accuracy over the clients that do not attack; None if none was evaluated."""
     name = set_name(part, LOCAL)
     honest = [one.scores[name].accuracy for one in evaluations if one.client not in adversaries]
     return fmean(honest) if honest else None

@@ -1,6 +1,6 @@
-"""The evaluation of several clients' models on the same samples, a block of them at a time.
+"""Evaluation of several clients' models on the same samples, a block of them at a time.
 
-A block is read once for all models, and no more of a model's answers is kept than whether they are right.
+A block is read once for all models, and only the correctness of a model's answers is kept.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -40,7 +40,7 @@ class Model:
 
 
 class SharedSets:
-    """Shared samples, which ``read`` gets by their indices."""
+    """Shared samples, which ``read`` returns by their indices."""
 
     def __init__(self, method: Method, parts: SharedParts, read: Callable[[np.ndarray], Examples]):
         self._method, self._parts, self._read = method, parts, read
@@ -59,13 +59,13 @@ class SharedSets:
         return scores
 
     def _server_model(self, task: Task, plan: Plan) -> Task | None:
-        """Return the server's model, where there is one and this client is to measure it."""
+        """Return the server's model, if there is one and this client measures it."""
         if SERVER not in plan.sets or task.client != plan.server_by or not isinstance(self._method, HasServerModel):
             return None
         return replace(task, private=self._method.server_model(task))
 
     def _right(self, tasks: Sequence[Task], indices: np.ndarray) -> np.ndarray:
-        """Tell which samples each task predicts right: bool ``[tasks, samples]``."""
+        """Return which samples each task predicts right: bool ``[tasks, samples]``."""
         method, right = self._method, np.empty((len(tasks), len(indices)), dtype=bool)
         predictors = [predictor_of(method, task) for task in tasks]
         parts = zip(*(batches(method, task, len(indices), BLOCK) for task in tasks), strict=True)
@@ -80,7 +80,7 @@ class SharedSets:
 
 
 def _client_scores(part: str, right: np.ndarray, foreign: np.ndarray, plan: Plan) -> Mapping[str, Score]:
-    """Scores on all samples, and on the ``foreign`` ones, of which the only client has none."""
+    """Return scores on all samples, and on the ``foreign`` ones, of which a single client has none."""
     scores = {}
     if GLOBAL in plan.sets:
         scores[set_name(part, GLOBAL)] = _score(right)

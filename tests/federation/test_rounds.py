@@ -25,9 +25,9 @@ class Noting(LocalFleet):
         self.steps.append((f"aggregate {round_index}", sorted(uploads)))
         super().aggregate(round_index, uploads)
 
-    def evaluate(self, round_index, privates, downloads):
+    def evaluate(self, round_index, privates, downloads, plan):
         self.steps.append((f"evaluate {round_index}", sorted(privates)))
-        return super().evaluate(round_index, privates, downloads)
+        return super().evaluate(round_index, privates, downloads, plan)
 
 
 @pytest.fixture

@@ -31,7 +31,7 @@ def test_one_step_follows_the_gradient_of_the_formula(which, labels, classes):
     fed = tiny_federation("fedtpg", generator_classes=which, **ONE_STEP)
     world, examples = fed.world, examples_of(fed.world, labels)
     client = tiny_client(0, fed.method, world, train=examples)
-    trained = client.train(1, {}, fed.download(0))
+    trained = client.train(1, client.initial_state(), fed.download(0))
 
     generator = {name: t.clone().requires_grad_() for name, t in generator_of(fed.server.state).items()}
     context = generate_context(generator, world.clip.zero_shot_text[classes])
@@ -75,7 +75,6 @@ def test_everybody_predicts_over_all_classes_with_the_prompt_made_for_all():
     wanted = similarity_logits(fed.world, features, encode_frozen(fed.world, context))
     for i in ALL:
         assert torch.equal(fed.logits(i), wanted)
-        assert fed.privates[i] == {}
 
 
 def test_a_message_is_the_whole_network_and_larger_than_a_prompt():
@@ -133,3 +132,42 @@ def test_what_it_cannot_do_is_refused():
         method.check(tiny_world(config_class=FedTPGConfig, class_specific_context=True))
     with pytest.raises(ConfigError, match=r"^fedtpg needs a text tower whose width 4 divides, not 18$"):
         method.check(tiny_world(config_class=FedTPGConfig, clip=tiny_clip(width=18, heads=2)))
+
+
+STEPS = {"local_epochs": 1, "batch_size": 100, "shuffle": False, "momentum": 0.9, "weight_decay": 0.01}
+
+
+def test_rounds_of_one_client_are_the_steps_of_one_optimizer():
+    fed = tiny_federation("fedtpg", clients=1, rounds=6, generator_classes="all", **STEPS)
+    world, examples = fed.world, fed.examples(0)
+    parameters = {name: t.clone().requires_grad_() for name, t in generator_of(fed.server.state).items()}
+    optimizer = torch.optim.SGD(parameters.values(), lr=1.0, momentum=0.9, weight_decay=0.01)
+    for step in range(4):
+        context = generate_context(parameters, world.clip.zero_shot_text)
+        text = encode_prompts(world.clip.tower, world.clip.classes, context[None])[0]
+        optimizer.zero_grad()
+        F.cross_entropy(similarity_logits(world, examples.images.features, text), examples.labels).backward()
+        optimizer.param_groups[0]["lr"] = cosine(world.config.prompt_lr, step, 6)
+        optimizer.step()
+    for name, tensor in generator_of(fed.run([[0]] * 4).server.state).items():
+        assert torch.allclose(tensor, parameters[name], atol=1e-5), name
+
+
+def test_momentum_is_kept_by_the_clients_that_trained_and_never_sent():
+    fed = tiny_federation("fedtpg").run([[0, 2]])
+    numbers = fed.method.trained_parameters(fed.world)
+    assert [len(fed.privates[client]["momentum"]) for client in ALL] == [numbers, 0, numbers, 0]
+    assert not torch.equal(fed.privates[0]["momentum"], fed.privates[2]["momentum"])
+    assert fed.clients[0].train(2, fed.privates[0], fed.download(0)).report.uploaded_bytes == 4 * numbers
+    assert all(private == {} for private in tiny_federation("fedtpg", keep_momentum=False).run([ALL]).privates.values())
+
+
+def test_kept_momentum_moves_the_generator_further_and_without_momentum_it_is_nothing():
+    def moved(**config):
+        fed = tiny_federation("fedtpg", rounds=40, clients=2, **{**STEPS, "prompt_lr": 0.003, **config})
+        start = generator_of(fed.server.state)
+        end = generator_of(fed.run([range(2)] * 20).server.state)
+        return torch.cat([(end[name] - start[name]).flatten() for name in start])
+
+    assert moved().norm() > 2 * moved(keep_momentum=False).norm()
+    assert torch.equal(moved(momentum=0.0), moved(momentum=0.0, keep_momentum=False))

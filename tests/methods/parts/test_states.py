@@ -50,3 +50,9 @@ def test_a_message_moves_as_a_whole():
 def test_only_what_the_protocol_sends_is_counted():
     message = Message({"a": torch.ones(2, 3), "b": torch.tensor([1, 2])}, {"text": torch.ones(1000)})
     assert message.num_bytes == 2 * 3 * 4 + 2 * 8
+
+
+def test_an_empty_tensor_has_a_name_a_type_and_a_shape():
+    empty = torch.stack([torch.empty(0)] * 2)[1]
+    assert state_sha256({"a": empty}, {}) == state_sha256({"a": torch.empty(0)}, {})
+    assert len({state_sha256({"a": other}, {}) for other in (empty, torch.empty(0, 2), torch.empty(0).double())}) == 3

@@ -29,7 +29,8 @@ def state_sha256(server: State, privates: Mapping[int, State]) -> str:
         for name in sorted(state):
             tensor = state[name].detach().cpu().contiguous()
             digest.update(f"{owner}/{name}/{tensor.dtype}/{tuple(tensor.shape)}".encode())
-            digest.update(tensor.reshape(-1).view(torch.uint8).numpy())
+            if tensor.numel():  # torch has no bytes of an empty tensor
+                digest.update(tensor.reshape(-1).view(torch.uint8).numpy())
     return digest.hexdigest()
 
 

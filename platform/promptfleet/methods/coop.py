@@ -9,17 +9,10 @@ from math import prod
 
 import numpy as np
 import torch
-from torch import Tensor
 
 from promptfleet.methods.parts.no_communication import Solo, epochs_now
-from promptfleet.methods.parts.prompts import (
-    context_shape,
-    context_with_text,
-    init_context,
-    no_context_yet,
-    own_or_given_text,
-)
-from promptfleet.methods.protocol import Images, Message, State, Task, Update, Work, World
+from promptfleet.methods.parts.prompts import context_shape, context_with_text, init_context, no_context_yet
+from promptfleet.methods.protocol import Message, State, Task, Update, Work, World
 
 
 class CoOp(Solo):
@@ -44,6 +37,3 @@ class CoOp(Solo):
 
     def trained_parameters(self, world: World) -> int:
         return prod(context_shape(world))
-
-    def predict(self, task: Task, images: Images) -> Tensor:
-        return self.logits(task, images, own_or_given_text(task))

@@ -14,9 +14,9 @@ from torch import Tensor
 
 from promptfleet.config import FederationConfig
 from promptfleet.methods.experts.in_memory import updated
-from promptfleet.methods.parts.prompts import context_with_text, init_context, no_context_yet, own_or_given_text
+from promptfleet.methods.parts.prompts import context_with_text, init_context, no_context_yet
 from promptfleet.methods.promptfl import PromptFL
-from promptfleet.methods.protocol import Arrived, Call, Examples, Images, Message, State, Task, Update, Work, World
+from promptfleet.methods.protocol import Arrived, Call, Examples, Message, State, Task, Update, Work, World
 
 
 class FedAMPConfig(FederationConfig):
@@ -74,9 +74,6 @@ class FedAMP(PromptFL):
         contexts = arrived.sent("context")
         trained = updated(server["pool.trained"], dict.fromkeys(contexts, torch.tensor(True)))
         return {**server, "pool.context": updated(server["pool.context"], contexts), "pool.trained": trained}
-
-    def predict(self, task: Task, images: Images) -> Tensor:
-        return self.logits(task, images, own_or_given_text(task))
 
     server_model = None  # a cloud prompt is of one client
 

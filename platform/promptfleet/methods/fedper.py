@@ -14,8 +14,7 @@ from torch import Tensor
 from promptfleet.config import FederationConfig
 from promptfleet.methods.parts.prompt_method import PromptMethod
 from promptfleet.methods.parts.prompts import context_shape, encoded, init_context
-from promptfleet.methods.parts.training import detached, leaves, train_steps
-from promptfleet.methods.protocol import Arrived, Call, Images, Message, Spec, State, Task, Update, Work, World
+from promptfleet.methods.protocol import Arrived, Call, Message, Spec, State, Task, Update, Work, World
 
 
 class FedPerConfig(FederationConfig):
@@ -45,27 +44,19 @@ class FedPer(PromptMethod):
     Config = FedPerConfig
 
     def init_server(self, world: World, rng: np.random.Generator) -> State:
-        shared, private = _split(world, init_context(world, rng))
-        return {"shared": shared, "private": private}
+        return _split(world, init_context(world, rng))
 
     def init_client(self, world: World, client: int, rng: np.random.Generator) -> State:
-        _, private = _split(world, torch.zeros(context_shape(world)))
+        private = _split(world, torch.zeros(context_shape(world)))["private"]
         return {"private": private, "participations": torch.tensor(0)}
 
     def select(self, server: State, call: Call) -> dict[int, Message]:
         return call.to_all(Message({"shared": server["shared"]}, {"private": server["private"]}))
 
     def local_update(self, task: Task) -> Work[Update]:
-        parameters = leaves(_parts(task))
-        metrics = yield from train_steps(
-            task,
-            optimizers=[self.optimizer(task, parameters, task.config.prompt_lr)],
-            contexts=lambda: _joined(parameters).unsqueeze(0),
-            loss=lambda text, batch: self.cross_entropy(task, text[0], batch),
-        )
-        shared, own = detached(parameters).values()
-        next_private = {"private": own, "participations": task.private["participations"] + 1}
-        return Update(next_private, Message({"shared": shared}), metrics)
+        parts, metrics = yield from self.train_parts(task, _parts(task), _joined)
+        next_private = {"private": parts["private"], "participations": task.private["participations"] + 1}
+        return Update(next_private, Message({"shared": parts["shared"]}), metrics)
 
     def uploads(self, world: World) -> dict[str, Spec]:
         *before, _, width = context_shape(world)
@@ -80,15 +71,12 @@ class FedPer(PromptMethod):
     def personalize(self, task: Task) -> Work[State]:
         return (yield from encoded(_joined(_parts(task))))
 
-    def predict(self, task: Task, images: Images) -> Tensor:
-        return self.logits(task, images, task.private["text"])
 
-
-def _split(world: World, context: Tensor) -> tuple[Tensor, Tensor]:
+def _split(world: World, context: Tensor) -> State:
     """Return the shared and the private tokens of a context."""
     private = world.config.private_tokens
     shared, own = context.split([world.config.prompt_length - private, private], dim=-2)
-    return shared.clone(), own.clone()
+    return {"shared": shared.clone(), "private": own.clone()}
 
 
 def _parts(task: Task) -> State:

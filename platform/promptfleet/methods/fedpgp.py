@@ -21,7 +21,7 @@ from promptfleet.config import FederationConfig
 from promptfleet.methods.parts.prompts import CONTEXT_STD, context_shape, encoded
 from promptfleet.methods.parts.training import detached, leaves, train_steps
 from promptfleet.methods.promptfl import PromptFL
-from promptfleet.methods.protocol import Examples, Images, Message, State, Task, Update, Work, World
+from promptfleet.methods.protocol import Examples, Message, State, Task, Update, Work, World
 
 _FACTORS = ("left", "right")
 
@@ -82,13 +82,6 @@ class FedPGP(PromptFL):
         """Encode the client's part on top of the present global prompt."""
         own = task.private["left"] @ task.private["right"]
         return (yield from encoded(task.download.tensors["context"] + own))
-
-    def predict(self, task: Task, images: Images) -> Tensor:
-        return self.logits(task, images, task.private["text"])
-
-    def server_model(self, task: Task) -> State:
-        """Return the text features of the global prompt alone."""
-        return {"text": task.download.attached["text"]}
 
 
 def contrastive_loss(anchor: Tensor, general: Tensor, personal: Tensor, temperature: float) -> Tensor:

@@ -7,12 +7,11 @@ Differs: what is averaged is the prompt alone, in float32; optimizers are fresh 
 
 import numpy as np
 from pydantic import Field
-from torch import Tensor
 
 from promptfleet.config import FederationConfig
 from promptfleet.methods.parts.prompt_method import PromptMethod
 from promptfleet.methods.parts.prompts import context_shape, context_with_text, init_context
-from promptfleet.methods.protocol import Arrived, Call, Images, Message, Spec, State, Task, Update, Work, World
+from promptfleet.methods.protocol import Arrived, Call, Message, Spec, State, Task, Update, Work, World
 
 
 class PromptFLConfig(FederationConfig):
@@ -45,9 +44,6 @@ class PromptFL(PromptMethod):
 
     def aggregate(self, server: State, arrived: Arrived) -> State:
         return context_with_text(arrived.world, arrived.mean()["context"])
-
-    def predict(self, task: Task, images: Images) -> Tensor:
-        return self.logits(task, images, task.download.attached["text"])
 
     def server_model(self, task: Task) -> State:
         """Return an empty state: the global prompt alone."""

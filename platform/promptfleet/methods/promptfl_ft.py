@@ -5,11 +5,10 @@ arXiv:2108.07313. Only the prompt moves, always from the global one, and the fin
 """
 
 from pydantic import Field
-from torch import Tensor
 
 from promptfleet.config import FederationConfig
 from promptfleet.methods.promptfl import PromptFL
-from promptfleet.methods.protocol import Images, State, Task, Work
+from promptfleet.methods.protocol import State, Task, Work
 
 
 class PromptFLFineTunedConfig(FederationConfig):
@@ -27,10 +26,3 @@ class PromptFLFineTuned(PromptFL):
         start, epochs = task.download.tensors["context"], task.config.finetune_epochs
         tuned = yield from self.train_context(task, start, epochs=epochs)
         return {"context": tuned.context, "text": tuned.text}
-
-    def predict(self, task: Task, images: Images) -> Tensor:
-        return self.logits(task, images, task.private["text"])
-
-    def server_model(self, task: Task) -> State:
-        """Return the text features of the global prompt alone."""
-        return {"text": task.download.attached["text"]}

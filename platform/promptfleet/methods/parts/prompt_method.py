@@ -7,8 +7,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from promptfleet.methods.parts.optimizers import SGD, Optimizer
-from promptfleet.methods.parts.prompts import encoded, similarity_logits
-from promptfleet.methods.parts.training import TrainedContext, leaves, train_steps
+from promptfleet.methods.parts.prompts import encoded, own_or_given_text, similarity_logits
+from promptfleet.methods.parts.training import TrainedContext, detached, leaves, train_steps
 from promptfleet.methods.protocol import Examples, Images, Method, State, Task, Work, World
 
 Loss = Callable[[Tensor, Examples], Tensor]  # text features [classes, dim] and a batch -> a scalar
@@ -49,6 +49,10 @@ class PromptMethod(Method):
         """Return the loss of one context that ``train_context`` minimizes, by default the cross-entropy."""
         return self.cross_entropy(task, text, batch)
 
+    def predict(self, task: Task, images: Images) -> Tensor:
+        """Return the logits with ``text`` of the private state or, if it has none or never trained, of the download."""
+        return self.logits(task, images, own_or_given_text(task))
+
     def reworded(self, task: Task, world: World) -> Work[Task]:
         """Return the task to predict the classes of ``world`` with, see ``PredictsOtherClasses``.
 
@@ -73,17 +77,36 @@ class PromptMethod(Method):
 
         ``loss(text, batch)`` defaults to the method's; ``also`` are optimizers of what else it depends on.
         """
-        parameters = leaves({"context": start})
-        context = parameters["context"]
+        parts, metrics = yield from self.train_parts(
+            task, {"context": start}, lambda parts: parts["context"], loss=loss, also=also, epochs=epochs
+        )
+        return TrainedContext(**(yield from encoded(parts["context"])), metrics=metrics)
+
+    def train_parts(
+        self,
+        task: Task,
+        parts: State,
+        join: Callable[[State], Tensor],
+        *,
+        loss: Loss | None = None,
+        also: Sequence[Optimizer] = (),
+        epochs: int | None = None,
+    ) -> Work[tuple[State, dict[str, float]]]:
+        """Train ``parts`` that ``join`` makes one context of; return them trained, and the metrics.
+
+        See ``train_context``; the parts that are uploaded are named as in the upload.
+        """
+        parameters = leaves(parts)
         metrics = yield from train_steps(
             task,
             optimizers=[self.optimizer(task, parameters, task.config.prompt_lr), *also],
-            contexts=lambda: context.unsqueeze(0),
-            loss=lambda text, batch: loss(text[0], batch) if loss else self.loss(task, context, text[0], batch),
+            contexts=lambda: join(parameters).unsqueeze(0),
+            loss=lambda text, batch: (
+                loss(text[0], batch) if loss else self.loss(task, join(parameters), text[0], batch)
+            ),
             epochs=epochs,
         )
-        trained = yield from encoded(context.detach())
-        return TrainedContext(**trained, metrics=metrics)
+        return detached(parameters), metrics
 
 
 def _again(state: State) -> Work[State]:

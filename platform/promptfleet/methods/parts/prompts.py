@@ -46,8 +46,9 @@ def encoded(context: Tensor) -> Work[State]:
 
 
 def own_or_given_text(task: Task) -> Tensor:
-    """Return text features of the client's own prompt, or of the downloaded one if it never trained."""
-    return task.private["text"] if task.private["participations"] > 0 else task.download.attached["text"]
+    """Return text features of the client's own prompt, or of the downloaded one if it has none or never trained."""
+    has_own = "text" in task.private and task.private.get("participations", 1) > 0
+    return (task.private if has_own else task.download.attached)["text"]
 
 
 def encode_contexts(world: World, contexts: Tensor, texts: str = "classes") -> Tensor:

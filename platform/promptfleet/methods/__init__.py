@@ -175,6 +175,7 @@ METHODS = {  # name -> module:class of this package
     "fedprox": "fedprox:FedProx",
     "promptfl_ft": "promptfl_ft:PromptFLFineTuned",
     "fedper": "fedper:FedPer",
+    "fedrep": "fedrep:FedRep",
     "fedamp": "fedamp:FedAMP",
     "pfedprompt": "pfedprompt:PFedPrompt",
     "promptfolio": "promptfolio:PromptFolio",

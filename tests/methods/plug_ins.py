@@ -1,4 +1,4 @@
-"""Three plug-ins, one per seam, and what they make of a few methods."""
+"""Three plug-ins, one per seam, over every method: LocalAMSGrad of the package for the optimizer, and two more."""
 
 from dataclasses import replace
 
@@ -7,62 +7,14 @@ from pydantic import Field
 
 from promptfleet.config import FederationConfig
 from promptfleet.methods import METHODS, load_method
-from promptfleet.methods.parts.optimizers import SGD, AMSGrad
+from promptfleet.methods.fedlalr import LocalAMSGrad
+from promptfleet.methods.parts.optimizers import SGD
 from promptfleet.methods.parts.plug_ins import also_stepping, finished
 from promptfleet.methods.parts.prompt_method import PromptMethod
 from promptfleet.methods.parts.states import prefixed, unprefixed
 from promptfleet.methods.parts.training import detached, leaves
-from promptfleet.methods.protocol import Spec, Update
 
-_MOMENTS, _CHANNELS = "moments.", "channels."
-
-
-class MomentsConfig(FederationConfig):
-    beta1: float = Field(0.9, ge=0, lt=1)
-    floor: float = Field(1e-4, gt=0)
-
-
-class Moments(PromptMethod):
-    """Seam ``optimizer``: AMSGrad whose state travels with the parameters, as FedLALR has it."""
-
-    Config = MomentsConfig
-
-    def optimizer(self, task, parameters, lr):
-        state = unprefixed(_MOMENTS, task.private)
-        return AMSGrad(parameters, lr=lr, betas=(task.config.beta1, 0.99), eps=task.config.floor, state=state)
-
-    def init_server(self, world, rng):
-        moments = {}
-        for name, spec in super().uploads(world).items():
-            moments[f"mean.{name}"] = torch.zeros(spec.shape)
-            moments[f"largest.{name}"] = torch.full(spec.shape, world.config.floor**2)
-        return {**super().init_server(world, rng), **prefixed(_MOMENTS, moments)}
-
-    def select(self, server, call):
-        moments = prefixed(_MOMENTS, unprefixed(_MOMENTS, server))
-        downloads = super().select(server, call)
-        return {client: replace(one, tensors={**one.tensors, **moments}) for client, one in downloads.items()}
-
-    def local_update(self, task):
-        moments = {name: tensor.clone() for name, tensor in unprefixed(_MOMENTS, task.download.tensors).items()}
-        own = {**task.private, **prefixed(_MOMENTS, moments)}
-        update = yield from finished(super().local_update(replace(task, private=own)))
-        private = {name: tensor for name, tensor in update.private.items() if not name.startswith(_MOMENTS)}
-        upload = replace(update.upload, tensors={**update.upload.tensors, **prefixed(_MOMENTS, moments)})
-        return Update(private, upload, update.metrics)
-
-    def uploads(self, world):
-        shared = super().uploads(world)
-        moments = {
-            f"{kind}.{name}": Spec(spec.shape, trained=False)
-            for name, spec in shared.items()
-            for kind in ("mean", "largest")
-        }
-        return {**shared, **prefixed(_MOMENTS, moments)}
-
-    def aggregate(self, server, arrived):
-        moments = prefixed(_MOMENTS, unprefixed(_MOMENTS, arrived.mean("equal")))
-        return {**super().aggregate(server, arrived), **moments}
+_CHANNELS = "channels."
 
 
 class ChannelsConfig(FederationConfig):
@@ -113,5 +65,7 @@ def plugged(plug_in, name):
     return type(f"{plug_in.__name__}_{name}", (plug_in, base), {"Config": config, "__module__": __name__})
 
 
-for _plug_in in (Moments, Channels, Offsets):  # so that ``tests.methods.plug_ins:Moments_promptfl`` is a method
-    globals().update({f"{_plug_in.__name__}_{name}": plugged(_plug_in, name) for name in METHODS})
+for _plug_in in (LocalAMSGrad, Channels, Offsets):  # ``tests.methods.plug_ins:LocalAMSGrad_promptfl`` is a method
+    for _name in METHODS:
+        if not issubclass(type(load_method(_name)), _plug_in):
+            globals()[f"{_plug_in.__name__}_{_name}"] = plugged(_plug_in, _name)

@@ -47,7 +47,9 @@ def test_nothing_given_is_changed_and_nothing_given_back_has_a_gradient(name):
 
     again = run_alone(world, method.local_update(tiny_task(world, private, download, examples)))
     method.select(server, Call(world, 3, ALL, "train", np.random.default_rng(0)))
-    aggregated = method.aggregate(server, tiny_arrived(world, {0: update.upload}, {0: 9}))
+    aggregated = run_alone(
+        world, method.aggregate(server, tiny_arrived(world, {0: update.upload}, {0: 9})), "aggregate"
+    )
     personal = run_alone(world, method.personalize(tiny_task(world, private, download, examples)), "personalize")
     if isinstance(method, Describes):
         method.describe(tiny_task(world, personal, download), examples.images)

@@ -5,7 +5,7 @@ from promptfleet.errors import ConfigError
 from promptfleet.federation.client import train_together
 from promptfleet.federation.server import Server
 from promptfleet.methods import METHODS, config_class, load_method
-from promptfleet.methods.parts.optimizers import SGD
+from promptfleet.methods.parts.optimizers import Optimizer
 from promptfleet.methods.pfedmoap import PFedMoAP, PFedMoAPConfig
 from promptfleet.methods.promptfl import PromptFL
 from promptfleet.methods.protocol import AttachesToUploads, Describes, ExcludesClients, KeepsRows, Message
@@ -43,13 +43,13 @@ def test_an_unknown_name_gets_the_nearest():
 @pytest.fixture
 def trained(monkeypatch):
     """Return how many numbers each optimizer got since its start."""
-    given, init = [], SGD.__init__
+    given, init = [], Optimizer.__init__
 
     def count(self, parameters, **options):
         given.append(sum(parameter.numel() for parameter in parameters.values()))
         init(self, parameters, **options)
 
-    monkeypatch.setattr(SGD, "__init__", count)
+    monkeypatch.setattr(Optimizer, "__init__", count)
     return given
 
 

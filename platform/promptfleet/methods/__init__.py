@@ -173,6 +173,7 @@ METHODS = {  # name -> module:class of this package
     "linear_probe": "linear_probe:LinearProbe",
     "promptfl": "promptfl:PromptFL",
     "fedprox": "fedprox:FedProx",
+    "fedlalr": "fedlalr:FedLALR",
     "promptfl_ft": "promptfl_ft:PromptFLFineTuned",
     "fedper": "fedper:FedPer",
     "fedrep": "fedrep:FedRep",

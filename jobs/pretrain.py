@@ -1,7 +1,7 @@
 """Pretrain glyph-clip, the embedded backbone, on rendered glyphs.
 
-python jobs/pretrain.py --out results/pretrain --steps 1800            # train; progress on stderr
-python jobs/pretrain.py --out results/pretrain --steps 1800 --resume   # resume after an interruption
+python jobs/pretrain.py --out results/pretrain --steps 3000            # train; progress on stderr
+python jobs/pretrain.py --out results/pretrain --steps 3000 --resume   # resume after an interruption
 
 The weights end up in OUT/glyph-clip.safetensors; stdout gets one JSON line with their size and accuracy.
 """
@@ -26,7 +26,7 @@ WORKER_BYTES, IMAGE_BYTES = 500 * 10**6, 800_000  # least memory of a worker, an
 def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     parser = ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     length = parser.add_mutually_exclusive_group()
-    length.add_argument("--steps", type=int, help="training steps (default 1800, about 20 minutes on one free core)")
+    length.add_argument("--steps", type=int, help="training steps (default 3000, about 35 minutes on one free core)")
     length.add_argument("--minutes", type=float, help="train for this long instead; not reproducible to the bit")
     parser.add_argument(
         "--out", type=path_argument, default="results/pretrain", help="folder for checkpoint, progress and weights"
@@ -81,7 +81,7 @@ def main() -> None:
     # Slow to import, so only once the arguments are known to be good.
     from promptfleet.pretraining import captions, evaluation, model, trainer
 
-    steps = options.steps or (None if options.minutes else 1800)
+    steps = options.steps or (None if options.minutes else 3000)
     settings = {name: value for name, value in vars(options).items() if name not in ("resume", "steps")}
     config = trainer.PretrainConfig(steps=steps, **settings)
     state = trainer.fit(

@@ -46,7 +46,7 @@ def test_outlines_are_signed_and_pens_are_not(bank):
 
 def test_images_have_the_stated_shapes_and_range(bank):
     rendered = render(bank, seed=0)
-    assert rendered.images.shape == (64, 32, 32)
+    assert rendered.images.shape == (64, 3, 32, 32)
     assert rendered.images.dtype == torch.float32
     assert rendered.images.min() >= 0
     assert rendered.images.max() <= 1
@@ -62,24 +62,76 @@ def test_rendering_is_a_function_of_the_generator(bank):
     assert not torch.equal(first.images, other.images)
 
 
-def test_nearly_every_image_shows_something(bank):
-    images = render(bank, seed=1, count=256).images
+@pytest.fixture(scope="module")
+def many(bank):
+    """2,000 images, their grey values ``[2000, 32, 32]``, and which of them have a style."""
+    rendered = render(bank, seed=1, count=2000)
+    return rendered.images.amax(1), lambda style: rendered.styles[:, glyphs.STYLES.index(style)]
+
+
+def test_nearly_every_image_shows_something(many):
+    images, has = many
     contrast = images.flatten(1).amax(1) - images.flatten(1).amin(1)
-    assert (contrast > 0.3).float().mean() > 0.95
+    assert (contrast[~has("faint")] > 0.3).float().mean() > 0.95
 
 
-def test_a_style_is_either_handwritten_or_printed(bank):
-    styles = render(bank, seed=2).styles
-    pen, print_ = (styles[:, glyphs.STYLES.index(name)] for name in ("handwritten", "printed"))
-    assert torch.equal(pen, ~print_)
+@pytest.mark.parametrize("styles", [("handwritten", "printed"), ("inverted", "bright"), tuple(glyphs.COLOURS)])
+def test_each_image_has_one_of_these_styles(many, styles):
+    assert (sum(many[1](style).long() for style in styles) == 1).all()
 
 
-def test_inverted_images_are_bright(bank):
-    rendered = render(bank, seed=4, count=256)
-    inverted = rendered.styles[:, glyphs.STYLES.index("inverted")]
-    brightness = rendered.images.mean((1, 2))
-    assert 10 < inverted.sum() < 60
-    assert brightness[inverted].mean() > 0.6 > 0.4 > brightness[~inverted].mean()
+@pytest.mark.parametrize("style", glyphs.STYLES)
+def test_each_style_is_true_of_some_images_and_false_of_others(many, style):
+    assert 0.02 < many[1](style).float().mean() < 0.85
+
+
+@pytest.mark.parametrize(
+    ("style", "measure", "other"),
+    [
+        ("inverted", lambda images: images.mean((1, 2)), "bright"),
+        ("bold", lambda images: (images > 0.5).float().mean((1, 2)), "thin"),
+        ("sharp", lambda images: images.diff(dim=2).abs().amax((1, 2)), "blurred"),
+        ("large", lambda images: (images > 0.3).any(2).float().sum(1), "small"),
+        ("wide", lambda images: (images > 0.3).any(1).float().sum(1), "narrow"),
+        ("right", lambda images: centre(images, 1), "left"),
+        ("low", lambda images: centre(images, 2), "high"),
+        ("noisy", lambda images: images[:, :2, :2].std((1, 2)), "clean"),
+    ],
+)
+def test_styles_can_be_seen(many, style, measure, other):
+    """Among bright images, unless it is about them, the measure is larger with the style than with the other one."""
+    images, has = many
+    plain = torch.ones(len(images), dtype=torch.bool) if style == "inverted" else has("bright")
+    values = measure(images)
+    assert values[has(style) & plain].median() > 1.2 * values[has(other) & plain].median()
+
+
+def centre(images, axis):
+    """Mean place of the ink along x (1) or y (2)."""
+    ink = images.sum(axis)
+    return (ink * torch.arange(glyphs.SIZE)).sum(1) / ink.sum(1)
+
+
+def test_faint_images_have_less_contrast(many):
+    images, has = many
+    contrast = images.flatten(1).amax(1) - images.flatten(1).amin(1)
+    assert contrast[has("faint")].max() <= 0.5 + 1e-6 < contrast[~has("faint")].median()
+
+
+def test_colours_are_those_of_the_channels(bank):
+    rendered = render(bank, seed=2, count=500)
+    for name, tint in glyphs.COLOURS.items():
+        images = rendered.images[rendered.styles[:, glyphs.STYLES.index(name)]]
+        strongest = images.amax(1)
+        assert torch.allclose(images, strongest[:, None] * torch.tensor(tint)[:, None, None] / max(tint), atol=1e-6)
+
+
+@pytest.mark.parametrize("deviation", glyphs.BLURS)
+def test_blur_keeps_flat_images_and_spreads_a_line_by_its_deviation(deviation):
+    matrix = glyphs._blur_matrix(deviation)
+    assert torch.allclose(matrix.sum(1), torch.ones(glyphs.SIZE))
+    spread = (matrix[:, 16] * (torch.arange(glyphs.SIZE) - 16) ** 2).sum().sqrt()
+    assert spread.item() == pytest.approx(deviation, rel=0.05)
 
 
 @pytest.mark.parametrize("size", [8, 12, 32])
@@ -91,11 +143,10 @@ def test_enlarging_is_what_pil_does(size):
     assert np.abs(ours.numpy() - expected).max() < 0.01  # PIL rounds to 8 bits after each of its two passes
 
 
-def test_normalize_gives_three_equal_channels_with_the_given_statistics():
-    images = torch.full((2, 32, 32), 0.65)
-    normal = glyphs.normalize(images, mean=[0.3] * 3, std=[0.35] * 3)
-    assert normal.shape == (2, 3, 32, 32)
-    assert torch.allclose(normal, torch.ones(2, 3, 32, 32))
+def test_normalize_has_the_given_statistics_per_channel():
+    images = torch.full((2, 3, 32, 32), 0.65)
+    normal = glyphs.normalize(images, mean=[0.3, 0.3, 0.65], std=[0.35, 0.7, 0.1])
+    assert torch.allclose(normal[:, :, 0, 0], torch.tensor([1.0, 0.5, 0.0]).expand(2, 3), atol=1e-6)
 
 
 def test_a_curve_passes_its_points_and_keeps_corners_sharp():

@@ -46,6 +46,9 @@ class GlyphBank:
     is_bold: torch.Tensor
     is_slanted: torch.Tensor
 
+    def to(self, device: torch.device) -> GlyphBank:
+        return GlyphBank(**{name: tensor.to(device) for name, tensor in vars(self).items()})
+
 
 def build_bank(
     rng: np.random.Generator, *, fonts: Sequence[str] = FONTS, pens_per_digit: int = 300, pens_per_other: int = 40

@@ -1,4 +1,4 @@
-"""The pretraining loop of glyph-clip and its checkpoints, without Ray.
+"""Pretraining loop of glyph-clip and its checkpoints, without Ray.
 
 Every step draws its glyphs, distortions and captions from (seed, worker, step) alone; the checkpoint therefore needs no
 generator state, and a resumed run with a given number of steps is the uninterrupted one.
@@ -43,6 +43,7 @@ class PretrainConfig:
     threads: int = 1
     batch: int = 256
     lr: float = 2e-3
+    embedding_lr: float = 5e-4  # of the text tower's token and position embeddings
     muon_lr: float = 0.02
     weight_decay: float = 0.05
     warmup: float = 0.03  # share of the run
@@ -76,7 +77,8 @@ def train(
     vocabulary = Vocabulary(captions.vocabulary())
     encoder = PairEncoder(build_model(len(vocabulary)))
     average = copy.deepcopy(encoder.clip).requires_grad_(False)
-    optimizers = steps.make_optimizers(encoder, lr=config.lr, muon_lr=config.muon_lr, weight_decay=config.weight_decay)
+    rates = {name: getattr(config, name) for name in ("lr", "embedding_lr", "muon_lr", "weight_decay")}
+    optimizers = steps.make_optimizers(encoder, **rates)
     step, before_s = 0, 0.0
     if (out / CHECKPOINT).exists():  # asked to resume, or restarted by Ray after a failure
         saved = read_checkpoint(out)
@@ -122,7 +124,7 @@ def train(
 
 
 def read_checkpoint(out: Path) -> dict:
-    """step, elapsed_s, recipe, model, average (both as open_clip.CLIP's state_dict, small token table), optimizers."""
+    """Read ``PARTS``; model and average are as open_clip.CLIP's state_dict, with the small token table."""
     try:
         content, _ = read_file(out / CHECKPOINT)
         missing = PARTS - content.keys()
@@ -136,7 +138,7 @@ def read_checkpoint(out: Path) -> dict:
 
 
 def _done(config: PretrainConfig, step: int, elapsed_s: float) -> float:
-    """Share of the run that is over; the same on every worker, so that all stop at the same step."""
+    """Return the share of the run that is over; the same on every worker, so that all stop at the same step."""
     if config.steps:
         return step / config.steps
     done = torch.tensor(elapsed_s / (60 * config.minutes))

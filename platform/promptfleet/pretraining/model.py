@@ -81,18 +81,14 @@ class PairEncoder(nn.Module):
         super().__init__()
         self.clip = clip
 
-    def forward(self, images: Tensor, tokens: Tensor, blanks: Tensor, noise: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    def forward(self, images: Tensor, tokens: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Return unit features ``[images, dim]`` and ``[texts, dim]``, and the scale of their products.
 
-        tokens: ``[texts, positions]``. blanks: ``[texts]``; that many embeddings after SOS are replaced by ``noise``,
-        ``[texts, positions, width]``.
+        tokens: ``[texts, positions]``, all positions or those up to the last EOT.
         """
         clip = self.clip
         positions = tokens.shape[1]
-        place = torch.arange(positions)
-        is_blank = (place >= 1) & (place <= blanks[:, None])
-        hidden = torch.where(is_blank[..., None], noise, clip.token_embedding(tokens))
-        hidden = hidden + clip.positional_embedding[:positions]
+        hidden = clip.token_embedding(tokens) + clip.positional_embedding[:positions]
         hidden = clip.ln_final(clip.transformer(hidden, attn_mask=clip.attn_mask[:positions, :positions]))
         text = hidden[torch.arange(len(tokens)), tokens.argmax(1)] @ clip.text_projection
         scale = clip.logit_scale.clamp(max=MAX_LOGIT_SCALE).exp()

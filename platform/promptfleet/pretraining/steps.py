@@ -14,7 +14,7 @@ from promptfleet.pretraining.evaluation import TEMPLATE
 from promptfleet.pretraining.model import PairEncoder, Vocabulary, matching_loss, read_config
 from promptfleet.pretraining.strokes import DIGITS, SHAPES
 
-BLANK_SCALES = (0.01, 0.1)  # standard deviation of the random vectors that replace learned contexts
+TEXT_EMBEDDINGS = ("clip.token_embedding.weight", "clip.positional_embedding")
 
 
 def train_step(
@@ -33,15 +33,12 @@ def train_step(
     Returns the loss and the share of images whose best caption is true.
     """
     numpy_rng = np.random.default_rng(np.random.SeedSequence(key[0], spawn_key=key[1:]))
-    torch_rng = torch.Generator().manual_seed(int(numpy_rng.integers(2**62)))
+    torch_rng = torch.Generator(weights.device).manual_seed(int(numpy_rng.integers(2**62)))
     rendered = glyphs.render(bank, torch.multinomial(weights, batch, replacement=True, generator=torch_rng), torch_rng)
-    texts = captions.caption_batch(numpy_rng, plain=plain)
-    tokens = vocabulary([caption.text for caption in texts])
-    blanks = torch.tensor([caption.blanks for caption in texts])
-    scale = torch.from_numpy(np.exp(numpy_rng.uniform(*np.log(BLANK_SCALES), len(texts)))).float()
-    noise = torch.randn(*tokens.shape, read_config()["text_cfg"]["width"], generator=torch_rng) * scale[:, None, None]
+    texts = captions.caption_batch(numpy_rng, rendered.label.cpu().numpy(), rendered.styles.cpu().numpy(), plain=plain)
+    tokens = vocabulary([caption.text for caption in texts]).to(weights.device)
     true = captions.matches(texts, rendered.label, rendered.styles)
-    image, text, logit_scale = model(_normalized(rendered), tokens, blanks, noise)
+    image, text, logit_scale = model(_normalized(rendered), tokens)
     loss = matching_loss(image, text, logit_scale, true)
     for optimizer in optimizers:
         optimizer.zero_grad(set_to_none=True)
@@ -54,14 +51,20 @@ def train_step(
 
 
 def make_optimizers(
-    encoder: PairEncoder, *, lr: float, muon_lr: float, weight_decay: float
+    encoder: PairEncoder, *, lr: float, embedding_lr: float, muon_lr: float, weight_decay: float
 ) -> list[torch.optim.Optimizer]:
-    """Return Muon for the matrices inside the transformer blocks, AdamW for all else (vectors undecayed)."""
-    named = [(name, value) for name, value in encoder.named_parameters()]
-    inner = [value for name, value in named if "resblocks" in name and value.ndim == 2]
-    rest = [value for name, value in named if not ("resblocks" in name and value.ndim == 2)]
+    """Return Muon for the matrices inside the transformer blocks, AdamW for all else (undecayed).
+
+    The embeddings of tokens and positions in the text tower get ``embedding_lr``. Where they stay small, a context of
+    the size that prompt learning starts from moves the text features.
+    """
+    inner, embeddings, rest = [], [], []
+    for name, value in encoder.named_parameters():
+        is_inner = "resblocks" in name and value.ndim == 2
+        (inner if is_inner else embeddings if name in TEXT_EMBEDDINGS else rest).append(value)
     muon = torch.optim.Muon(inner, lr=muon_lr, weight_decay=weight_decay, momentum=0.95)
-    adam = torch.optim.AdamW(rest, lr=lr, betas=(0.9, 0.98), weight_decay=0.0)
+    groups = [{"params": rest, "lr": lr}, {"params": embeddings, "lr": embedding_lr}]
+    adam = torch.optim.AdamW(groups, betas=(0.9, 0.98), weight_decay=0.0)
     for optimizer in (muon, adam):
         for group in optimizer.param_groups:
             group["initial_lr"] = group["lr"]
@@ -74,6 +77,7 @@ def sampling_weights(bank: GlyphBank, pen_share: float) -> Tensor:
     share = torch.full((len(captions.GLYPHS), 2), 0.45 / 52 / 2)
     share[: len(DIGITS)] = 0.5 / len(DIGITS) * torch.tensor([1 - pen_share, pen_share])
     share[-len(SHAPES) :] = 0.05 / len(SHAPES)
+    share = share.to(bank.label.device)
     return share.flatten()[bank.label * 2 + bank.is_pen] / count[bank.label * 2 + bank.is_pen]
 
 
@@ -86,10 +90,8 @@ def held_out_digits(seed: int) -> glyphs.Rendered:
 @torch.no_grad()
 def held_out_accuracy(model: nn.Module, vocabulary: Vocabulary, held_out: glyphs.Rendered) -> float:
     """Return the zero-shot accuracy on ``held_out`` with the template of the real digits."""
-    tokens = vocabulary([TEMPLATE.format(name) for name in DIGIT_NAMES])
-    noise = torch.zeros(*tokens.shape, read_config()["text_cfg"]["width"])
-    blanks = torch.zeros(len(tokens), dtype=torch.long)
-    image, text, _ = PairEncoder(model)(_normalized(held_out), tokens, blanks, noise)
+    tokens = vocabulary([TEMPLATE.format(name) for name in DIGIT_NAMES]).to(held_out.images.device)
+    image, text, _ = PairEncoder(model)(_normalized(held_out), tokens)
     return ((image @ text.T).argmax(1) == held_out.label).float().mean().item()
 
 

@@ -1,4 +1,4 @@
-"""One pretraining run of glyph-clip by Ray Train's TorchTrainer."""
+"""Pretraining run of glyph-clip by Ray Train's TorchTrainer."""
 
 from __future__ import annotations
 

@@ -29,6 +29,13 @@ def test_the_shipped_space_searches_what_it_promises(root):
     assert spec.base_config().clients == 10
 
 
+def test_the_careful_space_has_seeds_finalists_and_a_condition(root):
+    spec = read_sweep(root / "search_spaces" / "careful.yaml")
+    assert spec.space["gating_temperature"].when == {"gate": ("attention",)}
+    assert (spec.settings.seeds_per_trial, spec.settings.finalists.trials) == (3, 10)
+    assert {config.gate for config in spec.extreme_configs()} == {"attention", "linear"}
+
+
 def test_a_trial_is_the_base_with_its_values():
     spec = parse({**GOOD, "federation": {"rounds": 4, "partition": {"alpha": 1.0}}})
     config = spec.config({"experts": 7, "prompt_lr": 0.05})

@@ -87,6 +87,14 @@ def test_the_winner_has_an_interval_and_the_others_a_test():
     assert worse.p < 0.001 < 0.05 < noise.p
 
 
+def test_a_client_without_a_value_is_in_no_pair():
+    nan = float("nan")
+    clients = {1: {5: [0.5, nan, 0.6], 6: [0.5, 0.6, 0.7]}, 2: {5: [0.5, 0.9, 0.6], 6: [0.5, 0.6, nan]}}
+    winner, other = rank_finalists(clients, {1: [0.5], 2: [0.5]})
+    assert (winner.number, other.number, other.p) == (2, 1, 1.0)
+    assert winner.val_accuracy == pytest.approx((2.0 / 3 + 0.55) / 2)
+
+
 def test_of_equal_finalists_the_better_of_the_search_wins():
     same = {1: [0.5, 0.5], 2: [0.5, 0.5]}
     first, second = rank_finalists({8: same, 3: same}, {8: [0.5], 3: [0.5]})

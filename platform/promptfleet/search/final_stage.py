@@ -1,5 +1,6 @@
 """Stage after a search: its best trials again, with fresh seeds, as a separate study."""
 
+import math
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -60,6 +61,7 @@ def final_ranking(stage: Stage) -> list[Finalist]:
             fingerprint = stage.config(trial.params).fingerprint()
             summary = load_summary(trial_folder(stage.folder, trial.number), fingerprint)
         if summary is not None:
-            clients.setdefault(number, {})[seed] = list(summary.rounds[-1].client_val_accuracy)
+            values = summary.rounds[-1].client_val_accuracy
+            clients.setdefault(number, {})[seed] = [math.nan if value is None else value for value in values]
             test_accuracy.setdefault(number, []).append(summary.honest_test_accuracy)
     return rank_finalists(clients, test_accuracy) if clients else []

@@ -50,9 +50,9 @@ def rank_finalists(
 ) -> list[Finalist]:
     """Return the finalists, the highest validation mean first, of equals the one that comes first in ``clients``.
 
-    clients: validation accuracy of each client, by trial and seed; test_accuracy: by trial, of each seed.
+    clients: validation accuracy of each client, NaN without one, by trial and seed; test_accuracy: by trial.
     """
-    means = {number: [fmean(values) for values in seeds.values()] for number, seeds in clients.items()}
+    means = {number: [float(np.nanmean(values)) for values in seeds.values()] for number, seeds in clients.items()}
     order = sorted(means, key=lambda number: -fmean(means[number]))
     winner, *others = order
     p_values = holm([paired_test(_differences(clients[winner], clients[other])) for other in others])
@@ -72,7 +72,9 @@ def rank_finalists(
 
 def _differences(one: Mapping[int, Sequence[float]], other: Mapping[int, Sequence[float]]) -> np.ndarray:
     """Return the differences over the pairs of seed and client that both have."""
-    return np.concatenate([np.subtract(one[seed], other[seed]) for seed in one if seed in other] or [np.zeros(1)])
+    pairs = [np.subtract(one[seed], other[seed]) for seed in one if seed in other]
+    differences = np.concatenate(pairs or [np.zeros(1)])
+    return differences[~np.isnan(differences)]
 
 
 def _half_interval(values: Sequence[float]) -> float:

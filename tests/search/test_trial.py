@@ -5,6 +5,7 @@ from types import SimpleNamespace
 from ray import cloudpickle
 
 from promptfleet.federation.failures import NothingAccepted
+from promptfleet.search.objective import Objective
 from promptfleet.search.stage import NUMBER, STAGE
 from promptfleet.search.trial import FederationTrial
 from promptfleet.search.tune_adapters import RungScheduler
@@ -13,7 +14,7 @@ from tests.tracking.values import make_report
 
 def test_a_step_reports_one_round_and_ends_with_the_last():
     trial = object.__new__(FederationTrial)
-    trial._config = SimpleNamespace(rounds=2)
+    trial._config, trial._objective, trial._adversaries = SimpleNamespace(rounds=2), Objective(), [[]]
     reports = [make_report(1), make_report(2)]
     trial._rounds = iter([[reports[:1]], [reports]])
     first, second = trial.step(), trial.step()

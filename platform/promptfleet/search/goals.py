@@ -5,9 +5,9 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from promptfleet.errors import ConfigError, did_you_mean
+from promptfleet.search.objective import MAIN
 from promptfleet.search.quantities import GROWING, QUANTITIES
 
-MAIN = "val/local"  # mean validation accuracy of the clients, the objective of a search that names none
 Direction = Literal["maximize", "minimize"]
 _DIRECTIONS: dict[str, Direction] = {"max": "maximize", "min": "minimize"}
 
@@ -47,7 +47,8 @@ class Goals:
 
     def values(self, accuracy: float, quantities: Mapping[str, float]) -> list[float]:
         """Return the value of each objective of a trial."""
-        return [accuracy if name == MAIN else quantities[name] for name in self.objectives]
+        _, *others = self.objectives
+        return [accuracy, *(quantities[name] for name in others)]
 
     def violations(self, quantities: Mapping[str, float]) -> dict[str, float]:
         """Return the excess over each bound of each constraint."""
@@ -58,16 +59,21 @@ class Goals:
         return any(one.is_lost(quantities) for one in self.constraints)
 
 
-def parse_goals(objectives: Mapping[str, Any] | None, constraint: Mapping[str, Any] | None, *, source: str) -> Goals:
-    """Read ``{val/local: max, bytes_up: min}`` and ``{bytes_per_round: {max: 200000}}``. Raises ConfigError."""
+def parse_goals(
+    objectives: Mapping[str, Any] | None, constraint: Mapping[str, Any] | None, *, main: str = MAIN, source: str
+) -> Goals:
+    """Read ``{val/local: max, bytes_up: min}`` and ``{bytes_per_round: {max: 200000}}``. Raises ConfigError.
+
+    The first objective is ``main``.
+    """
     directions: dict[str, Direction] = {}
-    for name, word in (objectives or {MAIN: "max"}).items():
-        _check_name(name, (MAIN, *QUANTITIES), f"{source}: objectives")
+    for name, word in (objectives or {main: "max"}).items():
+        _check_name(name, (main, *QUANTITIES), f"{source}: objectives")
         if word not in _DIRECTIONS:
             raise ConfigError(f"{source}: objectives.{name}: got {word!r}, should be max or min")
         directions[name] = _DIRECTIONS[word]
-    if next(iter(directions)) != MAIN or directions[MAIN] != "maximize":
-        raise ConfigError(f"{source}: objectives: the first should be {MAIN}: max")
+    if next(iter(directions)) != main or directions[main] != "maximize":
+        raise ConfigError(f"{source}: objectives: the first should be {main}: max, which is the objective")
     return Goals(directions, tuple(_constraint(name, entry, source) for name, entry in (constraint or {}).items()))
 
 

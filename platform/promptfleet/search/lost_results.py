@@ -8,6 +8,7 @@ from optuna.trial import FrozenTrial, TrialState
 
 from promptfleet.federation.checkpoints.folder import bring_result
 from promptfleet.search.folders import trial_folder
+from promptfleet.search.objective import Objective
 from promptfleet.search.quantities import RoundFigures
 from promptfleet.search.seats import seat_folders
 from promptfleet.search.stage import Stage
@@ -46,6 +47,10 @@ class StudyWithLost:
         self._study = study
         self._lost = {trial.number: trial for trial in lost}
         self._handed_out: set[int] = set()
+
+    @property
+    def objective(self) -> Objective:
+        return self._study.objective
 
     def next_proposal(self) -> Proposal | None:
         for number in self._lost.keys() - self._handed_out:

@@ -49,14 +49,3 @@ def quantities_of(reports: Sequence[RoundReport]) -> dict[str, float]:
         "bytes_per_round": (up + down) / len(reports),
         **({"worst_client": min(accuracies)} if accuracies else {}),
     }
-
-
-def objective_of(reports: Sequence[RoundReport]) -> float | None:
-    """Return the objective of a trial after a round of each of its federations; None if it was not evaluated."""
-    return mean_of([report.honest_val_accuracy for report in reports])
-
-
-def mean_of(values: Sequence[float | None]) -> float | None:
-    """Average what is not None; None if nothing is."""
-    found = [value for value in values if value is not None]
-    return fmean(found) if found else None

@@ -17,7 +17,8 @@ from promptfleet.federation.checkpoints.checkpoint import load_snapshot
 from promptfleet.federation.checkpoints.folder import RESULT_FILE, load_summary
 from promptfleet.search.conditions import is_active
 from promptfleet.search.folders import trial_folder, trial_numbers
-from promptfleet.search.quantities import RoundFigures, objective_of
+from promptfleet.search.objective import objective_of
+from promptfleet.search.quantities import RoundFigures
 from promptfleet.search.seats import seat_folders, seeded
 from promptfleet.search.space import Parameter
 from promptfleet.search.study import SweepStudy
@@ -97,10 +98,10 @@ def _restore(
         summaries = [None]
     if None not in summaries:
         federations = [summary.rounds for summary in summaries]
-        done = min(map(len, federations))
+        adversaries, done = [summary.adversaries for summary in summaries], min(map(len, federations))
         values, figures = {}, {}
         for index in range(1, done + 1):
-            value = objective_of([reports[index - 1] for reports in federations])
+            value = objective_of(study.objective, [reports[index - 1] for reports in federations], adversaries)
             if value is not None:
                 values[index] = value
                 figures[index] = RoundFigures.of([reports[:index] for reports in federations])

@@ -35,10 +35,13 @@ from promptfleet.federation.settings import (
     unknown_federation_key,
     values_for,
 )
+from promptfleet.methods import load_method
+from promptfleet.methods.protocol import HasServerModel
 from promptfleet.search.budget import Budget
 from promptfleet.search.conditions import active, is_active, parents_first, required, with_fixed
 from promptfleet.search.finalists import Finalists
 from promptfleet.search.goals import Goals, parse_goals
+from promptfleet.search.objective import MAIN, OF_SERVER, Objective, parse_objective
 from promptfleet.search.pruners import Name
 from promptfleet.search.samplers import GRID, check_sampler
 from promptfleet.search.seats import seeded
@@ -75,6 +78,11 @@ class SweepSettings(Section):
     budget: Budget = Field(default_factory=Budget, description="what all trials may use")
     seed: int = Field(0, ge=0, description="seed of the sampler; the federation has its own seed")
     defaults_first: bool = Field(False, description="run the federation's own values as the first trial")
+    objective: str = Field(
+        MAIN,
+        description="what trials are judged by: `val/local`, `val/global`, `val/others`, `val/server`, or a harmonic "
+        "mean per client such as `harmonic(val/local, val/global)`; never a test set",
+    )
     objectives: Mapping[str, Any] | None = Field(
         None, description="quantities to maximize or minimize, the first one `val/local: max`, such as `bytes_up: min`"
     )
@@ -181,7 +189,9 @@ class SweepSpec:
     @property
     def goals(self) -> Goals:
         """Objectives and constraints."""
-        return parse_goals(self.settings.objectives, self.settings.constraint, source="search")
+        return parse_goals(
+            self.settings.objectives, self.settings.constraint, main=self.settings.objective, source="search"
+        )
 
     def methods(self) -> Sequence[str]:
         """Return every method of a trial."""
@@ -272,13 +282,14 @@ def parse_sweep(
     for key in settings_values:
         if key not in known:
             raise _unknown_setting(key, known, source)
-    settings_values = _with_trials(settings_values, source)
+    settings_values = _with_trials(_with_objective(settings_values, source), source)
     settings = build(SweepSettings, settings_values, source=source)
     if trials is not None:
         settings = build(SweepSettings, {**settings_values, "trials": trials}, source="--trials")
     federation = _mapping(values, "federation", source)
     overrides = read_assignments(assignments, _methods(_mapping(values, "space", source), federation))
     base = with_partition_fingerprint(merge(federation, overrides))
+    base = _with_evaluated(base, parse_objective(settings.objective, source=source), source)
     space = _parameters(_mapping(values, "space", source), overrides, settings.sampler, source)
     if "method" in space:
         check_known(space["method"].points(), federation, source=f"{source}: federation")
@@ -292,13 +303,39 @@ def parse_sweep(
     options = settings.sampler_options or {}
     settings = _without_pruner(settings, asked="pruner" in settings_values, source=source)
     spec = SweepSpec(settings, base, space)
-    goals = parse_goals(settings.objectives, settings.constraint, source=source)
+    goals = parse_goals(settings.objectives, settings.constraint, main=settings.objective, source=source)
     check_sampler(settings.sampler, options, space, goals, startup_trials=settings.startup_trials, source=source)
     _check_start(spec, source)
     for _ in spec.extreme_configs(f"{source} with --set" if overrides else f"{source}: space"):
         pass
     _check_seeds(spec, source)
+    _check_server(spec, source)
     return spec
+
+
+def _with_objective(values: Mapping[str, Any], source: str) -> dict[str, Any]:
+    """Write the objective as its name; a list of validation sets is their harmonic mean. Raises ConfigError."""
+    objective = values.get("objective", MAIN)
+    if isinstance(objective, list):
+        objective = f"harmonic({', '.join(map(str, objective))})"
+    return {**values, "objective": parse_objective(str(objective), source=source).name}
+
+
+def _with_evaluated(base: Mapping[str, Any], objective: Objective, source: str) -> Mapping[str, Any]:
+    """Have the sets of the objective evaluated in each evaluated round. Raises ConfigError: they are set otherwise."""
+    for name in objective.evaluated_sets:
+        key = f"evaluation.sets.{name}"
+        if flatten(base).get(key, "each") != "each":
+            raise ConfigError(f"{source}: objective: {objective.name} needs {key}=each; leave {key} out")
+        base = merge(base, nest(key, "each"))
+    return base
+
+
+def _check_server(spec: SweepSpec, source: str) -> None:
+    """Raise ConfigError if the objective needs the model of a server that has none."""
+    for method in spec.methods() if OF_SERVER in spec.settings.objective else ():
+        if not isinstance(load_method(method), HasServerModel):
+            raise ConfigError(f"{source}: objective: {OF_SERVER}: the server of {method} has no model")
 
 
 def _with_trials(values: Mapping[str, Any], source: str) -> dict[str, Any]:

@@ -13,6 +13,7 @@ from promptfleet.storage.remote import bring_file
 from promptfleet.tracking.federation_run import FederationRun
 
 STAGE, NUMBER, PARAMS, SETTLED, SEEDS = "stage", "trial_number", "params", "settled_rounds", "seeds"
+JUDGED_BY = "judged_by"  # the name of the objective
 FEDERATION, FOLDER = "federation", "folder"  # it is one under ``storage.folder``
 
 
@@ -51,6 +52,7 @@ class Stage:
             PARAMS: dict(proposal.params),
             SETTLED: proposal.settled_rounds,
             SEEDS: self.seeds,
+            JUDGED_BY: self.study.objective.name,
             FEDERATION: self.config(proposal.params),
             FOLDER: self.storage.name_of(trial_folder(self.folder, proposal.number)),
         }

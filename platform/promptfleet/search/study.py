@@ -20,6 +20,7 @@ from optuna.trial import FrozenTrial, TrialState, create_trial
 from promptfleet.search.budget import QUANTITIES_ATTR, SECONDS_ATTR, used_by
 from promptfleet.search.goals import parse_goals
 from promptfleet.search.importances import hyperparameter_importances
+from promptfleet.search.objective import Objective, parse_objective
 from promptfleet.search.pruners import clients_attr, make_pruner
 from promptfleet.search.quantities import RoundFigures
 from promptfleet.search.samplers import GRID, ask, distribution, make_sampler, notes
@@ -78,7 +79,7 @@ class SweepStudy:
     ):
         self._first_points = [*([first_params] if first_params else []), *settings.enqueue]
         self._history = history
-        self._goals = parse_goals(settings.objectives, settings.constraint, source="study")
+        self._goals = parse_goals(settings.objectives, settings.constraint, main=settings.objective, source="study")
         self._grid = grid_points(space) if settings.sampler == GRID else None
         self._parameters = space
         self._settings = settings
@@ -98,6 +99,11 @@ class SweepStudy:
         self._handed_out: set[int] = set()
         self._seconds_before: float = self._study.user_attrs.get(SECONDS_ATTR, 0.0)  # of earlier processes
         self._started: float | None = None
+
+    @property
+    def objective(self) -> Objective:
+        """The accuracy that trials are judged by."""
+        return parse_objective(self._settings.objective, source="study")
 
     @patient
     def next_proposal(self) -> Proposal | None:

@@ -10,6 +10,7 @@ from promptfleet.cluster.session import local_nodes
 from promptfleet.config import flatten
 from promptfleet.federation.settings import trust_option
 from promptfleet.search.finalists import Finalist
+from promptfleet.search.objective import MAIN
 from promptfleet.search.progress import format_params
 from promptfleet.search.spec import SweepSpec
 from promptfleet.search.sweep import SweepOutcome, concurrent_trials, plan_sweep
@@ -46,6 +47,11 @@ def describe_plan(spec: SweepSpec) -> str:
     return "\n".join([render(space), render(federation), *resources])
 
 
+def _chosen_by(spec: SweepSpec, best: TrialRecord) -> str:
+    objective = spec.settings.objective
+    return "chosen by it" if objective == MAIN else f"chosen by {objective}: {best.value:.3f}"
+
+
 def describe_outcome(spec: SweepSpec, folder: Path, outcome: SweepOutcome) -> str:
     """Describe the best trials, the best one's test accuracy next to zero-shot's, and where to look further."""
     storage = spec.base_config().storage
@@ -56,7 +62,7 @@ def describe_outcome(spec: SweepSpec, folder: Path, outcome: SweepOutcome) -> st
         result = outcome.best_result
         lines += [
             folded(f"best trial: {outcome.best.number}  {format_params(outcome.best.params)}"),
-            f"  validation accuracy {result.honest_val_accuracy:.3f}, chosen by it",
+            f"  validation accuracy {result.honest_val_accuracy:.3f}, {_chosen_by(spec, outcome.best)}",
             f"  test accuracy       {result.test_accuracy:.3f}, mean over {len(result.clients)} clients",
             *([f"  honest clients      {result.honest_test_accuracy:.3f}"] if result.adversaries else []),
             f"  zero-shot CLIP      {result.zero_shot_accuracy:.3f} on the same clients",

@@ -13,19 +13,21 @@ from ray import ObjectRef, tune
 from promptfleet.config import FederationConfig
 from promptfleet.federation.checkpoints.checkpoint import DamagedCheckpoint
 from promptfleet.federation.checkpoints.folder import FederationFolder
+from promptfleet.federation.conditions.adversaries import adversaries
 from promptfleet.federation.drive import Checkpoints, RequireAccepted, rounds
 from promptfleet.federation.on_ray.fleet import RayFleet
 from promptfleet.federation.prepare import Prepared
 from promptfleet.federation.reports import RoundReport
 from promptfleet.federation.rounds import Federation
-from promptfleet.search.quantities import RoundFigures, mean_of, objective_of
+from promptfleet.search.objective import mean_of, objective_of, parse_objective
+from promptfleet.search.quantities import RoundFigures
 from promptfleet.search.seats import Seats, seat_folders, seeded
-from promptfleet.search.stage import FEDERATION, FOLDER, SEEDS, SETTLED
+from promptfleet.search.stage import FEDERATION, FOLDER, JUDGED_BY, SEEDS, SETTLED
 
 logger = logging.getLogger(__name__)
 
 FIGURES = "figures"
-OBJECTIVE = "val_accuracy"  # of the honest clients, if some attack
+OBJECTIVE = "val_accuracy"  # the objective, of the honest clients if some attack
 Plan = Callable[[FederationConfig, int], Seats]  # for a configuration and a number of seeds
 
 
@@ -73,7 +75,7 @@ class FederationTrial(tune.Trainable):
         federations = next(self._rounds)
         last, total = [reports[-1] for reports in federations], self._config.rounds
         return {
-            OBJECTIVE: objective_of(last),
+            OBJECTIVE: objective_of(self._objective, last, self._adversaries),
             "test_accuracy": mean_of([report.test_accuracy for report in last]),
             "round": last[0].round,
             "report": asdict(last[0]),
@@ -96,6 +98,8 @@ class FederationTrial(tune.Trainable):
         self._close_seats()
         self._take(self._plan(config, values[SEEDS]))
         configs = seeded(config, values[SEEDS])
+        self._objective = parse_objective(values[JUDGED_BY], source="trial")
+        self._adversaries = [adversaries(one) for one in configs]
         seats = list(zip(configs, seat_folders(config.storage.folder / values[FOLDER], values[SEEDS]), strict=True))
         if len(self._fleets) == len(seats):
             self._open = [

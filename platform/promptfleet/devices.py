@@ -2,7 +2,7 @@
 
 Clients, and the encoding of images, follow ``runtime.device``. The server keeps its state on the CPU and computes
 there, unless ``resources.server.gpu`` gives it a share: its numbers are then the same with and without Ray. Pretraining
-uses the CPU alone.
+is on GPUs where Ray has one for each of its workers.
 """
 
 import os

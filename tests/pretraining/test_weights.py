@@ -163,6 +163,13 @@ def test_mistakes_end_in_one_line_and_status_2(arguments, message, tmp_path):
     assert len(errors.strip().splitlines()) == 1
 
 
+def test_each_worker_gets_a_gpu_where_there_are_enough():
+    config = trainer.PretrainConfig(out="unused", workers=2, threads=3)
+    few, enough = trainer.scaling(config, gpus=1), trainer.scaling(config, gpus=2)
+    assert (few.use_gpu, few.num_workers, few.resources_per_worker) == (False, 2, {"CPU": 3})
+    assert (enough.use_gpu, enough.num_workers, enough.resources_per_worker) == (True, 2, {"CPU": 3, "GPU": 1})
+
+
 @pytest.mark.slow
 @pytest.mark.ray
 @pytest.mark.timeout(600)
@@ -179,7 +186,7 @@ def test_a_stopped_run_resumes_and_exports_what_an_uninterrupted_one_does(tmp_pa
         if record["step"] == 2:
             shutil.copytree(straight, stopped)
 
-    loop.train(config, 0, distribute=lambda encoder: encoder, report=keep_the_second_step)
+    loop.train(config, 0, torch.device("cpu"), distribute=lambda encoder: encoder, report=keep_the_second_step)
     assert loop.read_checkpoint(stopped)["step"] == 2
     resumed = job("--out", stopped, "--resume", "--steps", 3, "--batch", 8, "--report-every", 1)
     output, errors = resumed.communicate(timeout=300)

@@ -19,6 +19,7 @@ from torch import nn
 
 from promptfleet.atomic_files import replacing
 from promptfleet.clip.weight_files import read_file
+from promptfleet.devices import set_arithmetic
 from promptfleet.errors import ConfigError
 from promptfleet.pretraining import captions, steps
 from promptfleet.pretraining.bank import build_bank
@@ -63,6 +64,7 @@ class PretrainConfig:
 def train(
     config: PretrainConfig,
     rank: int,
+    device: torch.device,
     *,
     distribute: Callable[[nn.Module], nn.Module],
     report: Callable[[dict], None],
@@ -72,10 +74,11 @@ def train(
     ``distribute`` wraps the model for several workers; ``report`` is called with each progress record.
     """
     torch.set_num_threads(config.threads)
+    set_arithmetic(device)
     out = Path(config.out)
     torch.manual_seed(config.seed)
     vocabulary = Vocabulary(captions.vocabulary())
-    encoder = PairEncoder(build_model(len(vocabulary)))
+    encoder = PairEncoder(build_model(len(vocabulary)).to(device))
     average = copy.deepcopy(encoder.clip).requires_grad_(False)
     rates = {name: getattr(config, name) for name in ("lr", "embedding_lr", "muon_lr", "weight_decay")}
     optimizers = steps.make_optimizers(encoder, **rates)
@@ -89,11 +92,11 @@ def train(
         step, before_s = saved["step"], saved["elapsed_s"]
     model = distribute(encoder)
     pens = config.pens_per_digit if config.pen_share else 0
-    bank = build_bank(np.random.default_rng(config.seed), pens_per_digit=pens)
+    bank = build_bank(np.random.default_rng(config.seed), pens_per_digit=pens).to(device)
     weights = steps.sampling_weights(bank, config.pen_share)
-    held_out = steps.held_out_digits(config.seed)
+    held_out = steps.held_out_digits(config.seed).to(device)
     start = time.monotonic() - before_s
-    done = _done(config, step, before_s)
+    done = _done(config, step, before_s, device)
     while done < 1:
         step += 1
         for optimizer in optimizers:
@@ -105,7 +108,7 @@ def train(
         for kept, value in zip(average.parameters(), encoder.clip.parameters(), strict=True):
             kept.lerp_(value.detach(), 1 - decay)
         elapsed_s = time.monotonic() - start
-        done = _done(config, step, elapsed_s)
+        done = _done(config, step, elapsed_s, device)
         if rank == 0 and (step % config.checkpoint_every == 0 or done >= 1):
             _save(out, config, step, elapsed_s, encoder, average, optimizers)
         if step % config.report_every == 0 or done >= 1:
@@ -137,11 +140,11 @@ def read_checkpoint(out: Path) -> dict:
     return content
 
 
-def _done(config: PretrainConfig, step: int, elapsed_s: float) -> float:
+def _done(config: PretrainConfig, step: int, elapsed_s: float, device: torch.device) -> float:
     """Return the share of the run that is over; the same on every worker, so that all stop at the same step."""
     if config.steps:
         return step / config.steps
-    done = torch.tensor(elapsed_s / (60 * config.minutes))
+    done = torch.tensor(elapsed_s / (60 * config.minutes), device=device)
     if config.workers > 1:
         torch.distributed.broadcast(done, 0)
     return float(done)

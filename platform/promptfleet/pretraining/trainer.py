@@ -1,4 +1,4 @@
-"""Pretraining run of glyph-clip by Ray Train's TorchTrainer."""
+"""Pretraining run of glyph-clip by Ray Train's TorchTrainer, on GPUs where each worker can have one."""
 
 from __future__ import annotations
 
@@ -17,6 +17,7 @@ import torch
 from ray.train import FailureConfig, RunConfig, ScalingConfig
 from torch import Tensor
 
+from promptfleet.devices import CUBLAS_WORKSPACE
 from promptfleet.disks import check_writable, disk_errors
 from promptfleet.errors import ConfigError, PromptfleetError
 from promptfleet.pretraining.loop import CHECKPOINT, PROGRESS, PretrainConfig, read_checkpoint, train
@@ -61,7 +62,7 @@ def _train(config: PretrainConfig, out: Path, on_progress: Callable[[dict], None
         trainer = ray.train.torch.TorchTrainer(
             train_loop,
             train_loop_config=asdict(config) | {"out": str(out)},
-            scaling_config=ScalingConfig(num_workers=config.workers, resources_per_worker={"CPU": config.threads}),
+            scaling_config=scaling(config, gpus=ray.cluster_resources().get("GPU", 0)),
             run_config=RunConfig(
                 name=f"run-{time.time_ns()}",
                 storage_path=str(out / "ray"),
@@ -93,12 +94,21 @@ def check_resume(out: Path, config: PretrainConfig, *, resume: bool) -> None:
 
 def train_loop(settings: dict) -> None:
     """Train in one of Ray Train's workers."""
+    os.environ.setdefault(*CUBLAS_WORKSPACE)
     train(
         PretrainConfig(**settings),
         ray.train.get_context().get_world_rank(),
+        ray.train.torch.get_device(),
         distribute=ray.train.torch.prepare_model,
         report=ray.train.report,
     )
+
+
+def scaling(config: PretrainConfig, gpus: float) -> ScalingConfig:
+    """Give each worker its threads, and a GPU if there are ``gpus`` enough for all."""
+    use_gpu = gpus >= config.workers
+    resources = {"CPU": config.threads} | ({"GPU": 1} if use_gpu else {})
+    return ScalingConfig(num_workers=config.workers, use_gpu=use_gpu, resources_per_worker=resources)
 
 
 def _start_ray(cpus: int) -> None:
@@ -108,7 +118,8 @@ def _start_ray(cpus: int) -> None:
         ray.init(**quiet)
     else:
         os.environ.setdefault("RAY_worker_niceness", "0")  # Ray's default of 15 would starve the only busy process
-        ray.init(address="local", num_cpus=cpus, include_dashboard=False, **quiet)
+        gpus = torch.cuda.device_count()  # Ray also counts cards that this torch cannot use
+        ray.init(address="local", num_cpus=cpus, num_gpus=gpus, include_dashboard=False, **quiet)
 
 
 def _follow(path: Path, done: threading.Event, on_progress: Callable[[dict], None]) -> None:

@@ -5,9 +5,12 @@ import torch
 import torch.nn.functional as F
 
 from promptfleet.errors import ConfigError
+from promptfleet.methods.fedlalr import LocalAMSGrad
 from promptfleet.methods.parts.optimizers import SGD, AMSGrad
 from promptfleet.methods.parts.prompts import encode_contexts
 from promptfleet.methods.parts.side_by_side import run_alone
+from promptfleet.methods.promptfl import PromptFL
+from promptfleet.methods.protocol import Spec, UpTo
 from tests.fakes import tiny_client, tiny_task
 from tests.tiny_federation import ALL, equal, tiny_federation
 
@@ -156,14 +159,34 @@ def test_over_pfedmoap_a_private_gate_keeps_its_optimizer_and_an_averaged_one_is
 @pytest.mark.parametrize(
     ("name", "message"),
     [
-        ("coop", "averages the moments of what clients upload, and the method below it uploads nothing; put it over"),
-        ("linear_probe", "the method below it uploads nothing; put it over one that does, such as PromptFL"),
+        (
+            "coop",
+            "LocalAMSGrad averages the moments of what clients train and upload, and the method below it uploads",
+        ),
+        ("linear_probe", "uploads nothing trained; put it over one that does, such as PromptFL"),
     ],
 )
 def test_a_method_that_it_cannot_wrap_is_refused(name, message):
     fed = tiny_federation(f"tests.methods.plug_ins:LocalAMSGrad_{name}")
     with pytest.raises(ConfigError, match=message):
         fed.method.check(fed.world)
+
+
+class Rows(PromptFL):
+    """PromptFL that says that its uploads differ in size."""
+
+    def uploads(self, world):
+        return {"context": Spec((UpTo(3), 16))}
+
+
+class LocalAMSGradOnRows(LocalAMSGrad, Rows):
+    pass
+
+
+def test_uploads_of_several_sizes_have_no_moments():
+    world = tiny_federation("fedlalr").world
+    with pytest.raises(ConfigError, match=r"the shape of context is \(up to 3, 16\); put it over another method"):
+        LocalAMSGradOnRows().check(world)
 
 
 def test_before_it_predicts_a_client_tunes_by_amsgrad_too():

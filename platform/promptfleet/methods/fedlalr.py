@@ -59,17 +59,17 @@ class LocalAMSGrad(PromptMethod):
 
     def check(self, world: World) -> None:
         super().check(world)
-        uploads = super().uploads(world)
-        if not uploads:
+        shared = {name: spec for name, spec in super().uploads(world).items() if spec.is_point}
+        if not shared:
             raise ConfigError(
-                f"method {world.config.method}: LocalAMSGrad averages the moments of what clients upload, and the "
-                "method below it uploads nothing; put it over one that does, such as PromptFL"
+                f"method {world.config.method}: LocalAMSGrad averages the moments of what clients train and upload, "
+                "and the method below it uploads nothing trained; put it over one that does, such as PromptFL"
             )
-        for name, spec in uploads.items():
-            if not spec.is_point or not all(isinstance(size, int) for size in spec.shape):
+        for name, spec in shared.items():
+            if not all(isinstance(size, int) for size in spec.shape):
                 raise ConfigError(
-                    f"method {world.config.method}: LocalAMSGrad needs uploads of trained real numbers of one shape, "
-                    f"which {name} is not; put it over another method, such as PromptFL"
+                    f"method {world.config.method}: LocalAMSGrad needs uploads of the same shape from all clients, and "
+                    f"the shape of {name} is {spec.shape}; put it over another method, such as PromptFL"
                 )
 
     def optimizer(self, task: Task, parameters: Mapping[str, Tensor], lr: float) -> Optimizer:
@@ -121,8 +121,8 @@ class LocalAMSGrad(PromptMethod):
     def _moments(self, world: World) -> dict[str, Spec]:
         """Return the form of the moments that travel."""
         kinds = ("mean", "largest") if world.config.send_mean else ("largest",)
-        shared = super().uploads(world)
-        moments = {f"{kind}.{name}": Spec(shared[name].shape, trained=False) for kind in kinds for name in shared}
+        shared = {name: spec.shape for name, spec in super().uploads(world).items() if spec.is_point}
+        moments = {f"{kind}.{name}": Spec(shared[name], trained=False) for kind in kinds for name in shared}
         return prefixed(_MOMENTS, moments)
 
 

@@ -177,6 +177,7 @@ METHODS = {  # name -> module:class of this package
     "promptfl": "promptfl:PromptFL",
     "fedprox": "fedprox:FedProx",
     "fedlalr": "fedlalr:FedLALR",
+    "maxfl": "maxfl:MaxFL",
     "promptfl_ft": "promptfl_ft:PromptFLFineTuned",
     "fedper": "fedper:FedPer",
     "fedrep": "fedrep:FedRep",
@@ -188,6 +189,7 @@ METHODS = {  # name -> module:class of this package
     "fedtpg": "fedtpg:FedTPG",
     "pfedmoap": "pfedmoap:PFedMoAP",
 }
+OTHER_NAMES = {"incfl": "maxfl"}  # another name of a method -> its name in METHODS
 METHOD_MODULES = tuple(f"{__name__}.{place.partition(':')[0]}" for place in METHODS.values())
 
 
@@ -205,6 +207,7 @@ def load_method(name: str) -> "Method":
     """
     if not isinstance(name, str):
         raise ConfigError(f"method: got {name!r}, should be a name")
+    name = OTHER_NAMES.get(name, name)
     if ":" not in name and name not in METHODS:
         raise unknown_name("method", name, METHODS)
     from promptfleet.methods.protocol import Method

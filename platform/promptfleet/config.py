@@ -288,6 +288,9 @@ class EvaluationConfig(Section):
         "the seed",
     )
     sets: EvaluationSetsConfig = EvaluationSetsConfig()
+    calibration: SetRounds = Field(
+        "last_and_best", description="evaluated rounds with calibration errors on each client's own test part"
+    )
 
 
 class CheckpointsConfig(Section):

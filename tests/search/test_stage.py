@@ -5,6 +5,7 @@ from types import SimpleNamespace
 from ray import cloudpickle
 
 from promptfleet.federation.settings import federation_config
+from promptfleet.search.objective import Objective
 from promptfleet.search.stage import FEDERATION, FOLDER, NUMBER, PARAMS, SETTLED, Stage
 from promptfleet.search.study import Proposal
 
@@ -17,7 +18,14 @@ def test_a_trial_has_its_configuration_as_a_value_which_is_validated_once(tmp_pa
         return made[-1]
 
     storage = federation_config({"storage": {"path": str(tmp_path)}}).storage
-    stage = Stage("trial", tmp_path / "sweeps" / "mine", SimpleNamespace(), config, SimpleNamespace(), storage)
+    stage = Stage(
+        "trial",
+        tmp_path / "sweeps" / "mine",
+        SimpleNamespace(objective=Objective()),
+        config,
+        SimpleNamespace(),
+        storage,
+    )
     arrived = cloudpickle.loads(cloudpickle.dumps(stage.trial(Proposal(3, {"mu": 0.25}, 2))))
     assert len(made) == 1
     assert arrived[FEDERATION] == made[0]

@@ -12,9 +12,10 @@ from promptfleet.data.feature_store import FeatureStore
 from promptfleet.federation.client_examples import examples_of
 from promptfleet.federation.conditions.adversaries import adversaries, attacked, flipped
 from promptfleet.federation.conditions.privacy import private_upload
-from promptfleet.federation.evaluation.answers import mean_right, to_predict
+from promptfleet.federation.evaluation.answers import certainty_of, mean_right, to_predict
+from promptfleet.federation.evaluation.calibration import calibration_errors
 from promptfleet.federation.evaluation.schedule import Plan
-from promptfleet.federation.evaluation.scores import LOCAL, TEST, VAL, Evaluation, Score, set_name
+from promptfleet.federation.evaluation.scores import CALIBRATION, LOCAL, TEST, VAL, Evaluation, Score, set_name
 from promptfleet.federation.evaluation.shared_sets import Model, SharedSets
 from promptfleet.federation.reports import TrainReport
 from promptfleet.methods.parts.side_by_side import SIDE_BY_SIDE, run_together
@@ -105,6 +106,11 @@ class Client:
                 scores={set_name(part, LOCAL): self._score(task, some) for part, some in self._held_out.items()},
                 described={name: tensor.tolist() for name, tensor in described.items()},
             )
+
+    def _calibrated(self, evaluation: Evaluation, task: Task) -> Evaluation:
+        with torch.inference_mode():
+            certainty = certainty_of(self._method, task, self._held_out[TEST])
+        return replace(evaluation, calibration=calibration_errors(certainty), certainty=certainty)
 
     def _begin(self, round_index: int, private: State, download: Message) -> Update | Work[Update]:
         task = self._task("local_update", round_index, private, download)
@@ -210,5 +216,7 @@ def evaluate_together(
         found = shared.scores(models, plan) if shared else [{} for _ in models]
         for client, model, scores in zip(group, models, found, strict=True):
             own = client._evaluate(model.task) if LOCAL in plan.sets else Evaluation(client.id, {})
+            if CALIBRATION in plan.sets:
+                own = client._calibrated(own, model.task)
             evaluations.append(replace(own, scores={**own.scores, **scores}))
     return evaluations

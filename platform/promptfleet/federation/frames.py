@@ -10,7 +10,15 @@ if TYPE_CHECKING:
     from promptfleet.federation.reports import FederationSummary, RoundReport
 
 _COUNTED = ("cohort", "rejected", "dropped", "events")  # collections of a round, of which a table has the size
-_LEFT_OUT = ("client_val_accuracy", "client_test_accuracy", "nodes", "train_metrics", "accuracy", "client_accuracy")
+_LEFT_OUT = (
+    "client_val_accuracy",
+    "client_test_accuracy",
+    "nodes",
+    "train_metrics",
+    "accuracy",
+    "client_accuracy",
+    "calibration",
+)
 _OF_CLIENT = ("num_train", "num_val", "num_test", "val_accuracy", "test_accuracy", "zero_shot_accuracy")
 
 

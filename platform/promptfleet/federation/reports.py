@@ -7,6 +7,7 @@ from dataclasses import asdict, dataclass, field, fields
 from statistics import fmean
 from typing import TYPE_CHECKING, Any
 
+from promptfleet.federation.evaluation.calibration import Bin, Calibration, calibration
 from promptfleet.federation.evaluation.scores import (
     LOCAL,
     TEST,
@@ -106,6 +107,7 @@ class RoundReport:
     client_seconds: float = 0.0
     accuracy: Mapping[str, SetAccuracy] = field(default_factory=dict)
     client_accuracy: Mapping[str, Sequence[float | None]] = field(default_factory=dict)
+    calibration: Calibration | None = None
 
     @classmethod
     def of(
@@ -157,6 +159,7 @@ class RoundReport:
             client_seconds=sum(report.seconds for report in trained),
             accuracy=accuracy,
             client_accuracy=_client_accuracy(everybody),
+            calibration=_calibration(evaluations),
         )
 
 
@@ -211,6 +214,7 @@ class ClientReport:
     domain_counts: Counts
     described: Mapping[str, Sequence[int | float | None]]
     accuracy: Mapping[str, float] = field(default_factory=dict)
+    calibration: Mapping[str, float] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, repr=False)
@@ -255,6 +259,11 @@ class FederationSummary:
     checkpoint_seconds: float | None = field(default=None, kw_only=True)
     accuracy: Mapping[str, SetAccuracy] = field(default_factory=dict, kw_only=True)
     best_round_accuracy: Mapping[str, SetAccuracy] = field(default_factory=dict, kw_only=True)
+
+    @property
+    def calibration(self) -> Calibration | None:
+        """Calibration on the clients' own test parts in the last round that has it."""
+        return next((report.calibration for report in reversed(self.rounds) if report.calibration), None)
 
     @property
     def harmonic_of_means(self) -> Mapping[str, float]:
@@ -359,7 +368,14 @@ def round_report_from_dict(values: Mapping[str, Any]) -> RoundReport:
     by_client = {name: {int(client): why for client, why in values[name].items()} for name in ("rejected", "dropped")}
     events = [Event(**event) for event in values["events"]]
     accuracy = {name: SetAccuracy(**one) for name, one in values["accuracy"].items()}
-    return RoundReport(**{**values, **by_client, "events": events, "accuracy": accuracy})
+    of = values["calibration"]
+    calibrated = of and Calibration(**{**of, "bins": [Bin(**one) for one in of["bins"]]})
+    return RoundReport(**{**values, **by_client, "events": events, "accuracy": accuracy, "calibration": calibrated})
+
+
+def _calibration(evaluations: Sequence[Evaluation]) -> Calibration | None:
+    certainties = [one.certainty for one in evaluations if one.certainty is not None]
+    return calibration(certainties) if certainties else None
 
 
 def _client_accuracy(evaluations: Sequence[Evaluation | None]) -> dict[str, list[float | None]]:

@@ -4,7 +4,7 @@ import logging
 import math
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 
@@ -111,7 +111,7 @@ class Federation:
         trained = self._train(round_index, cohort, arriving.present)
         downloads = self._aggregate(round_index, trained.uploads)
         evaluations, intake = self._evaluate(round_index, trained.privates, downloads)
-        self._evaluations = evaluations or self._evaluations
+        self._evaluations = [replace(one, certainty=None) for one in evaluations] or self._evaluations
         report = RoundReport.of(
             round_index,
             cohort,
@@ -329,6 +329,7 @@ class Federation:
             domain_counts=counts.domain_counts[client],
             described=evaluation.described,
             accuracy=accuracy,
+            calibration=evaluation.calibration,
         )
 
 

@@ -246,6 +246,9 @@ def final_metrics(result: FederationResult) -> dict[str, float | None]:
 def _final_sets(result: FederationResult) -> dict[str, float]:
     """Return figures of evaluation sets beyond the means of the last round, which ``round_metrics`` has."""
     found = {f"peak_round/{name}": one.mean for name, one in result.best_round_accuracy.items()}
+    if result.calibration is not None:
+        found |= {f"calibration/{name}": getattr(result.calibration, name) for name in ("ece", "mce", "ace")}
+        found |= {f"calibration/client_{name}": value for name, value in result.calibration.client_means.items()}
     for name, one in result.accuracy.items():
         if name.startswith("test/"):
             found |= {f"bottom_decile/{name}": one.bottom_decile, f"weighted_mean/{name}": one.weighted_mean}
@@ -255,7 +258,7 @@ def _final_sets(result: FederationResult) -> dict[str, float]:
 def client_row(client: ClientReport) -> dict[str, float | None]:
     """Return one client's row of ``clients.json``: its samples, and its accuracy on each evaluation set."""
     names = ("id", "num_train", "num_val", "num_test", "val_accuracy", "test_accuracy", "zero_shot_accuracy")
-    return {**{name: getattr(client, name) for name in names}, **client.accuracy}
+    return {**{name: getattr(client, name) for name in names}, **client.accuracy, **client.calibration}
 
 
 def event_rows(reports: Sequence[RoundReport]) -> list[dict[str, Any]]:

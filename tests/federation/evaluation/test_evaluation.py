@@ -8,6 +8,7 @@ import pytest
 from promptfleet.data.samples import Samples
 from promptfleet.errors import ConfigError, FederationError
 from promptfleet.federation.evaluation import shared_sets
+from promptfleet.federation.evaluation.calibration import Certainty, calibration, calibration_errors
 from promptfleet.federation.evaluation.schedule import evaluated_clients
 from promptfleet.federation.local_fleet import LocalFleet
 from promptfleet.federation.partitioning import partition_for
@@ -196,3 +197,24 @@ def test_what_cannot_be_meant_is_one_line(small_config, values, message):
         small_config(evaluation=values)
     assert message in str(error.value)
     assert "\n" not in str(error.value)
+
+
+def test_calibration_is_that_of_the_probabilities_of_zero_shot(run, small_config, prepared):
+    store, config = prepared.open_store(), small_config(method="zero_shot")
+    test = [split.test for split in partition_for(config, Samples.of_store(store, prepared.class_names)).clients]
+    logits = prepared.clip.logit_scale * store.features @ prepared.clip.zero_shot_text.numpy().T
+    probability = np.exp(logits - logits.max(axis=1, keepdims=True))
+    confidence = 1 / probability.sum(axis=1)
+    right = logits.argmax(axis=1) == store.labels
+    wanted = calibration([Certainty(confidence[mine].astype(float), right[mine]) for mine in test])
+    result = run(method="zero_shot", evaluation={"calibration": "each"})
+    assert result.calibration.ece == pytest.approx(wanted.ece, abs=1e-5)
+    assert result.calibration.ace == pytest.approx(wanted.ace, abs=1e-5)
+    assert result.calibration.client_means == pytest.approx(wanted.client_means, abs=1e-5)
+    assert sum(one.count for one in result.calibration.bins) == sum(client.num_test for client in result.clients)
+    assert [client.calibration["ece"] for client in result.clients] == pytest.approx(
+        [calibration_errors(Certainty(confidence[mine].astype(float), right[mine]))["ece"] for mine in test], abs=1e-5
+    )
+    assert all(report.calibration for report in result.rounds)
+    assert summary_from_json(result.to_json()).to_json() == result.to_json()
+    assert run(method="zero_shot", rounds=1, evaluation={"calibration": "never"}).calibration is None

@@ -1,6 +1,6 @@
 """Answers of one model: the order and the batches of its images, and the correctness of its predictions."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 
 import numpy as np
@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from promptfleet.devices import from_numpy
+from promptfleet.federation.evaluation.calibration import Certainty
 from promptfleet.methods.protocol import Examples, Images, Method, Needs, Task
 from promptfleet.seeding import stream
 
@@ -38,18 +39,35 @@ def batches(method: Method, task: Task, count: int, block: int) -> list[np.ndarr
 
 def right_answers(predict: Callable[[Images], Tensor], task: Task, examples: Examples) -> Tensor:
     """Return for each example if its label has the highest logit of the task's candidates: bool ``[examples]``."""
-    logits = predict(examples.images)
-    if task.candidates is not None:
-        logits = logits.masked_fill(~task.candidates, float("-inf"))
-    return logits.argmax(dim=1) == examples.labels
+    return _candidates(predict(examples.images), task).argmax(dim=1) == examples.labels
+
+
+def certainty_of(method: Method, task: Task, examples: Examples) -> Certainty:
+    """Return the highest probability of each prediction of a new predictor, and whether it is right."""
+    predict, confidence, right = predictor_of(method, task), [], []
+    for some in _streamed(method, task, examples):
+        logits = _candidates(predict(some.images), task)
+        confidence.append(logits.double().softmax(dim=1).amax(dim=1))
+        right.append(logits.argmax(dim=1) == some.labels)
+    return Certainty(torch.cat(confidence).tolist(), torch.cat(right).tolist())
 
 
 def mean_right(method: Method, task: Task, examples: Examples) -> float:
     """Return the share of right answers of a new predictor."""
-    predict, count = predictor_of(method, task), len(examples)
-    parts = batches(method, task, count, block=count)
-    device = examples.labels.device
-    is_whole = len(parts) == 1 and not method.has_memory
-    chosen = [examples] if is_whole else (examples[from_numpy(part, device)] for part in parts)
-    correct = [right_answers(predict, task, some).sum() for some in chosen]
-    return torch.stack(correct).sum().item() / count
+    predict = predictor_of(method, task)
+    correct = [right_answers(predict, task, some).sum() for some in _streamed(method, task, examples)]
+    return torch.stack(correct).sum().item() / len(examples)
+
+
+def _streamed(method: Method, task: Task, examples: Examples) -> Iterator[Examples]:
+    """Give a client's own examples in the parts and the order of ``batches``."""
+    parts = batches(method, task, len(examples), block=len(examples))
+    if len(parts) == 1 and not method.has_memory:
+        yield examples
+        return
+    for part in parts:
+        yield examples[from_numpy(part, examples.labels.device)]
+
+
+def _candidates(logits: Tensor, task: Task) -> Tensor:
+    return logits if task.candidates is None else logits.masked_fill(~task.candidates, float("-inf"))

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from promptfleet.config import FederationConfig
-from promptfleet.federation.evaluation.scores import GLOBAL, LOCAL, OTHERS, SERVER
+from promptfleet.federation.evaluation.scores import CALIBRATION, GLOBAL, LOCAL, OTHERS, SERVER
 from promptfleet.seeding import stream
 
 
@@ -12,7 +12,7 @@ from promptfleet.seeding import stream
 class Plan:
     """Sets of an evaluation; the client ``server_by`` measures the server's model, if that is requested.
 
-    A set has a validation and a test part.
+    A set has a validation and a test part. ``calibration`` is asked for in the same way.
     """
 
     sets: tuple[str, ...]
@@ -56,5 +56,10 @@ def plan_of_best(config: FederationConfig, done: Plan) -> Plan | None:
 
 def _sets(config: FederationConfig, when: Sequence[str]) -> tuple[str, ...]:
     sets = config.evaluation.sets
-    asked = {GLOBAL: sets.global_, OTHERS: sets.others, SERVER: sets.server}
+    asked = {
+        GLOBAL: sets.global_,
+        OTHERS: sets.others,
+        SERVER: sets.server,
+        CALIBRATION: config.evaluation.calibration,
+    }
     return tuple(name for name, rounds in asked.items() if rounds in when)

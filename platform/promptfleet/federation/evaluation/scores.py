@@ -7,10 +7,12 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from statistics import fmean, pstdev
 
+from promptfleet.federation.evaluation.calibration import Certainty
 from promptfleet.strict_json import Count
 
 VAL, TEST = "val", "test"
 LOCAL, GLOBAL, OTHERS, SERVER = "local", "global", "others", "server"
+CALIBRATION = "calibration"  # is asked for like a set: the certainty of predictions on the client's own test part
 PAIRS = ((LOCAL, GLOBAL), ("base", "new"))  # sets of one part whose harmonic mean is reported
 
 
@@ -27,11 +29,15 @@ class Evaluation:
     """Scores of one client after a round, by evaluation set. ``described`` holds the method's own figures.
 
     The score of ``server`` is that of the server's model on the samples of all clients: one client measures it.
+    ``calibration`` has the client's calibration errors on its own test part. They follow from ``certainty``, which is
+    dropped once it is pooled with that of other clients.
     """
 
     client: Count
     scores: Mapping[str, Score]
     described: Mapping[str, Sequence[int | float | None]] = field(default_factory=dict)
+    calibration: Mapping[str, float] = field(default_factory=dict)
+    certainty: Certainty | None = None
 
     @property
     def val_accuracy(self) -> float:
@@ -45,7 +51,13 @@ class Evaluation:
 
     def merged(self, other: "Evaluation") -> "Evaluation":
         """Return the scores of two evaluations of the client after the same round."""
-        return Evaluation(self.client, {**self.scores, **other.scores}, {**self.described, **other.described})
+        return Evaluation(
+            self.client,
+            {**self.scores, **other.scores},
+            {**self.described, **other.described},
+            {**self.calibration, **other.calibration},
+            self.certainty or other.certainty,
+        )
 
     def with_harmonic_means(self) -> dict[str, Score]:
         """Return all scores, and that of each harmonic mean whose pair is there; it counts the first one's samples."""

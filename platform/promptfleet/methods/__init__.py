@@ -187,6 +187,7 @@ METHODS = {  # name -> module:class of this package
     "fedotp": "fedotp:FedOTP",
     "fedpgp": "fedpgp:FedPGP",
     "fedtpg": "fedtpg:FedTPG",
+    "dispfl": "dispfl:DisPFL",
     "pfedmoap": "pfedmoap:PFedMoAP",
 }
 OTHER_NAMES = {"incfl": "maxfl"}  # another name of a method -> its name in METHODS

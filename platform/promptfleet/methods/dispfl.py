@@ -1,0 +1,196 @@
+"""DisPFL: every client trains a sparse part of the prompt under a mask of its own, and averages with a few peers.
+
+Source: Dai, Shen, He, Tian, Tao: "DisPFL: Towards Communication-Efficient Personalized Federated Learning via
+Decentralized Sparse Training", ICML 2022 (arXiv:2206.00187), and its code. P_i = P_0 + Delta_i, where Delta_i is zero
+outside of the mask m_i. A client averages Delta coordinate by coordinate over those of its peers and itself whose mask
+has it, Delta_i <- m_i * sum_k Delta_k / sum_k m_k, and trains it under the mask. Then the mask moves: the share
+r(t) = anneal/2 (1 + cos(pi t / T)) of its entries goes, the smallest |Delta| first, and as many come, the largest
+gradient first.
+Differs: the step from a common prompt is sparse, since a zero in a prompt means nothing. A prompt is one layer, so no
+densities are divided among layers. Gradients are not clipped, and the learning rate is constant. The server relays the
+last messages of peers and averages nothing; clients outside of the cohort rest.
+"""
+
+from math import ceil, cos, pi, prod
+from typing import Literal
+
+import numpy as np
+import torch
+from pydantic import Field, model_validator
+from torch import Tensor
+
+from promptfleet.config import FederationConfig
+from promptfleet.devices import from_numpy
+from promptfleet.methods.experts.in_memory import updated
+from promptfleet.methods.parts.prompt_method import PromptMethod
+from promptfleet.methods.parts.prompts import context_shape, encoded, init_context, local_batches
+from promptfleet.methods.protocol import (
+    Arrived,
+    Backward,
+    Call,
+    Encode,
+    Message,
+    Spec,
+    State,
+    Task,
+    Update,
+    UpTo,
+    Work,
+    World,
+)
+from promptfleet.seeding import stream
+
+MIXED = (0.2, 0.4, 0.6, 0.8, 1.0)  # densities by client id in turn, as published
+
+
+class DisPFLConfig(FederationConfig):
+    """Configuration of DisPFL on the step from a common prompt."""
+
+    density: float = Field(
+        0.5, gt=0, le=1, description="share of the prompt's numbers that a client trains and sends (published: 0.5)"
+    )
+    densities: Literal["equal", "mixed"] = Field(
+        "equal", description="density for all clients, or 0.2, 0.4, 0.6, 0.8 and 1 in turn for weak and strong ones"
+    )
+    topology: Literal["random", "ring", "full"] = Field(
+        "random", description="peers that a client averages with: drawn in each round, the two next to it, or all"
+    )
+    peers: int = Field(
+        default_factory=lambda values: min(3, values["clients"] - 1),
+        ge=0,
+        description="peers of a client in a round (random); default: 3, or all others (published: 10 of 100)",
+    )
+    anneal: float = Field(
+        0.5,
+        ge=0,
+        le=1,
+        description="share of the mask that moves after the first rounds, 0 at the end (published: 0.5)",
+    )
+    regrow: Literal["gradient", "random"] = Field(
+        "gradient", description="entries that come into a mask: those with the largest gradient, or random ones"
+    )
+    initial_masks: Literal["same", "different"] = Field(
+        "same", description="masks before round 1: one for all clients, or one each (published: same)"
+    )
+
+    @model_validator(mode="after")
+    def _check_peers(self) -> "DisPFLConfig":
+        if self.peers >= self.clients:
+            raise ValueError(
+                f"peers={self.peers} must be smaller than clients={self.clients}: "
+                f"a client has {self.clients - 1} others to average with"
+            )
+        return self
+
+
+class DisPFL(PromptMethod):
+    """Sparse personal steps from a common prompt, which peers exchange.
+
+    Server state: the start ``context`` and, of each client, what it sent last, ``pool.delta`` [clients, tokens, width]
+    and ``pool.mask``; an empty mask if nothing. Private state: ``delta``, the ``sent_mask`` it was trained under, and
+    the next ``mask``. Up: the ``values`` under the ``mask``, and the mask as bits. Down: ``peer_values``, one peer's
+    after the other's, and ``peer_masks``; the start follows from the seed, so it is attached and counts no bytes.
+    """
+
+    Config = DisPFLConfig
+
+    def init_server(self, world: World, rng: np.random.Generator) -> State:
+        context = init_context(world, rng)
+        pool = torch.zeros(world.config.clients, *context.shape)
+        return {"context": context, "pool.delta": pool, "pool.mask": pool.bool()}
+
+    def init_client(self, world: World, client: int, rng: np.random.Generator) -> State:
+        if world.config.initial_masks == "same":
+            rng = stream(world.config.seed, "dispfl masks")
+        delta = torch.zeros(context_shape(world))
+        return {"delta": delta, "sent_mask": delta.bool(), "mask": lowest(delta, entries(world, client), rng)}
+
+    def select(self, server: State, call: Call) -> dict[int, Message]:
+        start = {"context": server["context"]}
+        if call.purpose == "evaluate":  # a client predicts with its own prompt
+            return call.to_all(Message({}, start))
+        sent, downloads = server["pool.mask"].flatten(1).any(dim=1), {}
+        for client in call.clients:
+            peers = [peer for peer in peers_of(call, client) if sent[peer]]
+            masks = server["pool.mask"][peers]
+            given = {"peer_values": server["pool.delta"][peers][masks], "peer_masks": masks}
+            downloads[client] = Message(given, start)
+        return downloads
+
+    def local_update(self, task: Task) -> Work[Update]:
+        start, mask = task.download.attached["context"], task.private["mask"]
+        parts, metrics = yield from self.train_parts(
+            task, {"delta": averaged(task) * mask}, lambda parts: start + parts["delta"] * mask
+        )
+        delta = parts["delta"]
+        private = {"delta": delta, "sent_mask": mask, "mask": (yield from self._moved(task, delta))}
+        return Update(private, Message({"values": delta[mask], "mask": mask}), metrics)
+
+    def _moved(self, task: Task, delta: Tensor) -> Work[Tensor]:
+        """Return the mask after its entries of the smallest values went, and as many others came."""
+        mask, count = task.private["mask"], moving(task)
+        if count == 0:
+            return mask
+        kept = mask & ~lowest(delta.abs().masked_fill(~mask, float("inf")), count, task.rng)
+        gain = torch.zeros_like(delta)  # all the same: random entries come
+        if task.config.regrow == "gradient":
+            step = delta.clone().requires_grad_()
+            context = task.download.attached["context"] + step
+            (text,) = yield Encode(context.unsqueeze(0))
+            yield Backward(self.loss(task, context, text, next(local_batches(task, epochs=1))))
+            gain = step.grad.abs()
+        return kept | lowest((-gain).masked_fill(kept, float("inf")), count, task.rng)
+
+    def uploads(self, world: World) -> dict[str, Spec]:
+        most = max(entries(world, client) for client in range(min(world.config.clients, len(MIXED))))
+        return {"values": Spec((UpTo(most),)), "mask": Spec(context_shape(world), torch.bool)}
+
+    def aggregate(self, server: State, arrived: Arrived) -> State:
+        masks, values = arrived.sent("mask"), arrived.sent("values")
+        deltas = {client: dense(values[client], mask) for client, mask in masks.items()}
+        pool = {"pool.delta": updated(server["pool.delta"], deltas), "pool.mask": updated(server["pool.mask"], masks)}
+        return {**server, **pool}
+
+    def personalize(self, task: Task) -> Work[State]:
+        return (yield from encoded(task.download.attached["context"] + task.private["delta"]))
+
+
+def entries(world: World, client: int) -> int:
+    """Return how many entries the client's mask has in every round."""
+    density = MIXED[client % len(MIXED)] if world.config.densities == "mixed" else world.config.density
+    return max(1, round(density * prod(context_shape(world))))
+
+
+def peers_of(call: Call, client: int) -> list[int]:
+    """Return the peers that a client averages with in a round, in ascending order."""
+    config, others = call.world.config, [peer for peer in range(call.world.config.clients) if peer != client]
+    if config.topology == "random":
+        return sorted(call.rng(client).choice(others, config.peers, replace=False).tolist()) if others else []
+    next_to_it = {(client + step) % config.clients for step in (-1, 1)}
+    return [peer for peer in others if config.topology == "full" or peer in next_to_it]
+
+
+def dense(values: Tensor, masks: Tensor) -> Tensor:
+    """Return ``values [entries]`` at the true places of ``masks``, in their order, and zeros elsewhere."""
+    return torch.zeros(masks.shape, device=masks.device).masked_scatter(masks, values)
+
+
+def averaged(task: Task) -> Tensor:
+    """Return the mean of each coordinate over the client and its peers whose mask has it; 0 if none has."""
+    given, own = task.download.tensors, task.private
+    deltas = dense(given["peer_values"], given["peer_masks"]).sum(dim=0) + own["delta"]
+    return deltas / (given["peer_masks"].sum(dim=0) + own["sent_mask"]).clamp(min=1)
+
+
+def moving(task: Task) -> int:
+    """Return how many entries of the client's mask go after this round, and as many come."""
+    share = task.config.anneal / 2 * (1 + cos(pi * task.round / task.config.rounds))
+    held = entries(task.world, task.client)
+    return min(ceil(share * held), held)
+
+
+def lowest(scores: Tensor, count: int, rng: np.random.Generator) -> Tensor:
+    """Return a mask of the ``count`` lowest of ``scores``; ``rng`` decides among equal ones."""
+    order = from_numpy(rng.permutation(scores.numel()), scores.device)
+    chosen = order[scores.flatten()[order].argsort(stable=True)[:count]]
+    return torch.zeros_like(scores, dtype=torch.bool).flatten().index_fill(0, chosen, True).view_as(scores)

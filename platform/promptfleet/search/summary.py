@@ -59,11 +59,15 @@ def describe_outcome(spec: SweepSpec, folder: Path, outcome: SweepOutcome) -> st
     caveat = spec.base_config().backbone.caveat
     lines = [*([folded(caveat)] if caveat else []), render(table(spec, outcome.records))]
     if outcome.best and outcome.best_result:
-        result = outcome.best_result
+        result, seeds = outcome.best_result, spec.settings.seeds_per_trial
+        chosen = "winner of the finalists" if outcome.finalists else _chosen_by(spec, outcome.best)
+        of_seeds = f" and {seeds} seeds" if seeds > 1 else ""
+        val = outcome.best.value if seeds > 1 and spec.settings.objective == MAIN else result.honest_val_accuracy
+        test = outcome.best.test_accuracy if seeds > 1 else result.test_accuracy
         lines += [
             folded(f"best trial: {outcome.best.number}  {format_params(outcome.best.params)}"),
-            f"  validation accuracy {result.honest_val_accuracy:.3f}, {_chosen_by(spec, outcome.best)}",
-            f"  test accuracy       {result.test_accuracy:.3f}, mean over {len(result.clients)} clients",
+            f"  validation accuracy {val:.3f}, {chosen}",
+            f"  test accuracy       {test:.3f}, mean over {len(result.clients)} clients{of_seeds}",
             *([f"  honest clients      {result.honest_test_accuracy:.3f}"] if result.adversaries else []),
             f"  zero-shot CLIP      {result.zero_shot_accuracy:.3f} on the same clients",
         ]

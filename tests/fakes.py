@@ -30,7 +30,13 @@ TINY = {
     "prompt_length": 3,
     "prompt_lr": 0.05,
 }
-TINY_OWN = {"gate_width": 8, "gate_heads": 2, "finetune_epochs": 1}  # of the methods that have such a key
+TINY_OWN = {
+    "gate_width": 8,
+    "gate_heads": 2,
+    "finetune_epochs": 1,
+    "train_samples": 3,
+    "test_samples": 3,
+}  # of the methods that have such a key
 
 
 def tiny_tower(

@@ -183,6 +183,7 @@ METHODS = {  # name -> module:class of this package
     "fedrep": "fedrep:FedRep",
     "fedamp": "fedamp:FedAMP",
     "pfedprompt": "pfedprompt:PFedPrompt",
+    "bayesian_prompt": "bayesian_prompt:BayesianPrompt",
     "promptfolio": "promptfolio:PromptFolio",
     "fedotp": "fedotp:FedOTP",
     "fedpgp": "fedpgp:FedPGP",

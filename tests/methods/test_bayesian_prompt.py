@@ -1,0 +1,157 @@
+from math import log
+
+import pytest
+import torch
+
+from promptfleet.clip.prompt_encoder import encode_prompts
+from promptfleet.config import build
+from promptfleet.errors import ConfigError
+from promptfleet.methods import config_class
+from promptfleet.methods.bayesian_prompt import kl_to_prior, sampled_contexts
+from promptfleet.methods.protocol import Message
+from tests.fakes import tiny_arrived, tiny_examples, tiny_task
+from tests.tiny_federation import ALL, equal, tiny_federation
+
+COHORTS = [ALL, [0, 2]]
+NAME = "bayesian_prompt"
+
+
+def test_without_a_residual_it_is_promptfl_bit_for_bit():
+    fed, promptfl = tiny_federation(NAME, prior_std=0.0, train_samples=1, test_samples=1), tiny_federation("promptfl")
+    for ours, theirs in zip(fed.run(COHORTS).contexts, promptfl.run(COHORTS).contexts, strict=True):
+        assert torch.equal(ours, theirs)
+    for client in ALL:
+        assert torch.equal(fed.logits(client), promptfl.logits(client).log_softmax(dim=-1))
+
+
+def test_without_a_residual_the_number_of_samples_has_no_effect():
+    one, three = (
+        tiny_federation(NAME, prior_std=0.0, train_samples=samples, test_samples=samples).run(COHORTS)
+        for samples in (1, 3)
+    )
+    assert torch.allclose(one.contexts[-1], three.contexts[-1], atol=1e-5)
+    assert torch.allclose(one.logits(0), three.logits(0), atol=1e-4)
+
+
+def test_one_step_follows_the_gradient_of_the_formula():
+    fed = tiny_federation(
+        NAME,
+        local_epochs=1, batch_size=100, shuffle=False, momentum=0.0, weight_decay=0.0,
+        train_samples=2, kl_weight=0.3, prior_std=0.1,
+    )  # fmt: skip
+    config, clip, examples, server = fed.world.config, fed.world.clip, fed.examples(1), fed.server.state
+    upload = fed.clients[1].train(1, {}, fed.download(1)).upload.tensors
+
+    context, mean, log_variance = leaves = [tensor.clone().requires_grad_() for tensor in server.values()]
+    noise = fed.clients[1]._rng("local_update", 1).standard_normal((1, 2, 1, 16), dtype="float32")[0]
+    residuals = 0.1 * (mean + (log_variance / 2).exp() * torch.from_numpy(noise))
+    text = encode_prompts(clip.tower, clip.classes, context + residuals)
+    probabilities = (clip.logit_scale * examples.images.features @ text.transpose(1, 2)).softmax(dim=-1).mean(dim=0)
+    divergence = (log_variance.exp() + mean**2 - 1 - log_variance).mean() / 2
+    loss = -probabilities[torch.arange(len(examples)), examples.labels].log().mean() + 0.3 * divergence
+    loss.backward()
+    for leaf, stepped in zip(leaves, upload.values(), strict=True):
+        assert (stepped - leaf).norm() > 1e-6
+        assert torch.allclose(stepped, leaf - config.prompt_lr * leaf.grad, atol=1e-6)
+
+
+def test_a_prediction_is_the_mean_of_the_probabilities_of_the_samples():
+    fed = tiny_federation(NAME, prior_std=0.5, test_samples=4).run(COHORTS)
+    clip, images = fed.world.clip, tiny_examples(fed.world, 8, seed=77).images
+    noise = torch.from_numpy(tiny_task(fed.world).rng.standard_normal((4, 1, 16), dtype="float32"))
+    text = encode_prompts(clip.tower, clip.classes, sampled_contexts(fed.server.state, 0.5, noise))
+    each = torch.log_softmax(clip.logit_scale * images.features @ text.transpose(1, 2), dim=-1)
+    logits = fed.logits(0)
+    assert torch.allclose(logits, each.exp().mean(dim=0).log(), atol=1e-5)
+    assert torch.allclose(logits.exp().sum(dim=-1), torch.ones(8), atol=1e-5)
+    assert (logits - each.mean(dim=0)).min() > 0  # Jensen
+    assert torch.equal(fed.logits(0), logits)  # the noise of predictions is the same each time
+
+
+def test_all_tokens_have_the_same_residual():
+    state = {"context": torch.randn(3, 5), "mean": torch.randn(1, 5), "log_variance": torch.randn(1, 5)}
+    residuals = sampled_contexts(state, 0.2, torch.randn(4, 1, 5)) - state["context"]
+    assert torch.allclose(residuals, residuals[:, :1].expand_as(residuals), atol=1e-6)
+    assert not torch.allclose(residuals[0], residuals[1])
+
+
+@pytest.mark.parametrize(("given", "used"), [(50.0, 2.0), (-50.0, -12.0)])
+def test_samples_are_drawn_with_a_bounded_variance(given, used):
+    state = {"context": torch.zeros(1, 1), "mean": torch.zeros(1, 1), "log_variance": torch.full((1, 1), given)}
+    assert sampled_contexts(state, 1.0, torch.ones(1, 1, 1)).log().item() == pytest.approx(used / 2)
+
+
+def test_the_divergence_is_zero_at_the_prior_alone():
+    zero = torch.zeros(1, 6)
+    assert kl_to_prior(zero, zero) == 0
+    for mean, log_variance in ((0.1, 0.0), (0.0, 0.1), (0.0, -0.1), (-0.3, 1.0)):
+        divergence = kl_to_prior(zero + mean, zero + log_variance)
+        exact = torch.distributions.kl_divergence(
+            torch.distributions.Normal(zero + mean, (zero + log_variance / 2).exp()),
+            torch.distributions.Normal(zero, 1.0),
+        ).mean()
+        assert divergence > 0
+        assert divergence.item() == pytest.approx(exact.item(), rel=1e-4)
+
+
+def test_disagreement_of_clients_about_the_mean_is_variance_of_the_mixture():
+    fed = tiny_federation(NAME, variance_average="moment")
+
+    def log_variance(first, second):
+        means = {0: first, 1: second}
+        uploads = {
+            client: Message({**fed.server.state, "mean": torch.full((1, 16), mean), "log_variance": torch.zeros(1, 16)})
+            for client, mean in means.items()
+        }
+        arrived = tiny_arrived(fed.world, uploads, {0: 6, 1: 6})
+        return fed.method.aggregate(fed.server.state, arrived)["log_variance"]
+
+    assert torch.equal(log_variance(0.0, 0.0), torch.zeros(1, 16))
+    assert torch.allclose(log_variance(0.5, -0.5), torch.full((1, 16), log(1.25)))
+
+
+def test_a_private_posterior_stays_with_its_client_and_the_server_predicts_with_the_prior():
+    fed = tiny_federation(NAME, posterior="private", prior_std=0.5)
+    start = dict(fed.privates)
+    assert not torch.equal(start[0]["log_variance"], start[1]["log_variance"])
+    fed.run([[0, 1], [0]])
+    assert equal(fed.privates[2], start[2])
+    assert not torch.equal(fed.privates[0]["mean"], start[0]["mean"])
+    upload = fed.clients[0].train(3, fed.privates[0], fed.download(0)).upload
+    assert upload.num_bytes == fed.download(0).num_bytes == 4 * 3 * 16
+    tasks = [tiny_task(fed.world, fed.privates[client], fed.download(client)) for client in (0, 1)]
+    models = [fed.method.server_model(task) for task in tasks]
+    assert equal(*models)
+    assert not any(tensor.any() for tensor in models[0].values())
+
+
+def test_messages_are_the_prompt_and_two_numbers_per_channel():
+    fed = tiny_federation(NAME)
+    upload = fed.clients[0].train(1, {}, fed.download(0)).upload
+    assert upload.num_bytes == fed.download(0).num_bytes == 4 * (3 * 16 + 2 * 16)
+    private = tiny_federation(NAME, posterior="private")
+    for one in (fed, private):
+        assert one.method.trained_parameters(one.world) == 3 * 16 + 2 * 16
+
+
+@pytest.mark.parametrize(
+    "option",
+    [
+        {"train_samples": 1},
+        {"test_samples": 1},
+        {"kl_weight": 5.0},
+        {"prior_std": 0.5},
+        {"posterior": "private"},
+        {"variance_average": "moment"},
+    ],
+    ids=str,
+)
+def test_each_option_changes_the_result(option):
+    logits = [tiny_federation(NAME, **{"prior_std": 0.2, **more}).run(COHORTS).logits(0) for more in ({}, option)]
+    assert not torch.allclose(*logits, atol=1e-5)
+
+
+@pytest.mark.parametrize("key", ["train_samples", "test_samples"])
+def test_no_samples_are_refused_in_one_line(key):
+    with pytest.raises(ConfigError, match=f"^f: {key}: got 0, should be greater than or equal to 1$"):
+        build(config_class(NAME), {"method": NAME, key: 0}, source="f")

@@ -7,6 +7,8 @@ import torch
 from promptfleet.errors import ConfigError
 from promptfleet.federation.checkpoints.checkpoint import load_snapshot, save_snapshot
 from promptfleet.federation.client import ClientResult, evaluate_together, train_together
+from promptfleet.federation.evaluation.schedule import Plan
+from promptfleet.federation.evaluation.scores import LOCAL
 from promptfleet.federation.on_ray.wire import stack, unstack
 from promptfleet.federation.rounds import Snapshot
 from promptfleet.methods import METHODS, load_method
@@ -77,7 +79,7 @@ def test_evaluation_side_by_side_gives_the_same_as_one_after_the_other(name):
     fed = tiny_federation(name).run([ALL])
     downloads = fed.server.select(1, ALL)
     alone = [client.evaluate(1, fed.privates[i], downloads[i]) for i, client in fed.clients.items()]
-    assert evaluate_together(list(fed.clients.values()), 1, fed.privates, downloads) == alone
+    assert evaluate_together(list(fed.clients.values()), 1, fed.privates, downloads, Plan((LOCAL,), 0)) == alone
 
 
 def test_the_order_of_clients_does_not_matter_and_a_repetition_gives_the_same(name):

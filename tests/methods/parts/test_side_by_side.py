@@ -8,6 +8,8 @@ import torch
 from promptfleet.clip.plain_encoder import encode_prompts_plainly
 from promptfleet.errors import MethodError
 from promptfleet.federation.client import evaluate_together, train_together
+from promptfleet.federation.evaluation.schedule import Plan
+from promptfleet.federation.evaluation.scores import LOCAL
 from promptfleet.federation.server import Server
 from promptfleet.methods.parts import side_by_side as lockstep
 from promptfleet.methods.parts.prompts import encode_frozen
@@ -148,7 +150,7 @@ def test_clients_tune_before_an_evaluation_in_the_same_runs_of_the_text_tower(en
     fed = tiny_federation("promptfl_ft", batch_size=4, finetune_epochs=1)
     downloads = fed.server.select(1, range(4))
     encodings.clear()
-    evaluate_together(list(fed.clients.values()), 1, fed.privates, downloads)
+    evaluate_together(list(fed.clients.values()), 1, fed.privates, downloads, Plan((LOCAL,), 0))
     # batches of 6, 8, 10 and 12 examples: 2, 2, 3 and 3 steps, and the text features of what came of them
     assert encodings == [4, 4, 2, 2, 2]
 

@@ -1,5 +1,7 @@
 """Rules that every method keeps: a new one is tested here by its name in METHODS alone."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -14,7 +16,7 @@ from promptfleet.federation.rounds import Snapshot
 from promptfleet.methods import METHODS, load_method
 from promptfleet.methods.parts.side_by_side import run_alone
 from promptfleet.methods.parts.states import state_sha256
-from promptfleet.methods.protocol import AttachesToUploads, Call, Describes, Message, Method
+from promptfleet.methods.protocol import AttachesToUploads, Call, Describes, HasServerModel, Message, Method
 from tests import tiny_federation as tiny
 from tests.fakes import tiny_arrived, tiny_examples, tiny_task
 from tests.tiny_federation import ALL, TinyFederation, equal
@@ -80,6 +82,19 @@ def test_evaluation_side_by_side_gives_the_same_as_one_after_the_other(name):
     downloads = fed.server.select(1, ALL)
     alone = [client.evaluate(1, fed.privates[i], downloads[i]) for i, client in fed.clients.items()]
     assert evaluate_together(list(fed.clients.values()), 1, fed.privates, downloads, Plan((LOCAL,), 0)) == alone
+
+
+def test_a_model_of_the_server_depends_on_the_download_alone(name):
+    fed = tiny_federation(name).run([ALL])
+    if not isinstance(fed.method, HasServerModel):
+        pytest.skip("its server has no model")
+    images, download, logits = tiny_examples(fed.world, 8, seed=77).images, fed.download(0), []
+    for private in (fed.privates[0], fed.privates[1], fed.clients[2].initial_state()):
+        task = tiny_task(fed.world, private, download, fed.examples(0))
+        task = replace(task, private=run_alone(fed.world, fed.method.personalize(task), "personalize"))
+        logits.append(fed.method.predict(replace(task, private=fed.method.server_model(task)), images))
+    assert torch.isfinite(logits[0]).all()
+    assert all(torch.equal(logits[0], other) for other in logits[1:])
 
 
 def test_the_order_of_clients_does_not_matter_and_a_repetition_gives_the_same(name):

@@ -1,10 +1,12 @@
+from dataclasses import replace
+
 import pytest
 import torch
 import torch.nn.functional as F
 
 from promptfleet.clip.prompt_encoder import encode_prompts
 from promptfleet.methods.parts.prompts import encode_frozen, similarity_logits
-from tests.fakes import tiny_examples
+from tests.fakes import tiny_examples, tiny_task
 from tests.tiny_federation import ALL, equal, tiny_federation
 
 COHORTS = [ALL, [0, 2]]
@@ -60,6 +62,16 @@ def test_prediction_mixes_the_current_global_prompt_and_the_clients_own():
         own = encode_frozen(fed.world, fed.privates[i]["context"])
         wanted = similarity_logits(fed.world, features, 0.6 * shared + 0.4 * own)
         assert torch.allclose(fed.logits(i), wanted, atol=1e-5)
+
+
+def test_the_servers_model_is_the_global_prompt_alone():
+    fed = tiny_federation("promptfolio", local_share=0.4).run([ALL])
+    images = tiny_examples(fed.world, 8, seed=77).images
+    task = tiny_task(fed.world, fed.privates[1], fed.download(1))
+    logits = fed.method.predict(replace(task, private=fed.method.server_model(task)), images)
+    wanted = similarity_logits(fed.world, images.features, encode_frozen(fed.world, fed.server.state["context"]))
+    assert torch.allclose(logits, wanted, atol=1e-5)
+    assert not torch.allclose(logits, fed.logits(1), atol=1e-3)
 
 
 def test_the_local_prompt_stays_with_its_client_and_starts_differently_at_each():

@@ -53,6 +53,10 @@ class PromptFolio(PromptFL):
     def predict(self, task: Task, images: Images) -> Tensor:
         return self.logits(task, images, _mixed(task, task.download.attached["text"], task.private["text"]))
 
+    def server_model(self, task: Task) -> State:
+        """Return the global prompt in the place of the local one: it predicts alone."""
+        return {"text": task.download.attached["text"]}
+
 
 def _mixed(task: Task, shared: Tensor, own: Tensor) -> Tensor:
     """Return the class features ``[classes, dim]`` of both prompts together, of length 1 or less."""

@@ -38,11 +38,11 @@ class PFedPrompt(PromptFL):
 
     def reworded(self, task: Task, world: World) -> Work[Task]:
         task = yield from super().reworded(task, world)
-        return replace(task, private={name: tensor[:0] for name, tensor in task.private.items()})  # of other classes
+        return replace(task, private=_forgotten(task.private))  # it is of other classes
 
     def server_model(self, task: Task) -> State:
         """Return an empty memory: the shared prompt alone."""
-        return {name: tensor[:0] for name, tensor in task.private.items()}
+        return _forgotten(task.private)
 
     def predict(self, task: Task, images: Images) -> Tensor:
         config, memory = task.config, task.private
@@ -50,6 +50,11 @@ class PFedPrompt(PromptFL):
         one_hot = F.one_hot(memory["labels"], len(task.world.clip.classes)).to(features.dtype)
         scores = memory_scores(features, memory["features"], one_hot, config.memory_sharpness)
         return super().predict(task, images) + config.memory_weight * scores
+
+
+def _forgotten(private: State) -> State:
+    """Return the private state with an empty memory."""
+    return {**private, **{name: private[name][:0] for name in ("features", "labels")}}
 
 
 def memory_scores(images: Tensor, memory: Tensor, one_hot: Tensor, sharpness: float) -> Tensor:

@@ -36,6 +36,7 @@ TINY_OWN = {
     "finetune_epochs": 1,
     "train_samples": 3,
     "test_samples": 3,
+    "attention_reduction": 4,
 }  # of the methods that have such a key
 
 

@@ -185,6 +185,7 @@ METHODS = {  # name -> module:class of this package
     "pfedprompt": "pfedprompt:PFedPrompt",
     "bayesian_prompt": "bayesian_prompt:BayesianPrompt",
     "promptfolio": "promptfolio:PromptFolio",
+    "pfedla": "pfedla:PFedLA",
     "fedotp": "fedotp:FedOTP",
     "fedpgp": "fedpgp:FedPGP",
     "fedtpg": "fedtpg:FedTPG",

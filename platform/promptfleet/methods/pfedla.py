@@ -1,0 +1,160 @@
+"""pFedLA: each client attends to the channels of its image features by a network that it trains and keeps.
+
+Source: Liang, Tian, Yang, Zhang, "Personalized Federated Learning with Local Attention", arXiv:2304.01783; withdrawn by
+its authors, so from its abstract alone: attention blocks are never shared, are put into any federated method without
+more communication, and are a single or a hybrid module. The modules here are ours, behind the frozen encoder:
+single: c(f) = 2 sigmoid(W2 relu(W1 f + b1) + b2) and f' = norm(c(f) f), like squeeze-and-excitation (arXiv:1709.01507)
+hybrid: f' = norm(c(f) f + a h), with h the mean of the patches x by weights softmax(<u, x> / 0.1)
+W2, b2, u and a are 0 at the start, so f' = f. Method and attention are trained by one loss, together.
+Another method of this name, by Ma et al. (CVPR 2022), aggregates layers at the server.
+"""
+
+from dataclasses import replace
+from typing import ClassVar
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from pydantic import Field
+from torch import Tensor
+
+from promptfleet.config import FederationConfig
+from promptfleet.errors import ConfigError
+from promptfleet.methods.fedpgp import FedPGP, FedPGPConfig
+from promptfleet.methods.parts.optimizers import SGD
+from promptfleet.methods.parts.plug_ins import also_stepping, finished
+from promptfleet.methods.parts.prompt_method import PromptMethod
+from promptfleet.methods.parts.states import prefixed, unprefixed
+from promptfleet.methods.parts.training import detached, leaves
+from promptfleet.methods.pfedmoap import PFedMoAP, PFedMoAPConfig
+from promptfleet.methods.promptfl import PromptFL, PromptFLConfig
+from promptfleet.methods.protocol import Images, Needs, State, Task, Update, Work, World
+
+_ATTENTION = "attention."
+_TOWARDS_IDENTITY = ("up", "up_bias")  # which weight decay pulls to 0
+_SHARPNESS = 10.0  # of the weights of patches
+
+
+class LocalAttentionConfig(FederationConfig):
+    """Configuration of the plug-in."""
+
+    attention_lr: float = Field(0.01, ge=0, description="learning rate of the attention")
+    attention_decay: float = Field(5e-4, ge=0, description="weight decay of the attention towards the identity")
+    attention_reduction: int = Field(16, ge=1, description="channels of an image for each hidden unit of the attention")
+
+
+class LocalAttention(PromptMethod):
+    """A plug-in over the seam ``features``, the single module. Private state: ``attention.*``; it sends nothing."""
+
+    Config = LocalAttentionConfig
+
+    def check(self, world: World) -> None:
+        super().check(world)
+        name, dim = world.config.method, world.clip.tower.dim
+        if super().trained_parameters(world) == 0:
+            raise ConfigError(
+                f"method {name}: LocalAttention learns from the gradients of the method below it, which trains "
+                "nothing; put it over one that trains, such as PromptFL"
+            )
+        if world.config.attention_reduction > dim:
+            raise ConfigError(
+                f"attention_reduction={world.config.attention_reduction} exceeds the {dim} channels of an image; "
+                f"set it to {dim} or less"
+            )
+
+    def features(self, task: Task, images: Images) -> Tensor:
+        features, attention = super().features(task, images), unprefixed(_ATTENTION, task.private)
+        return F.normalize(self.attended(attention, features, images), dim=-1) if attention else features
+
+    def attended(self, attention: State, features: Tensor, images: Images) -> Tensor:
+        """Return c(f) f for ``features [..., dim]``, not normalized."""
+        hidden = F.relu(F.linear(features, attention["down"], attention["down_bias"]))
+        return 2 * torch.sigmoid(F.linear(hidden, attention["up"], attention["up_bias"])) * features
+
+    def init_client(self, world: World, client: int, rng: np.random.Generator) -> State:
+        private, shapes = super().init_client(world, client, rng), self.attention_shapes(world)
+        down = rng.normal(0.0, world.clip.tower.dim**-0.5, shapes["down"]).astype(np.float32)
+        start = {name: torch.zeros(shape) for name, shape in shapes.items()} | {"down": torch.from_numpy(down)}
+        return {**private, **prefixed(_ATTENTION, start)}
+
+    def attention_shapes(self, world: World) -> dict[str, tuple[int, ...]]:
+        """Return the shape of each tensor of a client's attention."""
+        dim, hidden = world.clip.tower.dim, world.clip.tower.dim // world.config.attention_reduction
+        return {"down": (hidden, dim), "down_bias": (hidden,), "up": (dim, hidden), "up_bias": (dim,)}
+
+    def local_update(self, task: Task) -> Work[Update]:
+        config, own = task.config, leaves(unprefixed(_ATTENTION, task.private))
+        decays = {name: config.attention_decay if name in _TOWARDS_IDENTITY else 0.0 for name in own}
+        optimizers = [
+            SGD({name: own[name]}, lr=config.attention_lr, momentum=config.momentum, weight_decay=decays[name])
+            for name in own
+        ]
+        begun = super().local_update(replace(task, private={**task.private, **prefixed(_ATTENTION, own)}))
+        update = yield from also_stepping(begun, optimizers)
+        return replace(update, private={**update.private, **prefixed(_ATTENTION, detached(own))})
+
+    def personalize(self, task: Task) -> Work[State]:
+        personal = yield from finished(super().personalize(task))
+        return {**personal, **prefixed(_ATTENTION, unprefixed(_ATTENTION, task.private))}
+
+    def trained_parameters(self, world: World) -> int:
+        attention = sum(int(np.prod(shape)) for shape in self.attention_shapes(world).values())
+        return super().trained_parameters(world) + attention
+
+
+class HybridAttention(LocalAttention):
+    """The hybrid module: attention to patches as well. Private state: also ``attention.scorer`` and ``.gate``."""
+
+    needs: ClassVar[Needs] = Needs.PATCHES
+
+    def check(self, world: World) -> None:
+        super().check(world)
+        if super().needs is not Needs.GLOBAL:
+            raise ConfigError(
+                f"method {world.config.method}: HybridAttention adds patches to one feature per image, and the method "
+                "below it compares others; put LocalAttention over it"
+            )
+
+    def attended(self, attention: State, features: Tensor, images: Images) -> Tensor:
+        weights = torch.softmax(_SHARPNESS * images.patches @ attention["scorer"], dim=-1)
+        seen = (weights.unsqueeze(-1) * images.patches).sum(dim=-2)
+        return super().attended(attention, features, images) + attention["gate"] * seen
+
+    def attention_shapes(self, world: World) -> dict[str, tuple[int, ...]]:
+        return {**super().attention_shapes(world), "scorer": (world.clip.tower.dim,), "gate": ()}
+
+
+class PFedLAConfig(PromptFLConfig, LocalAttentionConfig):
+    """A federation that runs pFedLA over PromptFL."""
+
+
+class PFedLA(LocalAttention, PromptFL):
+    """Shared prompt, and a private attention to channels."""
+
+    Config = PFedLAConfig
+
+
+class PFedLAHybrid(HybridAttention, PromptFL):
+    """Shared prompt, and a private attention to channels and patches."""
+
+    Config = PFedLAConfig
+
+
+class FedPGPConfigWithAttention(FedPGPConfig, LocalAttentionConfig):
+    """Configuration of FedPGP with the plug-in."""
+
+
+class PFedLAonFedPGP(LocalAttention, FedPGP):
+    """FedPGP with a private attention to channels."""
+
+    Config = FedPGPConfigWithAttention
+
+
+class PFedMoAPConfigWithAttention(PFedMoAPConfig, LocalAttentionConfig):
+    """Configuration of pFedMoAP with the plug-in."""
+
+
+class PFedLAonPFedMoAP(LocalAttention, PFedMoAP):
+    """PFedMoAP with a private attention to channels."""
+
+    Config = PFedMoAPConfigWithAttention

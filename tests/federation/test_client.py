@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -6,6 +8,7 @@ from promptfleet.federation.client import ClientResult
 from promptfleet.federation.server import Server
 from promptfleet.methods.parts.states import state_sha256
 from promptfleet.methods.pfedmoap import PFedMoAP
+from promptfleet.methods.promptfl import PromptFL
 from promptfleet.methods.protocol import Examples, Images
 from tests.fakes import tiny_client, tiny_examples, tiny_task, tiny_world
 
@@ -55,6 +58,21 @@ def test_report_counts_bytes_and_examples():
     assert (trained.num_examples, trained.problem) == (7, None)
     assert set(report.metrics) == {"loss", "last_loss"}
     assert report.seconds > 0
+
+
+def test_attached_tensors_that_the_client_picks_count_as_downloaded():
+    class Fetches(PromptFL):
+        def local_update(self, task):
+            update = yield from super().local_update(task)
+            return replace(update, fetched={"text": task.download.attached["text"][:2]})
+
+    world = tiny_world()
+    reports = []
+    for method in (PromptFL(), Fetches()):
+        member = tiny_client(0, method, world)
+        reports.append(member.train(1, {}, Server(method, world).select(1, [0])[0]).report)
+    assert reports[1].downloaded_bytes - reports[0].downloaded_bytes == 4 * 2 * world.clip.tower.dim
+    assert reports[1].uploaded_bytes == reports[0].uploaded_bytes
 
 
 def test_training_leaves_the_given_state_as_it_was():

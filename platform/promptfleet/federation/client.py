@@ -133,8 +133,9 @@ class Client:
         self, round_index: int, private: State, download: Message, update: Update, seconds: float
     ) -> ClientResult:
         next_private, message = to_device(update.private, "cpu"), to_device(update.upload, "cpu")
+        received = Message({**download.tensors, **to_device(update.fetched, "cpu")})
         bad = find_non_finite(next_private) or find_non_finite(message.tensors)
-        upload = None if bad else self._sent(round_index, message, download)
+        upload = None if bad else self._sent(round_index, message, received)
         return ClientResult(
             upload=upload,
             num_examples=len(self._train),
@@ -142,7 +143,7 @@ class Client:
             private=private if bad else next_private,
             report=TrainReport(
                 metrics=update.metrics,
-                downloaded_bytes=download.num_bytes,
+                downloaded_bytes=received.num_bytes,
                 uploaded_bytes=0 if upload is None else upload.num_bytes,
                 seconds=seconds,
             ),

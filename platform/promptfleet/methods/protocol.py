@@ -169,8 +169,9 @@ class Message:
 
     ``tensors`` is the content of the real protocol's message, and all that is counted. ``attached`` is passed along by
     the simulation to avoid computing it twice (text features of a prompt that is in the message, a start that follows
-    from the seed) or to report it (ids of experts): no method may learn anything from it that a client of the real
-    protocol would not know from ``tensors`` and the configuration.
+    from the seed), to report it (ids of experts), or to let the client pick some (``Update.fetched``): no method may
+    learn anything else from it that a client of the real protocol would not know from ``tensors`` and the
+    configuration.
     """
 
     tensors: State
@@ -224,11 +225,16 @@ class Spec:
 
 @dataclass(frozen=True)
 class Update:
-    """Result of a client's local update: its next private state, its upload, and figures to report."""
+    """Result of a client's local update: its next private state, its upload, and figures to report.
+
+    ``fetched`` are tensors that the client picked among attached ones, by what is in the download: in the real
+    protocol it asks for these alone, so they count as downloaded.
+    """
 
     private: State
     upload: Message
     metrics: dict[str, float]
+    fetched: State = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

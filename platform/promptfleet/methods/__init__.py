@@ -190,6 +190,7 @@ METHODS = {  # name -> module:class of this package
     "fedpgp": "fedpgp:FedPGP",
     "fedtpg": "fedtpg:FedTPG",
     "dispfl": "dispfl:DisPFL",
+    "fedjets": "fedjets:FedJETs",
     "pfedmoap": "pfedmoap:PFedMoAP",
 }
 OTHER_NAMES = {"incfl": "maxfl"}  # another name of a method -> its name in METHODS

@@ -50,8 +50,6 @@ class PromptFolio(PromptFL):
     def trained_parameters(self, world: World) -> int:
         return 2 * super().trained_parameters(world)
 
-    server_model = None  # it has one of two prompts
-
     def predict(self, task: Task, images: Images) -> Tensor:
         return self.logits(task, images, _mixed(task, task.download.attached["text"], task.private["text"]))
 

@@ -62,7 +62,8 @@ def test_the_json_has_what_every_number_is_made_of(report):
 
 
 def test_figures_have_a_line_and_a_box_for_every_method(report):
-    lines, boxes = (draw() for _, draw in report.figures())
+    drawn = {name: draw() for name, draw in report.figures()}
+    lines, boxes = drawn["methods"], drawn["clients"]
     (axes,) = lines.axes
     assert [line.get_label() for line in axes.lines] == ["pfedmoap  0.100", "coop_x  0.100"]
     (axes,) = boxes.axes

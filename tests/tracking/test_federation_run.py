@@ -172,6 +172,8 @@ def test_final_metrics(finished, client):
         "zero_shot/test_accuracy": 0.25,
         "peak_round/round": 3,
         "peak_round/test_accuracy": pytest.approx(0.1),
+        "peak_round/test/local": pytest.approx(0.1),
+        "peak_round/val/local": pytest.approx(0.6),
         "seconds/total": 12.0,
         "seconds/round": 5.0,
         "seconds/checkpoint": 0.25,
@@ -198,9 +200,9 @@ def test_every_evaluation_set_has_its_metrics_and_its_column(start, store, clien
         "test/global": 1.25 / 3,
         "test/harmonic_local_global": (0.5 + 2 / 3 + 0.25) / 3,
         "peak_round/test/local": 0.1,
-        "bottom_decile/test/local": 0.25,
-        "weighted_mean/test/local": (2 * 0.5 + 3 + 4 * 0.25) / 9,
-        "harmonic_of_means/test/local_global": 2 * 1.75 * 1.25 / 9,
+        "test/local_bottom_decile": 0.25,
+        "test/local_weighted_mean": (2 * 0.5 + 3 + 4 * 0.25) / 9,
+        "test/local_global_harmonic_of_means": 2 * 1.75 * 1.25 / 9,
     }
     assert {name: metrics[name] for name in wanted} == pytest.approx(wanted)
     assert table(run.id, "clients.json")["test/global"].tolist() == [0.5, 0.5, 0.25]

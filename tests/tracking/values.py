@@ -85,6 +85,8 @@ def make_result(config=None, *, rounds=3, described=True, events=()):
         seconds=12.0,
         checkpoint_bytes=4096,
         checkpoint_seconds=0.25,
+        accuracy=reports[-1].accuracy,
+        best_round_accuracy=reports[-1].accuracy,
         server=server,
         privates=privates,
     )

@@ -4,6 +4,13 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
+from promptfleet.comparison.judgements import (
+    JUDGEMENT_HEADERS,
+    JUDGEMENT_LEGEND,
+    Judgement,
+    judge_methods,
+    judgement_rows,
+)
 from promptfleet.comparison.reference import HEADERS as REFERENCE_HEADERS
 from promptfleet.comparison.reference import Reference, reference_rows, references_for
 from promptfleet.comparison.scores import MethodScore, client_accuracy, score_methods
@@ -38,9 +45,19 @@ class ComparisonReport:
     def rows(self) -> list[list[str]]:
         return table_rows(self.scores, self.differences)
 
+    @property
+    def judgements(self) -> list[Judgement]:
+        """Further judgements by method."""
+        return judge_methods(self.results)
+
+    @property
+    def judgement_rows(self) -> list[list[str]]:
+        return judgement_rows(self.judgements, [row[0] for row in self.rows])
+
     def to_json(self) -> str:
         plain = {
             "scores": [asdict(score) for score in self.scores],
+            "judgements": [asdict(judgement) for judgement in self.judgements],
             "differences_to_best": [asdict(difference) for difference in self.differences],
             "tuned": {method: dict(values) for method, values in self.tuned.items()},
             "failed": list(self.failed),
@@ -62,6 +79,7 @@ class ComparisonReport:
     def to_markdown(self) -> str:
         """Return the table, the legend of its columns, and the published figures."""
         parts = [markdown_table(self.rows), f"{LEGEND}\n"]
+        parts += [markdown_table(self.judgement_rows, JUDGEMENT_HEADERS, bold=1), f"{JUDGEMENT_LEGEND}\n"]
         parts += [f"Failed: {markdown(text)}\n" for text in self.failed]
         for reference in self.references or ():
             if not reference.differs:
@@ -78,6 +96,7 @@ class ComparisonReport:
             JSON_FILE: self.to_json(),
             "comparison.md": self.to_markdown(),
             "comparison.tex": latex_table(self.rows, HEADERS),
+            "evaluation.tex": latex_table(self.judgement_rows, JUDGEMENT_HEADERS, bold=1),
         }
 
     def figures(self) -> "list[tuple[str, Callable[[], Figure]]]":
@@ -97,6 +116,34 @@ class ComparisonReport:
         return [
             ("methods", lambda: method_lines_figure(mean, spread, rounds, seeds=seeds)),
             ("clients", lambda: client_boxes_figure(clients, seeds=seeds)),
+            *self._set_figures([score.method for score in ranked]),
+        ]
+
+    def _set_figures(self, order: Sequence[str]) -> "list[tuple[str, Callable[[], Figure]]]":
+        """Return the figures of evaluation sets and of calibration, where federations have them."""
+        from promptfleet.figures.evaluation import local_global_figure, reliability_figure, sets_figure
+
+        by_method = {one.method: one.sets for one in self.judgements}
+        sets = {
+            method: {name.removeprefix("test/"): value.mean for name, value in by_method[method].items()}
+            for method in order
+        }
+        dots = {method: _local_and_global(self.results, method) for method in order}
+        calibrations = {
+            method: result.calibration
+            for method in order
+            for result in [next(one for (name, _), one in self.results.items() if name == method)]
+            if result.calibration is not None
+        }
+        bins = {
+            method: [(one.count, one.confidence, one.accuracy) for one in found.bins]
+            for method, found in calibrations.items()
+        }
+        ece = {method: found.ece for method, found in calibrations.items()}
+        return [
+            ("sets", lambda: sets_figure(sets)),
+            *([("local_global", lambda: local_global_figure(dots))] if all(one[0] for one in dots.values()) else []),
+            *([("reliability", lambda: reliability_figure(bins, ece))] if bins else []),
         ]
 
     def metrics(self) -> dict[str, float]:
@@ -110,6 +157,15 @@ class ComparisonReport:
                 ("worst_client", score.worst_client.mean),
             )
         }
+
+
+def _local_and_global(
+    results: Mapping[tuple[str, int], FederationSummary], method: str
+) -> tuple[list[float], list[float]]:
+    """Return each client's accuracy on its own test part and on that of all clients, over all seeds."""
+    clients = [client for (name, _), result in results.items() if name == method for client in result.clients]
+    clients = [client.accuracy for client in clients if "test/global" in client.accuracy]
+    return [one["test/local"] for one in clients], [one["test/global"] for one in clients]
 
 
 def make_report(

@@ -9,6 +9,7 @@ from rich.box import SIMPLE_HEAD
 from rich.table import Table
 
 from promptfleet.cluster.session import local_nodes
+from promptfleet.comparison.judgements import JUDGEMENT_HEADERS, JUDGEMENT_LEGEND
 from promptfleet.comparison.reference import HEADERS as REFERENCE_HEADERS
 from promptfleet.comparison.reference import reference_rows
 from promptfleet.comparison.report import ComparisonReport
@@ -66,6 +67,8 @@ def describe_outcome(spec: ComparisonSpec, folder: Path, out: Path, outcome: Com
 
 def _report(report: ComparisonReport) -> list[str]:
     lines = [render(_rows("comparison", HEADERS, report.rows)), fill(LEGEND, output_columns()), ""]
+    lines += [render(_rows("evaluation", JUDGEMENT_HEADERS, report.judgement_rows))]
+    lines += [fill(JUDGEMENT_LEGEND, output_columns()), ""]
     lines += [folded(f"tuned {method}: {format_params(values)}") for method, values in report.tuned.items()]
     lines += [folded(f"FAILED: {text}") for text in report.failed]
     for reference in report.references or ():

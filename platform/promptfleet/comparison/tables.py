@@ -37,19 +37,19 @@ def table_rows(scores: Sequence[MethodScore], differences: Sequence[Difference])
     return [_row(score, by_method.get(score.method)) for score in ranked]
 
 
-def markdown_table(rows: Sequence[Sequence[str]], headers: Sequence[str] = HEADERS) -> str:
-    """Return a table with the legend's columns; the first row, which is the best, in bold."""
+def markdown_table(rows: Sequence[Sequence[str]], headers: Sequence[str] = HEADERS, *, bold: int = 2) -> str:
+    """Return a table with the legend's columns; ``bold`` cells of the first row, which is the best, in bold."""
     best, *others = ([markdown(cell) for cell in row] for row in rows)
-    bold = [[f"**{cell}**" if cell and index < 2 else cell for index, cell in enumerate(best)], *others]
-    lines = [headers, ["---"] + ["---:"] * (len(headers) - 1), *bold]
+    marked = [[f"**{cell}**" if cell and index < bold else cell for index, cell in enumerate(best)], *others]
+    lines = [headers, ["---"] + ["---:"] * (len(headers) - 1), *marked]
     return "\n".join(f"| {' | '.join(line)} |" for line in lines) + "\n"
 
 
-def latex_table(rows: Sequence[Sequence[str]], headers: Sequence[str] = HEADERS) -> str:
-    """Return a ``tabular`` with booktabs' rules; the best method in bold."""
+def latex_table(rows: Sequence[Sequence[str]], headers: Sequence[str] = HEADERS, *, bold: int = 2) -> str:
+    """Return a ``tabular`` with booktabs' rules; ``bold`` cells of the best method in bold."""
     best, *others = rows
-    bold = [[rf"\textbf{{{latex(cell)}}}" if index < 2 else latex(cell) for index, cell in enumerate(best)]]
-    body = [*bold, *([latex(cell) for cell in row] for row in others)]
+    marked = [[rf"\textbf{{{latex(cell)}}}" if index < bold else latex(cell) for index, cell in enumerate(best)]]
+    body = [*marked, *([latex(cell) for cell in row] for row in others)]
     return "\n".join(
         [
             r"% needs \usepackage{booktabs}",

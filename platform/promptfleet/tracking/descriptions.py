@@ -18,6 +18,8 @@ _STATES = {"pruned": "stopped early (pruned)"}
 _FIGURES = {
     "accuracy": "accuracy by round: mean, every client, zero-shot CLIP",
     "partition": "number of samples of each class, part and domain per client",
+    "local_global": "accuracy of each client's model on its own and on all test parts",
+    "reliability": "accuracy by confidence, on the clients' own test parts",
     "experts": "experts of each client after the last round, by client id",
     "gate": "gate weights of the local and the non-local experts",
     "history": "validation accuracy by trial, and the best so far",

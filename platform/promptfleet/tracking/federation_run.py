@@ -247,12 +247,12 @@ def _final_sets(result: FederationResult) -> dict[str, float]:
     """Return figures of evaluation sets beyond the means of the last round, which ``round_metrics`` has."""
     found = {f"peak_round/{name}": one.mean for name, one in result.best_round_accuracy.items()}
     if result.calibration is not None:
-        found |= {f"calibration/{name}": getattr(result.calibration, name) for name in ("ece", "mce", "ace")}
-        found |= {f"calibration/client_{name}": value for name, value in result.calibration.client_means.items()}
+        found |= {f"test/calibration_{name}": getattr(result.calibration, name) for name in ("ece", "mce", "ace")}
+        found |= {f"test/calibration_client_{name}": value for name, value in result.calibration.client_means.items()}
     for name, one in result.accuracy.items():
         if name.startswith("test/"):
-            found |= {f"bottom_decile/{name}": one.bottom_decile, f"weighted_mean/{name}": one.weighted_mean}
-    return {**found, **{f"harmonic_of_means/{name}": value for name, value in result.harmonic_of_means.items()}}
+            found |= {f"{name}_bottom_decile": one.bottom_decile, f"{name}_weighted_mean": one.weighted_mean}
+    return {**found, **{f"{name}_harmonic_of_means": value for name, value in result.harmonic_of_means.items()}}
 
 
 def client_row(client: ClientReport) -> dict[str, float | None]:
@@ -287,7 +287,29 @@ def federation_figures(result: FederationSummary) -> "Iterator[tuple[str, Callab
 
     yield "accuracy", lambda: _accuracy_figure(result.rounds, result.zero_shot_accuracy, result.best_round)
     yield "partition", lambda: partition_figure(partition_counts(result))
+    yield "local_global", lambda: _local_global_figure(result)
+    yield "reliability", lambda: _reliability_figure(result)
     yield from described_figures([client.described for client in result.clients])
+
+
+def _local_global_figure(result: FederationSummary) -> "Figure | None":
+    from promptfleet.figures.evaluation import local_global_figure
+
+    pairs = [(one.accuracy.get("test/local"), one.accuracy.get("test/global")) for one in result.clients]
+    if any(None in pair for pair in pairs):
+        return None
+    local, everywhere = zip(*pairs, strict=True)
+    return local_global_figure({result.method: (local, everywhere)})
+
+
+def _reliability_figure(result: FederationSummary) -> "Figure | None":
+    from promptfleet.figures.evaluation import reliability_figure
+
+    found = result.calibration
+    if found is None:
+        return None
+    bins = [(one.count, one.confidence, one.accuracy) for one in found.bins]
+    return reliability_figure({result.method: bins}, {result.method: found.ece})
 
 
 def partition_counts(result: FederationSummary) -> PartitionCounts:

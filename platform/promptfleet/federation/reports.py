@@ -3,7 +3,7 @@
 import math
 from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, field, fields, replace
 from statistics import fmean
 from typing import TYPE_CHECKING, Any
 
@@ -13,6 +13,7 @@ from promptfleet.federation.evaluation.scores import (
     TEST,
     VAL,
     Evaluation,
+    Score,
     SetAccuracy,
     client_accuracies,
     harmonic_of_means,
@@ -336,7 +337,7 @@ class FederationResult(FederationSummary):
 
 def summary_from_json(text: str | bytes) -> FederationSummary:
     """Read what ``to_json`` wrote. Raises ValueError, in one line: a value that is missing or cannot be."""
-    summary = parse_json(FederationSummary, text)
+    summary = _with_local_sets(parse_json(FederationSummary, text))
     check_rounds(summary.rounds, clients=len(summary.clients))
     if not 1 <= summary.best_round <= len(summary.rounds):
         raise ValueError(f"best_round is {summary.best_round} of {len(summary.rounds)}")
@@ -347,6 +348,31 @@ def summary_from_json(text: str | bytes) -> FederationSummary:
     if len(summary.domain_label_counts) != domains or any(len(row) != classes for row in summary.domain_label_counts):
         raise ValueError("domain_label_counts has not one count for each domain and class")
     return summary
+
+
+def _with_local_sets(summary: FederationSummary) -> FederationSummary:
+    """Return the summary with the accuracies of ``local`` sets, which results without named sets lack."""
+    if summary.accuracy or not summary.rounds:
+        return summary
+    rounds = [_round_with_local_sets(report, summary.clients) for report in summary.rounds]
+    best = next((report.accuracy for report in rounds if report.round == summary.best_round), {})
+    clients = [
+        replace(one, accuracy={set_name(VAL, LOCAL): one.val_accuracy, set_name(TEST, LOCAL): one.test_accuracy})
+        for one in summary.clients
+    ]
+    return replace(summary, rounds=rounds, clients=clients, accuracy=rounds[-1].accuracy, best_round_accuracy=best)
+
+
+def _round_with_local_sets(report: RoundReport, clients: Sequence[ClientReport]) -> RoundReport:
+    sets = {
+        set_name(VAL, LOCAL): (report.client_val_accuracy, [client.num_val for client in clients]),
+        set_name(TEST, LOCAL): (report.client_test_accuracy, [client.num_test for client in clients]),
+    }
+    scores = {
+        name: [Score(value, size) for value, size in zip(*columns, strict=False) if value is not None]
+        for name, columns in sets.items()
+    }
+    return replace(report, accuracy={name: SetAccuracy.of(ones) for name, ones in scores.items() if ones})
 
 
 def check_rounds(reports: Sequence[RoundReport], *, clients: int) -> None:

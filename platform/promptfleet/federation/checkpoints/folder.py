@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from promptfleet.atomic_files import locked, replacing
-from promptfleet.config import StorageConfig, fingerprint_of
+from promptfleet.config import FederationConfig, StorageConfig, fingerprint_of, merge
 from promptfleet.disks import disk_errors, storage_error
 from promptfleet.errors import DataError, StorageError
 from promptfleet.federation.checkpoints.checkpoint import (
@@ -213,10 +213,10 @@ def load_summary(folder: Path, fingerprint: str) -> FederationSummary | None:
             except FileNotFoundError:
                 return None
         summary = summary_from_json(text)
-        found = fingerprint_of(summary.config)
+        found = {fingerprint_of(summary.config), fingerprint_of(merge(FederationConfig().to_dict(), summary.config))}
     except (ValueError, TypeError, KeyError, AttributeError) as error:
         raise DataError(f"{path}: damaged ({type(error).__name__}: {error})") from None
-    if found != fingerprint:
+    if fingerprint not in found:  # the second one is of a result that is older than some keys
         raise DataError(f"{path}: the result of a federation with another configuration")
     return summary
 

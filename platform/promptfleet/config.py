@@ -129,13 +129,19 @@ class PartitionConfig(Section):
     public_fraction: float = Field(
         0.0, ge=0, lt=1, description="fraction of the training images that the server has instead of the clients"
     )
+    new_classes: float = Field(
+        0.0,
+        ge=0,
+        lt=1,
+        description="fraction of the classes, the last by label, that no client has and that prompts are tested on",
+    )
     val_fraction: float = Field(0.15, gt=0, lt=1, description="fraction of a client's samples used for validation")
     test_fraction: float = Field(0.25, gt=0, lt=1, description="fraction of a client's samples used for the test")
     min_samples: int = Field(
         12, ge=3, description="smallest number of samples per client (dirichlet, domain_dirichlet, quantity)"
     )
     file: FilePath | None = Field(
-        None, description="file of a saved partition; the rest of this section then has no effect"
+        None, description="file of a saved partition; of the rest of this section only new_classes then has an effect"
     )
     fingerprint: Name | None = Field(
         None, description="hash of the partition in the file; filled in when the file is first read"
@@ -258,13 +264,14 @@ class PrivacyConfig(Section):
 
 
 SetRounds = Literal["each", "last_and_best", "never"]
+SetRoundsIfAny = Literal["auto", "each", "last_and_best", "never"]
 
 
 class EvaluationSetsConfig(Section):
     """The evaluated rounds in which clients are evaluated on a set, see docs/evaluation.md.
 
-    each: all of them; last_and_best: the last round, and each round with the best validation accuracy so far. ``local``
-    is evaluated in each.
+    each: all of them; last_and_best: the last round, and each round with the best validation accuracy so far; auto:
+    these if there are such samples and the method can predict them, else never. ``local`` is evaluated in each.
     """
 
     global_: SetRounds = Field(
@@ -275,6 +282,12 @@ class EvaluationSetsConfig(Section):
     )
     server: SetRounds = Field(
         "last_and_best", description="rounds of server: the server's model on the parts of all clients"
+    )
+    base: SetRoundsIfAny = Field(
+        "auto", description="rounds of base: a client's model on the test samples of base classes (new_classes)"
+    )
+    new: SetRoundsIfAny = Field(
+        "auto", description="rounds of new: a client's model on the test samples of new classes (new_classes)"
     )
 
 
@@ -416,6 +429,9 @@ class FederationConfig(Section):
             raise ValueError(f"evaluation.every={every} should be at most rounds={self.rounds}")
         if isinstance(clients, int) and clients > self.clients:
             raise ValueError(f"evaluation.clients={clients} should be at most clients={self.clients}, or all")
+        for name, rounds in {"base": self.evaluation.sets.base, "new": self.evaluation.sets.new}.items():
+            if rounds in ("each", "last_and_best") and not self.partition.new_classes:
+                raise ValueError(f"evaluation.sets.{name}={rounds} needs partition.new_classes, such as 0.5")
         return self
 
     def to_dict(self) -> dict[str, Any]:

@@ -15,10 +15,16 @@ from promptfleet.data.partition_advice import DRAWS, SETTINGS, advise
 from promptfleet.data.partitions import SCHEMES
 from promptfleet.data.partitions.domain import clients_by_domain
 from promptfleet.data.samples import Samples
+from promptfleet.data.unseen import new_samples, seen_samples
 from promptfleet.errors import ConfigError, DataError
 from promptfleet.seeding import stream
 
 MAX_DRAWS = 100  # draws of a scheme, until every client has some of the published test part
+
+
+def no_samples() -> np.ndarray:
+    """Return no sample indices."""
+    return np.empty(0, dtype=np.int64)
 
 
 @dataclass(frozen=True, eq=False)
@@ -26,7 +32,8 @@ class Partition:
     """Splits of all clients; ``clients[i]`` is client ``i``'s. No sample is assigned twice."""
 
     clients: tuple[ClientSplit, ...]
-    public: np.ndarray = field(default_factory=lambda: np.empty(0, dtype=np.int64))  # samples that the server has
+    public: np.ndarray = field(default_factory=no_samples)  # samples that the server has
+    new: np.ndarray = field(default_factory=no_samples)  # test samples of new classes, which follow from the settings
 
     def fingerprint(self) -> str:
         """Return a hash of the assignment of samples to clients and parts."""
@@ -50,8 +57,7 @@ class _Pools:
     @classmethod
     def of(cls, samples: Samples) -> "_Pools":
         if samples.official is None:
-            nothing = np.empty(0, dtype=np.int64)
-            return cls(np.arange(len(samples)), nothing, nothing)
+            return cls(np.arange(len(samples)), no_samples(), no_samples())
         return cls(*(np.flatnonzero(samples.official == part) for part in (Part.TRAIN, Part.VAL, Part.TEST)))
 
     @property
@@ -67,12 +73,20 @@ def make_partition(samples: Samples, *, clients: int, settings: PartitionConfig,
     proportions of every class (and domain), and a client that gets nothing of the validation part has its own cut from
     its training samples. The owner of a sample depends on ``seed``, ``clients`` and the scheme's own settings; the
     fractions only change how each client's samples are split, ``settings.shots`` only how many training samples are
-    kept.
+    kept. Samples of new classes go to no client and not to the server.
 
     Raises:
         ConfigError: if the fractions leave nothing to train on, or the scheme's settings do not fit the dataset.
         DataError: if there are too few samples for this many clients, or no draw met the scheme's conditions.
     """
+    seen, indices = seen_samples(samples, settings)
+    dealt = _deal(seen, clients, settings, seed)
+    splits = (ClientSplit(indices[one.train], indices[one.val], indices[one.test]) for one in dealt.clients)
+    return Partition(tuple(splits), indices[dealt.public], new_samples(samples, settings))
+
+
+def _deal(samples: Samples, clients: int, settings: PartitionConfig, seed: int) -> Partition:
+    """Give all samples to clients and to the server."""
     pools = _Pools.of(samples)
     public, rest = take_public(pools.train, samples.labels, settings.public_fraction, stream(seed, "public"))
     pools = replace(pools, train=rest)

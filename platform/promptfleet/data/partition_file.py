@@ -10,9 +10,11 @@ import numpy as np
 from pydantic import ConfigDict, Field
 
 from promptfleet.atomic_files import replacing
+from promptfleet.config import PartitionConfig
 from promptfleet.data.client_split import ClientSplit
 from promptfleet.data.partition import Partition
 from promptfleet.data.samples import Samples
+from promptfleet.data.unseen import seen_samples
 from promptfleet.disks import disk_errors
 from promptfleet.errors import DataError, first_line
 from promptfleet.strict_json import Count, Counts, parse_json
@@ -137,6 +139,19 @@ def check_fits(stored: StoredPartition, path: str | Path, samples: Samples, *, d
     found = len(stored.partition.clients)
     if found != clients:
         raise DataError(f"partition.file={path}: has {found} clients; set clients to {found} (found clients={clients})")
+
+
+def check_seen(partition: Partition, settings: PartitionConfig, samples: Samples) -> None:
+    """Raise DataError if a client, or the server, has samples of a file that ``settings`` give to no client."""
+    _, seen = seen_samples(samples, settings)
+    owned = {f"client {client} has": split.samples() for client, split in enumerate(partition.clients)}
+    for owner, indices in {**owned, "'public' has": partition.public}.items():
+        if len(unseen := np.setdiff1d(indices, seen)):
+            name = samples.class_names[samples.labels[unseen[0]]]
+            raise DataError(
+                f"partition.file={settings.file}: {owner} sample {unseen[0]} of the new class {name!r}; make the file "
+                f"with partition.new_classes={settings.new_classes:g}, or leave that out"
+            )
 
 
 def _dataset_text(dataset: str, samples: int, classes: int) -> str:

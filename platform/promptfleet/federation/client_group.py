@@ -20,14 +20,22 @@ from promptfleet.methods.protocol import Examples, Message, State, World
 class ClientGroup:
     """Clients by id, which share one world. All mappings go by client id.
 
-    ``everyone`` has the held-out parts of all clients of the federation, hosted here or not.
+    ``everyone`` has the held-out parts of all clients of the federation, hosted here or not; ``new_world`` is that of
+    the new classes, if there are any.
     """
 
-    def __init__(self, world: World, store: FeatureStore, splits: Mapping[int, ClientSplit], everyone: SharedParts):
+    def __init__(
+        self,
+        world: World,
+        store: FeatureStore,
+        splits: Mapping[int, ClientSplit],
+        everyone: SharedParts,
+        new_world: World | None = None,
+    ):
         self._world, self._store = world, store
         self._method = method = load_method(world.config.method)
         self._read_pixels = pixel_reader_for(method.needs_of(world.config), world, store)
-        self._shared = SharedSets(method, everyone, self._read)
+        self._shared = SharedSets(method, everyone, self._read, new_world)
         self._clients: dict[int, Client] = {}
         self.host(splits)
 

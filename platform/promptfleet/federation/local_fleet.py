@@ -45,12 +45,13 @@ class LocalFleet:
         torch.set_num_threads(config.runtime.threads_per_client)
         device = choose_device(config.runtime.device)
         set_arithmetic(device, tf32=config.precision == "tf32")
-        here = replace(self._prepared.world(config), upload_noise=upload_noise)
-        there = here.to(device)
-        servers = there if server_share(config) else here
+        prepared = self._prepared.to(device)
+        there = replace(prepared.world(config), upload_noise=upload_noise)
+        servers = there if server_share(config) else replace(self._prepared.world(config), upload_noise=upload_noise)
         public = public_examples(servers, self._store, partition.public)
         self._server = Server(load_method(config.method), replace(servers, rows=rows and KeptRows(rows), public=public))
-        self._group = ClientGroup(there, self._store, dict(enumerate(partition.clients)), SharedParts.of(partition))
+        splits, everyone = dict(enumerate(partition.clients)), SharedParts.of(partition)
+        self._group = ClientGroup(there, self._store, splits, everyone, prepared.new_world(config))
         self._failures = Failures(config.runtime)
         self._clients = range(config.clients)
 

@@ -1,6 +1,7 @@
 """Partition of a federation, by its configuration."""
 
 from collections.abc import Mapping
+from dataclasses import replace
 from os import PathLike, fspath
 from pathlib import Path
 from typing import Any
@@ -8,8 +9,9 @@ from typing import Any
 from promptfleet.config import FederationConfig, merge
 from promptfleet.config_types import expand_home
 from promptfleet.data.partition import Partition, make_partition
-from promptfleet.data.partition_file import check_fits, load_partition
+from promptfleet.data.partition_file import check_fits, check_seen, load_partition
 from promptfleet.data.samples import Samples
+from promptfleet.data.unseen import new_samples
 from promptfleet.errors import DataError
 
 
@@ -29,7 +31,8 @@ def partition_for(config: FederationConfig, samples: Samples) -> Partition:
             f"partition.fingerprint out to take the file as it is"
         )
     check_fits(stored, settings.file, samples, dataset=config.dataset, clients=config.clients)
-    return stored.partition
+    check_seen(stored.partition, settings, samples)
+    return replace(stored.partition, new=new_samples(samples, settings))
 
 
 def with_partition_fingerprint(values: Mapping[str, Any]) -> Mapping[str, Any]:

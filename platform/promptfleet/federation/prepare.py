@@ -5,10 +5,12 @@ Both are computed once per content and kept on disk, so a second run imports nei
 
 import logging
 from collections.abc import Hashable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import reduce
 from operator import or_
 from pathlib import Path
+
+import torch
 
 from promptfleet.clip.backbone import Backbone
 from promptfleet.clip.frozen import FrozenClip
@@ -27,8 +29,9 @@ from promptfleet.features.class_prompts import check_prompt_fits, warn_of_equal_
 from promptfleet.features.encoding import encode_missing, features_folder, wanted_files
 from promptfleet.features.image_encoder import load_inputs
 from promptfleet.features.text_features import embedded_texts, text_features
+from promptfleet.federation.evaluation.schedule import check_sets
 from promptfleet.federation.partitioning import partition_for
-from promptfleet.federation.worlds import wanted_texts, world_of
+from promptfleet.federation.worlds import all_texts, new_world_of, world_of
 from promptfleet.limits import check_states
 from promptfleet.methods import load_method
 from promptfleet.methods.protocol import Needs, World
@@ -69,6 +72,14 @@ class Prepared:
     def world(self, config: FederationConfig) -> World:
         return world_of(config, self.clip, self.class_names, image_tower=self.image_tower)
 
+    def new_world(self, config: FederationConfig) -> World | None:
+        """Return the world of the new classes, if there are any."""
+        return new_world_of(config, self.clip, self.class_names, image_tower=self.image_tower)
+
+    def to(self, device: torch.device | str) -> "Prepared":
+        """Return the same with all tensors on a device."""
+        return replace(self, clip=self.clip.to(device), image_tower=self.image_tower and self.image_tower.to(device))
+
 
 @disk_errors(doing="used")
 def prepare(*configs: FederationConfig) -> Prepared:
@@ -85,13 +96,14 @@ def prepare(*configs: FederationConfig) -> Prepared:
     _check_one_backbone(configs)
     dataset, backbone = load_inputs(config)
     folder = features_folder(config)
-    lists = {texts for candidate in configs for texts in wanted_texts(candidate, dataset.class_names).values()}
+    lists = {texts for candidate in configs for texts in all_texts(candidate, dataset.class_names)}
     clip = _frozen_clip(backbone, dataset, sorted(lists), config.storage, folder)
     warn_of_equal_prompts(backbone, dataset, clip.classes)
     needs = reduce(or_, (load_method(candidate.method).needs_of(candidate) for candidate in configs))
     image_tower = backbone.image_tower if Needs.PIXELS in needs else None
     for candidate in configs:
         check_prompt_fits(candidate, clip, dataset.class_names)
+        check_sets(candidate)
         method = load_method(candidate.method)
         world = world_of(candidate, clip, dataset.class_names, image_tower=image_tower)
         method.check(world)

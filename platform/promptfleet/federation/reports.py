@@ -230,7 +230,8 @@ class FederationSummary:
     ``domain_label_counts`` is ``[domains][classes]``, over the samples that clients hold. ``honest_`` accuracies are
     means over the clients that are no ``adversaries``; ``noise_multiplier`` and ``epsilon_spent`` are of privacy.
     ``accuracy`` has the evaluation sets after the last round by name, such as ``test/global``, and
-    ``best_round_accuracy`` those after the best one; docs/evaluation.md defines each.
+    ``best_round_accuracy`` those after the best one; ``zero_shot`` has untrained CLIP's on the test sets;
+    docs/evaluation.md defines each.
     """
 
     config: Mapping[str, Any]
@@ -260,6 +261,7 @@ class FederationSummary:
     checkpoint_seconds: float | None = field(default=None, kw_only=True)
     accuracy: Mapping[str, SetAccuracy] = field(default_factory=dict, kw_only=True)
     best_round_accuracy: Mapping[str, SetAccuracy] = field(default_factory=dict, kw_only=True)
+    zero_shot: Mapping[str, SetAccuracy] = field(default_factory=dict, kw_only=True)
 
     @property
     def calibration(self) -> Calibration | None:
@@ -283,6 +285,7 @@ class FederationSummary:
             "clients": [asdict(report) for report in self.clients],
             "accuracy": {name: asdict(one) for name, one in self.accuracy.items()},
             "best_round_accuracy": {name: asdict(one) for name, one in self.best_round_accuracy.items()},
+            "zero_shot": {name: asdict(one) for name, one in self.zero_shot.items()},
             "harmonic_of_means": self.harmonic_of_means,
         }
         return to_json(plain)

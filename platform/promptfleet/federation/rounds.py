@@ -11,7 +11,6 @@ from pathlib import Path
 import numpy as np
 
 from promptfleet.config import FederationConfig
-from promptfleet.data.feature_store import rows_of
 from promptfleet.data.partition_counts import PartitionCounts, count_partition
 from promptfleet.data.samples import Samples
 from promptfleet.errors import FederationError
@@ -19,7 +18,13 @@ from promptfleet.federation.conditions.adversaries import adversaries
 from promptfleet.federation.conditions.cohort import cohort_size, sample_cohort
 from promptfleet.federation.conditions.faults import Turnout, turnout
 from promptfleet.federation.conditions.privacy import check_noise_hides, privacy_budget
-from promptfleet.federation.evaluation.schedule import Plan, evaluated_clients, plan_of_best, plan_of_round
+from promptfleet.federation.evaluation.schedule import (
+    Plan,
+    cannot_predict_new,
+    evaluated_clients,
+    plan_of_best,
+    plan_of_round,
+)
 from promptfleet.federation.evaluation.scores import (
     LOCAL,
     TEST,
@@ -29,6 +34,7 @@ from promptfleet.federation.evaluation.scores import (
     honest_mean,
     set_name,
 )
+from promptfleet.federation.evaluation.zero_shot import zero_shot_accuracies, zero_shot_right
 from promptfleet.federation.fleet import CohortUpdate, Fleet, Handle, Intake
 from promptfleet.federation.partitioning import partition_for
 from promptfleet.federation.prepare import Prepared
@@ -46,8 +52,6 @@ from promptfleet.federation.server_rows import make_rows, rows_folder
 from promptfleet.methods import load_method
 from promptfleet.methods.parts.states import state_sha256
 from promptfleet.methods.protocol import State
-
-BLOCK = 8192  # images whose logits are computed at once
 
 logger = logging.getLogger(__name__)
 
@@ -86,7 +90,7 @@ class Federation:
         store = prepared.open_store()
         self._samples = Samples.of_store(store, prepared.class_names, prepared.domain_names)
         self.partition = partition_for(config, self._samples)
-        self._zero_shot_correct = _zero_shot_correct(prepared, store.features, store.labels)
+        self._zero_shot_right = zero_shot_right(config, prepared.clip, store)
         self._events: list[Event] = []
         self._begin()
 
@@ -211,13 +215,19 @@ class Federation:
         return sample_cohort(config.seed, round_index, config.clients, share, over_selection=over_selection)
 
     def _simulated_events(self, round_index: int, intake: Intake) -> list[Event]:
-        """Return events for simulated attackers (round 1 only) and for clients whose uploads others do not get."""
+        """Return events for attackers and unevaluated sets (round 1 only), and for uploads that others do not get."""
         attack = self.config.adversary
         attacks = [Event("train", sorted(self._adversaries), f"adversary.kind={attack.kind}", "attack simulated")]
         excluded = [
             Event("aggregate", [client], why, "not given to others") for client, why in sorted(intake.excluded.items())
         ]
-        return [*(attacks if self._adversaries and round_index == 1 else []), *excluded]
+        first = [*(attacks if self._adversaries else []), *self._unevaluated()] if round_index == 1 else []
+        return [*first, *excluded]
+
+    def _unevaluated(self) -> list[Event]:
+        """Return an event if there are new classes that the method cannot predict."""
+        reason = self.config.partition.new_classes and cannot_predict_new(self.config)
+        return [Event("evaluate", [], reason, "no accuracy on new classes")] if reason else []
 
     def record(self, event: Event) -> None:
         """Add ``event`` to the next round's report."""
@@ -291,6 +301,7 @@ class Federation:
             checkpoint_seconds=None,
             accuracy=last.accuracy,
             best_round_accuracy=best.accuracy,
+            zero_shot=zero_shot_accuracies(self._zero_shot_right, self.partition),
             server=snapshot.server,
             privates=snapshot.privates,
         )
@@ -324,7 +335,7 @@ class Federation:
             num_test=num_test,
             val_accuracy=accuracy.get(set_name(VAL, LOCAL)),
             test_accuracy=accuracy.get(set_name(TEST, LOCAL)),
-            zero_shot_accuracy=float(self._zero_shot_correct[self.partition.clients[client].test].mean()),
+            zero_shot_accuracy=float(self._zero_shot_right[self.partition.clients[client].test].mean()),
             label_counts=counts.label_counts[client],
             domain_counts=counts.domain_counts[client],
             described=evaluation.described,
@@ -337,10 +348,3 @@ def _loss_events(trained: Sequence[TrainReport]) -> list[Event]:
     """Return events for losses that are NaN or infinite; a round with one has no mean loss."""
     bad = sum(not math.isfinite(report.metrics.get("loss", 0.0)) for report in trained)
     return [Event("train", [], f"the loss of {bad} clients is not finite", "train_loss is null")] if bad else []
-
-
-def _zero_shot_correct(prepared: Prepared, features: np.ndarray, labels: np.ndarray) -> np.ndarray:
-    """Return True per sample if CLIP's own zero-shot prediction is right."""
-    text = prepared.clip.zero_shot_text.numpy().T
-    blocks = (slice(start, start + BLOCK) for start in range(0, len(features), BLOCK))
-    return np.concatenate([(rows_of(features, block) @ text).argmax(axis=1) for block in blocks]) == labels

@@ -1,4 +1,4 @@
-"""The world of a federation: its configuration, the frozen CLIP, and the texts that its method asks for."""
+"""The worlds of a federation: its configuration, the frozen CLIP, and the texts that its method asks for."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -6,6 +6,7 @@ from typing import Any
 from promptfleet.clip.frozen import FrozenClip
 from promptfleet.clip.tokens import texts_key
 from promptfleet.config import FederationConfig
+from promptfleet.data.unseen import base_classes
 from promptfleet.errors import MethodError
 from promptfleet.methods import load_method
 from promptfleet.methods.protocol import World
@@ -25,11 +26,37 @@ def wanted_texts(config: FederationConfig, class_names: Sequence[str]) -> dict[s
     return {name: tuple(texts) for name, texts in lists.items()}
 
 
-def world_of(config: FederationConfig, clip: FrozenClip, class_names: Sequence[str], **more: Any) -> World:
-    """Make the world of a configuration; ``clip`` has the texts of its method, ``more`` are other fields of World.
+def base_and_new(config: FederationConfig, classes: int) -> list[range]:
+    """Return the labels of the base classes and, with ``partition.new_classes``, those of the new ones."""
+    base = base_classes(config.partition, classes)
+    return [range(base), range(base, classes)] if base < classes else [range(classes)]
 
-    For a world of some of the classes, take both: ``world_of(config, clip.take(labels), names_of_labels)``.
+
+def all_texts(config: FederationConfig, class_names: Sequence[str]) -> set[tuple[str, ...]]:
+    """Return the lists of texts that the worlds of a configuration have."""
+    worlds = [class_names[labels.start : labels.stop] for labels in base_and_new(config, len(class_names))]
+    return {texts for names in worlds for texts in wanted_texts(config, names).values()}
+
+
+def world_of(config: FederationConfig, clip: FrozenClip, class_names: Sequence[str], **more: Any) -> World:
+    """Make the world that a configuration trains in, of the base classes; ``clip`` and ``class_names`` are of all.
+
+    ``clip`` has the texts of its method, ``more`` are other fields of World.
     """
+    return _world_among(base_and_new(config, len(class_names))[0], config, clip, class_names, **more)
+
+
+def new_world_of(config: FederationConfig, clip: FrozenClip, class_names: Sequence[str], **more: Any) -> World | None:
+    """Make the world of the new classes, with the arguments of ``world_of``; None if there are no new classes."""
+    _, *new = base_and_new(config, len(class_names))
+    return _world_among(new[0], config, clip, class_names, **more) if new else None
+
+
+def _world_among(
+    labels: range, config: FederationConfig, clip: FrozenClip, class_names: Sequence[str], **more: Any
+) -> World:
+    if len(labels) < len(class_names):
+        clip, class_names = clip.take(labels), class_names[labels.start : labels.stop]
     lists = wanted_texts(config, class_names)
     texts = {name: clip.texts[texts_key(listed)] for name, listed in lists.items()}
     return World(config, clip, tuple(class_names), texts=texts, **more)

@@ -252,6 +252,7 @@ def _final_sets(result: FederationResult) -> dict[str, float]:
     for name, one in result.accuracy.items():
         if name.startswith("test/"):
             found |= {f"{name}_bottom_decile": one.bottom_decile, f"{name}_weighted_mean": one.weighted_mean}
+    found |= {f"{name}_zero_shot": one.mean for name, one in result.zero_shot.items()}
     return {**found, **{f"{name}_harmonic_of_means": value for name, value in result.harmonic_of_means.items()}}
 
 

@@ -4,7 +4,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from promptfleet.config import FederationConfig
-from promptfleet.federation.evaluation.scores import CALIBRATION, GLOBAL, LOCAL, OTHERS, SERVER
+from promptfleet.errors import ConfigError
+from promptfleet.federation.evaluation.scores import BASE, CALIBRATION, GLOBAL, LOCAL, NEW, OTHERS, SERVER
+from promptfleet.methods import load_method
+from promptfleet.methods.protocol import PredictsOtherClasses
 from promptfleet.seeding import stream
 
 
@@ -54,12 +57,33 @@ def plan_of_best(config: FederationConfig, done: Plan) -> Plan | None:
     return Plan(rest, done.server_by) if rest else None
 
 
+def check_sets(config: FederationConfig) -> None:
+    """Raise ConfigError if the configuration names a set that its method cannot predict."""
+    rounds = config.evaluation.sets.new
+    if rounds in ("each", "last_and_best") and (reason := cannot_predict_new(config)):
+        raise ConfigError(f"evaluation.sets.new={rounds}: {reason}; set it to auto, or choose another method")
+
+
+def cannot_predict_new(config: FederationConfig) -> str | None:
+    """Return the reason why the method cannot predict classes that it was not trained on; None if it can."""
+    if not isinstance(load_method(config.method), PredictsOtherClasses):
+        return f"method {config.method} has parameters for each class that it was trained on"
+    if config.class_specific_context:
+        return "class_specific_context=true learns a context for each class that it was trained on"
+    return None
+
+
 def _sets(config: FederationConfig, when: Sequence[str]) -> tuple[str, ...]:
     sets = config.evaluation.sets
+    base, new = (
+        "last_and_best" if config.partition.new_classes and one == "auto" else one for one in (sets.base, sets.new)
+    )
     asked = {
         GLOBAL: sets.global_,
         OTHERS: sets.others,
         SERVER: sets.server,
+        BASE: base,
+        NEW: "never" if cannot_predict_new(config) else new,
         CALIBRATION: config.evaluation.calibration,
     }
     return tuple(name for name, rounds in asked.items() if rounds in when)

@@ -11,9 +11,9 @@ from promptfleet.federation.evaluation.calibration import Certainty
 from promptfleet.strict_json import Count
 
 VAL, TEST = "val", "test"
-LOCAL, GLOBAL, OTHERS, SERVER = "local", "global", "others", "server"
+LOCAL, GLOBAL, OTHERS, SERVER, BASE, NEW = "local", "global", "others", "server", "base", "new"
 CALIBRATION = "calibration"  # is asked for like a set: the certainty of predictions on the client's own test part
-PAIRS = ((LOCAL, GLOBAL), ("base", "new"))  # sets of one part whose harmonic mean is reported
+PAIRS = ((LOCAL, GLOBAL), (BASE, NEW))  # sets of one part whose harmonic mean is reported
 
 
 @dataclass(frozen=True)

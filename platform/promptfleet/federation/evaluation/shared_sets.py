@@ -12,23 +12,39 @@ import torch
 from promptfleet.data.partition import Partition
 from promptfleet.federation.evaluation.answers import batches, predictor_of, right_answers
 from promptfleet.federation.evaluation.schedule import Plan
-from promptfleet.federation.evaluation.scores import GLOBAL, OTHERS, SERVER, TEST, VAL, Score, set_name
-from promptfleet.methods.protocol import Examples, HasServerModel, Method, Task
+from promptfleet.federation.evaluation.scores import (
+    BASE,
+    GLOBAL,
+    NEW,
+    OTHERS,
+    SERVER,
+    TEST,
+    VAL,
+    Score,
+    set_name,
+)
+from promptfleet.methods.parts.side_by_side import run_together
+from promptfleet.methods.protocol import Examples, HasServerModel, Method, Task, World
 
 BLOCK = 1024  # samples that a model gets at once
 
 
 @dataclass(frozen=True)
 class SharedParts:
-    """Sample indices of the validation and test parts of all clients, in the order of client ids."""
+    """Sample indices of the validation and test parts of all clients, in the order of client ids.
+
+    ``new`` are test samples of new classes.
+    """
 
     val: np.ndarray
     test: np.ndarray
+    new: np.ndarray
 
     @classmethod
     def of(cls, partition: Partition) -> "SharedParts":
         splits = partition.clients
-        return cls(np.concatenate([split.val for split in splits]), np.concatenate([split.test for split in splits]))
+        val, test = (np.concatenate([getattr(split, part) for split in splits]) for part in (VAL, TEST))
+        return cls(val, test, partition.new)
 
 
 @dataclass(frozen=True)
@@ -40,23 +56,40 @@ class Model:
 
 
 class SharedSets:
-    """Shared samples, which ``read`` returns by their indices."""
+    """Shared samples, which ``read`` returns by their indices; ``new_world`` has the new classes."""
 
-    def __init__(self, method: Method, parts: SharedParts, read: Callable[[np.ndarray], Examples]):
-        self._method, self._parts, self._read = method, parts, read
+    def __init__(
+        self,
+        method: Method,
+        parts: SharedParts,
+        read: Callable[[np.ndarray], Examples],
+        new_world: World | None = None,
+    ):
+        self._method, self._parts, self._read, self._new_world = method, parts, read, new_world
 
     def scores(self, models: Sequence[Model], plan: Plan) -> list[dict[str, Score]]:
         """Return each model's scores on the sets of ``plan`` that have shared samples."""
         scores: list[dict[str, Score]] = [{} for _ in models]
         for part, indices in ((VAL, self._parts.val), (TEST, self._parts.test)):
-            if {GLOBAL, OTHERS} & {*plan.sets}:
+            if {GLOBAL, OTHERS, BASE} & {*plan.sets}:
                 right = self._right([model.task for model in models], indices)
                 for model, mine, found in zip(models, right, scores, strict=True):
                     found |= _client_scores(part, mine, ~np.isin(indices, model.own[part]), plan)
             for model, found in zip(models, scores, strict=True):
                 if server := self._server_model(model.task, plan):
                     found[set_name(part, SERVER)] = _score(self._right([server], indices)[0])
+        if NEW in plan.sets:
+            for right, found in zip(self._right_among_new([model.task for model in models]), scores, strict=True):
+                found[set_name(TEST, NEW)] = _score(right)
         return scores
+
+    def _right_among_new(self, tasks: Sequence[Task]) -> np.ndarray:
+        """Return which test samples of new classes each task's prompts predict right, with the new names after them."""
+        works = [self._method.reworded(task, self._new_world) for task in tasks]
+        with torch.inference_mode():
+            reworded = run_together(self._new_world, works, "reworded")
+        first_label = len(tasks[0].world.class_names)
+        return self._right(reworded, self._parts.new, first_label)
 
     def _server_model(self, task: Task, plan: Plan) -> Task | None:
         """Return the server's model, if there is one and this client measures it."""
@@ -64,8 +97,11 @@ class SharedSets:
             return None
         return replace(task, private=self._method.server_model(task))
 
-    def _right(self, tasks: Sequence[Task], indices: np.ndarray) -> np.ndarray:
-        """Return which samples each task predicts right: bool ``[tasks, samples]``."""
+    def _right(self, tasks: Sequence[Task], indices: np.ndarray, first_label: int = 0) -> np.ndarray:
+        """Return which samples each task predicts right: bool ``[tasks, samples]``.
+
+        ``first_label`` is that of the class which is the tasks' first.
+        """
         method, right = self._method, np.empty((len(tasks), len(indices)), dtype=bool)
         predictors = [predictor_of(method, task) for task in tasks]
         parts = zip(*(batches(method, task, len(indices), BLOCK) for task in tasks), strict=True)
@@ -75,6 +111,7 @@ class SharedSets:
                 for row, (task, predict, part) in enumerate(zip(tasks, predictors, of_tasks, strict=True)):
                     if examples is None or method.has_memory:  # otherwise the parts of all tasks are the same
                         examples = self._read(indices[part])
+                        examples = replace(examples, labels=examples.labels - first_label)
                     right[row, part] = right_answers(predict, task, examples).cpu().numpy()
         return right
 
@@ -84,6 +121,8 @@ def _client_scores(part: str, right: np.ndarray, foreign: np.ndarray, plan: Plan
     scores = {}
     if GLOBAL in plan.sets:
         scores[set_name(part, GLOBAL)] = _score(right)
+    if BASE in plan.sets and part == TEST:
+        scores[set_name(part, BASE)] = _score(right)
     if OTHERS in plan.sets and foreign.any():
         scores[set_name(part, OTHERS)] = _score(right[foreign])
     return scores

@@ -46,7 +46,7 @@ from promptfleet.federation.on_ray.wire import (
 from promptfleet.federation.reports import TrainReport
 from promptfleet.federation.server import Server
 from promptfleet.federation.server_rows import KeptRows
-from promptfleet.federation.worlds import world_of
+from promptfleet.federation.worlds import new_world_of, world_of
 from promptfleet.methods import load_method
 from promptfleet.methods.protocol import Purpose
 
@@ -182,7 +182,8 @@ class ClientActor:
             image_tower=self._image_tower,
             upload_noise=upload_noise,
         )
-        self._group = ClientGroup(world, self._store, splits, everyone)
+        new = new_world_of(config, self._clip, self._frozen.class_names, image_tower=self._image_tower)
+        self._group = ClientGroup(world, self._store, splits, everyone, new)
 
     def initial_states(self, clients: Sequence[int]) -> Stacked:
         return stack(self._group.initial_states(clients))

@@ -1,0 +1,59 @@
+"""Reference of every evaluation set: untrained CLIP on the same samples, among the same classes."""
+
+import numpy as np
+
+from promptfleet.clip.frozen import FrozenClip
+from promptfleet.config import FederationConfig
+from promptfleet.data.feature_store import FeatureStore, rows_of
+from promptfleet.data.partition import Partition
+from promptfleet.federation.evaluation.scores import (
+    BASE,
+    GLOBAL,
+    LOCAL,
+    NEW,
+    TEST,
+    Evaluation,
+    Score,
+    SetAccuracy,
+    set_accuracies,
+    set_name,
+)
+from promptfleet.federation.evaluation.shared_sets import SharedParts
+from promptfleet.federation.worlds import base_and_new
+
+BLOCK = 8192  # images whose logits are computed at once
+
+
+def zero_shot_right(config: FederationConfig, clip: FrozenClip, store: FeatureStore) -> np.ndarray:
+    """Return True per sample if CLIP's own zero-shot prediction is right: bool ``[samples]``.
+
+    Samples of base classes are predicted among these, and samples of new classes among the new ones.
+    """
+    text, right = clip.zero_shot_text.numpy(), np.empty(len(store.labels), dtype=bool)
+    for start in range(0, len(right), BLOCK):
+        block = slice(start, start + BLOCK)
+        labels, logits = store.labels[block], rows_of(store.features, block) @ text.T
+        for classes in base_and_new(config, len(text)):
+            among = (labels >= classes.start) & (labels < classes.stop)
+            found = logits[among, classes.start : classes.stop].argmax(axis=1) + classes.start
+            right[block][among] = found == labels[among]
+    return right
+
+
+def zero_shot_accuracies(right: np.ndarray, partition: Partition) -> dict[str, SetAccuracy]:
+    """Return accuracies by evaluation set, from whether each sample is predicted right: bool ``[samples]``."""
+    everybody = SharedParts.of(partition)
+    shared = {GLOBAL: everybody.test}
+    if len(everybody.new):
+        shared |= {BASE: everybody.test, NEW: everybody.new}
+    scores = {set_name(TEST, name): _score(right[indices]) for name, indices in shared.items()}
+    return set_accuracies(
+        [
+            Evaluation(client, {set_name(TEST, LOCAL): _score(right[split.test]), **scores})
+            for client, split in enumerate(partition.clients)
+        ]
+    )
+
+
+def _score(right: np.ndarray) -> Score:
+    return Score(float(right.mean()), len(right))

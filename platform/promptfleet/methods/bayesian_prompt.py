@@ -11,9 +11,9 @@ Differs: ``prior_std`` p scales prior and start alike, as the published 1 drowns
 share their samples, while the code takes one image per step; the context starts as in CoOp, not from words.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import replace
-from math import ceil, exp, log, prod
+from math import ceil, exp, prod
 from typing import Literal
 
 import numpy as np
@@ -23,11 +23,10 @@ from pydantic import Field
 from torch import Tensor
 
 from promptfleet.config import FederationConfig
-from promptfleet.devices import from_numpy
-from promptfleet.methods.parts.prompt_method import PromptMethod
-from promptfleet.methods.parts.prompts import context_shape, encode_contexts, init_context
+from promptfleet.methods.parts.prompts import context_shape, init_context
+from promptfleet.methods.parts.sampled_prompts import SampledPrompts, standard_normal
 from promptfleet.methods.parts.training import detached, leaves, train_steps
-from promptfleet.methods.protocol import Arrived, Call, Images, Message, Spec, State, Task, Update, Work, World
+from promptfleet.methods.protocol import Arrived, Call, Message, Spec, State, Task, Update, Work, World
 
 _POSTERIOR = ("mean", "log_variance")
 _LOWEST, _HIGHEST = -12.0, 2.0  # of a log-variance that samples are drawn with
@@ -54,7 +53,7 @@ class BayesianPromptConfig(FederationConfig):
     )
 
 
-class BayesianPrompt(PromptMethod):
+class BayesianPrompt(SampledPrompts):
     """One averaged context, and a Gaussian residual in units of ``prior_std``.
 
     Server state, down and up: ``context`` [tokens, width], ``mean`` and ``log_variance`` [1, width]. With a private
@@ -81,7 +80,7 @@ class BayesianPrompt(PromptMethod):
             optimizers=[self.optimizer(task, parameters, config.prompt_lr)],
             contexts=lambda: sampled_contexts(parameters, config.prior_std, next(noise)),
             loss=lambda text, batch: (
-                F.nll_loss(self._log_mean(task, batch.images, text), batch.labels)
+                F.nll_loss(self.log_mean(task, batch.images, text), batch.labels)
                 + config.kl_weight * kl_to_prior(parameters["mean"], parameters["log_variance"])
             ),
         )
@@ -102,27 +101,14 @@ class BayesianPrompt(PromptMethod):
             mean["log_variance"] = _log_variance_of_mixture(arrived, mean["mean"])
         return mean
 
-    def predictor(self, task: Task) -> Callable[[Images], Tensor]:
-        """Sample the prompts once for all images; the logits are logarithms of the mean probabilities."""
+    def contexts_to_predict(self, task: Task) -> Tensor:
         given = {"context": task.download.tensors["context"], **_posterior(task)}
-        with torch.no_grad():
-            contexts = sampled_contexts(given, task.config.prior_std, _noise(task, 1, task.config.test_samples)[0])
-            text = encode_contexts(task.world, contexts)
-        return lambda images: self._log_mean(task, images, text)
-
-    def predict(self, task: Task, images: Images) -> Tensor:
-        return self.predictor(task)(images)
+        return sampled_contexts(given, task.config.prior_std, _noise(task, 1, task.config.test_samples)[0])
 
     def server_model(self, task: Task) -> State:
         """Return the prior where posteriors are private: the server has no other."""
         private = {name: torch.zeros_like(task.private[name]) for name in _POSTERIOR} if _is_private(task.world) else {}
         return {**task.private, **private}
-
-    def _log_mean(self, task: Task, images: Images, text: Tensor) -> Tensor:
-        """Return the logarithm of the mean probabilities ``[images, classes]``; ``text [samples, classes, dim]``."""
-        features = self.features(task, images)
-        each = torch.stack([F.log_softmax(self.scores(task, features, one), dim=-1) for one in text])
-        return each.logsumexp(dim=0) - log(len(text))
 
 
 def sampled_contexts(state: State, prior_std: float, noise: Tensor) -> Tensor:
@@ -157,10 +143,9 @@ def _posterior(task: Task) -> State:
 
 
 def _noise(task: Task, steps: int, samples: int) -> Tensor:
-    """Draw standard normal noise ``[steps, samples, (1,) 1, width]``, which is copied to the device at once."""
+    """Draw standard normal noise ``[steps, samples, (1,) 1, width]``."""
     *before, width = context_shape(task.world)
-    drawn = task.rng.standard_normal((steps, samples, *(1 for _ in before), width), dtype=np.float32)
-    return from_numpy(drawn, task.world.device)
+    return standard_normal(task, (steps, samples, *(1 for _ in before), width))
 
 
 def _noise_of_steps(task: Task) -> Iterator[Tensor]:

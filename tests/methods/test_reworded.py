@@ -15,7 +15,11 @@ from tests.tiny_federation import ALL, tiny_federation
 OPEN = [name for name in METHODS if isinstance(load_method(name), PredictsOtherClasses)]
 
 # of methods whose predictions depend on memories of the classes, or on samples that differ between two predictions
-ALIKE = {"pfedprompt": {"memory_weight": 0.0}, "bayesian_prompt": {"prior_std": 0.0}}
+ALIKE = {
+    "pfedprompt": {"memory_weight": 0.0},
+    "bayesian_prompt": {"prior_std": 0.0},
+    "fedabml": {"prior_std": 0.0, "kl_weight": 0.0},
+}
 
 
 def trained(name, **config):

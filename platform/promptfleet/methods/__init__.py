@@ -184,6 +184,7 @@ METHODS = {  # name -> module:class of this package
     "fedamp": "fedamp:FedAMP",
     "pfedprompt": "pfedprompt:PFedPrompt",
     "bayesian_prompt": "bayesian_prompt:BayesianPrompt",
+    "fedabml": "fedabml:FedABML",
     "promptfolio": "promptfolio:PromptFolio",
     "pfedla": "pfedla:PFedLA",
     "fedotp": "fedotp:FedOTP",

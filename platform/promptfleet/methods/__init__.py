@@ -189,6 +189,7 @@ METHODS = {  # name -> module:class of this package
     "pfedla": "pfedla:PFedLA",
     "fedotp": "fedotp:FedOTP",
     "fedpgp": "fedpgp:FedPGP",
+    "fedpha": "fedpha:FedPHA",
     "fedtpg": "fedtpg:FedTPG",
     "dispfl": "dispfl:DisPFL",
     "fedjets": "fedjets:FedJETs",

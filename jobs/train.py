@@ -119,22 +119,27 @@ def _summary(result: FederationResult, caveat: str, path: str) -> str:
             f"  test accuracy        {result.test_accuracy:.3f}, mean over clients after the last round",
             f"  validation accuracy  {result.val_accuracy:.3f}",
             f"  zero-shot CLIP       {result.zero_shot_accuracy:.3f} on the same test parts",
-            *_on_new_classes(result),
+            *_on_unseen(result),
             *_simulated(result),
             f"result: {path}",
         ]
     )
 
 
-def _on_new_classes(result: FederationResult) -> list[str]:
-    """Return a line about new classes, if the configuration has them; a dash where the method cannot predict them."""
-    if "test/new" not in result.zero_shot:
-        return []
-    found, zero_shot = (
-        [f"{of[name].mean:.3f}" if name in of else "-" for name in ("test/base", "test/new")]
-        for of in (result.accuracy, result.zero_shot)
-    )
-    return [f"  base / new classes   {' / '.join(found)} (zero-shot CLIP {' / '.join(zero_shot)})"]
+def _on_unseen(result: FederationResult) -> list[str]:
+    """Return lines about new classes and the held-out domain, if any; a dash where the method cannot predict them."""
+    lines = []
+    for title, names in {
+        "base / new classes ": ("test/base", "test/new"),
+        "unseen domain      ": ("test/unseen_domain",),
+    }.items():
+        if names[-1] in result.zero_shot:
+            found, zero_shot = (
+                " / ".join(f"{of[name].mean:.3f}" if name in of else "-" for name in names)
+                for of in (result.accuracy, result.zero_shot)
+            )
+            lines.append(f"  {title}  {found} (zero-shot CLIP {zero_shot})")
+    return lines
 
 
 def _simulated(result: FederationResult) -> list[str]:

@@ -396,6 +396,8 @@ OTHER = {
     "partition.new_classes": 0.5,
     "evaluation.sets.base": "never",
     "evaluation.sets.new": "never",
+    "evaluation.sets.unseen_domain": "never",
+    "partition.held_out_domain": "sketch",
     "partition.file": "partition.json",
     "partition.fingerprint": "5eed",
     "data.root": "elsewhere",

@@ -135,13 +135,18 @@ class PartitionConfig(Section):
         lt=1,
         description="fraction of the classes, the last by label, that no client has and that prompts are tested on",
     )
+    held_out_domain: Name | None = Field(
+        None, description="domain that no client has and that models are tested on; null: none"
+    )
     val_fraction: float = Field(0.15, gt=0, lt=1, description="fraction of a client's samples used for validation")
     test_fraction: float = Field(0.25, gt=0, lt=1, description="fraction of a client's samples used for the test")
     min_samples: int = Field(
         12, ge=3, description="smallest number of samples per client (dirichlet, domain_dirichlet, quantity)"
     )
     file: FilePath | None = Field(
-        None, description="file of a saved partition; of the rest of this section only new_classes then has an effect"
+        None,
+        description="file of a saved partition; of the rest of this section only new_classes and held_out_domain"
+        " then have an effect",
     )
     fingerprint: Name | None = Field(
         None, description="hash of the partition in the file; filled in when the file is first read"
@@ -289,6 +294,9 @@ class EvaluationSetsConfig(Section):
     new: SetRoundsIfAny = Field(
         "auto", description="rounds of new: a client's model on the test samples of new classes (new_classes)"
     )
+    unseen_domain: SetRoundsIfAny = Field(
+        "auto", description="rounds of unseen_domain: a client's and the server's model on held_out_domain"
+    )
 
 
 class EvaluationConfig(Section):
@@ -432,6 +440,9 @@ class FederationConfig(Section):
         for name, rounds in {"base": self.evaluation.sets.base, "new": self.evaluation.sets.new}.items():
             if rounds in ("each", "last_and_best") and not self.partition.new_classes:
                 raise ValueError(f"evaluation.sets.{name}={rounds} needs partition.new_classes, such as 0.5")
+        rounds = self.evaluation.sets.unseen_domain
+        if rounds in ("each", "last_and_best") and self.partition.held_out_domain is None:
+            raise ValueError(f"evaluation.sets.unseen_domain={rounds} needs partition.held_out_domain")
         return self
 
     def to_dict(self) -> dict[str, Any]:

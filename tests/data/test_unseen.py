@@ -70,3 +70,50 @@ def test_a_file_with_samples_of_new_classes_is_refused():
     check_seen(partition(samples, 2, new_classes=0.5), settings, samples)
     with pytest.raises(DataError, match=r"client 0 has sample \d+ of the new class 'class [23]'; make the file with "):
         check_seen(partition(samples, 2, kind="iid"), settings, samples)
+
+
+def with_domains(classes=4, domains=3, per_class=90):
+    labels = made_up_labels(classes, per_class)
+    return made_up_samples(labels, domains=np.arange(len(labels)) // classes % domains)
+
+
+@pytest.mark.parametrize("kind", ["dirichlet", "domain", "domain_dirichlet", "iid"])
+def test_no_client_has_the_held_out_domain_whatever_the_scheme(kind):
+    samples = with_domains()
+    made = partition(samples, 3, kind=kind, held_out_domain="domain 1", public_fraction=0.1)
+    owned = np.concatenate([made.public, *(split.samples() for split in made.clients)])
+    assert set(samples.domains[owned]) == {0, 2}
+    assert made.unseen_domain.tolist() == np.flatnonzero(samples.domains == 1).tolist()
+    if kind == "domain":
+        assert [set(samples.domains[split.samples()]) for split in made.clients] == [{0}, {0}, {2}]
+
+
+def test_a_held_out_domain_and_new_classes_leave_each_other_alone():
+    samples = with_domains()
+    made = partition(samples, 2, held_out_domain="domain 0", new_classes=0.5)
+    assert set(samples.labels[made.unseen_domain]) == {0, 1}
+    assert set(samples.domains[made.new]) == {1, 2}
+    assert set(samples.labels[made.new]) == {2, 3}
+
+
+@pytest.mark.parametrize(
+    ("samples", "name", "message"),
+    [
+        (made_up_samples(made_up_labels(4, 30)), "a", "held_out_domain=a: the dataset has no domains; leave it out"),
+        (with_domains(), "domian 2", "partition.held_out_domain: unknown domain 'domian 2'; did you mean 'domain 2'?"),
+        (with_domains(domains=1), "domain 0", "partition.held_out_domain=domain 0: it is the dataset's only domain"),
+    ],
+)
+def test_a_domain_that_cannot_be_held_out_is_refused(samples, name, message):
+    with pytest.raises(ConfigError) as error:
+        partition(samples, 2, held_out_domain=name)
+    assert message in str(error.value)
+
+
+def test_a_file_with_samples_of_the_held_out_domain_is_refused():
+    samples, settings = with_domains(), PartitionConfig(held_out_domain="domain 1")
+    check_seen(partition(samples, 2, held_out_domain="domain 1"), settings, samples)
+    with pytest.raises(
+        DataError, match=r"of the held-out domain 'domain 1'; make the file with partition\.held_out_do"
+    ):
+        check_seen(partition(samples, 2, kind="iid"), settings, samples)

@@ -15,7 +15,7 @@ from promptfleet.data.partition_advice import DRAWS, SETTINGS, advise
 from promptfleet.data.partitions import SCHEMES
 from promptfleet.data.partitions.domain import clients_by_domain
 from promptfleet.data.samples import Samples
-from promptfleet.data.unseen import new_samples, seen_samples
+from promptfleet.data.unseen import new_samples, seen_samples, unseen_domain
 from promptfleet.errors import ConfigError, DataError
 from promptfleet.seeding import stream
 
@@ -34,6 +34,7 @@ class Partition:
     clients: tuple[ClientSplit, ...]
     public: np.ndarray = field(default_factory=no_samples)  # samples that the server has
     new: np.ndarray = field(default_factory=no_samples)  # test samples of new classes, which follow from the settings
+    unseen_domain: np.ndarray = field(default_factory=no_samples)  # of the held-out domain, which follow from them, too
 
     def fingerprint(self) -> str:
         """Return a hash of the assignment of samples to clients and parts."""
@@ -73,7 +74,8 @@ def make_partition(samples: Samples, *, clients: int, settings: PartitionConfig,
     proportions of every class (and domain), and a client that gets nothing of the validation part has its own cut from
     its training samples. The owner of a sample depends on ``seed``, ``clients`` and the scheme's own settings; the
     fractions only change how each client's samples are split, ``settings.shots`` only how many training samples are
-    kept. Samples of new classes go to no client and not to the server.
+    kept. Samples of new classes, and of the held-out domain, go to
+    no client and not to the server.
 
     Raises:
         ConfigError: if the fractions leave nothing to train on, or the scheme's settings do not fit the dataset.
@@ -82,7 +84,8 @@ def make_partition(samples: Samples, *, clients: int, settings: PartitionConfig,
     seen, indices = seen_samples(samples, settings)
     dealt = _deal(seen, clients, settings, seed)
     splits = (ClientSplit(indices[one.train], indices[one.val], indices[one.test]) for one in dealt.clients)
-    return Partition(tuple(splits), indices[dealt.public], new_samples(samples, settings))
+    new, domain = new_samples(samples, settings), unseen_domain(samples, settings)
+    return Partition(tuple(splits), indices[dealt.public], new, domain)
 
 
 def _deal(samples: Samples, clients: int, settings: PartitionConfig, seed: int) -> Partition:

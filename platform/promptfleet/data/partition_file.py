@@ -14,7 +14,7 @@ from promptfleet.config import PartitionConfig
 from promptfleet.data.client_split import ClientSplit
 from promptfleet.data.partition import Partition
 from promptfleet.data.samples import Samples
-from promptfleet.data.unseen import seen_samples
+from promptfleet.data.unseen import base_classes, seen_samples
 from promptfleet.disks import disk_errors
 from promptfleet.errors import DataError, first_line
 from promptfleet.strict_json import Count, Counts, parse_json
@@ -147,10 +147,14 @@ def check_seen(partition: Partition, settings: PartitionConfig, samples: Samples
     owned = {f"client {client} has": split.samples() for client, split in enumerate(partition.clients)}
     for owner, indices in {**owned, "'public' has": partition.public}.items():
         if len(unseen := np.setdiff1d(indices, seen)):
-            name = samples.class_names[samples.labels[unseen[0]]]
+            label = samples.labels[unseen[0]]
+            what, setting = f"the new class {samples.class_names[label]!r}", f"new_classes={settings.new_classes:g}"
+            if label < base_classes(settings, samples.classes):
+                name = settings.held_out_domain
+                what, setting = f"the held-out domain {name!r}", f"held_out_domain={name}"
             raise DataError(
-                f"partition.file={settings.file}: {owner} sample {unseen[0]} of the new class {name!r}; make the file "
-                f"with partition.new_classes={settings.new_classes:g}, or leave that out"
+                f"partition.file={settings.file}: {owner} sample {unseen[0]} of {what}; make the file "
+                f"with partition.{setting}, or leave that out"
             )
 
 

@@ -5,7 +5,16 @@ from dataclasses import dataclass
 
 from promptfleet.config import FederationConfig
 from promptfleet.errors import ConfigError
-from promptfleet.federation.evaluation.scores import BASE, CALIBRATION, GLOBAL, LOCAL, NEW, OTHERS, SERVER
+from promptfleet.federation.evaluation.scores import (
+    BASE,
+    CALIBRATION,
+    GLOBAL,
+    LOCAL,
+    NEW,
+    OTHERS,
+    SERVER,
+    UNSEEN_DOMAIN,
+)
 from promptfleet.methods import load_method
 from promptfleet.methods.protocol import PredictsOtherClasses
 from promptfleet.seeding import stream
@@ -78,12 +87,16 @@ def _sets(config: FederationConfig, when: Sequence[str]) -> tuple[str, ...]:
     base, new = (
         "last_and_best" if config.partition.new_classes and one == "auto" else one for one in (sets.base, sets.new)
     )
+    domain = sets.unseen_domain
+    if config.partition.held_out_domain is not None and domain == "auto":
+        domain = "last_and_best"
     asked = {
         GLOBAL: sets.global_,
         OTHERS: sets.others,
         SERVER: sets.server,
         BASE: base,
         NEW: "never" if cannot_predict_new(config) else new,
+        UNSEEN_DOMAIN: domain,
         CALIBRATION: config.evaluation.calibration,
     }
     return tuple(name for name, rounds in asked.items() if rounds in when)

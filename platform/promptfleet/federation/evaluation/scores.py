@@ -12,6 +12,8 @@ from promptfleet.strict_json import Count
 
 VAL, TEST = "val", "test"
 LOCAL, GLOBAL, OTHERS, SERVER, BASE, NEW = "local", "global", "others", "server", "base", "new"
+UNSEEN_DOMAIN = "unseen_domain"
+UNSEEN_DOMAIN_SERVER = f"{UNSEEN_DOMAIN}_{SERVER}"
 CALIBRATION = "calibration"  # is asked for like a set: the certainty of predictions on the client's own test part
 PAIRS = ((LOCAL, GLOBAL), (BASE, NEW))  # sets of one part whose harmonic mean is reported
 
@@ -131,7 +133,7 @@ def honest_mean(evaluations: Iterable[Evaluation], part: str, adversaries: Colle
 
 def client_accuracies(evaluation: Evaluation) -> dict[str, float]:
     """Return the accuracies of one client by set, harmonic means among them; those of the server's model are not."""
-    of_server = {set_name(part, SERVER) for part in (VAL, TEST)}
+    of_server = {set_name(part, name) for part in (VAL, TEST) for name in (SERVER, UNSEEN_DOMAIN_SERVER)}
     scores = evaluation.with_harmonic_means()
     return {name: scores[name].accuracy for name in sorted(scores.keys() - of_server)}
 

@@ -19,6 +19,8 @@ from promptfleet.federation.evaluation.scores import (
     OTHERS,
     SERVER,
     TEST,
+    UNSEEN_DOMAIN,
+    UNSEEN_DOMAIN_SERVER,
     VAL,
     Score,
     set_name,
@@ -33,18 +35,19 @@ BLOCK = 1024  # samples that a model gets at once
 class SharedParts:
     """Sample indices of the validation and test parts of all clients, in the order of client ids.
 
-    ``new`` are test samples of new classes.
+    ``new`` are test samples of new classes, ``unseen_domain`` all of the held-out domain.
     """
 
     val: np.ndarray
     test: np.ndarray
     new: np.ndarray
+    unseen_domain: np.ndarray
 
     @classmethod
     def of(cls, partition: Partition) -> "SharedParts":
         splits = partition.clients
         val, test = (np.concatenate([getattr(split, part) for split in splits]) for part in (VAL, TEST))
-        return cls(val, test, partition.new)
+        return cls(val, test, partition.new, partition.unseen_domain)
 
 
 @dataclass(frozen=True)
@@ -76,12 +79,23 @@ class SharedSets:
                 for model, mine, found in zip(models, right, scores, strict=True):
                     found |= _client_scores(part, mine, ~np.isin(indices, model.own[part]), plan)
             for model, found in zip(models, scores, strict=True):
-                if server := self._server_model(model.task, plan):
+                if SERVER in plan.sets and (server := self._server_model(model.task, plan)):
                     found[set_name(part, SERVER)] = _score(self._right([server], indices)[0])
+        if UNSEEN_DOMAIN in plan.sets:
+            self._add_unseen_domain(models, plan, scores)
         if NEW in plan.sets:
             for right, found in zip(self._right_among_new([model.task for model in models]), scores, strict=True):
                 found[set_name(TEST, NEW)] = _score(right)
         return scores
+
+    def _add_unseen_domain(self, models: Sequence[Model], plan: Plan, scores: Sequence[dict[str, Score]]) -> None:
+        """Add the scores of each model, and of the server's, on the held-out domain."""
+        indices = self._parts.unseen_domain
+        right = self._right([model.task for model in models], indices)
+        for model, mine, found in zip(models, right, scores, strict=True):
+            found[set_name(TEST, UNSEEN_DOMAIN)] = _score(mine)
+            if server := self._server_model(model.task, plan):
+                found[set_name(TEST, UNSEEN_DOMAIN_SERVER)] = _score(self._right([server], indices)[0])
 
     def _right_among_new(self, tasks: Sequence[Task]) -> np.ndarray:
         """Return which test samples of new classes each task's prompts predict right, with the new names after them."""
@@ -93,7 +107,7 @@ class SharedSets:
 
     def _server_model(self, task: Task, plan: Plan) -> Task | None:
         """Return the server's model, if there is one and this client measures it."""
-        if SERVER not in plan.sets or task.client != plan.server_by or not isinstance(self._method, HasServerModel):
+        if task.client != plan.server_by or not isinstance(self._method, HasServerModel):
             return None
         return replace(task, private=self._method.server_model(task))
 

@@ -12,6 +12,7 @@ from promptfleet.federation.evaluation.scores import (
     LOCAL,
     NEW,
     TEST,
+    UNSEEN_DOMAIN,
     Evaluation,
     Score,
     SetAccuracy,
@@ -46,6 +47,8 @@ def zero_shot_accuracies(right: np.ndarray, partition: Partition) -> dict[str, S
     shared = {GLOBAL: everybody.test}
     if len(everybody.new):
         shared |= {BASE: everybody.test, NEW: everybody.new}
+    if len(everybody.unseen_domain):
+        shared |= {UNSEEN_DOMAIN: everybody.unseen_domain}
     scores = {set_name(TEST, name): _score(right[indices]) for name, indices in shared.items()}
     return set_accuracies(
         [

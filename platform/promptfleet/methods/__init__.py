@@ -190,6 +190,7 @@ METHODS = {  # name -> module:class of this package
     "fedotp": "fedotp:FedOTP",
     "fedpgp": "fedpgp:FedPGP",
     "fedpha": "fedpha:FedPHA",
+    "dpfpl": "dpfpl:DPFPL",
     "fedtpg": "fedtpg:FedTPG",
     "dispfl": "dispfl:DisPFL",
     "fedjets": "fedjets:FedJETs",

@@ -75,6 +75,7 @@ def run_trial(prepared, small_config, tmp_path, monkeypatch):
         trial._frozen_ref, trial._prepared = None, prepared
         trial._seats_planned, trial._fleets, trial._open = None, [], []
         values = {"federation": config, "folder": name, "settled_rounds": settled, "seeds": seeds}
+        values["judged_by"] = "val/local"
         trial._begin(values)
         found = [trial.step() for _ in range(config.rounds if steps is None else steps)]
         trial.cleanup()

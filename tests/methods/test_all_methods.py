@@ -114,18 +114,6 @@ def test_who_never_trained_can_be_evaluated(name, cohorts):
         assert evaluation == fed.clients[i].evaluate(len(cohorts), fed.privates[i], fed.download(i))
 
 
-def test_the_servers_model_predicts_the_same_for_every_client(name):
-    fed = tiny_federation(name).run([[0, 1]])
-    if not isinstance(fed.method, HasServerModel):
-        pytest.skip("has none")
-    images, logits = tiny_examples(fed.world, 8, seed=77).images, []
-    for client in ALL:
-        task = tiny_task(fed.world, fed.privates[client], fed.download(client), fed.examples(client))
-        task = replace(task, private=run_alone(fed.world, fed.method.personalize(task), "personalize"))
-        logits.append(fed.method.predict(replace(task, private=fed.method.server_model(task)), images))
-    assert all(torch.equal(one, logits[0]) for one in logits)
-
-
 def test_uploads_have_the_promised_shapes_and_a_wrong_one_leaves_the_server_as_it_was(name):
     fed = tiny_federation(name).run([ALL])
     trained = fed.clients[1].train(2, fed.privates[1], fed.download(1))

@@ -2,11 +2,13 @@
 
 import os
 
+import numpy as np
 import pytest
 import torch
 
 from promptfleet.cluster.nodes import Node
 from promptfleet.config import FederationConfig
+from promptfleet.data.client_split import ClientSplit
 from promptfleet.data.partition import Partition
 from promptfleet.devices import check_visible, choose_device, moved, set_arithmetic
 from promptfleet.errors import ConfigError, ResourceError
@@ -15,6 +17,8 @@ from promptfleet.federation.local_fleet import LocalFleet
 from promptfleet.federation.resources import plan_shares
 from promptfleet.federation.run import run_federation
 from promptfleet.federation.settings import federation_config
+
+ONE_CLIENT = Partition((ClientSplit(*(np.array([sample]) for sample in range(3))),))
 
 
 @pytest.mark.parametrize(
@@ -69,12 +73,12 @@ def test_in_process_clients_are_on_the_device_and_the_server_is_not(monkeypatch,
     worlds = {}
     monkeypatch.setattr(local_fleet, "choose_device", lambda wanted: torch.device("meta"))
     monkeypatch.setattr(local_fleet, "Server", lambda method, world: worlds.setdefault("server", world))
-    monkeypatch.setattr(local_fleet, "ClientGroup", lambda world, store, splits: worlds.setdefault("clients", world))
+    monkeypatch.setattr(local_fleet, "ClientGroup", lambda world, *rest: worlds.setdefault("clients", world))
     config = small_config()
     fleet = LocalFleet(prepared)
-    fleet.begin(config, Partition(()))
+    fleet.begin(config, ONE_CLIENT)
     alone = worlds.pop("server")
-    fleet.begin(small_config(resources={"server": {"gpu": 0.05}}), Partition(()))
+    fleet.begin(small_config(resources={"server": {"gpu": 0.05}}), ONE_CLIENT)
     fleet.close()
     assert worlds["clients"].device.type == "meta"
     assert worlds["clients"].clip.tower.weights["positional_embedding"].device.type == "meta"
@@ -111,7 +115,7 @@ def test_the_precision_of_a_federation_decides_on_tf32(monkeypatch, small_config
     monkeypatch.setattr(local_fleet, "set_arithmetic", lambda device, tf32: asked.append((device.type, tf32)))
     monkeypatch.setattr(local_fleet, "Server", lambda *_: None)
     monkeypatch.setattr(local_fleet, "ClientGroup", lambda *_: None)
-    LocalFleet(prepared).begin(small_config(precision=precision), Partition(()))
+    LocalFleet(prepared).begin(small_config(precision=precision), ONE_CLIENT)
     assert asked == [("cpu", tf32)]
 
 

@@ -42,7 +42,7 @@ SCIENCE = {"methods", "data", "clip"}
 # Area -> areas of ours it may import, besides itself and the foundation. "" is promptfleet/__init__.py.
 MAY_IMPORT = {
     **{name: set() for name in FOUNDATION},
-    "": {"federation", "storage"},
+    "": {"search", "federation", "storage"},
     "clip": set(),
     "data": set(),
     "figures": {"data"},

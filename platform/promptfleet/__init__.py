@@ -32,6 +32,7 @@ if TYPE_CHECKING:
         summary_from_json,
     )
     from promptfleet.federation.run import run_federation
+    from promptfleet.search.load import LoadedSweep, load_sweep
     from promptfleet.seeding import stream
     from promptfleet.storage.sync import synced_storage
 
@@ -49,6 +50,7 @@ __all__ = [
     "FederationResult",
     "FederationSummary",
     "Listener",
+    "LoadedSweep",
     "MethodError",
     "Prepared",
     "PromptfleetError",
@@ -57,6 +59,7 @@ __all__ = [
     "StorageConfig",
     "StorageError",
     "client_examples",
+    "load_sweep",
     "prepare",
     "run_federation",
     "stream",
@@ -87,6 +90,7 @@ _PUBLIC = {  # module -> its public names
         "summary_from_json",
     ),
     ".federation.run": ("run_federation",),
+    ".search.load": ("LoadedSweep", "load_sweep"),
     ".seeding": ("stream",),
     ".storage.sync": ("synced_storage",),
 }

@@ -61,3 +61,10 @@ def test_finalists_are_a_table_that_names_the_winner_and_what_is_noise():
     rows = [[cell.strip() for cell in line.split("│")[1:-1]] for line in text.splitlines() if "│" in line][-3:]
     assert [(row[0], row[-1]) for row in rows] == [("0", "winner"), ("4", "noise"), ("2", "worse")]
     assert rows[1][1:6] == ["0.900", "± 0.020", "0.790", "0.010", "0.3"]
+
+
+def test_the_commands_that_go_on_from_here_are_said():
+    text = best_lines(federation={"method": "coop"})
+    assert "trials as a table: sweeps/x/trials.csv\n" in text
+    assert "train the best one: python jobs/train.py --config sweeps/x/best.yaml\n" in text
+    assert "python jobs/compare.py --config sweeps/x/best.yaml --methods coop,promptfl --seeds 0,1,2" in text

@@ -123,7 +123,7 @@ def read_comparison(
     """Read a configuration file, ``key=value`` assignments (which win) and a file of search spaces.
 
     A key that only some methods know is for those; under ``methods: {NAME: {...}}`` a method has its own values. The
-    ``method`` of a file for a single federation is ignored.
+    ``method`` and ``seed`` of a file for a single federation are ignored.
 
     Raises:
         ConfigError: what is wrong, in which file or option, and what would be right; trust_code: see ``read_config``.
@@ -132,7 +132,8 @@ def read_comparison(
         raise ConfigError(f"--concurrent: got {concurrent}, should be at least 1")
     from_file = read_config(path, trust_code=trust_code) if path is not None else {}
     overrides = parse_assignments(assignments, _text_keys(methods))
-    from_file.pop("method", None)  # of a preset for a single federation
+    if from_file.pop("method", None):  # of a preset for a single federation
+        from_file.pop("seed", None)
     for values, source in ((from_file, str(path)), (overrides, "--set")):
         _check_values(values, methods, source)
     values = merge(from_file, overrides)

@@ -21,7 +21,9 @@ TRIAL, SEED = "trial", "seed"
 
 
 def final_space(spec: SweepSpec, study: SweepStudy) -> dict[str, Choice] | None:
-    """Return the space of the finalists' study: the best complete trials, best first, and the seeds."""
+    """Return the space of the finalists' study: the best complete trials, best first, and the seeds; None without."""
+    if not spec.settings.finalists.trials:  # trials of several objectives have no single value, and no finalists
+        return None
     complete = [trial for trial in study.trials() if trial.state == TrialState.COMPLETE and _is_feasible(trial)]
     best = sorted(complete, key=lambda trial: (-trial.value, trial.number))[: spec.settings.finalists.trials]
     if not best:
@@ -34,11 +36,16 @@ def _is_feasible(trial: FrozenTrial) -> bool:
     return all(by <= 0 for by in trial.constraints.values())
 
 
+def final_folder(folder: Path, space: Mapping[str, Choice]) -> Path:
+    """Return the folder of these finalists; others have another one."""
+    return folder / "finalists" / "-".join(map(str, sorted(space[TRIAL].values)))
+
+
 def final_stage(
-    spec: SweepSpec, folder: Path, study: SweepStudy, space: Mapping[str, Choice], parent: ParentRun
+    spec: SweepSpec, folder: Path, study: SweepStudy, space: Mapping[str, Choice], parent: ParentRun | None = None
 ) -> Stage:
-    """Return the stage of the finalists of the search in ``folder``; other finalists have another folder."""
-    place = folder / "finalists" / "-".join(map(str, sorted(space[TRIAL].values)))
+    """Return the stage of the finalists of the search in ``folder``; to run it takes an MLflow run as ``parent``."""
+    place = final_folder(folder, space)
     place.mkdir(parents=True, exist_ok=True)
     points = len(space[TRIAL].values) * len(space[SEED].values)
     finals = SweepStudy(place, space, SweepSettings(sampler=GRID, trials=points), spec.base_config().rounds)

@@ -74,13 +74,13 @@ class Shelf:
         with alone_in(folder, timeout_s=0.0) if alone else nullcontext():
             yield folder
 
-    def find(self, storage: StorageConfig, name: str) -> Path:
-        """Return the folder of this name. Raises ConfigError naming the existing ones."""
+    def find(self, storage: StorageConfig, name: str, *, option: str = "--resume ") -> Path:
+        """Return the folder of the name that ``option`` gave. Raises ConfigError naming the existing ones."""
         folder = self._root(storage) / name
         with disk_errors(doing="read"):
             is_one = folder.name == name and not unusable_path(name) and (folder / self.file).is_file()
         if not is_one:
-            raise ConfigError(f"--resume {name}: {self._which_there_are(storage, name)}")
+            raise ConfigError(f"{option}{name}: {self._which_there_are(storage, name)}")
         return folder
 
     def write(self, storage: StorageConfig, folder: Path, values: Mapping[str, Any]) -> None:

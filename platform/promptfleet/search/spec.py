@@ -132,10 +132,14 @@ class SweepSpec:
 
     def config(self, params: Mapping[str, Any], *, source: str = "trial") -> FederationConfig:
         """Return the federation of one trial; ``params`` by dotted key."""
+        return federation_config(self.values(params), source=source)
+
+    def values(self, params: Mapping[str, Any]) -> dict[str, Any]:
+        """Return the nested values of that federation, without those that nothing sets."""
         values = values_for(params["method"], self.base) if "method" in params else dict(self.base)
         for key, value in params.items():
             values = merge(values, nest(key, value))
-        return federation_config(values, source=source)
+        return {"method": DEFAULT_METHOD, **values}
 
     def extreme_configs(self, source: str = "space") -> Iterator[FederationConfig]:
         """Yield federations with every extreme value, and every pair of them: if these can run, so can all others.

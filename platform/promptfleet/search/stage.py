@@ -36,7 +36,7 @@ class Stage:
     folder: Path
     study: SweepStudy
     config: Callable[[Mapping[str, Any]], FederationConfig]
-    parent: ParentRun
+    parent: ParentRun | None
     storage: StorageConfig
     seeds: int = 1  # of the federations of a trial
 

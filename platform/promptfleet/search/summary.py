@@ -1,5 +1,6 @@
 """Sweep in words and tables: its plan, and its outcome."""
 
+import shlex
 from collections.abc import Sequence
 from pathlib import Path
 from statistics import fmean, stdev
@@ -11,6 +12,7 @@ from promptfleet.config import flatten
 from promptfleet.federation.settings import trust_option
 from promptfleet.search.finalists import Finalist
 from promptfleet.search.objective import MAIN
+from promptfleet.search.outcome_files import BEST_FILE, TRIALS_FILE
 from promptfleet.search.progress import format_params
 from promptfleet.search.spec import SweepSpec
 from promptfleet.search.sweep import SweepOutcome, concurrent_trials, plan_sweep
@@ -86,6 +88,15 @@ def describe_outcome(spec: SweepSpec, folder: Path, outcome: SweepOutcome) -> st
         f"look at it: {outcome.ui_hint}",
     ]
     resume = f"python jobs/tune.py --resume {folder.name}{storage.option}{trust_option(spec.named_code())}"
+    if outcome.best and not outcome.interrupted:
+        best = f"--config {shlex.quote(str(folder / BEST_FILE))}{trust_option(spec.named_code())}"
+        method = spec.config(outcome.best.params).method
+        methods = ",".join(dict.fromkeys([method, "promptfl"]))
+        lines += [
+            f"trials as a table: {folder / TRIALS_FILE}",
+            f"train the best one: python jobs/train.py {best}",
+            f"compare it: python jobs/compare.py {best} --methods {methods} --seeds 0,1,2",
+        ]
     if outcome.untracked:
         lines.append(f"MLflow lacks a part of it ({outcome.untracked}); write the missing part with: {resume}")
     if outcome.interrupted:

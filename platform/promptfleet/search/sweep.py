@@ -16,10 +16,11 @@ from promptfleet.federation.checkpoints.folder import load_summary
 from promptfleet.federation.prepare import Prepared, prepare
 from promptfleet.federation.reports import FederationSummary
 from promptfleet.federation.resources import Shares, announce_gpus, plan_shares
-from promptfleet.search.final_stage import final_ranking, final_space, final_stage
+from promptfleet.search.final_stage import final_folder, final_ranking, final_space, final_stage
 from promptfleet.search.finalists import Finalist
 from promptfleet.search.folders import trial_folder
 from promptfleet.search.history import read_history
+from promptfleet.search.outcome_files import write_outcome
 from promptfleet.search.rebuild import BESIDE
 from promptfleet.search.samplers import GRID
 from promptfleet.search.seats import most_concurrent, seat_folders, seeded
@@ -125,11 +126,25 @@ def run_sweep(spec: SweepSpec, folder: Path, prepared: Prepared, nodes: Sequence
     finalists = final_ranking(final) if final is not None else []
     is_over = study.is_over() and (final is None or final.study.is_over())
     front = study.front() if spec.goals.are_several else []
-    best = best_trial(records) if not finalists else records[finalists[0].number]
-    best = None if spec.goals.are_several else best
+    best = _best(spec, records, finalists)
+    write_outcome(spec, folder, records, best)
     result = trial_summary(folder, spec.config(best.params), study.trials()[best.number]) if best else None
     hint = store.ui_hint(sweep.view)
     return SweepOutcome(records, best, result, not is_over, hint, writer.last_reason, study.used_up(), finalists, front)
+
+
+def _best(spec: SweepSpec, records: Sequence[TrialRecord], finalists: Sequence[Finalist]) -> TrialRecord | None:
+    if spec.goals.are_several:
+        return None
+    return records[finalists[0].number] if finalists else best_trial(records)
+
+
+def best_record(spec: SweepSpec, folder: Path, study: SweepStudy, records: Sequence[TrialRecord]) -> TrialRecord | None:
+    """Return the winner of the finalists on disk, otherwise the best trial; None if there is none, or no single one."""
+    space = final_space(spec, study) if study.is_over() else None
+    has_finals = space is not None and final_folder(folder, space).is_dir()
+    finalists = final_ranking(final_stage(spec, folder, study, space)) if has_finals else []
+    return _best(spec, records, finalists)
 
 
 def _final_stage(

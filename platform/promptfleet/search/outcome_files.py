@@ -1,0 +1,42 @@
+"""Files that a sweep leaves next to its study: its trials as a table, and the best configuration."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from promptfleet.atomic_files import replacing
+from promptfleet.config import StorageConfig
+from promptfleet.disks import disk_errors
+from promptfleet.federation.checkpoints.begin import CONFIG_FILE
+from promptfleet.search.folders import trial_folder
+from promptfleet.search.seats import seat_folders, seeded
+from promptfleet.search.spec import SweepSpec
+from promptfleet.search.trials_frame import trials_frame
+from promptfleet.storage.remote import bring_file
+from promptfleet.trial_records import TrialRecord
+from promptfleet.yaml_files import dump_yaml
+
+TRIALS_FILE, BEST_FILE = "trials.csv", "best.yaml"
+
+
+def write_outcome(spec: SweepSpec, folder: Path, records: Sequence[TrialRecord], best: TrialRecord | None) -> None:
+    """Write ``trials.csv``, ``best.yaml`` and a missing ``config.yaml`` of each trial.
+
+    ``best.yaml`` has the best trial's values for ``--config`` of train.py and compare.py. Without a best trial there is
+    none. Raises StorageError.
+    """
+    storage = spec.base_config().storage
+    _write(storage, folder / TRIALS_FILE, trials_frame(records).to_csv())
+    if best is not None:
+        _write(storage, folder / BEST_FILE, dump_yaml(spec.values(best.params)))
+    for record in records:
+        config = spec.config(record.params)
+        folders = seat_folders(trial_folder(folder, record.number), spec.settings.seeds_per_trial)
+        for place, one in zip(folders, seeded(config, spec.settings.seeds_per_trial), strict=True):
+            if place.is_dir() and not (place / CONFIG_FILE).exists():
+                _write(storage, place / CONFIG_FILE, dump_yaml(one.to_dict()))
+
+
+def _write(storage: StorageConfig, path: Path, text: str) -> None:
+    with disk_errors(), replacing(path) as partial:
+        partial.write_text(text)
+    bring_file(storage, path)

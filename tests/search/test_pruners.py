@@ -83,3 +83,21 @@ def test_what_is_wrong_is_said_before_anything_starts(values, message):
     with pytest.raises(ConfigError) as caught:
         parse_sweep({"space": {"experts": {"int": [1, 4]}}, **values}, source="a.yaml")
     assert message in str(caught.value)
+
+
+def test_rungs_wait_for_the_next_evaluated_round(study_folder):
+    study = SweepStudy(study_folder, SPACE, SweepSettings(trials=9, grace_rounds=2), 10, every=4)
+    stopped = []
+    for value in (0.9, 0.1):
+        number = study.next_proposal().number
+        for round_index in (4, 8):
+            study.report(number, round_index, value)
+            stopped.append((number, round_index, study.should_stop(number, round_index)))
+    assert stopped == [(0, 4, False), (0, 8, False), (1, 4, True), (1, 8, True)]
+    assert not study.should_stop(1, 2)
+
+
+def test_a_paired_test_leaves_out_clients_that_were_not_evaluated(study_folder):
+    study = open_study(study_folder, "wilcoxon")
+    assert run_trial(study, CURVES[0], lambda value: [None, *[value] * 8]) is None
+    assert run_trial(study, CURVES[2], lambda value: [value] * 8 + [None]) == 2

@@ -1,5 +1,6 @@
 """Evaluation sets of whole federations on the digits, in this process."""
 
+import re
 from functools import partial
 
 import numpy as np
@@ -7,11 +8,13 @@ import pytest
 
 from promptfleet.data.samples import Samples
 from promptfleet.errors import ConfigError, FederationError
+from promptfleet.federation.checkpoints.checkpoint import load_snapshot, save_snapshot
 from promptfleet.federation.evaluation import shared_sets
 from promptfleet.federation.evaluation.calibration import Certainty, calibration, calibration_errors
 from promptfleet.federation.evaluation.schedule import evaluated_clients
 from promptfleet.federation.local_fleet import LocalFleet
 from promptfleet.federation.partitioning import partition_for
+from promptfleet.federation.prepare import prepare
 from promptfleet.federation.reports import summary_from_json
 from promptfleet.federation.rounds import Federation
 
@@ -218,3 +221,28 @@ def test_calibration_is_that_of_the_probabilities_of_zero_shot(run, small_config
     assert all(report.calibration for report in result.rounds)
     assert summary_from_json(result.to_json()).to_json() == result.to_json()
     assert run(method="zero_shot", rounds=1, evaluation={"calibration": "never"}).calibration is None
+
+
+def test_a_server_without_a_model_cannot_be_asked_for(small_config):
+    config = small_config(method="pfedmoap", evaluation={"sets": {"server": "each"}})
+    message = "evaluation.sets.server=each: the server of pfedmoap has no model; set it to never"
+    with pytest.raises(ConfigError, match=re.escape(message)):
+        prepare(config)
+
+
+def test_a_federation_resumes_between_evaluations(small_config, prepared, tmp_path):
+    config = small_config(method="promptfl", rounds=4, evaluation={"every": 3}, runtime={"backend": "local"})
+    undisturbed = Federation(config, prepared, LocalFleet(prepared))
+    for _ in range(4):
+        undisturbed.run_round()
+    for stopped in (1, 2, 3):
+        first, second = (Federation(config, prepared, LocalFleet(prepared)) for _ in range(2))
+        for _ in range(stopped):
+            first.run_round()
+        save_snapshot(tmp_path, first.snapshot(), "x")
+        second.restore(load_snapshot(tmp_path, "x", clients=3))
+        while second.rounds_done < 4:
+            second.run_round()
+        assert second.result().state_sha256 == undisturbed.result().state_sha256
+        assert [one.accuracy for one in second.reports] == [one.accuracy for one in undisturbed.reports]
+        assert second.result().clients == undisturbed.result().clients

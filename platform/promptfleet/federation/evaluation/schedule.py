@@ -16,7 +16,7 @@ from promptfleet.federation.evaluation.scores import (
     UNSEEN_DOMAIN,
 )
 from promptfleet.methods import load_method
-from promptfleet.methods.protocol import PredictsOtherClasses
+from promptfleet.methods.protocol import HasServerModel, PredictsOtherClasses
 from promptfleet.seeding import stream
 
 
@@ -71,6 +71,8 @@ def check_sets(config: FederationConfig) -> None:
     rounds = config.evaluation.sets.new
     if rounds in ("each", "last_and_best") and (reason := cannot_predict_new(config)):
         raise ConfigError(f"evaluation.sets.new={rounds}: {reason}; set it to auto, or choose another method")
+    if config.evaluation.sets.server == "each" and not isinstance(load_method(config.method), HasServerModel):
+        raise ConfigError(f"evaluation.sets.server=each: the server of {config.method} has no model; set it to never")
 
 
 def cannot_predict_new(config: FederationConfig) -> str | None:

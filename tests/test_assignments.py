@@ -20,6 +20,7 @@ def test_the_keys_that_are_text():
         "backbone.checkpoint": True,
         "partition.file": True,
         "partition.fingerprint": True,
+        "partition.held_out_domain": True,
         "data.root": False,
         "data.folder": True,
         "storage.path": False,

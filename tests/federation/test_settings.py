@@ -99,7 +99,12 @@ def test_what_cannot_be_meant_is_refused_in_words(given, message):
     [
         (
             ["method=promptfl", "experts=2"],
-            "--set: unknown key 'experts' with method promptfl: it is a key of pfedmoap; leave it out, or set "
+            "--set: unknown key 'experts' with method promptfl: it is a key of fedjets, pfedmoap; leave it out, or set "
+            "method to one of them",
+        ),
+        (
+            ["method=promptfl", "gate_width=8"],
+            "--set: unknown key 'gate_width' with method promptfl: it is a key of pfedmoap; leave it out, or set "
             "method=pfedmoap",
         ),
         (

@@ -37,7 +37,8 @@ def test_killed_and_resumed_every_federation_is_what_it_is_alone(root, tmp_path,
     assert "the paper has no figures for digits" in text
     assert "Traceback" not in text
     assert {path.name for path in (tmp_path / "out").iterdir()} == {
-        *("comparison.json", "comparison.md", "comparison.tex", "methods.png", "clients.png")
+        *("comparison.json", "comparison.md", "comparison.tex", "evaluation.tex", "methods.png", "clients.png"),
+        *("local_global.png", "reliability.png", "sets.png"),
     }
     found = json.loads((tmp_path / "out" / "comparison.json").read_text())
     assert set(found["tuned"]["pfedmoap"]) == {"lambda"}

@@ -38,6 +38,7 @@ ROUND_METRICS = {
 }
 FINAL = {"final", "zero_shot", "peak_round", "seconds"}
 FIGURES = ["figures/accuracy.png", "figures/experts.png", "figures/gate.png", "figures/partition.png"]
+OF_SETS = ["figures/local_global.png", "figures/reliability.png"]
 
 
 @pytest.fixture
@@ -344,7 +345,7 @@ def test_a_real_federation(start, steps, artifacts, fetch, tmp_path):
     result = run_federation(config, on_round=run.log_round)
     run.finish(result)
     assert steps(run.id, "train/loss") == [1, 2]
-    assert [name for name in artifacts(run.id) if "figures/" in name] == FIGURES
+    assert [name for name in artifacts(run.id) if "figures/" in name] == sorted([*FIGURES, *OF_SETS])
     gates = load_file(fetch(run.id, "states/clients.safetensors"))
     assert torch.equal(gates["client_001/gate.query.weight"], result.privates[1]["gate.query.weight"])
 

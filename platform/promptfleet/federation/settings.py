@@ -112,9 +112,10 @@ def unknown_federation_key(key: str, methods: Sequence[str], *, source: str) -> 
     """Return the error for a key that none of the methods has: with the methods that do, or the nearest key."""
     owners = [name for name in METHODS if key in dotted_keys(config_class(name))]
     if owners:
+        choice = f"method={owners[0]}" if len(owners) == 1 else "method to one of them"
         return ConfigError(
             f"{source}: unknown key {key!r} with method {' or '.join(methods)}: it is a key of {', '.join(owners)}; "
-            f"leave it out, or set method={owners[0]}"
+            f"leave it out, or set {choice}"
         )
     renamed = {old: new for method in methods for old, new in config_class(method).renamed_keys.items()}
     if key in renamed:

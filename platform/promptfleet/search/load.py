@@ -37,11 +37,11 @@ class LoadedSweep:
 def load_sweep(name: str, *, storage: StorageConfig | None = None, trust_code: bool = False) -> LoadedSweep:
     """Read the sweep of this name under ``storage``, by default ``results``.
 
-    >>> import promptfleet
-    >>> sweep = promptfleet.load_sweep("gating")  # doctest: +SKIP
-    >>> sweep.best.params  # doctest: +SKIP
-    {'experts': 3, 'prompt_lr': 0.03}
-    >>> sweep.trials.to_parquet("trials.parquet")  # doctest: +SKIP
+    Example, after ``jobs/tune.py --name gating``::
+
+        sweep = promptfleet.load_sweep("gating")
+        sweep.best.params  # of the best trial
+        sweep.trials.to_parquet("trials.parquet")
 
     Raises:
         ConfigError: there is none, naming those there are; or it names code outside promptfleet without ``trust_code``.

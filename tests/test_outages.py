@@ -9,7 +9,7 @@ from promptfleet.outages import is_outage, patiently, reason, retried, waits
 
 
 def failing(times, error):
-    """A job that raises ``error`` so many times before it gives its result."""
+    """Job that raises ``error`` a given number of times, then returns its result."""
     left = [error] * times
 
     def job():

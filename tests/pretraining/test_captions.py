@@ -72,7 +72,7 @@ def test_every_digit_has_pairs_of_captions_that_differ_in_one_style():
 
 
 def table_row(caption, image):
-    """Whether all styles of the caption are true of the image."""
+    """Return True if all styles of the caption are true of the image."""
     return all(image[STYLES.index(style)] for style in caption.styles)
 
 

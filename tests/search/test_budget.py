@@ -24,7 +24,7 @@ def clock(monkeypatch):
 
 
 def run_trials(folder, count=99, after_round=lambda: None, **budget):
-    """Run so many trials, fewer where the budget ends before; returns the study."""
+    """Run this many trials, or fewer if the budget ends first; returns the study."""
     study = SweepStudy(folder, SPACE, SweepSettings(trials=4, budget=budget), 2)
     for _ in range(count):
         proposal = study.next_proposal()

@@ -13,6 +13,7 @@ from promptfleet.search.samplers import ask, distribution, make_sampler
 from promptfleet.search.space import Choice, FloatRange, IntRange
 from promptfleet.search.spec import SweepSettings, parse_sweep, read_sweep
 from promptfleet.search.study import SweepStudy
+from tests.search.made_up_study import run_study
 
 SPACE = {"experts": IntRange(1, 9), "tau": FloatRange(0.01, 1.0, log=True), "length": Choice((4, 8, 16))}
 ROUNDS = 3
@@ -49,19 +50,9 @@ def run_search(folder, empty, sampler, stop_after=None):
         startup_trials=3,
         grace_rounds=1 if sampler == "tpe" else ROUNDS,  # the others learn from complete trials alone
     )
-    study, rounds_run = SweepStudy(folder, SPACE, settings, ROUNDS), 0
-    while proposal := study.next_proposal():
-        for round_index in range(proposal.settled_rounds + 1, ROUNDS + 1):
-            value = objective(proposal.params, round_index)
-            study.report(proposal.number, round_index, value)
-            rounds_run += 1
-            if rounds_run == stop_after:
-                return None
-            if study.should_stop(proposal.number, round_index):
-                study.prune(proposal.number)
-                break
-        else:
-            study.complete(proposal.number, value)
+    study = SweepStudy(folder, SPACE, settings, ROUNDS)
+    if not run_study(study, ROUNDS, objective, stop_after):
+        return None
     return [(t.number, t.state, t.params, t.value, t.intermediate_values, t.system_attrs) for t in study.trials()]
 
 

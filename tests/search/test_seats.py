@@ -60,7 +60,7 @@ def test_a_sweep_on_auto_takes_its_largest_federation():
 
 @pytest.fixture
 def run_trial(prepared, small_config, tmp_path, monkeypatch):
-    """Run the rounds of a trial of two seeds in this process, on so many fleets; returns what each step gave."""
+    """Run the rounds of a trial in this process, on ``fleets`` fleets; returns the result of each step."""
 
     class Fleet(LocalFleet):
         def __init__(self, frozen, shares, **options):

@@ -14,6 +14,7 @@ from promptfleet.search.space import Choice, FloatRange, IntRange
 from promptfleet.search.spec import SweepSettings
 from promptfleet.search.study import SweepStudy
 from promptfleet.search.study_file import FILE
+from tests.search.made_up_study import run_study
 
 SPACE = {"experts": IntRange(1, 9), "tau": FloatRange(0.01, 1.0, log=True), "length": Choice((4, 8, 16))}
 ROUNDS = 9
@@ -31,19 +32,8 @@ def accuracy(params, round_index):
 
 def run_sweep(folder, settings, stop_after=None):
     """Run trials like the driver, opening the study again; after ``stop_after`` rounds in all the power fails."""
-    study, rounds_run = SweepStudy(folder, SPACE, settings, ROUNDS), 0
-    while proposal := study.next_proposal():
-        for round_index in range(proposal.settled_rounds + 1, ROUNDS + 1):
-            value = accuracy(proposal.params, round_index)
-            study.report(proposal.number, round_index, value)
-            rounds_run += 1
-            if rounds_run == stop_after:
-                return study
-            if study.should_stop(proposal.number, round_index):
-                study.prune(proposal.number)
-                break
-        else:
-            study.complete(proposal.number, value)
+    study = SweepStudy(folder, SPACE, settings, ROUNDS)
+    run_study(study, ROUNDS, accuracy, stop_after)
     return study
 
 

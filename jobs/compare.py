@@ -9,10 +9,11 @@ from promptfleet.atomic_files import replacing
 from promptfleet.cluster.session import local_nodes, ray_with
 from promptfleet.cluster.watch import leaving_when_ray_is_gone
 from promptfleet.command_line import INTERRUPTED, ArgumentParser, path_argument, run
+from promptfleet.comparison.reading import load_comparison, parse_methods, parse_seeds, read_comparison
 from promptfleet.comparison.reference import REFERENCES
 from promptfleet.comparison.report import JSON_FILE, ComparisonReport
 from promptfleet.comparison.run import plan_comparison, prepare_comparison, run_comparison
-from promptfleet.comparison.spec import ComparisonSpec, load_comparison, parse_methods, parse_seeds, read_comparison
+from promptfleet.comparison.spec import ComparisonSpec
 from promptfleet.comparison.studies import check_studies, rebuild_studies
 from promptfleet.comparison.summary import describe_comparison, describe_outcome
 from promptfleet.disks import check_writable, disk_errors

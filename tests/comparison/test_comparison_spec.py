@@ -3,7 +3,7 @@
 import pytest
 import yaml
 
-from promptfleet.comparison.spec import load_comparison, parse_methods, parse_seeds, read_comparison
+from promptfleet.comparison.reading import load_comparison, parse_methods, parse_seeds, read_comparison
 from promptfleet.config import FederationConfig, StorageConfig
 from promptfleet.errors import ConfigError
 from promptfleet.methods import METHODS

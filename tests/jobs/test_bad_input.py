@@ -5,7 +5,7 @@ import sys
 
 import pytest
 
-from promptfleet.comparison.spec import read_comparison
+from promptfleet.comparison.reading import read_comparison
 from promptfleet.config import StorageConfig
 from promptfleet.search.folders import COMPARISONS, SWEEPS
 from promptfleet.search.spec import parse_sweep

@@ -5,7 +5,7 @@ import pytest
 
 import promptfleet
 from promptfleet import StorageConfig, load_sweep
-from promptfleet.comparison.spec import read_comparison
+from promptfleet.comparison.reading import read_comparison
 from promptfleet.errors import ConfigError
 from promptfleet.federation.settings import read_federation_config
 from promptfleet.search.final_stage import final_space, final_stage

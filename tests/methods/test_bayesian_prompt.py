@@ -7,7 +7,7 @@ from promptfleet.clip.prompt_encoder import encode_prompts
 from promptfleet.config import build
 from promptfleet.errors import ConfigError
 from promptfleet.methods import config_class
-from promptfleet.methods.bayesian_prompt import kl_to_prior, sampled_contexts
+from promptfleet.methods.parts.gaussian_residual import kl_to_prior, sampled_contexts
 from promptfleet.methods.protocol import Message
 from tests.fakes import tiny_arrived, tiny_examples, tiny_task
 from tests.tiny_federation import ALL, equal, tiny_federation
@@ -59,7 +59,9 @@ def test_a_prediction_is_the_mean_of_the_probabilities_of_the_samples():
     fed = tiny_federation(NAME, prior_std=0.5, test_samples=4).run(COHORTS)
     clip, images = fed.world.clip, tiny_examples(fed.world, 8, seed=77).images
     noise = torch.from_numpy(tiny_task(fed.world).rng.standard_normal((4, 1, 16), dtype="float32"))
-    text = encode_prompts(clip.tower, clip.classes, sampled_contexts(fed.server.state, 0.5, noise))
+    text = encode_prompts(
+        clip.tower, clip.classes, sampled_contexts(fed.server.state["context"], fed.server.state, 0.5, noise)
+    )
     each = torch.log_softmax(clip.logit_scale * images.features @ text.transpose(1, 2), dim=-1)
     logits = fed.logits(0)
     assert torch.allclose(logits, each.exp().mean(dim=0).log(), atol=1e-5)
@@ -70,7 +72,7 @@ def test_a_prediction_is_the_mean_of_the_probabilities_of_the_samples():
 
 def test_all_tokens_have_the_same_residual():
     state = {"context": torch.randn(3, 5), "mean": torch.randn(1, 5), "log_variance": torch.randn(1, 5)}
-    residuals = sampled_contexts(state, 0.2, torch.randn(4, 1, 5)) - state["context"]
+    residuals = sampled_contexts(state["context"], state, 0.2, torch.randn(4, 1, 5)) - state["context"]
     assert torch.allclose(residuals, residuals[:, :1].expand_as(residuals), atol=1e-6)
     assert not torch.allclose(residuals[0], residuals[1])
 
@@ -78,14 +80,14 @@ def test_all_tokens_have_the_same_residual():
 @pytest.mark.parametrize(("given", "used"), [(50.0, 2.0), (-50.0, -12.0)])
 def test_samples_are_drawn_with_a_bounded_variance(given, used):
     state = {"context": torch.zeros(1, 1), "mean": torch.zeros(1, 1), "log_variance": torch.full((1, 1), given)}
-    assert sampled_contexts(state, 1.0, torch.ones(1, 1, 1)).log().item() == pytest.approx(used / 2)
+    assert sampled_contexts(state["context"], state, 1.0, torch.ones(1, 1, 1)).log().item() == pytest.approx(used / 2)
 
 
 def test_the_divergence_is_zero_at_the_prior_alone():
     zero = torch.zeros(1, 6)
-    assert kl_to_prior(zero, zero) == 0
+    assert kl_to_prior({"mean": zero, "log_variance": zero}) == 0
     for mean, log_variance in ((0.1, 0.0), (0.0, 0.1), (0.0, -0.1), (-0.3, 1.0)):
-        divergence = kl_to_prior(zero + mean, zero + log_variance)
+        divergence = kl_to_prior({"mean": zero + mean, "log_variance": zero + log_variance})
         exact = torch.distributions.kl_divergence(
             torch.distributions.Normal(zero + mean, (zero + log_variance / 2).exp()),
             torch.distributions.Normal(zero, 1.0),

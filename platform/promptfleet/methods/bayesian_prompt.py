@@ -12,7 +12,6 @@ share their samples, while the code takes one image per step; the context starts
 """
 
 from collections.abc import Iterator
-from dataclasses import replace
 from math import ceil, exp, prod
 from typing import Literal
 
@@ -23,13 +22,17 @@ from pydantic import Field
 from torch import Tensor
 
 from promptfleet.config import FederationConfig
+from promptfleet.methods.parts.gaussian_residual import (
+    LOWEST,
+    init_residual,
+    kl_to_prior,
+    residual_shapes,
+    sampled_contexts,
+)
 from promptfleet.methods.parts.prompts import context_shape, init_context
 from promptfleet.methods.parts.sampled_prompts import SampledPrompts, standard_normal
 from promptfleet.methods.parts.training import detached, leaves, train_steps
 from promptfleet.methods.protocol import Arrived, Call, Message, Spec, State, Task, Update, Work, World
-
-_POSTERIOR = ("mean", "log_variance")
-_LOWEST, _HIGHEST = -12.0, 2.0  # of a log-variance that samples are drawn with
 
 
 class BayesianPromptConfig(FederationConfig):
@@ -64,10 +67,10 @@ class BayesianPrompt(SampledPrompts):
 
     def init_server(self, world: World, rng: np.random.Generator) -> State:
         context = {"context": init_context(world, rng)}
-        return {**context, **({} if _is_private(world) else _start(world, rng))}
+        return {**context, **({} if _is_private(world) else init_residual(world, rng))}
 
     def init_client(self, world: World, client: int, rng: np.random.Generator) -> State:
-        return _start(world, rng) if _is_private(world) else {}
+        return init_residual(world, rng) if _is_private(world) else {}
 
     def select(self, server: State, call: Call) -> dict[int, Message]:
         return call.to_all(Message(dict(server)))
@@ -78,22 +81,21 @@ class BayesianPrompt(SampledPrompts):
         metrics = yield from train_steps(
             task,
             optimizers=[self.optimizer(task, parameters, config.prompt_lr)],
-            contexts=lambda: sampled_contexts(parameters, config.prior_std, next(noise)),
+            contexts=lambda: sampled_contexts(parameters["context"], parameters, config.prior_std, next(noise)),
             loss=lambda text, batch: (
                 F.nll_loss(self.log_mean(task, batch.images, text), batch.labels)
-                + config.kl_weight * kl_to_prior(parameters["mean"], parameters["log_variance"])
+                + config.kl_weight * kl_to_prior(parameters)
             ),
         )
         trained = detached(parameters)
-        upload = {name: trained.pop(name) for name in ("context", *_shared(task.world))}
+        upload = {name: trained.pop(name) for name in _shared(task.world)}
         return Update({**task.private, **trained}, Message(upload), metrics)
 
     def uploads(self, world: World) -> dict[str, Spec]:
-        residual = {name: Spec((1, world.clip.tower.width)) for name in _shared(world)}
-        return {"context": Spec(context_shape(world)), **residual}
+        return {name: Spec(shape) for name, shape in _shared(world).items()}
 
     def trained_parameters(self, world: World) -> int:
-        return prod(context_shape(world)) + 2 * world.clip.tower.width
+        return prod(context_shape(world)) + sum(prod(shape) for shape in residual_shapes(world).values())
 
     def aggregate(self, server: State, arrived: Arrived) -> State:
         mean = arrived.mean()
@@ -102,44 +104,28 @@ class BayesianPrompt(SampledPrompts):
         return mean
 
     def contexts_to_predict(self, task: Task) -> Tensor:
-        given = {"context": task.download.tensors["context"], **_posterior(task)}
-        return sampled_contexts(given, task.config.prior_std, _noise(task, 1, task.config.test_samples)[0])
+        (noise,) = _noise(task, 1, task.config.test_samples)
+        return sampled_contexts(task.download.tensors["context"], _posterior(task), task.config.prior_std, noise)
 
     def server_model(self, task: Task) -> State:
         """Return the prior where posteriors are private: the server has no other."""
-        private = {name: torch.zeros_like(task.private[name]) for name in _POSTERIOR} if _is_private(task.world) else {}
-        return {**task.private, **private}
-
-
-def sampled_contexts(state: State, prior_std: float, noise: Tensor) -> Tensor:
-    """Return ``[samples, (classes,) tokens, width]``; ``noise [samples, (1,) 1, width]`` is standard normal."""
-    std = (state["log_variance"].clamp(_LOWEST, _HIGHEST) / 2).exp()
-    return state["context"] + prior_std * (state["mean"] + std * noise)
-
-
-def kl_to_prior(mean: Tensor, log_variance: Tensor) -> Tensor:
-    """Return KL(N(mean, e^log_variance) || N(0, 1)), the mean over coordinates."""
-    return (log_variance.exp() + mean.square() - 1 - log_variance).mean() / 2
-
-
-def _start(world: World, rng: np.random.Generator) -> State:
-    """Return a posterior of mean 0 whose log-variances are uniform in [0, 1), as in the published code."""
-    drawn = torch.from_numpy(rng.random((1, world.clip.tower.width)).astype(np.float32))
-    return {"mean": torch.zeros_like(drawn), "log_variance": drawn}
+        if not _is_private(task.world):
+            return task.private
+        return {**task.private, **{name: torch.zeros_like(task.private[name]) for name in residual_shapes(task.world)}}
 
 
 def _is_private(world: World) -> bool:
     return world.config.posterior == "private"
 
 
-def _shared(world: World) -> tuple[str, ...]:
-    """Return the names of the posterior's tensors that are uploaded."""
-    return () if _is_private(world) else _POSTERIOR
+def _shared(world: World) -> dict[str, tuple[int, ...]]:
+    """Return the shape of each tensor that is uploaded."""
+    return {"context": context_shape(world), **({} if _is_private(world) else residual_shapes(world))}
 
 
 def _posterior(task: Task) -> State:
     source = task.private if _is_private(task.world) else task.download.tensors
-    return {name: source[name] for name in _POSTERIOR}
+    return {name: source[name] for name in residual_shapes(task.world)}
 
 
 def _noise(task: Task, steps: int, samples: int) -> Tensor:
@@ -156,9 +142,6 @@ def _noise_of_steps(task: Task) -> Iterator[Tensor]:
 
 def _log_variance_of_mixture(arrived: Arrived, mean: Tensor) -> Tensor:
     """Return the log-variance of the mixture of all residuals: how far clients disagree counts as variance."""
-    squares = {
-        client: Message({"square": upload.tensors["log_variance"].exp() + upload.tensors["mean"].square()})
-        for client, upload in arrived.uploads.items()
-    }
-    variance = replace(arrived, uploads=squares).mean()["square"] - mean.square()
-    return variance.clamp(min=exp(_LOWEST)).log()
+    squares = arrived.of_each(lambda sent: {"square": sent["log_variance"].exp() + sent["mean"].square()})
+    variance = squares.mean()["square"] - mean.square()
+    return variance.clamp(min=exp(LOWEST)).log()

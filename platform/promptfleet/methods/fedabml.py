@@ -13,7 +13,6 @@ Differs: no published code was found; scales, steps and the split are ours. ``pr
 """
 
 from collections.abc import Iterator
-from dataclasses import replace
 from math import ceil
 from typing import Literal
 
@@ -135,11 +134,8 @@ class FedABML(SampledPrompts):
     def aggregate(self, server: State, arrived: Arrived) -> State:
         mean = arrived.mean()
         if arrived.world.config.variance_average == "precision":
-            precisions = {
-                client: Message({"precision": upload.tensors["log_variance"].neg().exp()})
-                for client, upload in arrived.uploads.items()
-            }
-            mean["log_variance"] = replace(arrived, uploads=precisions).mean()["precision"].log().neg()
+            precisions = arrived.of_each(lambda sent: {"precision": sent["log_variance"].neg().exp()})
+            mean["log_variance"] = precisions.mean()["precision"].log().neg()
         return mean
 
     def personalize(self, task: Task) -> Work[State]:

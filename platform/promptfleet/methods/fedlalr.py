@@ -115,8 +115,8 @@ class LocalAMSGrad(PromptMethod):
             if config.largest_average == "max":
                 averaged[name] = torch.stack(list(arrived.sent(name).values())).amax(dim=0)
             averaged[name] = averaged[name].clamp(min=config.eps**2)  # a mean may be rounded to less
-        uploads = {client: _without(upload, moments) for client, upload in arrived.uploads.items()}
-        return {**(yield from finished(super().aggregate(server, replace(arrived, uploads=uploads)))), **averaged}
+        below = arrived.of_each(lambda sent: {name: sent[name] for name in sent if name not in moments})
+        return {**(yield from finished(super().aggregate(server, below))), **averaged}
 
     def _moments(self, world: World) -> dict[str, Spec]:
         """Return the form of the moments that travel."""
@@ -133,10 +133,6 @@ def _received(task: Task) -> State:
 
 def _with(task: Task, moments: State) -> Task:
     return replace(task, private={**task.private, **moments})
-
-
-def _without(upload: Message, moments: Mapping[str, Spec]) -> Message:
-    return replace(upload, tensors={name: tensor for name, tensor in upload.tensors.items() if name not in moments})
 
 
 class FedLALR(LocalAMSGrad, PromptFL):

@@ -305,6 +305,11 @@ class Arrived:
         """Return the uploaded tensor ``name`` of each client, by client id."""
         return {client: upload.tensors[name] for client, upload in self.uploads.items()}
 
+    def of_each(self, make: Callable[[State], State]) -> "Arrived":
+        """Return the same arrivals with ``make(tensors)`` in the place of each client's uploaded tensors."""
+        made = {client: replace(one, tensors=make(one.tensors)) for client, one in self.uploads.items()}
+        return replace(self, uploads=made)
+
     def mean(
         self,
         weights: Literal["examples", "equal"] | Mapping[int, float] = "examples",

@@ -1,8 +1,9 @@
 """Cost of each method on handwritten digits: python benchmarks/methods.py
 
 Every method runs the same federation in a process of its own, with its default settings and all clients in every round.
-The first round is not counted. Bytes are those of the real protocol, per client and round; ``peak_mib`` is the peak of
-the process's resident memory above that before the federation, whose images are encoded by then.
+The first round is not counted. ``cpu_s`` are seconds of the processor, which other work on the machine hardly changes,
+and ``times_promptfl`` is their ratio. Bytes are those of the real protocol, per client and round; ``peak_mib`` is the
+peak of the process's resident memory above that before the federation, whose images are encoded by then.
 """
 
 import argparse
@@ -10,6 +11,7 @@ import multiprocessing
 import statistics
 import sys
 import tempfile
+import time
 from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor
 from typing import Any
@@ -42,6 +44,9 @@ def main() -> None:
             print(name, file=sys.stderr, flush=True)
             with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as alone:
                 rows.append(alone.submit(measure, name, [*same, f"method={name}"], options.threads).result())
+    of_promptfl = next((row["cpu_s"] for row in rows if row["method"] == "promptfl"), None)
+    if of_promptfl:
+        rows = [{**row, "times_promptfl": row["cpu_s"] / of_promptfl} for row in rows]
     report("one round of each method", rows, as_json=options.json, clients=options.clients, threads=options.threads)
 
 
@@ -53,11 +58,17 @@ def measure(name: str, settings: Sequence[str], threads: int) -> dict[str, Any]:
     count_peak_anew()
     before = resident_mib()
     federation = Federation(config, prepared, LocalFleet(prepared))
-    _, *reports = [federation.run_round() for _ in range(config.rounds)]
+    federation.run_round()
+    reports, cpu_s = [], []
+    for _ in range(config.rounds - 1):
+        begun = time.process_time()
+        reports.append(federation.run_round())
+        cpu_s.append(time.process_time() - begun)
     peak = peak_mib() - before
     messages = sum(len(one.cohort) for one in reports)
     return {
         "method": name,
+        "cpu_s": statistics.median(cpu_s),
         "round_s": statistics.median(one.seconds for one in reports),
         "train_s": statistics.median(one.client_seconds for one in reports),
         "down_bytes": sum(one.downloaded_bytes for one in reports) // messages,

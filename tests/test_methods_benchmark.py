@@ -28,4 +28,6 @@ def test_a_row_per_method_has_its_cost(root):
         assert row["down_bytes"] == row["up_bytes"] == 4 * PROMPT
         assert row["trained_parameters"] == prompts * PROMPT
         assert row["round_s"] > row["train_s"] > 0
+        assert row["cpu_s"] > 0
         assert row["peak_mib"] > 0
+    assert promptfl["times_promptfl"] == 1.0

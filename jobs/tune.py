@@ -6,6 +6,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
 
+from promptfleet.assignments import parse_assignments
 from promptfleet.cluster.session import local_nodes, ray_with
 from promptfleet.cluster.watch import leaving_when_ray_is_gone
 from promptfleet.command_line import INTERRUPTED, ArgumentParser, path_argument, run
@@ -34,6 +35,13 @@ def main() -> int:
         "--config", type=path_argument, metavar="FILE", help="a federation to search around, see configs/"
     )
     parser.add_argument("--trials", type=int, metavar="N", help="number of federations in all")
+    parser.add_argument(
+        "--budget",
+        action="append",
+        default=[],
+        metavar="PART=N",
+        help="limit of a part of the budget, such as rounds=900",
+    )
     parser.add_set("fix a key of the federation, or several")
     parser.add_trust_code()
     parser.add_argument("--name", help="of the new sweep (default: the search file's)")
@@ -51,19 +59,22 @@ def main() -> int:
     if arguments.resume and arguments.config:
         parser.error("argument --config: a resumed sweep keeps its configuration")
 
+    budget = parse_assignments(arguments.budget, {}, option="--budget")
     if arguments.resume:
         _check_storage_only(arguments.set)
         storage = assigned_storage(arguments.set)
         with synced_storage(storage), SWEEPS.resume(storage, arguments.resume, alone=not arguments.dry_run) as folder:
-            spec = read_begun(storage, folder, trials=arguments.trials, trust_code=arguments.trust_code)
+            new = {"trials": arguments.trials, "budget": budget}
+            spec = read_begun(storage, folder, **new, trust_code=arguments.trust_code)
             if not arguments.dry_run:
-                check_budget(spec, _study(spec, folder, rebuild=arguments.rebuild_study))
+                check_budget(spec, _study(spec, folder, rebuild=arguments.rebuild_study), budget)
             return _run(spec, folder, arguments)
     spec = read_sweep(
         arguments.search,
         arguments.set,
         config=arguments.config,
         trials=arguments.trials,
+        budget=budget,
         trust_code=arguments.trust_code,
     )
     with nullcontext() if arguments.dry_run else synced_storage(spec.base_config().storage):
@@ -108,7 +119,7 @@ def _kept_in(folder: Path | None, spec: SweepSpec, arguments: Namespace, history
                 bring_file(storage, new / HISTORY)
             yield new
     else:
-        if arguments.trials is not None:
+        if arguments.trials is not None or arguments.budget:
             SWEEPS.write(storage, folder, spec.to_dict())
         yield folder
 

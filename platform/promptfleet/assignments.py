@@ -8,25 +8,26 @@ from promptfleet.errors import ConfigError
 from promptfleet.yaml_files import parse_yaml
 
 TextKeys = Mapping[str, bool]  # dotted keys whose values are text -> whether null is one of them
+EXAMPLES = {"--set": "clients=5", "--budget": "rounds=900"}
 
 
-def split_assignment(assignment: str) -> tuple[str, str]:
-    """Return key and text of ``key=value``. Raises ConfigError."""
+def split_assignment(assignment: str, *, option: str = "--set") -> tuple[str, str]:
+    """Return key and text of ``key=value``, which ``option`` gave. Raises ConfigError."""
     key, equals, text = assignment.partition("=")
     if not equals or not key.strip():
-        raise ConfigError(f"--set {assignment}: write key=value, for example --set clients=5")
+        raise ConfigError(f"{option} {assignment}: write key=value, for example {option} {EXAMPLES[option]}")
     return key.strip(), text
 
 
-def parse_assignments(assignments: Iterable[str], text_keys: TextKeys) -> dict[str, Any]:
+def parse_assignments(assignments: Iterable[str], text_keys: TextKeys, *, option: str = "--set") -> dict[str, Any]:
     """Turn ``["clients=5", "partition.alpha=0.1"]`` into nested values; later ones win.
 
     The right side is taken as it is for ``text_keys``, and read as YAML for all others. Raises ConfigError.
     """
     values: dict[str, Any] = {}
     for assignment in assignments:
-        key, text = split_assignment(assignment)
-        values = merge(values, nest(key, _value(key, text, text_keys)))
+        key, text = split_assignment(assignment, option=option)
+        values = merge(values, nest(key, _value(key, text, text_keys, f"{option} {key}")))
     return values
 
 
@@ -51,10 +52,10 @@ def unfold(values: Mapping[str, Any], *, source: str, closed: Collection[str] = 
     return nested
 
 
-def _value(key: str, text: str, text_keys: TextKeys) -> Any:
+def _value(key: str, text: str, text_keys: TextKeys, source: str) -> Any:
     if key not in text_keys:
-        value = parse_yaml(text, source=f"--set {key}")
-        return unfold(value, source=f"--set {key}", prefix=f"{key}.") if isinstance(value, Mapping) else value
+        value = parse_yaml(text, source=source)
+        return unfold(value, source=source, prefix=f"{key}.") if isinstance(value, Mapping) else value
     return None if text_keys[key] and text in ("", "null") else text
 
 

@@ -100,6 +100,7 @@ def test_a_search_file_that_cannot_be_run(job, space, text, parts):
         (["--search", "space.yaml", "--trials", "0"], ["--trials"]),
         (["--search", "space.yaml", "--trials", "x"], ["argument --trials: invalid int value: 'x'"]),
         (["--search", "space.yaml", "--name", "a/b"], ["--name a/b: use letters"]),
+        (["--search", "space.yaml", "--budget", "rounds"], ["--budget rounds: write key=value"]),
         (["--resume", "x", "--name", "y"], ["a resumed sweep keeps its name"]),
         (["--resume", "x", "--config", "y.yaml"], ["argument --config: a resumed sweep keeps its configuration"]),
         (["--search", "space.yaml", "--config", "nowhere.yaml"], ["nowhere.yaml: there is no such file"]),
@@ -285,9 +286,11 @@ def test_fewer_trials_than_have_ended_are_refused(job, tmp_path):
     with begun(SWEEPS, tmp_path, spec) as folder:
         study = open_study(spec, folder)
         for _ in range(3):
-            study.fail(study.next_proposal().number, "why")
+            study.report(proposal := study.next_proposal().number, 10, 0.5)
+            study.fail(proposal, "why")
     before = (folder / "sweep.yaml").read_text()
     refused(
         job("tune.py", "--resume", "mine", "--trials", "2"), "--trials 2: 3 trials of this sweep have ended already"
     )
+    refused(job("tune.py", "--resume", "mine", "--budget", "rounds=10"), "rounds=10: this sweep has used 30 already")
     assert (folder / "sweep.yaml").read_text() == before

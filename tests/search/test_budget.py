@@ -100,6 +100,31 @@ def test_trials_are_a_part_of_the_budget_and_the_same_as_the_key():
     assert parse_sweep(spec.to_dict(), source="again", trials=9).settings.trials == 9
 
 
+def test_parts_can_be_raised_and_their_use_is_known_then(study_folder, clock):
+    def tick():
+        clock[0] += 1.0
+
+    used = run_trials(study_folder, count=2, after_round=tick).used()
+    assert used == {"seconds": 4.0, "client_seconds": 8.0, "bytes": 400, "rounds": 4}
+    assert SweepStudy(study_folder, SPACE, SweepSettings(), 2).used() == used, "a later search may limit any of them"
+    spec = parse_sweep({**SEARCH, "budget": {"rounds": 30, "bytes": 9}}, source="a", budget={"rounds": 60})
+    assert (spec.settings.budget.rounds, spec.settings.budget.bytes) == (60, 9)
+
+
+@pytest.mark.parametrize(
+    ("budget", "message"),
+    [
+        ({"rouns": 3}, "--budget rouns: is no part of a budget; did you mean 'rounds'?"),
+        ({"trials": 3}, "--budget trials: give --trials 3"),
+        ({"bytes": "many"}, "--budget: budget.bytes: got 'many', should be a valid integer"),
+    ],
+)
+def test_what_is_wrong_with_a_new_part_is_said(budget, message):
+    with pytest.raises(ConfigError) as caught:
+        parse_sweep(SEARCH, source="a.yaml", budget=budget)
+    assert message in str(caught.value)
+
+
 @pytest.mark.parametrize(
     ("values", "message"),
     [

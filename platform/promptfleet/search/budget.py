@@ -9,6 +9,7 @@ from pydantic import Field
 
 from promptfleet.config import Section
 from promptfleet.config_types import Seconds
+from promptfleet.errors import ConfigError, did_you_mean
 
 QUANTITIES_ATTR = "quantities"  # of a trial in the study
 SECONDS_ATTR = "seconds"  # of the study
@@ -33,6 +34,17 @@ class Budget(Section):
         """Return the first quantity that is used up, None if there is some of each left."""
         limits = {name: limit for name, limit in self.model_dump().items() if limit is not None}
         return next((name for name, amount in used.items() if amount >= limits.get(name, math.inf)), None)
+
+
+def check_parts(parts: Mapping[str, Any]) -> None:
+    """Raise ConfigError if ``--budget`` names what is no part of a budget, or the trials, which have an option."""
+    known = [name for name in Budget.model_fields if name != "trials"]
+    for name in parts:
+        if name == "trials":
+            raise ConfigError(f"--budget trials: give --trials {parts[name]}")
+        if name not in known:
+            hint = did_you_mean(name, known) or f"there are: {', '.join(known)}"
+            raise ConfigError(f"--budget {name}: is no part of a budget; {hint}")
 
 
 def used_by(trials: Sequence[FrozenTrial], seconds: float, *, seeds: int = 1) -> dict[str, float]:

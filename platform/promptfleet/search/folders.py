@@ -117,15 +117,20 @@ def trial_numbers(folder: str | Path) -> list[int]:
 
 
 def read_begun(
-    storage: StorageConfig, folder: Path, *, trials: int | None = None, trust_code: bool = False
+    storage: StorageConfig,
+    folder: Path,
+    *,
+    trials: int | None = None,
+    budget: Mapping[str, Any] | None = None,
+    trust_code: bool = False,
 ) -> SweepSpec:
-    """Return the specification of the sweep in ``folder``, at its present place; ``trials`` changes its budget.
+    """Return the specification of the sweep in ``folder``, at its present place, with new ``trials`` or ``budget``.
 
     Raises ConfigError: the file cannot be used; trust_code: see ``read_config``.
     """
     file = folder / SWEEPS.file
     values = read_config(file, trust_code=trust_code, closed=("space",))
-    return parse_sweep(kept_at(storage, values), trials=trials, source=str(file))
+    return parse_sweep(kept_at(storage, values), trials=trials, budget=budget, source=str(file))
 
 
 def _as_name(text: str) -> str:

@@ -37,7 +37,7 @@ from promptfleet.federation.settings import (
 )
 from promptfleet.methods import load_method
 from promptfleet.methods.protocol import HasServerModel
-from promptfleet.search.budget import Budget
+from promptfleet.search.budget import Budget, check_parts
 from promptfleet.search.conditions import active, is_active, parents_first, required, with_fixed
 from promptfleet.search.finalists import Finalists
 from promptfleet.search.goals import Goals, parse_goals
@@ -253,12 +253,13 @@ def read_sweep(
     *,
     config: str | Path | None = None,
     trials: int | None = None,
+    budget: Mapping[str, Any] | None = None,
     trust_code: bool = False,
 ) -> SweepSpec:
     """Read a search file. ``assignments`` (``key=value``) fix keys of the federation, searched ones too.
 
     ``config`` is a file with keys of the federation, as for a single one. They win over the search file's own, but not
-    over what it searches.
+    over what it searches. ``trials`` and ``budget`` win over the file's.
 
     Raises:
         ConfigError: what is wrong, in which file or option, and what would be right; trust_code: see ``read_config``.
@@ -268,7 +269,7 @@ def read_sweep(
         keys = read_config(config, trust_code=trust_code)
         federation_config(keys, source=str(config))
         values = {**values, "federation": merge(_mapping(values, "federation", str(path)), keys)}
-    return parse_sweep(values, assignments, trials=trials, source=str(path))
+    return parse_sweep(values, assignments, trials=trials, budget=budget, source=str(path))
 
 
 def kept_at(storage: StorageConfig, values: Mapping[str, Any]) -> dict[str, Any]:
@@ -278,7 +279,12 @@ def kept_at(storage: StorageConfig, values: Mapping[str, Any]) -> dict[str, Any]
 
 
 def parse_sweep(
-    values: Mapping[str, Any], assignments: Sequence[str] = (), *, trials: int | None = None, source: str
+    values: Mapping[str, Any],
+    assignments: Sequence[str] = (),
+    *,
+    trials: int | None = None,
+    budget: Mapping[str, Any] | None = None,
+    source: str,
 ) -> SweepSpec:
     """Check the content of a search file, see ``read_sweep``."""
     settings_values = {key: value for key, value in values.items() if key not in ("federation", "space")}
@@ -289,7 +295,12 @@ def parse_sweep(
     settings_values = _with_trials(_with_objective(settings_values, source), source)
     settings = build(SweepSettings, settings_values, source=source)
     if trials is not None:
-        settings = build(SweepSettings, {**settings_values, "trials": trials}, source="--trials")
+        settings_values = {**settings_values, "trials": trials}
+        settings = build(SweepSettings, settings_values, source="--trials")
+    if budget:
+        check_parts(budget)
+        budget = {**_mapping(settings_values, "budget", source), **budget}
+        settings = build(SweepSettings, {**settings_values, "budget": budget}, source="--budget")
     federation = _mapping(values, "federation", source)
     overrides = read_assignments(assignments, _methods(_mapping(values, "space", source), federation))
     base = with_partition_fingerprint(merge(federation, overrides))

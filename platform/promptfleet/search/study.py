@@ -146,6 +146,11 @@ class SweepStudy:
         return max(0, wanted - ended)
 
     @patient
+    def used(self) -> dict[str, float]:
+        """Return what the trials used so far, by the keys of ``Budget``, without ``trials``."""
+        return self._used(self._trials())
+
+    @patient
     def used_up(self) -> str | None:
         """Return the part of the budget, other than trials, that is used up; None if there is some left."""
         return self._used_up(self._trials())
@@ -267,14 +272,18 @@ class SweepStudy:
         return found
 
     def _used_up(self, trials: Sequence[FrozenTrial]) -> str | None:
-        return self._settings.budget.used_up(used_by(trials, self._seconds(), seeds=self._settings.seeds_per_trial))
+        return self._settings.budget.used_up(self._used(trials))
+
+    def _used(self, trials: Sequence[FrozenTrial]) -> dict[str, float]:
+        return used_by(trials, self._seconds(), seeds=self._settings.seeds_per_trial)
 
     def _seconds(self) -> float:
         """Return how long the search has been running, in this process and those before it."""
         return self._seconds_before + (0.0 if self._started is None else time.monotonic() - self._started)
 
-    def _note_seconds(self) -> None:
-        if self._settings.budget.seconds is not None and self._started is not None:
+    def _note_seconds(self, *, at_end: bool = False) -> None:
+        """Store how long the search has been running: after each round if that is limited, or else after each trial."""
+        if self._started is not None and (at_end or self._settings.budget.seconds is not None):
             self._study.set_user_attr(SECONDS_ATTR, self._seconds())
 
     def _propose(self, trials: Sequence[FrozenTrial]) -> FrozenTrial:
@@ -317,6 +326,7 @@ class SweepStudy:
         if state != TrialState.FAIL and (quantities := trial.user_attrs.get(QUANTITIES_ATTR)):
             for name, by in self._goals.violations(quantities).items():
                 self._live(trial).set_constraint(name, by)
+        self._note_seconds(at_end=True)
         self._study.tell(number, values, state=state)
 
     def _trials(self) -> list[FrozenTrial]:

@@ -1,7 +1,7 @@
 """Sweep: Ray Tune runs the federations that the study proposes, one communication round per step."""
 
 import logging
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import fmean
@@ -85,14 +85,21 @@ def open_study(spec: SweepSpec, folder: Path) -> SweepStudy:
     return SweepStudy(folder, spec.space, spec.settings, config.rounds, first, history, every=every)
 
 
-def check_budget(spec: SweepSpec, study: SweepStudy) -> None:
-    """Raise ConfigError if more trials have ended than the sweep may have."""
+def check_budget(spec: SweepSpec, study: SweepStudy, raised: Collection[str] = ()) -> None:
+    """Raise ConfigError if more trials have ended than the sweep may have, or a ``raised`` part is used up already."""
     ended = sum(trial.state.is_finished() for trial in study.trials())
     if ended > spec.settings.trials:
         raise ConfigError(
             f"--trials {spec.settings.trials}: {ended} trials of this sweep have ended already; give more than that, "
             f"or {ended} to end it as it is"
         )
+    used = study.used()
+    for name in raised:
+        limit = getattr(spec.settings.budget, name)
+        if limit is not None and used[name] >= limit:
+            raise ConfigError(
+                f"--budget {name}={limit}: this sweep has used {used[name]:g} already; give more than that"
+            )
 
 
 def run_sweep(spec: SweepSpec, folder: Path, prepared: Prepared, nodes: Sequence[Node]) -> SweepOutcome:

@@ -60,6 +60,8 @@ def _partition(config: FederationConfig, arguments: Namespace) -> None:
     print(partition_table(counts))
     print(partition_summary(counts))
     print(f"{config.dataset}: {used} of {len(samples)} samples, {config.clients} clients")
+    if partition.held_out:
+        print(f"held out:    {', '.join(f'client {client}' for client in partition.held_out)}")
     print(f"fingerprint: {partition.fingerprint()}")
     print(f"drawn:       {out / 'partition.png'}")
     print(f"saved:       {out / 'partition.json'}, to be used with --set partition.file={out / 'partition.json'}")

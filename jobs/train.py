@@ -113,7 +113,7 @@ def _summary(result: FederationResult, caveat: str, path: str) -> str:
     reason = nothing_accepted(result.rounds, len(result.rounds))
     return "\n".join(
         [
-            f"{result.method} on {result.dataset}: {len(result.clients)} clients, {len(result.rounds)} rounds",
+            f"{result.method} on {result.dataset}: {len(result.seen_clients)} clients, {len(result.rounds)} rounds",
             *([f"  {caveat}"] if caveat else []),
             *([f"  NOTHING WAS LEARNED: {reason}"] if reason else []),
             f"  test accuracy        {result.test_accuracy:.3f}, mean over clients after the last round",
@@ -127,18 +127,17 @@ def _summary(result: FederationResult, caveat: str, path: str) -> str:
 
 
 def _on_unseen(result: FederationResult) -> list[str]:
-    """Return lines about new classes and the held-out domain, if any; a dash where the method cannot predict them."""
+    """Return lines about new classes, domain and clients, if any; a dash where the method cannot predict them."""
     lines = []
     for title, names in {
         "base / new classes ": ("test/base", "test/new"),
         "unseen domain      ": ("test/unseen_domain",),
+        "unseen clients     ": ("test/unseen_clients", "test/unseen_clients_tuned"),
     }.items():
-        if names[-1] in result.zero_shot:
-            found, zero_shot = (
-                " / ".join(f"{of[name].mean:.3f}" if name in of else "-" for name in names)
-                for of in (result.accuracy, result.zero_shot)
-            )
-            lines.append(f"  {title}  {found} (zero-shot CLIP {zero_shot})")
+        known = [f"{result.zero_shot[name].mean:.3f}" for name in names if name in result.zero_shot]
+        if known:
+            found = [f"{result.accuracy[name].mean:.3f}" if name in result.accuracy else "-" for name in names]
+            lines.append(f"  {title}  {' / '.join(found)} (zero-shot CLIP {' / '.join(known)})")
     return lines
 
 
@@ -146,7 +145,7 @@ def _simulated(result: FederationResult) -> list[str]:
     """Return lines about attack and privacy, if the configuration has them."""
     lines = []
     if attackers := len(result.adversaries):
-        honest = len(result.clients) - attackers
+        honest = len(result.seen_clients) - attackers
         lines.append(f"  honest clients       {result.honest_test_accuracy:.3f}, test accuracy of {honest}")
         lines.append(f"  attack               {result.config['adversary']['kind']} by {attackers} clients")
     if result.epsilon_spent is not None:

@@ -397,6 +397,8 @@ OTHER = {
     "partition.public_fraction": 0.1,
     "evaluation.sets.unseen_domain": "never",
     "partition.held_out_domain": "sketch",
+    "partition.held_out_clients": 0.2,
+    "evaluation.sets.unseen_clients": "never",
     "partition.file": "partition.json",
     "partition.fingerprint": "5eed",
     "data.root": "elsewhere",

@@ -86,7 +86,7 @@ def test_the_settings_on_digits_are_possible_and_differ(root):
         config = read_federation_config(path)
         dataset = datasets.setdefault(config.dataset, load_dataset(config.dataset, "."))
         found.add(partition_for(config, Samples.of_dataset(dataset)).fingerprint())
-    assert len(found) == len(files(root, "digits")) == 8
+    assert len(found) == len(files(root, "digits")) == 9
 
 
 @pytest.mark.slow

@@ -138,6 +138,9 @@ class PartitionConfig(Section):
     held_out_domain: Name | None = Field(
         None, description="domain that no client has and that models are tested on; null: none"
     )
+    held_out_clients: Annotated[int, Field(ge=0)] | Annotated[float, Field(gt=0, lt=1)] = Field(
+        0, description="clients that never train and that models are tested on: their number or their fraction"
+    )
     val_fraction: float = Field(0.15, gt=0, lt=1, description="fraction of a client's samples used for validation")
     test_fraction: float = Field(0.25, gt=0, lt=1, description="fraction of a client's samples used for the test")
     min_samples: int = Field(
@@ -145,8 +148,8 @@ class PartitionConfig(Section):
     )
     file: FilePath | None = Field(
         None,
-        description="file of a saved partition; of the rest of this section only new_classes and held_out_domain"
-        " then have an effect",
+        description="file of a saved partition; of the rest of this section only new_classes, held_out_domain and "
+        "held_out_clients then have an effect",
     )
     fingerprint: Name | None = Field(
         None, description="hash of the partition in the file; filled in when the file is first read"
@@ -157,6 +160,11 @@ class PartitionConfig(Section):
         if self.fingerprint is not None and self.file is None:
             raise ValueError("partition.fingerprint needs partition.file; leave it out")
         return self
+
+    def held_out_of(self, clients: int) -> int:
+        """Return the number of clients that never train; of a fraction at least one."""
+        wanted = self.held_out_clients
+        return wanted if isinstance(wanted, int) else max(1, round(wanted * clients))
 
 
 class DataConfig(Section):
@@ -297,6 +305,9 @@ class EvaluationSetsConfig(Section):
     unseen_domain: SetRoundsIfAny = Field(
         "auto", description="rounds of unseen_domain: a client's and the server's model on held_out_domain"
     )
+    unseen_clients: SetRoundsIfAny = Field(
+        "auto", description="rounds of unseen_clients: clients that never train (held_out_clients), on their test parts"
+    )
 
 
 class EvaluationConfig(Section):
@@ -435,14 +446,24 @@ class FederationConfig(Section):
         every, clients = self.evaluation.every, self.evaluation.clients
         if every > self.rounds:
             raise ValueError(f"evaluation.every={every} should be at most rounds={self.rounds}")
-        if isinstance(clients, int) and clients > self.clients:
-            raise ValueError(f"evaluation.clients={clients} should be at most clients={self.clients}, or all")
+        held_out = self.partition.held_out_of(self.clients)
+        if held_out >= self.clients:
+            raise ValueError(
+                f"partition.held_out_clients={self.partition.held_out_clients:g}: no client of clients={self.clients} "
+                f"would train; hold out at most {self.clients - 1}"
+            )
+        if isinstance(clients, int) and clients > self.clients - held_out:
+            of_all = f"clients={self.clients}" + (f" without {held_out} held out" if held_out else "")
+            raise ValueError(f"evaluation.clients={clients} should be at most {of_all}, or all")
         for name, rounds in {"base": self.evaluation.sets.base, "new": self.evaluation.sets.new}.items():
             if rounds in ("each", "last_and_best") and not self.partition.new_classes:
                 raise ValueError(f"evaluation.sets.{name}={rounds} needs partition.new_classes, such as 0.5")
         rounds = self.evaluation.sets.unseen_domain
         if rounds in ("each", "last_and_best") and self.partition.held_out_domain is None:
             raise ValueError(f"evaluation.sets.unseen_domain={rounds} needs partition.held_out_domain")
+        rounds = self.evaluation.sets.unseen_clients
+        if rounds in ("each", "last_and_best") and not held_out:
+            raise ValueError(f"evaluation.sets.unseen_clients={rounds} needs partition.held_out_clients, such as 0.2")
         return self
 
     def to_dict(self) -> dict[str, Any]:

@@ -103,7 +103,7 @@ def _judge(
         bottom_decile=over_seeds(lambda result: result.accuracy["test/local"].bottom_decile),
         weighted_mean=over_seeds(lambda result: result.accuracy["test/local"].weighted_mean),
         below_zero_shot=over_seeds(
-            lambda result: np.mean([one.test_accuracy < one.zero_shot_accuracy for one in result.clients]).item()
+            lambda result: np.mean([one.test_accuracy < one.zero_shot_accuracy for one in result.seen_clients]).item()
         ),
         below_coop=OverSeeds.of(coop) if len(coop) == len(results) and method != ALONE else None,
         ece=over_seeds(lambda result: result.calibration.ece) if all(one.calibration for one in results) else None,
@@ -122,7 +122,7 @@ def _validation(result: FederationSummary) -> list[float]:
 
 
 def _share_below(result: FederationSummary, other: FederationSummary) -> float:
-    pairs = zip(result.clients, other.clients, strict=True)
+    pairs = zip(result.seen_clients, other.seen_clients, strict=True)
     return float(np.mean([one.test_accuracy < alone.test_accuracy for one, alone in pairs]))
 
 

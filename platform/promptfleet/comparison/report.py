@@ -68,7 +68,7 @@ class ComparisonReport:
                     "partition_sha256": result.partition_sha256,
                     "state_sha256": result.state_sha256,
                     "cohorts": [list(report.cohort) for report in result.rounds],
-                    "client_test_accuracy": [client.test_accuracy for client in result.clients],
+                    "client_test_accuracy": [client.test_accuracy for client in result.seen_clients],
                     "config": dict(result.config),
                 }
                 for (method, seed), result in self.results.items()

@@ -47,7 +47,7 @@ def client_accuracy(
     """Return each client's test accuracy after the last round, by method and seed."""
     accuracy: dict[str, dict[int, list[float]]] = {}
     for (method, seed), result in results.items():
-        accuracy.setdefault(method, {})[seed] = [client.test_accuracy for client in result.clients]
+        accuracy.setdefault(method, {})[seed] = [client.test_accuracy for client in result.seen_clients]
     return accuracy
 
 
@@ -64,8 +64,8 @@ def _score(method: str, by_seed: Mapping[int, FederationSummary]) -> MethodScore
         best_round_test_accuracy=over_seeds(lambda result: result.best_round_test_accuracy),
         val_accuracy=over_seeds(lambda result: result.val_accuracy),
         zero_shot_accuracy=over_seeds(lambda result: result.zero_shot_accuracy),
-        worst_client=over_seeds(lambda result: min(client.test_accuracy for client in result.clients)),
-        client_std=over_seeds(lambda result: pstdev(client.test_accuracy for client in result.clients)),
+        worst_client=over_seeds(lambda result: min(client.test_accuracy for client in result.seen_clients)),
+        client_std=over_seeds(lambda result: pstdev(client.test_accuracy for client in result.seen_clients)),
         uploaded_bytes=_per_round(results, lambda report: report.uploaded_bytes),
         downloaded_bytes=_per_round(results, lambda report: report.downloaded_bytes),
         trained_parameters=results[0].trained_parameters,

@@ -15,7 +15,7 @@ from promptfleet.data.partition_advice import DRAWS, SETTINGS, advise
 from promptfleet.data.partitions import SCHEMES
 from promptfleet.data.partitions.domain import clients_by_domain
 from promptfleet.data.samples import Samples
-from promptfleet.data.unseen import new_samples, seen_samples, unseen_domain
+from promptfleet.data.unseen import held_out_clients, new_samples, seen_samples, unseen_domain
 from promptfleet.errors import ConfigError, DataError
 from promptfleet.seeding import stream
 
@@ -29,12 +29,21 @@ def no_samples() -> np.ndarray:
 
 @dataclass(frozen=True, eq=False)
 class Partition:
-    """Splits of all clients; ``clients[i]`` is client ``i``'s. No sample is assigned twice."""
+    """Splits of all clients; ``clients[i]`` is client ``i``'s. No sample is assigned twice.
+
+    What no client trains on follows from the settings, and is not a part of the fingerprint: ``new`` are test samples
+    of new classes, ``unseen_domain`` are those of the held-out domain, and clients in ``held_out`` never train.
+    """
 
     clients: tuple[ClientSplit, ...]
     public: np.ndarray = field(default_factory=no_samples)  # samples that the server has
-    new: np.ndarray = field(default_factory=no_samples)  # test samples of new classes, which follow from the settings
-    unseen_domain: np.ndarray = field(default_factory=no_samples)  # of the held-out domain, which follow from them, too
+    new: np.ndarray = field(default_factory=no_samples)
+    unseen_domain: np.ndarray = field(default_factory=no_samples)
+    held_out: tuple[int, ...] = ()
+
+    def seen(self) -> list[ClientSplit]:
+        """Return the splits of the clients that may train, in the order of their ids."""
+        return [split for client, split in enumerate(self.clients) if client not in self.held_out]
 
     def fingerprint(self) -> str:
         """Return a hash of the assignment of samples to clients and parts."""
@@ -85,7 +94,8 @@ def make_partition(samples: Samples, *, clients: int, settings: PartitionConfig,
     dealt = _deal(seen, clients, settings, seed)
     splits = (ClientSplit(indices[one.train], indices[one.val], indices[one.test]) for one in dealt.clients)
     new, domain = new_samples(samples, settings), unseen_domain(samples, settings)
-    return Partition(tuple(splits), indices[dealt.public], new, domain)
+    held_out = held_out_clients(settings, clients, seed)
+    return Partition(tuple(splits), indices[dealt.public], new, domain, held_out)
 
 
 def _deal(samples: Samples, clients: int, settings: PartitionConfig, seed: int) -> Partition:

@@ -1,4 +1,4 @@
-"""Samples that no client has, since the federation is tested on what it has not seen: new classes, and a domain."""
+"""New classes, a domain and clients that a federation does not train on, since it is tested on what it has not seen."""
 
 import math
 from dataclasses import replace
@@ -9,6 +9,7 @@ from promptfleet.config import PartitionConfig, unknown_name
 from promptfleet.data.dataset import Part
 from promptfleet.data.samples import Samples
 from promptfleet.errors import ConfigError, DataError
+from promptfleet.seeding import stream
 
 
 def base_classes(settings: PartitionConfig, classes: int) -> int:
@@ -94,3 +95,9 @@ def new_samples(samples: Samples, settings: PartitionConfig) -> np.ndarray:
             )
         is_new = is_tested
     return np.flatnonzero(is_new)
+
+
+def held_out_clients(settings: PartitionConfig, clients: int, seed: int) -> tuple[int, ...]:
+    """Return the ids of the clients that never train, ascending; the seed draws them once."""
+    count = settings.held_out_of(clients)
+    return tuple(sorted(stream(seed, "held out clients").choice(clients, size=count, replace=False).tolist()))

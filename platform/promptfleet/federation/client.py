@@ -12,10 +12,20 @@ from promptfleet.data.feature_store import FeatureStore
 from promptfleet.federation.client_examples import examples_of
 from promptfleet.federation.conditions.adversaries import adversaries, attacked, flipped
 from promptfleet.federation.conditions.privacy import private_upload
-from promptfleet.federation.evaluation.answers import certainty_of, mean_right, to_predict
+from promptfleet.federation.evaluation.answers import certainty_of, mean_right, server_model, to_predict
 from promptfleet.federation.evaluation.calibration import calibration_errors
 from promptfleet.federation.evaluation.schedule import Plan
-from promptfleet.federation.evaluation.scores import CALIBRATION, LOCAL, TEST, VAL, Evaluation, Score, set_name
+from promptfleet.federation.evaluation.scores import (
+    CALIBRATION,
+    LOCAL,
+    TEST,
+    UNSEEN_CLIENTS,
+    UNSEEN_CLIENTS_TUNED,
+    VAL,
+    Evaluation,
+    Score,
+    set_name,
+)
 from promptfleet.federation.evaluation.shared_sets import Model, SharedSets
 from promptfleet.federation.reports import TrainReport
 from promptfleet.methods.parts.side_by_side import SIDE_BY_SIDE, run_together
@@ -111,6 +121,16 @@ class Client:
         with torch.inference_mode():
             certainty = certainty_of(self._method, task, self._held_out[TEST])
         return replace(evaluation, calibration=calibration_errors(certainty), certainty=certainty)
+
+    def _as_unseen(self, task: Task, plan: Plan) -> dict[str, Score]:
+        """Score a client that never trains on its test part: by the server's model if there is one, and by its own."""
+        models = {UNSEEN_CLIENTS: server_model(self._method, task) or task, UNSEEN_CLIENTS_TUNED: task}
+        with torch.inference_mode():
+            return {
+                set_name(TEST, name): self._score(model, self._held_out[TEST])
+                for name, model in models.items()
+                if name in plan.sets
+            }
 
     def _begin(self, round_index: int, private: State, download: Message) -> Update | Work[Update]:
         task = self._task("local_update", round_index, private, download)
@@ -219,5 +239,5 @@ def evaluate_together(
             own = client._evaluate(model.task) if LOCAL in plan.sets else Evaluation(client.id, {})
             if CALIBRATION in plan.sets:
                 own = client._calibrated(own, model.task)
-            evaluations.append(replace(own, scores={**own.scores, **scores}))
+            evaluations.append(replace(own, scores={**own.scores, **scores, **client._as_unseen(model.task, plan)}))
     return evaluations

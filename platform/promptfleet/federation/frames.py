@@ -39,6 +39,7 @@ def clients_frame(summary: "FederationSummary") -> "DataFrame":
             **{name: _number(getattr(client, name)) for name in _OF_CLIENT},
             **{f"accuracy/{name}": value for name, value in client.accuracy.items()},
             "adversary": client.id in summary.adversaries,
+            "held_out": client.held_out,
         }
         for client in summary.clients
     ]

@@ -11,7 +11,7 @@ from promptfleet.config_types import expand_home
 from promptfleet.data.partition import Partition, make_partition
 from promptfleet.data.partition_file import check_fits, check_seen, load_partition
 from promptfleet.data.samples import Samples
-from promptfleet.data.unseen import new_samples, unseen_domain
+from promptfleet.data.unseen import held_out_clients, new_samples, unseen_domain
 from promptfleet.errors import DataError
 
 
@@ -33,7 +33,8 @@ def partition_for(config: FederationConfig, samples: Samples) -> Partition:
     check_fits(stored, settings.file, samples, dataset=config.dataset, clients=config.clients)
     check_seen(stored.partition, settings, samples)
     new, domain = new_samples(samples, settings), unseen_domain(samples, settings)
-    return replace(stored.partition, new=new, unseen_domain=domain)
+    held_out = held_out_clients(settings, config.clients, config.seed)
+    return replace(stored.partition, new=new, unseen_domain=domain, held_out=held_out)
 
 
 def with_partition_fingerprint(values: Mapping[str, Any]) -> Mapping[str, Any]:

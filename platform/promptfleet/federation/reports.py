@@ -18,6 +18,7 @@ from promptfleet.federation.evaluation.scores import (
     client_accuracies,
     harmonic_of_means,
     honest_mean,
+    participation_gap,
     set_accuracies,
     set_name,
 )
@@ -198,7 +199,8 @@ def last_evaluated(reports: Sequence[RoundReport]) -> RoundReport | None:
 class ClientReport:
     """Report of one client at the end. ``zero_shot_accuracy`` is untrained CLIP's on the same test part.
 
-    Accuracies are None for a client that was not evaluated yet, which no complete federation has.
+    Accuracies are None for a client that was not evaluated yet, and on its own parts for one that is ``held_out``: it
+    never trains. Other clients of a complete federation have them.
 
     ``label_counts`` and ``domain_counts`` (empty without domains) are over all its samples. ``accuracy`` has all
     evaluation sets by name, and the harmonic means of pairs of them.
@@ -216,6 +218,7 @@ class ClientReport:
     described: Mapping[str, Sequence[int | float | None]]
     accuracy: Mapping[str, float] = field(default_factory=dict)
     calibration: Mapping[str, float] = field(default_factory=dict)
+    held_out: bool = False
 
 
 @dataclass(frozen=True, repr=False)
@@ -273,6 +276,16 @@ class FederationSummary:
         """Harmonic means of the means of two sets after the last round, by a name such as ``test/local_global``."""
         return harmonic_of_means(self.accuracy)
 
+    @property
+    def participation_gap(self) -> Mapping[str, float]:
+        """Mean accuracy of the clients that train minus that of unseen clients, by the set of the latter."""
+        return participation_gap(self.accuracy)
+
+    @property
+    def seen_clients(self) -> list[ClientReport]:
+        """Reports of the clients that may train: all but those that are held out."""
+        return [client for client in self.clients if not client.held_out]
+
     def __repr__(self) -> str:
         what = f"{self.method} on {self.dataset}, seed={self.seed}, clients={len(self.clients)}"
         return f"{type(self).__name__}({what}, rounds={len(self.rounds)}, test_accuracy={self.test_accuracy:.4f})"
@@ -287,6 +300,7 @@ class FederationSummary:
             "best_round_accuracy": {name: asdict(one) for name, one in self.best_round_accuracy.items()},
             "zero_shot": {name: asdict(one) for name, one in self.zero_shot.items()},
             "harmonic_of_means": self.harmonic_of_means,
+            "participation_gap": self.participation_gap,
         }
         return to_json(plain)
 

@@ -15,19 +15,23 @@ from promptfleet.data.partition_counts import PartitionCounts, count_partition
 from promptfleet.data.samples import Samples
 from promptfleet.errors import FederationError
 from promptfleet.federation.conditions.adversaries import adversaries
-from promptfleet.federation.conditions.cohort import cohort_size, sample_cohort
+from promptfleet.federation.conditions.cohort import cohort_size, sample_cohort, training_clients
 from promptfleet.federation.conditions.faults import Turnout, turnout
 from promptfleet.federation.conditions.privacy import check_noise_hides, privacy_budget
 from promptfleet.federation.evaluation.schedule import (
     Plan,
     cannot_predict_new,
+    cannot_serve_unseen,
     evaluated_clients,
     plan_of_best,
     plan_of_round,
+    tests_unseen_clients,
 )
 from promptfleet.federation.evaluation.scores import (
     LOCAL,
     TEST,
+    UNSEEN_CLIENTS,
+    UNSEEN_CLIENTS_TUNED,
     VAL,
     Evaluation,
     client_accuracies,
@@ -90,6 +94,7 @@ class Federation:
         store = prepared.open_store()
         self._samples = Samples.of_store(store, prepared.class_names, prepared.domain_names)
         self.partition = partition_for(config, self._samples)
+        self._training = training_clients(config)
         self._zero_shot_right = zero_shot_right(config, prepared.clip, store)
         self._events: list[Event] = []
         self._begin()
@@ -184,11 +189,13 @@ class Federation:
             self._privates |= {client: before[client] for client in intake.rejected}
             again = [client for client in clients if client in intake.rejected]
             evaluations |= self._evaluated(round_index, again, downloads, plan)
-        if plan and self._is_best(evaluations.values()) and (more := plan_of_best(self.config, plan)):
-            for client, one in self._evaluated(round_index, clients, downloads, more).items():
-                evaluations[client] = evaluations[client].merged(one)
+        is_best = bool(plan) and self._is_best(evaluations.values())
+        if is_best and (more := plan_of_best(self.config, plan)):
+            evaluations = _merged(evaluations, self._evaluated(round_index, clients, downloads, more))
+        if plan and tests_unseen_clients(self.config, round_index, best=is_best):
+            evaluations |= self._unseen_clients(round_index)
         self._privates = fleet.repack(self._privates)
-        return list(evaluations.values()), intake
+        return [evaluations[client] for client in sorted(evaluations)], intake
 
     def _evaluated(
         self, round_index: int, clients: Sequence[int], downloads: Handle, plan: Plan | None
@@ -198,6 +205,17 @@ class Federation:
         privates = {client: self._privates[client] for client in clients}
         return {one.client: one for one in self._fleet.evaluate(round_index, privates, downloads, plan)}
 
+    def _unseen_clients(self, round_index: int) -> dict[int, Evaluation]:
+        """Test the clients that never train: as they are, and after a local update of which nothing is kept or sent."""
+        fleet = self._fleet
+        privates = {client: self._privates[client] for client in self.partition.held_out}
+        downloads = fleet.select(round_index, self.partition.held_out, "evaluate")
+        before = fleet.evaluate(round_index, privates, downloads, Plan((UNSEEN_CLIENTS,)))
+        to_train = fleet.select(round_index, self.partition.held_out, "train")
+        tuned = fleet.train(round_index, privates, to_train).privates
+        after = fleet.evaluate(round_index, tuned, downloads, Plan((UNSEEN_CLIENTS_TUNED,)))
+        return _merged({one.client: one for one in before}, {one.client: one for one in after})
+
     def _is_best(self, evaluations: Iterable[Evaluation]) -> bool:
         """Return True if a round has a higher validation accuracy over the honest clients than all rounds before it."""
         value = honest_mean(evaluations, VAL, self._adversaries)
@@ -206,13 +224,14 @@ class Federation:
 
     def _turnout(self, round_index: int, cohort: Sequence[int]) -> Turnout:
         config = self.config
-        wanted = cohort_size(config.clients, self._method.participation(config, round_index))
+        wanted = cohort_size(len(self._training), self._method.participation(config, round_index))
         return turnout(config.seed, round_index, cohort, wanted, config.faults)
 
     def _cohort(self, round_index: int) -> list[int]:
         config, share = self.config, self._method.participation(self.config, round_index)
         over_selection = config.faults.over_selection
-        return sample_cohort(config.seed, round_index, config.clients, share, over_selection=over_selection)
+        places = sample_cohort(config.seed, round_index, len(self._training), share, over_selection=over_selection)
+        return [self._training[place] for place in places]
 
     def _simulated_events(self, round_index: int, intake: Intake) -> list[Event]:
         """Return events for attackers and unevaluated sets (round 1 only), and for uploads that others do not get."""
@@ -225,9 +244,13 @@ class Federation:
         return [*first, *excluded]
 
     def _unevaluated(self) -> list[Event]:
-        """Return an event if there are new classes that the method cannot predict."""
-        reason = self.config.partition.new_classes and cannot_predict_new(self.config)
-        return [Event("evaluate", [], reason, "no accuracy on new classes")] if reason else []
+        """Return events for new classes that the method cannot predict and for unseen clients that it cannot serve."""
+        config = self.config
+        reasons = {
+            "no accuracy on new classes": config.partition.new_classes and cannot_predict_new(config),
+            "no accuracy of unseen clients": config.partition.held_out_clients and cannot_serve_unseen(config),
+        }
+        return [Event("evaluate", [], reason, without) for without, reason in reasons.items() if reason]
 
     def record(self, event: Event) -> None:
         """Add ``event`` to the next round's report."""
@@ -287,7 +310,7 @@ class Federation:
             clients=clients,
             val_accuracy=last.val_accuracy,
             test_accuracy=last.test_accuracy,
-            zero_shot_accuracy=float(np.mean([client.zero_shot_accuracy for client in clients])),
+            zero_shot_accuracy=float(np.mean([one.zero_shot_accuracy for one in clients if not one.held_out])),
             adversaries=sorted(self._adversaries),
             honest_val_accuracy=last.honest_val_accuracy,
             honest_test_accuracy=last.honest_test_accuracy,
@@ -341,7 +364,13 @@ class Federation:
             described=evaluation.described,
             accuracy=accuracy,
             calibration=evaluation.calibration,
+            held_out=client in self.partition.held_out,
         )
+
+
+def _merged(some: Mapping[int, Evaluation], more: Mapping[int, Evaluation]) -> dict[int, Evaluation]:
+    """Return the evaluations of ``some`` clients, with what ``more`` adds to them."""
+    return {client: one.merged(more[client]) if client in more else one for client, one in some.items()}
 
 
 def _loss_events(trained: Sequence[TrainReport]) -> list[Event]:

@@ -69,7 +69,7 @@ def describe_outcome(spec: SweepSpec, folder: Path, outcome: SweepOutcome) -> st
         lines += [
             folded(f"best trial: {outcome.best.number}  {format_params(outcome.best.params)}"),
             f"  validation accuracy {val:.3f}, {chosen}",
-            f"  test accuracy       {test:.3f}, mean over {len(result.clients)} clients{of_seeds}",
+            f"  test accuracy       {test:.3f}, mean over {len(result.seen_clients)} clients{of_seeds}",
             *([f"  honest clients      {result.honest_test_accuracy:.3f}"] if result.adversaries else []),
             f"  zero-shot CLIP      {result.zero_shot_accuracy:.3f} on the same clients",
         ]

@@ -35,7 +35,7 @@ def federation_note(result: FederationSummary, figures: Collection[str], caveat:
         [
             *([f"**{caveat}.**", ""] if caveat else []),
             f"**Test accuracy {result.test_accuracy:.3f}**{_against(result.zero_shot_accuracy, result.test_accuracy)} "
-            f"on the same {len(result.clients)} clients; validation accuracy "
+            f"on the same {len(result.seen_clients)} clients; validation accuracy "
             f"{result.val_accuracy:.3f} after {len(result.rounds)} rounds, best in round {result.best_round}.",
             *_figure_lines(figures),
         ]

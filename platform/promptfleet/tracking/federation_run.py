@@ -253,12 +253,14 @@ def _final_sets(result: FederationResult) -> dict[str, float]:
         if name.startswith("test/"):
             found |= {f"{name}_bottom_decile": one.bottom_decile, f"{name}_weighted_mean": one.weighted_mean}
     found |= {f"{name}_zero_shot": one.mean for name, one in result.zero_shot.items()}
+    found |= {f"{name}_participation_gap": value for name, value in result.participation_gap.items()}
     return {**found, **{f"{name}_harmonic_of_means": value for name, value in result.harmonic_of_means.items()}}
 
 
 def client_row(client: ClientReport) -> dict[str, float | None]:
     """Return one client's row of ``clients.json``: its samples, and its accuracy on each evaluation set."""
-    names = ("id", "num_train", "num_val", "num_test", "val_accuracy", "test_accuracy", "zero_shot_accuracy")
+    names = ("id", "held_out", "num_train", "num_val", "num_test")
+    names += ("val_accuracy", "test_accuracy", "zero_shot_accuracy")
     return {**{name: getattr(client, name) for name in names}, **client.accuracy, **client.calibration}
 
 
@@ -296,7 +298,7 @@ def federation_figures(result: FederationSummary) -> "Iterator[tuple[str, Callab
 def _local_global_figure(result: FederationSummary) -> "Figure | None":
     from promptfleet.figures.evaluation import local_global_figure
 
-    pairs = [(one.accuracy.get("test/local"), one.accuracy.get("test/global")) for one in result.clients]
+    pairs = [(one.accuracy.get("test/local"), one.accuracy.get("test/global")) for one in result.seen_clients]
     if any(None in pair for pair in pairs):
         return None
     local, everywhere = zip(*pairs, strict=True)
@@ -336,10 +338,12 @@ def _accuracy_figure(
     from promptfleet.figures.accuracy import accuracy_figure
 
     reports = [report for report in reports if report.accuracy]
+    columns = range(len(reports[0].client_val_accuracy)) if reports else ()
+    seen = [client for client in columns if any(one.client_val_accuracy[client] is not None for one in reports)]
     return accuracy_figure(
         [report.round for report in reports],
-        val=[report.client_val_accuracy for report in reports],
-        test=[report.client_test_accuracy for report in reports],
+        val=[[report.client_val_accuracy[client] for client in seen] for report in reports],
+        test=[[report.client_test_accuracy[client] for client in seen] for report in reports],
         zero_shot=zero_shot,
         best_round=best_round,
     )

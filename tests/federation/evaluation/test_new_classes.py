@@ -178,10 +178,10 @@ def test_a_resumed_federation_has_the_same_accuracies(run, small_config, prepare
 
 @pytest.mark.ray
 def test_actors_give_the_same_accuracies(ray_session, run, small_config):
-    local = run(method="pfedmoap", clients=4, runtime={"backend": "local", "threads_per_client": 1})
-    actors = promptfleet.run_federation(
-        small_config(method="pfedmoap", partition=HALF, clients=4, runtime={"backend": "ray", "clients_per_actor": 2})
-    )
+    common = {"method": "pfedmoap", "clients": 4, "partition": {**HALF, "held_out_clients": 1}}
+    local = run(**common, runtime={"backend": "local", "threads_per_client": 1})
+    actors = promptfleet.run_federation(small_config(**common, runtime={"backend": "ray", "clients_per_actor": 2}))
+    assert {"test/new", "test/unseen_clients_tuned"} <= actors.accuracy.keys()
     assert actors.accuracy == local.accuracy
     assert actors.state_sha256 == local.state_sha256
     assert torch.equal(actors.server["context"], local.server["context"])

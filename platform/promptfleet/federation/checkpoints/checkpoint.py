@@ -159,7 +159,8 @@ def _snapshot(metadata: Mapping[str, str], tensors: Mapping[str, Tensor]) -> Sna
     check_rounds(reports, clients=len(everybody))
     evaluations = parse_json(list[Evaluation], metadata["evaluations"])
     last = last_evaluated(reports)
-    evaluated = [client for client in everybody if last.client_val_accuracy[client] is not None] if last else []
+    columns = [last.client_val_accuracy, *last.client_accuracy.values()] if last else []
+    evaluated = [client for client in everybody if any(column[client] is not None for column in columns)]
     if [evaluation.client for evaluation in evaluations] != evaluated:
         raise ValueError("its evaluations are not those of its clients")
     return Snapshot(owners.get(_SERVER, {}), privates, reports, evaluations)

@@ -11,20 +11,26 @@ from numpy.random import Generator
 from torch import Tensor
 
 from promptfleet.config import AdversaryConfig, FederationConfig
+from promptfleet.federation.conditions.cohort import training_clients
 from promptfleet.federation.conditions.steps import after_step, step_norm, step_of
 from promptfleet.methods.protocol import State
 from promptfleet.seeding import stream
 
 
 def adversaries(config: FederationConfig) -> frozenset[int]:
-    """Return the ids of the ``adversary.fraction`` of all clients, rounded, that attack; at least one is honest."""
-    count = min(round(config.adversary.fraction * config.clients), config.clients - 1)
-    return _drawn(config.seed, config.clients, count)
+    """Return the ids of the clients that attack; at least one is honest.
+
+    They are ``adversary.fraction`` of those that may train, rounded.
+    """
+    clients = tuple(training_clients(config))
+    count = min(round(config.adversary.fraction * len(clients)), len(clients) - 1)
+    return _drawn(config.seed, clients, count)
 
 
 @lru_cache(maxsize=8)
-def _drawn(seed: int, clients: int, count: int) -> frozenset[int]:
-    return frozenset(stream(seed, "adversaries").choice(clients, size=count, replace=False).tolist())
+def _drawn(seed: int, clients: tuple[int, ...], count: int) -> frozenset[int]:
+    drawn = stream(seed, "adversaries").choice(len(clients), size=count, replace=False)
+    return frozenset(clients[place] for place in drawn)
 
 
 def flipped(labels: Tensor, classes: int) -> Tensor:

@@ -1,8 +1,17 @@
 """Cohorts: the clients that train in a round."""
 
 import math
+from collections.abc import Sequence
 
+from promptfleet.config import FederationConfig
+from promptfleet.data.unseen import held_out_clients
 from promptfleet.seeding import stream
+
+
+def training_clients(config: FederationConfig) -> Sequence[int]:
+    """Return the ids of the clients that may train, ascending: all but those that are held out."""
+    held_out = frozenset(held_out_clients(config.partition, config.clients, config.seed))
+    return [client for client in range(config.clients) if client not in held_out]
 
 
 def cohort_size(clients: int, participation: float) -> int:

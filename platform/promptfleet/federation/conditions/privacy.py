@@ -24,7 +24,7 @@ from numpy.random import Generator
 
 from promptfleet.config import FederationConfig, PrivacyConfig
 from promptfleet.errors import ConfigError
-from promptfleet.federation.conditions.cohort import asked_clients, sample_cohort
+from promptfleet.federation.conditions.cohort import asked_clients, sample_cohort, training_clients
 from promptfleet.federation.conditions.steps import after_step, step_norm, step_of
 from promptfleet.methods.protocol import Spec, State
 
@@ -80,7 +80,7 @@ def planned_uploads(config: FederationConfig, participation: Participation) -> i
     An upper bound if there are more rounds than are counted, and each counted one asks all clients. Raises ConfigError:
     counting that would take minutes, since each round asks others.
     """
-    clients, over_selection = config.clients, config.faults.over_selection
+    clients, over_selection = len(training_clients(config)), config.faults.over_selection
     shares = [participation(config, index) for index in range(1, min(config.rounds, MOST_COUNTED_ROUNDS) + 1)]
     if all(asked_clients(clients, share, over_selection=over_selection) == clients for share in set(shares)):
         return config.rounds

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from promptfleet.devices import from_numpy
 from promptfleet.federation.evaluation.calibration import Certainty
-from promptfleet.methods.protocol import Examples, Images, Method, Needs, Task
+from promptfleet.methods.protocol import Examples, HasServerModel, Images, Method, Needs, Task
 from promptfleet.seeding import stream
 
 
@@ -21,6 +21,11 @@ def predictor_of(method: Method, task: Task) -> Callable[[Images], Tensor]:
 def to_predict(task: Task) -> Task:
     """Give a task the random stream of predictions."""
     return replace(task, rng=stream(task.config.seed, "predict", client=task.client))
+
+
+def server_model(method: Method, task: Task) -> Task | None:
+    """Return the task to predict with the server's model, None if there is none; ``task`` has a personalized state."""
+    return replace(task, private=method.server_model(task)) if isinstance(method, HasServerModel) else None
 
 
 def batches(method: Method, task: Task, count: int, block: int) -> list[np.ndarray]:

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 
 from promptfleet.config import FederationConfig
 from promptfleet.errors import ConfigError
+from promptfleet.federation.conditions.cohort import training_clients
 from promptfleet.federation.evaluation.scores import (
     BASE,
     CALIBRATION,
@@ -16,42 +17,45 @@ from promptfleet.federation.evaluation.scores import (
     UNSEEN_DOMAIN,
 )
 from promptfleet.methods import load_method
+from promptfleet.methods.parts.no_communication import NoCommunication
 from promptfleet.methods.protocol import HasServerModel, PredictsOtherClasses
 from promptfleet.seeding import stream
 
 
 @dataclass(frozen=True)
 class Plan:
-    """Sets of an evaluation; the client ``server_by`` measures the server's model, if that is requested.
+    """Sets of an evaluation; the client ``server_by`` measures the server's model, if that is requested of one.
 
     A set has a validation and a test part. ``calibration`` is asked for in the same way.
     """
 
     sets: tuple[str, ...]
-    server_by: int
+    server_by: int | None = None
 
 
 def evaluated_clients(config: FederationConfig, round_index: int) -> Sequence[int]:
     """Return the clients that are evaluated after a round, in ascending order; none if the round is not evaluated.
 
-    They are all clients after the last round, and before it ``evaluation.clients`` of them, the same in each round.
+    They are all that may train after the last round, and before it ``evaluation.clients`` of them, the same in each.
     """
+    clients = training_clients(config)
     if round_index == config.rounds:
-        return range(config.clients)
+        return clients
     if round_index % config.evaluation.every:
         return ()
-    size = sample_size(config)
-    if size == config.clients:
-        return range(config.clients)
-    return sorted(stream(config.seed, "evaluation").choice(config.clients, size=size, replace=False).tolist())
+    size = _sample_size(config, len(clients))
+    if size == len(clients):
+        return clients
+    drawn = stream(config.seed, "evaluation").choice(len(clients), size=size, replace=False)
+    return sorted(clients[place] for place in drawn)
 
 
-def sample_size(config: FederationConfig) -> int:
+def _sample_size(config: FederationConfig, clients: int) -> int:
     """Return the number of clients that are evaluated before the last round, at least one."""
     wanted = config.evaluation.clients
     if wanted == "all":
-        return config.clients
-    return wanted if isinstance(wanted, int) else max(1, round(wanted * config.clients))
+        return clients
+    return wanted if isinstance(wanted, int) else max(1, round(wanted * clients))
 
 
 def plan_of_round(config: FederationConfig, round_index: int, clients: Sequence[int]) -> Plan:
@@ -66,11 +70,24 @@ def plan_of_best(config: FederationConfig, done: Plan) -> Plan | None:
     return Plan(rest, done.server_by) if rest else None
 
 
+def tests_unseen_clients(config: FederationConfig, round_index: int, *, best: bool) -> bool:
+    """Return True if clients that never train are tested after an evaluated round, which may be the best so far."""
+    rounds = config.evaluation.sets.unseen_clients
+    if rounds == "never" or not config.partition.held_out_clients or cannot_serve_unseen(config):
+        return False
+    return rounds == "each" or best or round_index == config.rounds
+
+
 def check_sets(config: FederationConfig) -> None:
     """Raise ConfigError if the configuration names a set that its method cannot predict."""
     rounds = config.evaluation.sets.new
     if rounds in ("each", "last_and_best") and (reason := cannot_predict_new(config)):
         raise ConfigError(f"evaluation.sets.new={rounds}: {reason}; set it to auto, or choose another method")
+    rounds = config.evaluation.sets.unseen_clients
+    if rounds in ("each", "last_and_best") and (reason := cannot_serve_unseen(config)):
+        raise ConfigError(
+            f"evaluation.sets.unseen_clients={rounds}: {reason}; set it to auto, or choose another method"
+        )
     if config.evaluation.sets.server == "each" and not isinstance(load_method(config.method), HasServerModel):
         raise ConfigError(f"evaluation.sets.server=each: the server of {config.method} has no model; set it to never")
 
@@ -81,6 +98,14 @@ def cannot_predict_new(config: FederationConfig) -> str | None:
         return f"method {config.method} has parameters for each class that it was trained on"
     if config.class_specific_context:
         return "class_specific_context=true learns a context for each class that it was trained on"
+    return None
+
+
+def cannot_serve_unseen(config: FederationConfig) -> str | None:
+    """Return the reason why the method has nothing to give to a client that never trained; None if it has."""
+    method = load_method(config.method)
+    if isinstance(method, NoCommunication) and not isinstance(method, HasServerModel):
+        return f"clients of method {config.method} share nothing that an unseen client could use"
     return None
 
 

@@ -14,6 +14,8 @@ VAL, TEST = "val", "test"
 LOCAL, GLOBAL, OTHERS, SERVER, BASE, NEW = "local", "global", "others", "server", "base", "new"
 UNSEEN_DOMAIN = "unseen_domain"
 UNSEEN_DOMAIN_SERVER = f"{UNSEEN_DOMAIN}_{SERVER}"
+UNSEEN_CLIENTS = "unseen_clients"
+UNSEEN_CLIENTS_TUNED = f"{UNSEEN_CLIENTS}_tuned"
 CALIBRATION = "calibration"  # is asked for like a set: the certainty of predictions on the client's own test part
 PAIRS = ((LOCAL, GLOBAL), (BASE, NEW))  # sets of one part whose harmonic mean is reported
 
@@ -42,14 +44,18 @@ class Evaluation:
     certainty: Certainty | None = None
 
     @property
-    def val_accuracy(self) -> float:
-        """Accuracy on the client's own validation part."""
-        return self.scores[set_name(VAL, LOCAL)].accuracy
+    def val_accuracy(self) -> float | None:
+        """Accuracy on the client's own validation part; None for a client that is held out."""
+        return self._local(VAL)
 
     @property
-    def test_accuracy(self) -> float:
-        """Accuracy on the client's own test part."""
-        return self.scores[set_name(TEST, LOCAL)].accuracy
+    def test_accuracy(self) -> float | None:
+        """Accuracy on the client's own test part; None for a client that is held out."""
+        return self._local(TEST)
+
+    def _local(self, part: str) -> float | None:
+        score = self.scores.get(set_name(part, LOCAL))
+        return score and score.accuracy
 
     def merged(self, other: "Evaluation") -> "Evaluation":
         """Return the scores of two evaluations of the client after the same round."""
@@ -127,8 +133,17 @@ def bottom_decile(accuracies: Sequence[float]) -> float:
 def honest_mean(evaluations: Iterable[Evaluation], part: str, adversaries: Collection[int]) -> float | None:
     """Average a part's ``local`` accuracy over the clients that do not attack; None if none was evaluated."""
     name = set_name(part, LOCAL)
-    honest = [one.scores[name].accuracy for one in evaluations if one.client not in adversaries]
+    honest = [one.scores[name].accuracy for one in evaluations if one.client not in adversaries and name in one.scores]
     return fmean(honest) if honest else None
+
+
+def participation_gap(accuracy: Mapping[str, SetAccuracy]) -> dict[str, float]:
+    """Return how much better clients that train are on their test parts than unseen ones, by the set of the latter."""
+    seen, unseen = (
+        accuracy.get(set_name(TEST, LOCAL)),
+        [set_name(TEST, UNSEEN_CLIENTS), set_name(TEST, UNSEEN_CLIENTS_TUNED)],
+    )
+    return {name: seen.mean - accuracy[name].mean for name in unseen if name in accuracy}
 
 
 def client_accuracies(evaluation: Evaluation) -> dict[str, float]:

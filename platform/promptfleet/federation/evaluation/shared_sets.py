@@ -10,7 +10,7 @@ import numpy as np
 import torch
 
 from promptfleet.data.partition import Partition
-from promptfleet.federation.evaluation.answers import batches, predictor_of, right_answers
+from promptfleet.federation.evaluation.answers import batches, predictor_of, right_answers, server_model
 from promptfleet.federation.evaluation.schedule import Plan
 from promptfleet.federation.evaluation.scores import (
     BASE,
@@ -26,14 +26,14 @@ from promptfleet.federation.evaluation.scores import (
     set_name,
 )
 from promptfleet.methods.parts.side_by_side import run_together
-from promptfleet.methods.protocol import Examples, HasServerModel, Method, Task, World
+from promptfleet.methods.protocol import Examples, Method, Task, World
 
 BLOCK = 1024  # samples that a model gets at once
 
 
 @dataclass(frozen=True)
 class SharedParts:
-    """Sample indices of the validation and test parts of all clients, in the order of client ids.
+    """Sample indices of the validation and test parts of all clients that may train, in the order of their ids.
 
     ``new`` are test samples of new classes, ``unseen_domain`` all of the held-out domain.
     """
@@ -45,8 +45,7 @@ class SharedParts:
 
     @classmethod
     def of(cls, partition: Partition) -> "SharedParts":
-        splits = partition.clients
-        val, test = (np.concatenate([getattr(split, part) for split in splits]) for part in (VAL, TEST))
+        val, test = (np.concatenate([getattr(split, part) for split in partition.seen()]) for part in (VAL, TEST))
         return cls(val, test, partition.new, partition.unseen_domain)
 
 
@@ -107,9 +106,7 @@ class SharedSets:
 
     def _server_model(self, task: Task, plan: Plan) -> Task | None:
         """Return the server's model, if there is one and this client measures it."""
-        if task.client != plan.server_by or not isinstance(self._method, HasServerModel):
-            return None
-        return replace(task, private=self._method.server_model(task))
+        return server_model(self._method, task) if task.client == plan.server_by else None
 
     def _right(self, tasks: Sequence[Task], indices: np.ndarray, first_label: int = 0) -> np.ndarray:
         """Return which samples each task predicts right: bool ``[tasks, samples]``.

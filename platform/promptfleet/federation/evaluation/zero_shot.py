@@ -12,6 +12,7 @@ from promptfleet.federation.evaluation.scores import (
     LOCAL,
     NEW,
     TEST,
+    UNSEEN_CLIENTS,
     UNSEEN_DOMAIN,
     Evaluation,
     Score,
@@ -50,12 +51,13 @@ def zero_shot_accuracies(right: np.ndarray, partition: Partition) -> dict[str, S
     if len(everybody.unseen_domain):
         shared |= {UNSEEN_DOMAIN: everybody.unseen_domain}
     scores = {set_name(TEST, name): _score(right[indices]) for name, indices in shared.items()}
-    return set_accuracies(
-        [
-            Evaluation(client, {set_name(TEST, LOCAL): _score(right[split.test]), **scores})
-            for client, split in enumerate(partition.clients)
-        ]
-    )
+    evaluations = []
+    for client, split in enumerate(partition.clients):
+        own = _score(right[split.test])
+        is_unseen = client in partition.held_out
+        sets = {set_name(TEST, UNSEEN_CLIENTS): own} if is_unseen else {set_name(TEST, LOCAL): own, **scores}
+        evaluations.append(Evaluation(client, sets))
+    return set_accuracies(evaluations)
 
 
 def _score(right: np.ndarray) -> Score:

@@ -1,5 +1,6 @@
 from math import log
 
+import numpy as np
 import pytest
 import torch
 
@@ -59,9 +60,8 @@ def test_a_prediction_is_the_mean_of_the_probabilities_of_the_samples():
     fed = tiny_federation(NAME, prior_std=0.5, test_samples=4).run(COHORTS)
     clip, images = fed.world.clip, tiny_examples(fed.world, 8, seed=77).images
     noise = torch.from_numpy(tiny_task(fed.world).rng.standard_normal((4, 1, 16), dtype="float32"))
-    text = encode_prompts(
-        clip.tower, clip.classes, sampled_contexts(fed.server.state["context"], fed.server.state, 0.5, noise)
-    )
+    contexts = sampled_contexts(fed.server.state["context"], fed.server.state, 0.5, noise).squeeze(1)
+    text = encode_prompts(clip.tower, clip.classes, contexts)
     each = torch.log_softmax(clip.logit_scale * images.features @ text.transpose(1, 2), dim=-1)
     logits = fed.logits(0)
     assert torch.allclose(logits, each.exp().mean(dim=0).log(), atol=1e-5)
@@ -136,6 +136,81 @@ def test_messages_are_the_prompt_and_two_numbers_per_channel():
         assert one.method.trained_parameters(one.world) == 3 * 16 + 2 * 16
 
 
+def networks(state, name, features):
+    """The published generator of a mean or a log-variance, layer by layer."""
+    first, second, third = (
+        (lambda x, at=at: torch.nn.functional.linear(x, state[f"{name}.weight{at}"], state[f"{name}.bias{at}"]))
+        for at in (1, 2, 3)
+    )
+    return third(torch.nn.functional.elu(second(torch.nn.functional.elu(first(features)))))
+
+
+def test_conditional_one_step_follows_the_gradient_of_the_formula():
+    fed = tiny_federation(
+        NAME,
+        conditional=True, local_epochs=1, batch_size=100, shuffle=False, momentum=0.0, weight_decay=0.0,
+        train_samples=3, kl_weight=0.3, prior_std=0.1,
+    )  # fmt: skip
+    clip, examples, server = fed.world.clip, fed.examples(1), fed.server.state
+    features, labels = examples.images.features, examples.labels
+    upload = fed.clients[1].train(1, {}, fed.download(1)).upload.tensors
+    assert len(upload) == 1 + 2 * 6
+
+    leaves = {name: tensor.clone().requires_grad_() for name, tensor in server.items()}
+    rng = fed.clients[1]._rng("local_update", 1)
+    drawn = [rng.standard_normal((3, images, 16), dtype="float32") for images in (5, 3)]  # 16 prompts at a time
+    noise = torch.from_numpy(np.concatenate(drawn, axis=1))
+    mean, log_variance = (networks(leaves, name, features) for name in ("mean", "log_variance"))
+    residuals = 0.1 * (mean + (log_variance / 2).exp() * noise)
+    loss = 0.0
+    for image in range(8):
+        text = encode_prompts(clip.tower, clip.classes, leaves["context"] + residuals[:, image].unsqueeze(1))
+        each = (clip.logit_scale * text @ features[image]).softmax(dim=-1)
+        loss = loss - each.mean(dim=0)[labels[image]].log() / 8
+    (loss + 0.3 * (log_variance.exp() + mean**2 - 1 - log_variance).mean() / 2).backward()
+    for name, leaf in leaves.items():
+        assert (upload[name] - leaf).norm() > 1e-7, name
+        assert torch.allclose(upload[name], leaf - fed.world.config.prompt_lr * leaf.grad, atol=1e-6), name
+
+
+def test_conditional_without_a_residual_it_is_promptfl_and_each_image_is_predicted_alone():
+    options = {"train_samples": 1, "test_samples": 2, "local_epochs": 1}
+    fed = tiny_federation(NAME, conditional=True, prior_std=0.0, **options).run([ALL])
+    promptfl = tiny_federation("promptfl", local_epochs=1).run([ALL])
+    assert torch.allclose(fed.contexts[0], promptfl.contexts[0], atol=1e-5)
+    assert torch.allclose(fed.logits(0), promptfl.logits(0).log_softmax(dim=-1), atol=1e-4)
+
+    fed = tiny_federation(NAME, conditional=True, prior_std=0.5, **options)
+    images = tiny_examples(fed.world, 20, seed=77).images
+    together, alone = (
+        fed.method.predict(tiny_task(fed.world, {}, fed.download(0)), some) for some in (images, images[17:18])
+    )
+    assert torch.allclose(together[17], alone[0], atol=1e-5)
+    assert torch.allclose(together.exp().sum(dim=-1), torch.ones(20), atol=1e-5)
+
+
+def test_networks_that_give_the_same_for_all_images_predict_as_one_residual_does():
+    one, each = (tiny_federation(NAME, conditional=given, prior_std=0.5, test_samples=3) for given in (False, True))
+    drawn = {name: torch.randn(16) for name in ("mean", "log_variance")}
+    one.server.state = {**one.server.state, **{name: tensor.unsqueeze(0) for name, tensor in drawn.items()}}
+    zeros = {name: torch.zeros_like(tensor) for name, tensor in each.server.state.items()}
+    biases = {f"{name}.bias3": tensor for name, tensor in drawn.items()}
+    each.server.state = {**zeros, "context": one.server.state["context"], **biases}
+    assert torch.allclose(each.logits(0), one.logits(0), atol=1e-5)
+
+
+def test_networks_have_no_mixture_and_private_ones_stay_with_their_client():
+    message = "^f: variance_average=moment needs conditional=false: networks have no mixture of variances$"
+    with pytest.raises(ConfigError, match=message):
+        build(config_class(NAME), {"method": NAME, "conditional": True, "variance_average": "moment"}, source="f")
+    fed = tiny_federation(NAME, conditional=True, posterior="private")
+    assert fed.download(0).num_bytes == 4 * 3 * 16
+    networks_of_both = 2 * ((24 + 1) * 12 + (12 + 1) * 12 + (12 + 1) * 16)
+    assert fed.method.trained_parameters(fed.world) == 3 * 16 + networks_of_both
+    model = fed.method.server_model(tiny_task(fed.world, fed.privates[0], fed.download(0)))
+    assert not any(tensor.any() for tensor in model.values())
+
+
 @pytest.mark.parametrize(
     "option",
     [
@@ -145,6 +220,7 @@ def test_messages_are_the_prompt_and_two_numbers_per_channel():
         {"prior_std": 0.5},
         {"posterior": "private"},
         {"variance_average": "moment"},
+        {"conditional": True, "train_samples": 3, "test_samples": 3},
     ],
     ids=str,
 )

@@ -32,7 +32,13 @@ class SampledPrompts(PromptMethod):
         return self.predictor(task)(images)
 
     def log_mean(self, task: Task, images: Images, text: Tensor) -> Tensor:
-        """Return the logarithm of the mean probabilities ``[images, classes]``; ``text [samples, classes, dim]``."""
+        """Return the logarithm of the mean probabilities ``[images, classes]``.
+
+        ``text`` is ``[samples, classes, dim]`` or, where each image has its own prompts, ``[samples, images, ...]``.
+        """
+        if text.dim() == 4:
+            of_each = zip(torch.arange(len(images), device=text.device).split(1), text.unbind(1), strict=True)
+            return torch.cat([self.log_mean(task, images[place], one) for place, one in of_each])
         features = self.features(task, images)
         each = torch.stack([F.log_softmax(self.scores(task, features, one), dim=-1) for one in text])
         return each.logsumexp(dim=0) - log(len(text))

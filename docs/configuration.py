@@ -85,7 +85,7 @@ def words(annotation: Any, metadata: Iterable[Any] = ()) -> str:
         return " or ".join("null" if branch is NoneType else words(branch, metadata) for branch in arguments)
     if origin is Mapping:
         return "section of keys"
-    if origin is list:
+    if origin in (list, tuple):
         return f"list, each {words(arguments[0])}"
     if origin is Literal:
         return ", ".join(f"`{value}`" for value in arguments)

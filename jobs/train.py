@@ -133,6 +133,7 @@ def _on_unseen(result: FederationResult) -> list[str]:
         "base / new classes ": ("test/base", "test/new"),
         "unseen domain      ": ("test/unseen_domain",),
         "unseen clients     ": ("test/unseen_clients", "test/unseen_clients_tuned"),
+        **{f"on {name:16}": (f"test/transfer/{name}",) for name in result.config["evaluation"]["transfer"]},
     }.items():
         known = [f"{result.zero_shot[name].mean:.3f}" for name in names if name in result.zero_shot]
         if known:

@@ -398,6 +398,8 @@ OTHER = {
     "evaluation.sets.unseen_domain": "never",
     "partition.held_out_domain": "sketch",
     "partition.held_out_clients": 0.2,
+    "evaluation.transfer": ["dtd", "food101"],
+    "evaluation.sets.transfer": "never",
     "evaluation.sets.unseen_clients": "never",
     "partition.file": "partition.json",
     "partition.fingerprint": "5eed",

@@ -305,6 +305,9 @@ class EvaluationSetsConfig(Section):
     unseen_domain: SetRoundsIfAny = Field(
         "auto", description="rounds of unseen_domain: a client's and the server's model on held_out_domain"
     )
+    transfer: SetRoundsIfAny = Field(
+        "auto", description="rounds of transfer: a client's prompts on the test parts of other datasets (transfer)"
+    )
     unseen_clients: SetRoundsIfAny = Field(
         "auto", description="rounds of unseen_clients: clients that never train (held_out_clients), on their test parts"
     )
@@ -318,6 +321,9 @@ class EvaluationConfig(Section):
         "all",
         description="clients to evaluate before the last round: all, their number or their fraction; drawn once from "
         "the seed",
+    )
+    transfer: Annotated[tuple[Name, ...], Field(strict=False)] = Field(
+        (), description="other datasets whose test parts and class names prompts are tested on, such as [dtd, food101]"
     )
     sets: EvaluationSetsConfig = EvaluationSetsConfig()
     calibration: SetRounds = Field(
@@ -461,6 +467,13 @@ class FederationConfig(Section):
         rounds = self.evaluation.sets.unseen_domain
         if rounds in ("each", "last_and_best") and self.partition.held_out_domain is None:
             raise ValueError(f"evaluation.sets.unseen_domain={rounds} needs partition.held_out_domain")
+        transfer, rounds = self.evaluation.transfer, self.evaluation.sets.transfer
+        if rounds in ("each", "last_and_best") and not transfer:
+            raise ValueError(f"evaluation.sets.transfer={rounds} needs evaluation.transfer, such as [dtd]")
+        if self.dataset in transfer or len({*transfer}) < len(transfer):
+            raise ValueError(
+                f"evaluation.transfer={list(transfer)} should name each dataset once, and not dataset={self.dataset}"
+            )
         rounds = self.evaluation.sets.unseen_clients
         if rounds in ("each", "last_and_best") and not held_out:
             raise ValueError(f"evaluation.sets.unseen_clients={rounds} needs partition.held_out_clients, such as 0.2")

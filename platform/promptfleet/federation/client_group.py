@@ -1,27 +1,27 @@
 """Group of clients in one process: all of them in the local fleet, ``runtime.clients_per_actor`` in an actor."""
 
-from collections.abc import Iterable, Mapping
-
-import numpy as np
+from collections.abc import Iterable, Mapping, Sequence
+from functools import partial
 
 from promptfleet.data.client_split import ClientSplit
 from promptfleet.data.feature_store import FeatureStore
 from promptfleet.federation.client import Client, ClientResult, evaluate_together, train_together
 from promptfleet.federation.client_examples import examples_of, pixel_reader_for
+from promptfleet.federation.evaluation.foreign_sets import ForeignSet
 from promptfleet.federation.evaluation.schedule import Plan
 from promptfleet.federation.evaluation.scores import Evaluation
-from promptfleet.federation.evaluation.shared_sets import SharedParts, SharedSets
+from promptfleet.federation.evaluation.shared_sets import Read, SharedParts, SharedSets
 from promptfleet.federation.gpu_memory import explaining_full_memory
 from promptfleet.methods import load_method
 from promptfleet.methods.parts.side_by_side import SIDE_BY_SIDE
-from promptfleet.methods.protocol import Examples, Message, State, World
+from promptfleet.methods.protocol import Message, State, World
 
 
 class ClientGroup:
     """Clients by id, which share one world. All mappings go by client id.
 
-    ``everyone`` has the held-out parts of all clients of the federation, hosted here or not; ``new_world`` is that of
-    the new classes, if there are any.
+    ``everyone`` has the held-out parts of all clients of the federation, hosted here or not; ``foreign`` are the sets
+    of classes that no client has.
     """
 
     def __init__(
@@ -30,12 +30,14 @@ class ClientGroup:
         store: FeatureStore,
         splits: Mapping[int, ClientSplit],
         everyone: SharedParts,
-        new_world: World | None = None,
+        foreign: Sequence[ForeignSet] = (),
     ):
         self._world, self._store = world, store
         self._method = method = load_method(world.config.method)
         self._read_pixels = pixel_reader_for(method.needs_of(world.config), world, store)
-        self._shared = SharedSets(method, everyone, self._read, new_world)
+        read = self._reader(world, store)
+        readers = [(one, read if one.store is store else self._reader(one.world, one.store)) for one in foreign]
+        self._shared = SharedSets(method, everyone, read, readers)
         self._clients: dict[int, Client] = {}
         self.host(splits)
 
@@ -76,5 +78,8 @@ class ClientGroup:
                 for evaluation in evaluate_together(group, round_index, privates, downloads, plan, self._shared)
             ]
 
-    def _read(self, indices: np.ndarray) -> Examples:
-        return examples_of(self._store, indices, self._method.needs, self._world.device, self._read_pixels)
+    def _reader(self, world: World, store: FeatureStore) -> Read:
+        """Return the function that reads samples of a store by their indices."""
+        needs = self._method.needs_of(world.config)
+        pixels = self._read_pixels if store is self._store else pixel_reader_for(needs, world, store)
+        return partial(examples_of, store, needs=needs, device=world.device, read_pixels=pixels)

@@ -15,6 +15,7 @@ from promptfleet.devices import choose_device, set_arithmetic
 from promptfleet.federation.client import ClientResult
 from promptfleet.federation.client_examples import public_examples
 from promptfleet.federation.client_group import ClientGroup
+from promptfleet.federation.evaluation.foreign_sets import foreign_sets
 from promptfleet.federation.evaluation.schedule import Plan
 from promptfleet.federation.evaluation.scores import Evaluation
 from promptfleet.federation.evaluation.shared_sets import SharedParts
@@ -51,7 +52,16 @@ class LocalFleet:
         public = public_examples(servers, self._store, partition.public)
         self._server = Server(load_method(config.method), replace(servers, rows=rows and KeptRows(rows), public=public))
         splits, everyone = dict(enumerate(partition.clients)), SharedParts.of(partition)
-        self._group = ClientGroup(there, self._store, splits, everyone, prepared.new_world(config))
+        foreign = foreign_sets(
+            config,
+            prepared.clip,
+            prepared.class_names,
+            self._store,
+            partition.new,
+            prepared.others,
+            image_tower=prepared.image_tower,
+        )
+        self._group = ClientGroup(there, self._store, splits, everyone, foreign)
         self._failures = Failures(config.runtime)
         self._clients = range(config.clients)
 

@@ -4,8 +4,8 @@ Both are computed once per content and kept on disk, so a second run imports nei
 """
 
 import logging
-from collections.abc import Hashable, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Hashable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from functools import reduce
 from operator import or_
 from pathlib import Path
@@ -30,8 +30,9 @@ from promptfleet.features.encoding import encode_missing, features_folder, wante
 from promptfleet.features.image_encoder import load_inputs
 from promptfleet.features.text_features import embedded_texts, text_features
 from promptfleet.federation.evaluation.schedule import check_sets
+from promptfleet.federation.other_datasets import OtherDataset, config_of, load_others
 from promptfleet.federation.partitioning import partition_for
-from promptfleet.federation.worlds import all_texts, new_world_of, world_of
+from promptfleet.federation.worlds import all_texts, wanted_texts, world_of
 from promptfleet.limits import check_states
 from promptfleet.methods import load_method
 from promptfleet.methods.protocol import Needs, World
@@ -43,7 +44,7 @@ logger = logging.getLogger(__name__)
 class Prepared:
     """Frozen inputs of a federation; ``features``, and ``patches`` and ``views`` if any, are files of the store.
 
-    ``image_tower`` is there for methods that need pixels.
+    ``image_tower`` is there for methods that need pixels, ``others`` are the datasets that models are only tested on.
     """
 
     clip: FrozenClip
@@ -53,6 +54,7 @@ class Prepared:
     patches: Path | None = None
     views: Path | None = None
     image_tower: ImageTower | None = None
+    others: Mapping[str, OtherDataset] = field(default_factory=dict)
 
     def files(self) -> dict[str, Path]:
         """Return the store's files by their kind."""
@@ -71,10 +73,6 @@ class Prepared:
 
     def world(self, config: FederationConfig) -> World:
         return world_of(config, self.clip, self.class_names, image_tower=self.image_tower)
-
-    def new_world(self, config: FederationConfig) -> World | None:
-        """Return the world of the new classes, if there are any."""
-        return new_world_of(config, self.clip, self.class_names, image_tower=self.image_tower)
 
     def to(self, device: torch.device | str) -> "Prepared":
         """Return the same with all tensors on a device."""
@@ -95,8 +93,12 @@ def prepare(*configs: FederationConfig) -> Prepared:
     config = configs[0]
     _check_one_backbone(configs)
     dataset, backbone = load_inputs(config)
+    others = load_others(*configs)
     folder = features_folder(config)
     lists = {texts for candidate in configs for texts in all_texts(candidate, dataset.class_names)}
+    for candidate in configs:
+        for name in candidate.evaluation.transfer:
+            lists |= {*wanted_texts(candidate, others[name].class_names).values()}
     clip = _frozen_clip(backbone, dataset, sorted(lists), config.storage, folder)
     warn_of_equal_prompts(backbone, dataset, clip.classes)
     needs = reduce(or_, (load_method(candidate.method).needs_of(candidate) for candidate in configs))
@@ -108,6 +110,14 @@ def prepare(*configs: FederationConfig) -> Prepared:
         world = world_of(candidate, clip, dataset.class_names, image_tower=image_tower)
         method.check(world)
         check_states(candidate, method.trained_parameters(world))
+    elsewhere = {name: config_of(config, name) for name in others}
+    wanted = {
+        name: wanted_files(backbone, other, elsewhere[name].features, needs, folder) for name, other in others.items()
+    }
+    ready = {name: OtherDataset.of(config, backbone, other, wanted[name]) for name, other in others.items()}
+    for candidate in configs:
+        for name in candidate.evaluation.transfer:
+            check_prompt_fits(config_of(candidate, name), ready[name].clip(clip), ready[name].class_names)
     samples = Samples.of_dataset(dataset)
     by_key = {_partition_key(candidate): candidate for candidate in configs}
     partitions = {key: partition_for(candidate, samples) for key, candidate in by_key.items()}
@@ -115,11 +125,14 @@ def prepare(*configs: FederationConfig) -> Prepared:
         _check_public(candidate, partitions[_partition_key(candidate)])
     files = wanted_files(backbone, dataset, config.features, needs, folder)
     encode_missing(config, backbone, dataset, files)
+    for name, other in others.items():
+        encode_missing(elsewhere[name], backbone, other, wanted[name])
     return Prepared(
         clip=clip,
         class_names=dataset.class_names,
         domain_names=dataset.domain_names,
         image_tower=image_tower,
+        others=ready,
         **{file.kind: file.path for file in files},
     )
 

@@ -38,7 +38,7 @@ from promptfleet.federation.evaluation.scores import (
     honest_mean,
     set_name,
 )
-from promptfleet.federation.evaluation.zero_shot import zero_shot_accuracies, zero_shot_right
+from promptfleet.federation.evaluation.zero_shot import zero_shot_accuracies, zero_shot_right, zero_shot_transfer
 from promptfleet.federation.fleet import CohortUpdate, Fleet, Handle, Intake
 from promptfleet.federation.partitioning import partition_for
 from promptfleet.federation.prepare import Prepared
@@ -96,6 +96,7 @@ class Federation:
         self.partition = partition_for(config, self._samples)
         self._training = training_clients(config)
         self._zero_shot_right = zero_shot_right(config, prepared.clip, store)
+        self._zero_shot_transfer = zero_shot_transfer(config, prepared.others)
         self._events: list[Event] = []
         self._begin()
 
@@ -244,10 +245,11 @@ class Federation:
         return [*first, *excluded]
 
     def _unevaluated(self) -> list[Event]:
-        """Return events for new classes that the method cannot predict and for unseen clients that it cannot serve."""
+        """Return events for foreign classes that the method cannot predict, and unseen clients that it cannot serve."""
         config = self.config
         reasons = {
             "no accuracy on new classes": config.partition.new_classes and cannot_predict_new(config),
+            "no accuracy on other datasets": config.evaluation.transfer and cannot_predict_new(config),
             "no accuracy of unseen clients": config.partition.held_out_clients and cannot_serve_unseen(config),
         }
         return [Event("evaluate", [], reason, without) for without, reason in reasons.items() if reason]
@@ -324,7 +326,7 @@ class Federation:
             checkpoint_seconds=None,
             accuracy=last.accuracy,
             best_round_accuracy=best.accuracy,
-            zero_shot=zero_shot_accuracies(self._zero_shot_right, self.partition),
+            zero_shot=zero_shot_accuracies(self._zero_shot_right, self.partition, self._zero_shot_transfer),
             server=snapshot.server,
             privates=snapshot.privates,
         )

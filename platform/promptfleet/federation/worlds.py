@@ -8,6 +8,7 @@ from promptfleet.clip.tokens import texts_key
 from promptfleet.config import FederationConfig
 from promptfleet.data.unseen import base_classes
 from promptfleet.errors import MethodError
+from promptfleet.federation.other_datasets import OtherDataset, config_of
 from promptfleet.methods import load_method
 from promptfleet.methods.protocol import World
 
@@ -50,6 +51,12 @@ def new_world_of(config: FederationConfig, clip: FrozenClip, class_names: Sequen
     """Make the world of the new classes, with the arguments of ``world_of``; None if there are no new classes."""
     _, *new = base_and_new(config, len(class_names))
     return _world_among(new[0], config, clip, class_names, **more) if new else None
+
+
+def other_world_of(config: FederationConfig, clip: FrozenClip, name: str, other: OtherDataset, **more: Any) -> World:
+    """Make the world of another dataset, called ``name``; ``clip`` has the texts of the method for its classes."""
+    names = other.class_names
+    return _world_among(range(len(names)), config_of(config, name), other.clip(clip), names, **more)
 
 
 def _world_among(

@@ -4,9 +4,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-import torch
 
-import promptfleet
 from promptfleet.data.samples import Samples
 from promptfleet.errors import ConfigError
 from promptfleet.features.image_encoder import load_inputs
@@ -174,14 +172,3 @@ def test_a_resumed_federation_has_the_same_accuracies(run, small_config, prepare
     second.run_round()
     assert second.result().accuracy == whole.accuracy
     assert second.result().state_sha256 == whole.state_sha256
-
-
-@pytest.mark.ray
-def test_actors_give_the_same_accuracies(ray_session, run, small_config):
-    common = {"method": "pfedmoap", "clients": 4, "partition": {**HALF, "held_out_clients": 1}}
-    local = run(**common, runtime={"backend": "local", "threads_per_client": 1})
-    actors = promptfleet.run_federation(small_config(**common, runtime={"backend": "ray", "clients_per_actor": 2}))
-    assert {"test/new", "test/unseen_clients_tuned"} <= actors.accuracy.keys()
-    assert actors.accuracy == local.accuracy
-    assert actors.state_sha256 == local.state_sha256
-    assert torch.equal(actors.server["context"], local.server["context"])

@@ -15,6 +15,7 @@ from promptfleet.federation.evaluation.scores import (
     OTHERS,
     SERVER,
     UNSEEN_DOMAIN,
+    transfer_to,
 )
 from promptfleet.methods import load_method
 from promptfleet.methods.parts.no_communication import NoCommunication
@@ -80,9 +81,9 @@ def tests_unseen_clients(config: FederationConfig, round_index: int, *, best: bo
 
 def check_sets(config: FederationConfig) -> None:
     """Raise ConfigError if the configuration names a set that its method cannot predict."""
-    rounds = config.evaluation.sets.new
-    if rounds in ("each", "last_and_best") and (reason := cannot_predict_new(config)):
-        raise ConfigError(f"evaluation.sets.new={rounds}: {reason}; set it to auto, or choose another method")
+    for name, rounds in {"new": config.evaluation.sets.new, "transfer": config.evaluation.sets.transfer}.items():
+        if rounds in ("each", "last_and_best") and (reason := cannot_predict_new(config)):
+            raise ConfigError(f"evaluation.sets.{name}={rounds}: {reason}; set it to auto, or choose another method")
     rounds = config.evaluation.sets.unseen_clients
     if rounds in ("each", "last_and_best") and (reason := cannot_serve_unseen(config)):
         raise ConfigError(
@@ -111,19 +112,24 @@ def cannot_serve_unseen(config: FederationConfig) -> str | None:
 
 def _sets(config: FederationConfig, when: Sequence[str]) -> tuple[str, ...]:
     sets = config.evaluation.sets
-    base, new = (
-        "last_and_best" if config.partition.new_classes and one == "auto" else one for one in (sets.base, sets.new)
-    )
-    domain = sets.unseen_domain
-    if config.partition.held_out_domain is not None and domain == "auto":
-        domain = "last_and_best"
+    there = {
+        "base": config.partition.new_classes,
+        "new": config.partition.new_classes and not cannot_predict_new(config),
+        "transfer": not cannot_predict_new(config),
+        "unseen_domain": config.partition.held_out_domain,
+    }
+    optional = {
+        name: ("last_and_best" if getattr(sets, name) == "auto" else getattr(sets, name)) if possible else "never"
+        for name, possible in there.items()
+    }
     asked = {
         GLOBAL: sets.global_,
         OTHERS: sets.others,
         SERVER: sets.server,
-        BASE: base,
-        NEW: "never" if cannot_predict_new(config) else new,
-        UNSEEN_DOMAIN: domain,
+        BASE: optional["base"],
+        NEW: optional["new"],
+        UNSEEN_DOMAIN: optional["unseen_domain"],
+        **{transfer_to(name): optional["transfer"] for name in config.evaluation.transfer},
         CALIBRATION: config.evaluation.calibration,
     }
     return tuple(name for name, rounds in asked.items() if rounds in when)

@@ -16,6 +16,7 @@ UNSEEN_DOMAIN = "unseen_domain"
 UNSEEN_DOMAIN_SERVER = f"{UNSEEN_DOMAIN}_{SERVER}"
 UNSEEN_CLIENTS = "unseen_clients"
 UNSEEN_CLIENTS_TUNED = f"{UNSEEN_CLIENTS}_tuned"
+TRANSFER = "transfer"
 CALIBRATION = "calibration"  # is asked for like a set: the certainty of predictions on the client's own test part
 PAIRS = ((LOCAL, GLOBAL), (BASE, NEW))  # sets of one part whose harmonic mean is reported
 
@@ -112,6 +113,11 @@ class SetAccuracy:
 def set_name(part: str, samples: str) -> str:
     """Return the name of an evaluation set, such as ``val/global``."""
     return f"{part}/{samples}"
+
+
+def transfer_to(dataset: str) -> str:
+    """Return the name of the samples of another dataset, such as ``transfer/dtd``."""
+    return f"{TRANSFER}/{dataset}"
 
 
 def harmonic_name(part: str, pair: Sequence[str]) -> str:

@@ -11,11 +11,11 @@ import torch
 
 from promptfleet.data.partition import Partition
 from promptfleet.federation.evaluation.answers import batches, predictor_of, right_answers, server_model
+from promptfleet.federation.evaluation.foreign_sets import ForeignSet
 from promptfleet.federation.evaluation.schedule import Plan
 from promptfleet.federation.evaluation.scores import (
     BASE,
     GLOBAL,
-    NEW,
     OTHERS,
     SERVER,
     TEST,
@@ -26,27 +26,27 @@ from promptfleet.federation.evaluation.scores import (
     set_name,
 )
 from promptfleet.methods.parts.side_by_side import run_together
-from promptfleet.methods.protocol import Examples, Method, Task, World
+from promptfleet.methods.protocol import Examples, Method, Task
 
 BLOCK = 1024  # samples that a model gets at once
+Read = Callable[[np.ndarray], Examples]
 
 
 @dataclass(frozen=True)
 class SharedParts:
     """Sample indices of the validation and test parts of all clients that may train, in the order of their ids.
 
-    ``new`` are test samples of new classes, ``unseen_domain`` all of the held-out domain.
+    ``unseen_domain`` are all samples of the held-out domain.
     """
 
     val: np.ndarray
     test: np.ndarray
-    new: np.ndarray
     unseen_domain: np.ndarray
 
     @classmethod
     def of(cls, partition: Partition) -> "SharedParts":
         val, test = (np.concatenate([getattr(split, part) for split in partition.seen()]) for part in (VAL, TEST))
-        return cls(val, test, partition.new, partition.unseen_domain)
+        return cls(val, test, partition.unseen_domain)
 
 
 @dataclass(frozen=True)
@@ -58,16 +58,10 @@ class Model:
 
 
 class SharedSets:
-    """Shared samples, which ``read`` returns by their indices; ``new_world`` has the new classes."""
+    """Shared samples, which ``read`` returns by their indices, and foreign sets, each with its own such function."""
 
-    def __init__(
-        self,
-        method: Method,
-        parts: SharedParts,
-        read: Callable[[np.ndarray], Examples],
-        new_world: World | None = None,
-    ):
-        self._method, self._parts, self._read, self._new_world = method, parts, read, new_world
+    def __init__(self, method: Method, parts: SharedParts, read: Read, foreign: Sequence[tuple[ForeignSet, Read]] = ()):
+        self._method, self._parts, self._read, self._foreign = method, parts, read, foreign
 
     def scores(self, models: Sequence[Model], plan: Plan) -> list[dict[str, Score]]:
         """Return each model's scores on the sets of ``plan`` that have shared samples."""
@@ -82,9 +76,11 @@ class SharedSets:
                     found[set_name(part, SERVER)] = _score(self._right([server], indices)[0])
         if UNSEEN_DOMAIN in plan.sets:
             self._add_unseen_domain(models, plan, scores)
-        if NEW in plan.sets:
-            for right, found in zip(self._right_among_new([model.task for model in models]), scores, strict=True):
-                found[set_name(TEST, NEW)] = _score(right)
+        for foreign, read in self._foreign:
+            if foreign.name in plan.sets:
+                right = self._right_on_foreign([model.task for model in models], foreign, read)
+                for mine, found in zip(right, scores, strict=True):
+                    found[set_name(TEST, foreign.name)] = _score(mine)
         return scores
 
     def _add_unseen_domain(self, models: Sequence[Model], plan: Plan, scores: Sequence[dict[str, Score]]) -> None:
@@ -96,23 +92,25 @@ class SharedSets:
             if server := self._server_model(model.task, plan):
                 found[set_name(TEST, UNSEEN_DOMAIN_SERVER)] = _score(self._right([server], indices)[0])
 
-    def _right_among_new(self, tasks: Sequence[Task]) -> np.ndarray:
-        """Return which test samples of new classes each task's prompts predict right, with the new names after them."""
-        works = [self._method.reworded(task, self._new_world) for task in tasks]
+    def _right_on_foreign(self, tasks: Sequence[Task], foreign: ForeignSet, read: Read) -> np.ndarray:
+        """Return which foreign samples each task's prompts predict right, with the names of their classes."""
+        works = [self._method.reworded(task, foreign.world) for task in tasks]
         with torch.inference_mode():
-            reworded = run_together(self._new_world, works, "reworded")
-        first_label = len(tasks[0].world.class_names)
-        return self._right(reworded, self._parts.new, first_label)
+            reworded = run_together(foreign.world, works, "reworded")
+
+        def from_zero(indices: np.ndarray) -> Examples:
+            examples = read(indices)
+            return replace(examples, labels=examples.labels - foreign.first_label)
+
+        return self._right(reworded, foreign.indices, from_zero)
 
     def _server_model(self, task: Task, plan: Plan) -> Task | None:
         """Return the server's model, if there is one and this client measures it."""
         return server_model(self._method, task) if task.client == plan.server_by else None
 
-    def _right(self, tasks: Sequence[Task], indices: np.ndarray, first_label: int = 0) -> np.ndarray:
-        """Return which samples each task predicts right: bool ``[tasks, samples]``.
-
-        ``first_label`` is that of the class which is the tasks' first.
-        """
+    def _right(self, tasks: Sequence[Task], indices: np.ndarray, read: Read | None = None) -> np.ndarray:
+        """Return which samples each task predicts right: bool ``[tasks, samples]``; by default they are shared ones."""
+        read = read or self._read
         method, right = self._method, np.empty((len(tasks), len(indices)), dtype=bool)
         predictors = [predictor_of(method, task) for task in tasks]
         parts = zip(*(batches(method, task, len(indices), BLOCK) for task in tasks), strict=True)
@@ -121,8 +119,7 @@ class SharedSets:
                 examples = None
                 for row, (task, predict, part) in enumerate(zip(tasks, predictors, of_tasks, strict=True)):
                     if examples is None or method.has_memory:  # otherwise the parts of all tasks are the same
-                        examples = self._read(indices[part])
-                        examples = replace(examples, labels=examples.labels - first_label)
+                        examples = read(indices[part])
                     right[row, part] = right_answers(predict, task, examples).cpu().numpy()
         return right
 

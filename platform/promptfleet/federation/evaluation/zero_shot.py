@@ -1,5 +1,7 @@
 """Reference of every evaluation set: untrained CLIP on the same samples, among the same classes."""
 
+from collections.abc import Mapping
+
 import numpy as np
 
 from promptfleet.clip.frozen import FrozenClip
@@ -19,8 +21,10 @@ from promptfleet.federation.evaluation.scores import (
     SetAccuracy,
     set_accuracies,
     set_name,
+    transfer_to,
 )
 from promptfleet.federation.evaluation.shared_sets import SharedParts
+from promptfleet.federation.other_datasets import OtherDataset
 from promptfleet.federation.worlds import base_and_new
 
 BLOCK = 8192  # images whose logits are computed at once
@@ -42,15 +46,31 @@ def zero_shot_right(config: FederationConfig, clip: FrozenClip, store: FeatureSt
     return right
 
 
-def zero_shot_accuracies(right: np.ndarray, partition: Partition) -> dict[str, SetAccuracy]:
-    """Return accuracies by evaluation set, from whether each sample is predicted right: bool ``[samples]``."""
+def zero_shot_transfer(config: FederationConfig, others: Mapping[str, OtherDataset]) -> dict[str, Score]:
+    """Return CLIP's own zero-shot accuracy on the test part of each dataset of ``evaluation.transfer``, by set."""
+    scores = {}
+    for name in config.evaluation.transfer:
+        text, (store, indices) = others[name].zero_shot_text.numpy(), others[name].test_part()
+        blocks = [indices[start : start + BLOCK] for start in range(0, len(indices), BLOCK)]
+        right = [(store.rows(block) @ text.T).argmax(axis=1) == store.labels[block] for block in blocks]
+        scores[set_name(TEST, transfer_to(name))] = _score(np.concatenate(right))
+    return scores
+
+
+def zero_shot_accuracies(
+    right: np.ndarray, partition: Partition, transfer: Mapping[str, Score]
+) -> dict[str, SetAccuracy]:
+    """Return accuracies by evaluation set, from whether each sample is predicted right: bool ``[samples]``.
+
+    ``transfer`` are the scores on other datasets, see ``zero_shot_transfer``.
+    """
     everybody = SharedParts.of(partition)
     shared = {GLOBAL: everybody.test}
-    if len(everybody.new):
-        shared |= {BASE: everybody.test, NEW: everybody.new}
+    if len(partition.new):
+        shared |= {BASE: everybody.test, NEW: partition.new}
     if len(everybody.unseen_domain):
         shared |= {UNSEEN_DOMAIN: everybody.unseen_domain}
-    scores = {set_name(TEST, name): _score(right[indices]) for name, indices in shared.items()}
+    scores = {**{set_name(TEST, name): _score(right[indices]) for name, indices in shared.items()}, **transfer}
     evaluations = []
     for client, split in enumerate(partition.clients):
         own = _score(right[split.test])

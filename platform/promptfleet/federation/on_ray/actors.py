@@ -24,6 +24,7 @@ from promptfleet.data.feature_store import open_store
 from promptfleet.devices import check_device, check_visible, choose_device, set_arithmetic
 from promptfleet.federation.client_examples import public_examples
 from promptfleet.federation.client_group import ClientGroup
+from promptfleet.federation.evaluation.foreign_sets import foreign_sets
 from promptfleet.federation.evaluation.schedule import Plan
 from promptfleet.federation.evaluation.scores import Evaluation
 from promptfleet.federation.evaluation.shared_sets import SharedParts
@@ -43,10 +44,11 @@ from promptfleet.federation.on_ray.wire import (
     unstack_messages,
     unstack_results,
 )
+from promptfleet.federation.other_datasets import OtherDataset
 from promptfleet.federation.reports import TrainReport
 from promptfleet.federation.server import Server
 from promptfleet.federation.server_rows import KeptRows
-from promptfleet.federation.worlds import new_world_of, world_of
+from promptfleet.federation.worlds import world_of
 from promptfleet.methods import load_method
 from promptfleet.methods.protocol import Purpose
 
@@ -71,6 +73,21 @@ class FrozenImages:
 
 
 @dataclass(frozen=True)
+class FrozenOther:
+    """An ``OtherDataset`` in the object store."""
+
+    packed: Packed
+    class_names: tuple[str, ...]
+    files: Mapping[str, NodeFile]
+
+    def attach(self) -> OtherDataset:
+        """Return the dataset, its tensors in place and sealed; files on another node's disk are copied first."""
+        seal(self.packed)
+        files = {kind: file.here() for kind, file in self.files.items()}
+        return OtherDataset.from_tensors(unpack(self.packed), self.class_names, files)
+
+
+@dataclass(frozen=True)
 class Frozen:
     """``Prepared`` in the object store."""
 
@@ -80,6 +97,7 @@ class Frozen:
     class_names: tuple[str, ...]
     domain_names: tuple[str, ...]
     image_tower: FrozenImages | None
+    others: Mapping[str, FrozenOther]
 
     def attach(self, device: torch.device | str) -> FrozenClip:
         """Return the frozen CLIP on ``device``: in place and sealed on the CPU, a copy per process on a GPU."""
@@ -102,6 +120,7 @@ class Frozen:
             class_names=self.class_names,
             domain_names=self.domain_names,
             image_tower=self.attach_images("cpu"),
+            others={name: other.attach() for name, other in self.others.items()},
             **self.files_here(),
         )
 
@@ -169,8 +188,10 @@ class ClientActor:
         config: FederationConfig,
         splits: Mapping[int, ClientSplit],
         everyone: SharedParts,
+        new: np.ndarray,
         upload_noise: float,
     ) -> None:
+        """Host the clients of ``splits``; ``new`` are the test samples of new classes."""
         check_device(config.runtime.device, self._device.type == "cuda", f"on node {self._node}")
         check_visible(self._device, len(ray.get_gpu_ids()))
         set_arithmetic(self._device, tf32=config.precision == "tf32")
@@ -182,8 +203,17 @@ class ClientActor:
             image_tower=self._image_tower,
             upload_noise=upload_noise,
         )
-        new = new_world_of(config, self._clip, self._frozen.class_names, image_tower=self._image_tower)
-        self._group = ClientGroup(world, self._store, splits, everyone, new)
+        others = {name: self._frozen.others[name].attach() for name in config.evaluation.transfer}
+        foreign = foreign_sets(
+            config,
+            self._clip,
+            self._frozen.class_names,
+            self._store,
+            new,
+            others,
+            image_tower=self._image_tower,
+        )
+        self._group = ClientGroup(world, self._store, splits, everyone, foreign)
 
     def initial_states(self, clients: Sequence[int]) -> Stacked:
         return stack(self._group.initial_states(clients))

@@ -26,7 +26,7 @@ from promptfleet.federation.evaluation.scores import Evaluation
 from promptfleet.federation.evaluation.shared_sets import SharedParts
 from promptfleet.federation.failures import Failures, StatesLost
 from promptfleet.federation.fleet import CohortUpdate, Intake
-from promptfleet.federation.on_ray.actors import Frozen, FrozenImages
+from promptfleet.federation.on_ray.actors import Frozen, FrozenImages, FrozenOther
 from promptfleet.federation.on_ray.calls import DIED, NO_ANSWER, Call, ClientCalls, ServerFailed
 from promptfleet.federation.on_ray.processes import Processes
 from promptfleet.federation.on_ray.wire import join, stack, to_arrays, to_tensors, unstack
@@ -55,12 +55,20 @@ def put_frozen(prepared: Prepared, *, shared_files: bool = False) -> ObjectRef:
         Frozen(
             packed=pack(prepared.clip.tensors()),
             settings=prepared.clip.settings(),
-            files={kind: NodeFile.of(path, node) for kind, path in prepared.files().items()},
+            files=_node_files(prepared.files(), node),
             class_names=prepared.class_names,
             domain_names=prepared.domain_names,
             image_tower=tower and FrozenImages(pack(tower.weights), tower.architecture, tower.preprocessing),
+            others={
+                name: FrozenOther(pack(other.tensors()), other.class_names, _node_files(other.files, node))
+                for name, other in prepared.others.items()
+            },
         )
     )
+
+
+def _node_files(files: Mapping[str, Path], node: str | None) -> dict[str, NodeFile]:
+    return {kind: NodeFile.of(path, node) for kind, path in files.items()}
 
 
 @dataclass(frozen=True)
@@ -104,7 +112,7 @@ class RayFleet:
         self, config: FederationConfig, partition: Partition, upload_noise: float = 0.0, rows: Path | None = None
     ) -> None:
         self._config, self._partition, self._upload_noise, self._rows = config, partition, upload_noise, rows
-        self._everyone = ray.put(SharedParts.of(partition))
+        self._everyone, self._new = ray.put(SharedParts.of(partition)), ray.put(partition.new)
         self._groups = self._by_actor(range(config.clients))
         self._failures = Failures(config.runtime)
         self._calls = ClientCalls(self._processes, config.runtime, self._failures, self._begin_client)
@@ -213,7 +221,8 @@ class RayFleet:
 
     def _begin_client(self, actor: int) -> ObjectRef:
         splits = {client: self._partition.clients[client] for client in self._groups.get(actor, ())}
-        return self._processes.clients[actor].begin.remote(self._config, splits, self._everyone, self._upload_noise)
+        begin = self._processes.clients[actor].begin
+        return begin.remote(self._config, splits, self._everyone, self._new, self._upload_noise)
 
     def _served(self, selection: Selection, work: Callable[[Selection], T]) -> T:
         """Do ``work`` with a selection, or with the same one from another server if the first server failed."""

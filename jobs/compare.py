@@ -2,13 +2,15 @@
 
 import sys
 from argparse import Namespace
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 
 from promptfleet.atomic_files import replacing
 from promptfleet.cluster.session import local_nodes, ray_with
 from promptfleet.cluster.watch import leaving_when_ray_is_gone
 from promptfleet.command_line import INTERRUPTED, ArgumentParser, path_argument, run
+from promptfleet.comparison.growth import grown
 from promptfleet.comparison.reading import load_comparison, parse_methods, parse_seeds, read_comparison
 from promptfleet.comparison.reference import REFERENCES
 from promptfleet.comparison.report import JSON_FILE, ComparisonReport
@@ -23,7 +25,7 @@ from promptfleet.federation.settings import all_keys, assigned_storage, trust_op
 from promptfleet.search.folders import COMPARISONS
 from promptfleet.storage.sync import synced_storage
 
-NEW_ONLY = ("config", "tune", "trials", "name", "concurrent")
+NEW_ONLY = ("name", "concurrent")
 
 
 def main() -> int:
@@ -45,7 +47,9 @@ def main() -> int:
     parser.add_argument("--out", type=path_argument, metavar="DIR", help="folder for a copy of the results")
     parser.add_argument("--overwrite", action="store_true", help="replace what --out holds of another comparison")
     parser.add_argument("--name", help="of the new comparison")
-    parser.add_argument("--resume", metavar="NAME", help="resume a comparison")
+    parser.add_argument(
+        "--resume", metavar="NAME", help="resume a comparison; --seeds 0,1,2 and --methods +A,B add to it"
+    )
     parser.add_argument("--concurrent", type=int, metavar="N", help="federations side by side (default: 1)")
     parser.add_argument("--address", help="a running Ray cluster, or 'auto' (default: start Ray on this machine)")
     parser.add_argument("--dry-run", action="store_true", help="print what would be run, start nothing")
@@ -57,22 +61,25 @@ def main() -> int:
         parser.error("argument --rebuild-study: goes with --resume")
 
     if arguments.resume:
-        _check_nothing_new(arguments)
+        for name in NEW_ONLY:
+            if getattr(arguments, name) is not None:
+                raise ConfigError(f"--{name}: a resumed comparison keeps its {name}")
         storage = assigned_storage(arguments.set)
         with (
             synced_storage(storage),
             COMPARISONS.resume(storage, arguments.resume, alone=not arguments.dry_run) as folder,
         ):
-            spec = load_comparison(folder / COMPARISONS.file, storage, trust_code=arguments.trust_code)
+            begun = load_comparison(folder / COMPARISONS.file, storage, trust_code=arguments.trust_code)
+            spec = _grown(begun, arguments)
             if not arguments.dry_run:
-                (rebuild_studies if arguments.rebuild_study else check_studies)(spec, folder)
-            return _run(spec, folder, arguments)
+                (rebuild_studies if arguments.rebuild_study else check_studies)(begun, folder)
+            return _run(spec, folder, arguments, is_grown=spec != begun)
     spec = _new_comparison(arguments)
     with nullcontext() if arguments.dry_run else synced_storage(next(spec.configs()).storage):
         return _run(spec, None, arguments)
 
 
-def _run(spec: ComparisonSpec, folder: Path | None, arguments: Namespace) -> int:
+def _run(spec: ComparisonSpec, folder: Path | None, arguments: Namespace, *, is_grown: bool = False) -> int:
     if arguments.dry_run:
         print(describe_comparison(spec))
         return 0
@@ -87,7 +94,7 @@ def _run(spec: ComparisonSpec, folder: Path | None, arguments: Namespace) -> int
     where = {"fork_server": config.runtime.fork_server, "storage": config.storage}
     with ray_with(lambda: prepare_comparison(spec), arguments.address, **where) as (prepared, nodes):
         plan_comparison(spec, nodes)
-        with nullcontext(folder) if folder else _new_folder(spec, arguments) as folder:
+        with _kept_in(folder, spec, arguments, is_grown=is_grown) as folder:
             federations, shown = len(spec.methods) * len(spec.seeds), config.storage.shown(folder)
             print(printable(f"comparison {folder.name}: {federations} federations, in {shown}"), file=sys.stderr)
             options = f"{config.storage.option}{trust_option(spec.named_code())}"
@@ -100,10 +107,18 @@ def _run(spec: ComparisonSpec, folder: Path | None, arguments: Namespace) -> int
     return INTERRUPTED if outcome.interrupted else 0
 
 
-def _new_folder(spec: ComparisonSpec, arguments: Namespace) -> AbstractContextManager[Path]:
+@contextmanager
+def _kept_in(folder: Path | None, spec: ComparisonSpec, arguments: Namespace, *, is_grown: bool) -> Iterator[Path]:
+    """Give the comparison's folder, with what was added written into it; a new comparison's is made now."""
     config = next(spec.configs())
-    name = {"name": arguments.name, "default_name": config.dataset}
-    return COMPARISONS.create(spec.to_dict(), config.storage, **name)
+    if folder is None:
+        name = {"name": arguments.name, "default_name": config.dataset}
+        with COMPARISONS.create(spec.to_dict(), config.storage, **name) as new:
+            yield new
+    else:
+        if is_grown:
+            COMPARISONS.write(config.storage, folder, spec.to_dict())
+        yield folder
 
 
 def _new_comparison(arguments: Namespace) -> ComparisonSpec:
@@ -119,11 +134,17 @@ def _new_comparison(arguments: Namespace) -> ComparisonSpec:
     )
 
 
-def _check_nothing_new(arguments: Namespace) -> None:
-    given = [f"--{name}" for name in ("methods", "seeds", *NEW_ONLY) if getattr(arguments, name) is not None]
-    given += [f"--set {entry}" for entry in arguments.set if not entry.startswith("storage.")]
-    if given:
-        raise ConfigError(f"{given[0]}: a resumed comparison keeps its configuration (only storage.path may be set)")
+def _grown(begun: ComparisonSpec, arguments: Namespace) -> ComparisonSpec:
+    return grown(
+        begun,
+        methods=arguments.methods,
+        seeds=arguments.seeds,
+        config=arguments.config,
+        assignments=[entry for entry in arguments.set if not entry.startswith("storage.")],
+        tune=arguments.tune,
+        trials=arguments.trials,
+        trust_code=arguments.trust_code,
+    )
 
 
 def _check_out(out: Path, folder: Path | None, *, overwrite: bool) -> None:

@@ -177,7 +177,7 @@ def test_a_dataset_with_an_image_that_does_not_decode(job, tmp_path):
         (["--methods", "pfedmoap", "--seeds", "0", "--concurrent", "0"], ["--concurrent: got 0"]),
         (["--methods", "pfedmoap", "--seeds", "0", "--name", "a/b"], ["--name a/b: use letters"]),
         (["--resume", "nothing"], ["--resume nothing: no comparison was begun yet"]),
-        (["--resume", "nothing", "--seeds", "3"], ["--seeds: a resumed comparison keeps its configuration"]),
+        (["--resume", "nothing", "--name", "other"], ["--name: a resumed comparison keeps its name"]),
     ],
 )
 def test_a_comparison_that_cannot_be_run(job, arguments, parts):

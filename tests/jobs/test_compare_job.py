@@ -1,4 +1,4 @@
-"""A comparison as a user runs it, also when its power goes out."""
+"""A comparison as a user runs it, also when its power goes out, and when it grows."""
 
 import json
 import os
@@ -15,11 +15,15 @@ TUNE = {
     "trials": 2,
     "startup_trials": 1,
     "federation": {"seed": 1000, "rounds": 1},
-    "methods": {"pfedmoap": {"lambda": {"float": [0.1, 2]}}, "promptfl": {}},
+    "methods": {"pfedmoap": {"lambda": {"float": [0.1, 2]}}, "promptfl": {}, "coop": {}},
 }
 
 
-def test_killed_and_resumed_every_federation_is_what_it_is_alone(root, tmp_path, ends_by_itself):
+def files(folder):
+    return {path: (path.stat().st_mtime_ns, path.read_bytes()) for path in folder.rglob("*") if path.is_file()}
+
+
+def test_killed_resumed_and_grown_every_federation_is_what_it_is_alone(root, tmp_path, ends_by_itself):
     (tmp_path / "tune.yaml").write_text(yaml.safe_dump(TUNE))
     shared = {"clients": 3, "rounds": 2, "local_epochs": 1}
     job = Job(
@@ -30,9 +34,14 @@ def test_killed_and_resumed_every_federation_is_what_it_is_alone(root, tmp_path,
     os.kill(job.process.pid, signal.SIGKILL)
     job.wait()
 
-    again = Job(root, tmp_path, "compare.py", "--resume", "mine", "--out", "out", "--reference", "paper")
+    folder = tmp_path / "results" / "comparisons" / "mine" / "trials" / "000"
+    before = files(folder)
+    assert folder / "result.json" in before
+    add = ("--methods", "+coop", "--tune", "tune.yaml", "--set", "experts=1")
+    again = Job(root, tmp_path, "compare.py", "--resume", "mine", *add, "--out", "out", "--reference", "paper")
     assert again.wait() == 0, again.text()
     text = again.text()
+    assert files(folder) == before
     assert "compare   0 starts" not in text
     assert "the paper has no figures for digits" in text
     assert "Traceback" not in text
@@ -42,9 +51,9 @@ def test_killed_and_resumed_every_federation_is_what_it_is_alone(root, tmp_path,
     }
     found = json.loads((tmp_path / "out" / "comparison.json").read_text())
     assert set(found["tuned"]["pfedmoap"]) == {"lambda"}
-    first, second = found["federations"]
-    assert first["partition_sha256"] == second["partition_sha256"]
-    for one in (first, second):
+    assert [one["method"] for one in found["federations"]] == ["pfedmoap", "promptfl", "coop"]
+    assert len({one["partition_sha256"] for one in found["federations"]}) == 1
+    for one in found["federations"]:
         own = {"experts": 1, **found["tuned"]["pfedmoap"]} if one["method"] == "pfedmoap" else {}
         local = {"method": one["method"], "runtime": {"backend": "local"}, "storage": {"path": str(tmp_path / "local")}}
         assert run_federation({**shared, **own, **local}).state_sha256 == one["state_sha256"]
@@ -55,7 +64,9 @@ def test_killed_and_resumed_every_federation_is_what_it_is_alone(root, tmp_path,
     experiment = client.get_experiment_by_name("promptfleet").experiment_id
     (parent,) = client.search_runs([experiment], "tags.`promptfleet.key` = 'comparison/mine'")
     nested = client.search_runs([experiment], f"tags.mlflow.parentRunId = '{parent.info.run_id}'")
-    assert {run.info.run_name for run in nested} == {"pfedmoap seed 0", "promptfl seed 0", "sweep tune pfedmoap"}
+    assert {run.info.run_name for run in nested} == {
+        *("pfedmoap seed 0", "promptfl seed 0", "coop seed 0", "sweep tune pfedmoap")
+    }
     assert {run.info.status for run in [parent, *nested]} == {"FINISHED"}
     names = {item.path for item in client.list_artifacts(parent.info.run_id)}
     assert names >= {"comparison.json", "comparison.md", "comparison.tex", "figures"}

@@ -1,6 +1,7 @@
 """Reading of a comparison from a command line, or from its own file. Checked before anything starts."""
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -61,25 +62,44 @@ def read_comparison(
     """
     if concurrent < 1:
         raise ConfigError(f"--concurrent: got {concurrent}, should be at least 1")
+    values, overrides = read_values(path, assignments, methods, trust_code=trust_code)
+    spec = with_values(ComparisonSpec(tuple(methods), tuple(seeds), {}, {}, concurrent_trials=concurrent), values)
+    return with_tuning(spec, tune, overrides, trials, trust_code=trust_code)
+
+
+def read_values(
+    path: str | Path | None, assignments: Sequence[str], methods: Sequence[str], *, trust_code: bool
+) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Return nested values of a file and of ``--set``, which win, and those of ``--set`` alone. Raises ConfigError."""
     from_file = read_config(path, trust_code=trust_code) if path is not None else {}
     overrides = parse_assignments(assignments, _text_keys(methods))
     if from_file.pop("method", None):  # of a preset for a single federation
         from_file.pop("seed", None)
     for values, source in ((from_file, str(path)), (overrides, "--set")):
         _check_values(values, methods, source)
-    values = merge(from_file, overrides)
-    own = {method: values.get("methods", {}).get(method) or {} for method in methods}
-    base = dict(with_partition_fingerprint(shared_part(values)))
-    spec = ComparisonSpec(tuple(methods), tuple(seeds), base, own, concurrent_trials=concurrent)
+    return merge(from_file, overrides), overrides
+
+
+def with_values(spec: ComparisonSpec, values: Mapping[str, Any]) -> ComparisonSpec:
+    """Return the comparison with values of a file or of ``--set``, which win over its own. Raises ConfigError."""
+    given = values.get("methods") or {}
+    own = {method: merge(spec.own.get(method) or {}, given.get(method) or {}) for method in spec.methods}
+    base = dict(with_partition_fingerprint(merge(spec.base, shared_part(values))))
+    spec = replace(spec, base=base, own=own)
     _check_shared(spec)
+    return spec
+
+
+def with_tuning(
+    spec: ComparisonSpec, tune: str | Path | None, overrides: Mapping[str, Any], trials: int | None, *, trust_code: bool
+) -> ComparisonSpec:
+    """Return the comparison with a search per method, by the file ``tune`` if there is one. Raises ConfigError."""
     if tune is None:
         if trials is not None:
             raise ConfigError("--trials: belongs to the tuning, so it needs --tune FILE")
         return spec
-    tuning = read_tuning(
-        read_config(tune, trust_code=trust_code, closed=("methods",)), str(tune), spec, overrides, trials
-    )
-    return ComparisonSpec(tuple(methods), tuple(seeds), base, own, tuning, concurrent)
+    file = read_config(tune, trust_code=trust_code, closed=("methods",))
+    return replace(spec, tuning=read_tuning(file, str(tune), spec, overrides, trials))
 
 
 def load_comparison(path: Path, storage: StorageConfig, *, trust_code: bool = False) -> ComparisonSpec:

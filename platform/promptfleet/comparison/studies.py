@@ -11,6 +11,7 @@ from promptfleet.search.space import Choice, Parameter
 from promptfleet.search.spec import SweepSettings, SweepSpec
 from promptfleet.search.study import SweepStudy
 from promptfleet.search.sweep import open_study, trial_records
+from promptfleet.search.widened import open_widened
 from promptfleet.trial_records import best_trial
 
 
@@ -20,9 +21,13 @@ def tuning_folder(folder: Path, method: str) -> Path:
 
 
 def comparison_study(spec: ComparisonSpec, folder: Path) -> SweepStudy:
-    """Open the study whose trials are compared, a grid of seeds and methods. Raises DataError."""
+    """Open the study whose trials are compared, a grid of seeds and methods; they may have become more.
+
+    Raises DataError.
+    """
+    space, rounds = _space(spec), next(spec.configs()).rounds
     settings = SweepSettings(sampler="grid", trials=len(spec.seeds) * len(spec.methods))
-    return SweepStudy(folder, _space(spec), settings, next(spec.configs()).rounds)
+    return open_widened(folder, lambda place: SweepStudy(place, space, settings, rounds), space)
 
 
 def tuned_values(sweep: SweepSpec, folder: Path, study: SweepStudy) -> dict[str, Any] | None:

@@ -4,7 +4,8 @@ import json
 import logging
 import os
 import shutil
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from itertools import count
 from pathlib import Path
 from typing import Any
@@ -56,8 +57,9 @@ def rebuild_study(
     shutil.rmtree(beside, ignore_errors=True)
     beside.mkdir()
     study = open_in(beside)
-    for number in range(max(trial_numbers(folder), default=-1) + 1):
-        _restore(study, trial_folder(folder, number), space, config, seeds)
+    folders = [trial_folder(folder, number) for number in range(max(trial_numbers(folder), default=-1) + 1)]
+    for number, one in enumerate(folders):
+        _restore(study, one, space, config, seeds, later=folders[number + 1 :])
     states = [trial.state for trial in study.trials()]
     for name in (_JOURNAL, FILE):  # a journal left would be taken for the new one's
         if os.path.lexists(folder / name):
@@ -77,6 +79,8 @@ def _restore(
     space: Mapping[str, Parameter],
     config: Callable[[Mapping[str, Any]], FederationConfig],
     seeds: int,
+    *,
+    later: Sequence[Path],
 ) -> None:
     try:
         params = _params(folder, space)
@@ -85,15 +89,7 @@ def _restore(
         summaries = [load_summary(seat, one.fingerprint()) for one, seat in seats]
     except StorageError:
         raise
-    except (
-        FileNotFoundError,
-        ValueError,
-        LookupError,
-        TypeError,
-        AttributeError,
-        RecursionError,
-        PromptfleetError,
-    ) as error:
+    except _NO_RESULT as error:
         logger.warning("%s: has no result that can be used (%s); the trial is run again", folder, error)
         summaries = [None]
     if None not in summaries:
@@ -107,7 +103,7 @@ def _restore(
                 figures[index] = RoundFigures.of([reports[:index] for reports in federations])
         study.restore(params, values, complete=done == wanted.rounds, figures=figures)
         return
-    study.restore(None)
+    study.restore(None, others=_readable_params(later, space))
     proposed = study.trials()[-1].params
     try:
         load_snapshot(folder, config(proposed).fingerprint())
@@ -127,6 +123,14 @@ def _params(folder: Path, space: Mapping[str, Parameter]) -> dict[str, Any]:
                 raise ValueError(f"{key}={values[key]} is not searched")
             params[key] = values[key]
     return params
+
+
+def _readable_params(folders: Sequence[Path], space: Mapping[str, Parameter]) -> list[dict[str, Any]]:
+    found = []
+    for folder in folders:
+        with suppress(*_NO_RESULT):
+            found.append(_params(folder, space))
+    return found
 
 
 def _free_name(folder: Path, name: str) -> Path:

@@ -7,6 +7,7 @@ functions of the study on disk and of the sweep's seed, so a killed sweep resume
 import time
 import warnings
 from collections.abc import Callable, Mapping, Sequence
+from copy import deepcopy
 from dataclasses import dataclass
 from datetime import datetime
 from functools import wraps
@@ -208,6 +209,13 @@ class SweepStudy:
         return self._trials()
 
     @patient
+    def adopt(self, trial: FrozenTrial) -> None:
+        """Add a trial of another study, in the space of this one."""
+        copy = deepcopy(trial)
+        copy.distributions = self._spreads(trial.params)
+        self._study.add_trial(copy)
+
+    @patient
     def restore(
         self,
         params: Mapping[str, Any] | None,
@@ -215,15 +223,16 @@ class SweepStudy:
         *,
         complete: bool = False,
         figures: Mapping[int, RoundFigures] | None = None,
+        others: Sequence[Mapping[str, Any]] = (),
     ) -> None:
         """Add the next trial of the old study: its ``params``, and the objective and the figures by evaluated round.
 
         It has ended if it is ``complete``, or if it would be stopped after its last round given the trials before it.
-        Without params it is the next proposal, and has not been run.
+        Without params it is the next proposal, and has not been run; in a grid it is none of the ``others``.
         """
         trials = self._trials()
         if params is None:
-            self._study.add_trial(self._propose(trials))
+            self._study.add_trial(self._propose(trials, others))
             return
         reported = dict(values or {})
         trial = create_trial(
@@ -286,10 +295,14 @@ class SweepStudy:
         if self._started is not None and (at_end or self._settings.budget.seconds is not None):
             self._study.set_user_attr(SECONDS_ATTR, self._seconds())
 
-    def _propose(self, trials: Sequence[FrozenTrial]) -> FrozenTrial:
-        """Return the trial after ``trials``, to be written in one piece; Optuna's ``ask`` writes each parameter."""
+    def _propose(self, trials: Sequence[FrozenTrial], others: Sequence[Mapping[str, Any]] = ()) -> FrozenTrial:
+        """Return the trial after ``trials``, to be written in one piece; Optuna's ``ask`` writes each parameter.
+
+        In a grid it is the first point that is neither one of ``trials`` nor one of ``others``.
+        """
         if self._grid is not None:
-            params = self._grid[len(trials)]
+            taken = set(map(_as_point, [*(trial.params for trial in trials), *others]))
+            params = next(point for point in self._grid if _as_point(point) not in taken)
             return create_trial(state=TrialState.RUNNING, params=params, distributions=self._spreads(params))
         settings, number = self._settings, len(trials)
         with warnings.catch_warnings():
@@ -337,3 +350,8 @@ class SweepStudy:
 
     def _live(self, trial: FrozenTrial) -> optuna.Trial:
         return optuna.Trial(self._study, trial._trial_id)
+
+
+def _as_point(params: Mapping[str, Any]) -> tuple[str, ...]:
+    """Return values by key in a form that can be looked up, and that distinguishes 1 from 1.0."""
+    return tuple(sorted(f"{key}={value!r}" for key, value in params.items()))

@@ -54,8 +54,8 @@ class ComparisonRun:
             store.save_view(comparison_view(view_name(key), run.id))
             log_origin(run, config, provenance())
             run.log_text(dump_yaml(values), "comparison.yaml")
-            run.set_tags({"method": "", "seed": ""})  # a comparison has several of them
-            run.log_params({"methods": ",".join(values["methods"]), "seeds": ",".join(map(str, values["seeds"]))})
+            run.set_tags({"method": "", "seed": ""})  # a comparison has several of them, and may get more
+            run.set_tags({"methods": ",".join(values["methods"]), "seeds": ",".join(map(str, values["seeds"]))})
             shared = flatten(values["federation"])
             run.log_params({key: value for key, value in shared.items() if key != "storage.path"})  # it may move
             return run

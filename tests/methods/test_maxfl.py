@@ -146,6 +146,29 @@ def test_before_it_trained_a_client_has_no_requirement_and_predicts_with_the_glo
     assert torch.allclose(fed.method.predict(task, fed.examples(3).images), wanted, atol=1e-5)
 
 
+@pytest.mark.parametrize("aggregation", ["mean", "median"])
+def test_a_client_leaves_after_rounds_without_appeal_and_counts_for_nothing(aggregation):
+    fed = maxfl(patience=2, aggregation=aggregation).run([ALL])
+    unhappy = {"requirement": torch.tensor(-9.0), "without_appeal": torch.tensor(1)}
+    fed.privates[0] |= unhappy
+    fed.privates[1] |= {"requirement": torch.tensor(9.0), "without_appeal": torch.tensor(1)}
+    fed.run([ALL])
+    assert [int(fed.privates[i]["without_appeal"]) for i in (0, 1)] == [2, 0]
+    before, sent = dict(fed.privates[0]), fed.clients[0].train(3, fed.privates[0], fed.download(0))
+    assert sent.report.metrics == {"left": 1.0}
+    assert equal(sent.private, before)
+    assert equal(sent.upload.tensors, {"context": fed.download(0).tensors["context"], "appeal": torch.zeros(())})
+    others = tiny_arrived(
+        fed.world,
+        {i: fed.clients[i].train(3, fed.privates[i], fed.download(i)).upload for i in (1, 2)},
+        dict.fromkeys(ALL, 1),
+    )
+    both = replace(others, uploads={0: sent.upload, **others.uploads})
+    assert equal(*(fed.method.aggregate(fed.server.state, arrived) for arrived in (both, others)))
+    alone = tiny_arrived(fed.world, {0: sent.upload}, {0: 1})
+    assert torch.equal(fed.method.aggregate(fed.server.state, alone)["context"], fed.server.state["context"])
+
+
 def test_the_prompt_and_one_number_are_uploaded_and_reports_have_the_weight():
     fed = maxfl().run([ALL])
     trained = fed.clients[0].train(2, fed.privates[0], fed.download(0))
@@ -187,6 +210,7 @@ def test_incfl_is_another_name():
     ("values", "message"),
     [
         ({"appeal_temperature": 0.0}, "appeal_temperature: got 0"),
+        ({"patience": -1}, "patience: got -1, should be greater than or equal to 0"),
         ({"judged_on": "test"}, "judged_on: got 'test', should be 'validation' or 'train'"),
     ],
 )

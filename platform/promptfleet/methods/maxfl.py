@@ -6,9 +6,11 @@ Participation in Federated Learning" (IncFL, version 1), later "Maximizing Globa
 server minimizes the soft count of unhappy clients, sum_k sigmoid((F_k(P) - r_k) / t), so a client counts by
 q_k = sigmoid'((F_k(P) - r_k) / t), and P <- P + server_lr (sum_k q_k P_k / sum_k q_k - P).
 Differs: t is ours (published: 1); the prompt is uploaded in place of its step, which is the same; where all q vanish,
-clients count equally; losses can be those of the validation part, as a requirement on few memorized shots is near 0.
+clients count equally; losses can be those of the validation part, as a requirement on few memorized shots is near 0. A
+client that left the federation still gets and sends messages, which count for nothing.
 """
 
+from dataclasses import replace
 from typing import Literal
 
 import numpy as np
@@ -38,14 +40,20 @@ class MaxFLConfig(PromptFLConfig, SoloConfig):
     prediction: Literal["preferred", "global"] = Field(
         "preferred", description="predict with the prompt of less loss, or always with the global one"
     )
+    patience: int = Field(
+        0,
+        ge=0,
+        description="rounds in a row without appeal after which a client leaves for good; 0: all stay",
+    )
 
 
 class MaxFL(PromptFL):
     """PromptFL that weighs clients by how near the global prompt is to their requirement.
 
     Server state: ``context``, its ``text`` features, and ``start``, the first context. Private state: ``context``, the
-    prompt that the client trained alone in its first round, its ``text``, its loss ``requirement`` and
-    ``participations``. Down: ``context``; the start follows from the seed. Up: ``context`` and the weight ``appeal``.
+    prompt that the client trained alone in its first round, its ``text``, its loss ``requirement``, ``participations``
+    and how many of them in a row were ``without_appeal``. Down: ``context``; the start follows from the seed. Up:
+    ``context`` and the weight ``appeal``.
     """
 
     Config = MaxFLConfig
@@ -55,19 +63,23 @@ class MaxFL(PromptFL):
         return {**server, "start": server["context"]}
 
     def init_client(self, world: World, client: int, rng: np.random.Generator) -> State:
-        return {**no_context_yet(world), "requirement": torch.zeros(())}
+        return {**no_context_yet(world), "requirement": torch.zeros(()), "without_appeal": torch.tensor(0)}
 
     def select(self, server: State, call: Call) -> dict[int, Message]:
         return call.to_all(Message({"context": server["context"]}, {name: server[name] for name in ("text", "start")}))
 
     def local_update(self, task: Task) -> Work[Update]:
+        if 0 < task.config.patience <= task.private["without_appeal"]:
+            nothing = {"context": task.download.tensors["context"], "appeal": torch.zeros(())}
+            return Update(task.private, Message(nothing), {"left": 1.0})
         trained = yield from self.train_context(task, task.download.tensors["context"])
         private = {**task.private, "participations": task.private["participations"] + 1}
         if task.private["participations"] == 0:
             private |= yield from self._train_alone(task)
         excess = self._judge(task, task.download.attached["text"]) - private["requirement"]
         weight = appeal(excess / task.config.appeal_temperature)
-        metrics = {"appeals": float(excess < 0), "appeal_weight": float(weight)}
+        private["without_appeal"] = torch.where(excess < 0, 0, private["without_appeal"] + 1)
+        metrics = {"appeals": float(excess < 0), "appeal_weight": float(weight), "left": 0.0}
         return Update(private, Message({"context": trained.context, "appeal": weight}), {**trained.metrics, **metrics})
 
     def uploads(self, world: World) -> dict[str, Spec]:
@@ -75,6 +87,10 @@ class MaxFL(PromptFL):
 
     def aggregate(self, server: State, arrived: Arrived) -> State:
         weights = {client: float(weight.clamp(0, _MOST)) for client, weight in arrived.sent("appeal").items()}
+        if arrived.world.config.patience and any(weights.values()):  # no vote for clients that left
+            arrived = replace(
+                arrived, uploads={client: arrived.uploads[client] for client in weights if weights[client]}
+            )
         mean = arrived.mean(weights if sum(weights.values()) > _TOO_SMALL else "equal", ["context"])["context"]
         context = torch.lerp(server["context"], mean, arrived.world.config.server_lr)
         return {**context_with_text(arrived.world, context), "start": server["start"]}

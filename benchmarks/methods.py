@@ -41,9 +41,9 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as storage:
         same = [f"clients={options.clients}", f"rounds={options.rounds}", f"storage.path={storage}", *options.set]
         for name in options.methods:
-            print(name, file=sys.stderr, flush=True)
             with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as alone:
                 rows.append(alone.submit(measure, name, [*same, f"method={name}"], options.threads).result())
+            print(f"{name}: {rows[-1]['cpu_s']:.2f} s", file=sys.stderr, flush=True)
     of_promptfl = next((row["cpu_s"] for row in rows if row["method"] == "promptfl"), None)
     if of_promptfl:
         rows = [{**row, "times_promptfl": row["cpu_s"] / of_promptfl} for row in rows]

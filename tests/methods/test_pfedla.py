@@ -122,11 +122,46 @@ def test_the_order_of_patches_does_not_matter_and_the_weights_of_equal_scores_ar
 
 
 @pytest.mark.parametrize(
-    "option", [{"attention_lr": 0.1}, {"attention_decay": 0.5}, {"attention_reduction": 8}], ids=str
+    "option",
+    [
+        {"attention_lr": 0.1},
+        {"attention_decay": 0.5},
+        {"attention_reduction": 8},
+        {"attention_dropout": 0.5},
+        {"attention_order": "first"},
+    ],
+    ids=str,
 )
 def test_an_option_changes_the_result(option):
     logits = [pfedla(**config).run([[0]]).logits(0) for config in ({}, option)]
     assert not torch.allclose(*logits, atol=1e-4)
+
+
+@pytest.mark.parametrize("name", ["pfedla", f"{HERE}:PFedLAonPFedMoAP"])
+def test_attention_may_be_trained_first_while_the_method_below_stands_still(name):
+    one_epoch = {"local_epochs": 1, "batch_size": 100, "shuffle": False, "momentum": 0.0}
+    fed = pfedla(name, attention_order="first", **one_epoch)
+    together = pfedla(name, **one_epoch)
+    fed.run([[1]])
+    assert equal(attention(together.run([[1]]), 1), attention(fed, 1))  # its gradient is at the downloaded prompt
+    fixed = pfedla(name, attention_lr=0.0, **one_epoch)
+    fixed.privates[1] |= {f"attention.{key}": tensor for key, tensor in attention(fed, 1).items()}
+    assert torch.equal(fixed.run([[1]]).contexts[0], fed.contexts[0])  # the second phase has the attention of the first
+
+
+def test_dropout_leaves_channels_as_they_are_in_training_alone():
+    fed = pfedla(attention_dropout=0.25)
+    images = tiny_examples(fed.world, 200, seed=77).images
+    own = {**fed.privates[0], "attention.up_bias": torch.ones(24)}
+    whole = fed.method.features(tiny_task(fed.world, own, fed.download(0)), images)
+    assert torch.allclose(whole, images.features, atol=1e-5)  # all channels weigh the same
+    trained = {key: tensor.requires_grad_() for key, tensor in own.items()}
+    dropped = fed.method.features(tiny_task(fed.world, trained, fed.download(0)), images) / images.features
+    ratios = dropped / dropped.amin(dim=1, keepdim=True)
+    weight = 2 * torch.sigmoid(torch.tensor(1.0))
+    both = torch.isclose(ratios, torch.ones(()), atol=1e-3) | torch.isclose(ratios, 1 + (weight - 1) / 0.75, atol=1e-3)
+    assert both.all()
+    assert (ratios > 1.1).float().mean() == pytest.approx(0.75, abs=0.02)
 
 
 class HybridOnFedOTP(HybridAttention, FedOTP):

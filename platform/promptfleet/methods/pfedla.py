@@ -5,12 +5,14 @@ its authors, so from its abstract alone: attention blocks are never shared, are 
 more communication, and are a single or a hybrid module. The modules here are ours, behind the frozen encoder:
 single: c(f) = 2 sigmoid(W2 relu(W1 f + b1) + b2) and f' = norm(c(f) f), like squeeze-and-excitation (arXiv:1709.01507)
 hybrid: f' = norm(c(f) f + a h), with h the mean of the patches x by weights softmax(<u, x> / 0.1)
-W2, b2, u and a are 0 at the start, so f' = f. Method and attention are trained by one loss, together.
+W2, b2, u and a are 0 at the start, so f' = f. Method and attention are trained by one loss: in the same steps, or the
+attention first, by a local update whose method stands still, and then the method with a fixed attention.
 Another method of this name, by Ma et al. (CVPR 2022), aggregates layers at the server.
 """
 
+from collections.abc import Mapping
 from dataclasses import replace
-from typing import ClassVar
+from typing import ClassVar, Literal
 
 import numpy as np
 import torch
@@ -19,9 +21,10 @@ from pydantic import Field
 from torch import Tensor
 
 from promptfleet.config import FederationConfig
+from promptfleet.devices import from_numpy
 from promptfleet.errors import ConfigError
 from promptfleet.methods.fedpgp import FedPGP, FedPGPConfig
-from promptfleet.methods.parts.optimizers import SGD
+from promptfleet.methods.parts.optimizers import SGD, Optimizer
 from promptfleet.methods.parts.plug_ins import also_stepping, finished
 from promptfleet.methods.parts.prompt_method import PromptMethod
 from promptfleet.methods.parts.states import prefixed, unprefixed
@@ -41,6 +44,13 @@ class LocalAttentionConfig(FederationConfig):
     attention_lr: float = Field(0.01, ge=0, description="learning rate of the attention")
     attention_decay: float = Field(5e-4, ge=0, description="weight decay of the attention towards the identity")
     attention_reduction: int = Field(16, ge=1, description="channels of an image for each hidden unit of the attention")
+    attention_dropout: float = Field(
+        0.0, ge=0, lt=1, description="share of channels that a training step leaves as they are, drawn for each image"
+    )
+    attention_order: Literal["together", "first"] = Field(
+        "together",
+        description="train attention and method in the same steps, or the attention first, in as many epochs",
+    )
 
 
 class LocalAttention(PromptMethod):
@@ -64,12 +74,21 @@ class LocalAttention(PromptMethod):
 
     def features(self, task: Task, images: Images) -> Tensor:
         features, attention = super().features(task, images), unprefixed(_ATTENTION, task.private)
-        return F.normalize(self.attended(attention, features, images), dim=-1) if attention else features
+        if not attention:
+            return features
+        kept = _kept(task, features) if task.config.attention_dropout and _is_trained(attention) else None
+        return F.normalize(self.attended(attention, features, images, kept), dim=-1)
 
-    def attended(self, attention: State, features: Tensor, images: Images) -> Tensor:
-        """Return c(f) f for ``features [..., dim]``, not normalized."""
+    def attended(self, attention: State, features: Tensor, images: Images, kept: Tensor | None = None) -> Tensor:
+        """Return c(f) f for ``features [..., dim]``, not normalized, with c = 1 + kept (c - 1) under dropout."""
         hidden = F.relu(F.linear(features, attention["down"], attention["down_bias"]))
-        return 2 * torch.sigmoid(F.linear(hidden, attention["up"], attention["up_bias"])) * features
+        weights = 2 * torch.sigmoid(F.linear(hidden, attention["up"], attention["up_bias"]))
+        return (weights if kept is None else 1 + kept * (weights - 1)) * features
+
+    def optimizer(self, task: Task, parameters: Mapping[str, Tensor], lr: float) -> Optimizer:
+        """Return one that stands still while the attention is trained first."""
+        first = task.config.attention_order == "first" and _is_trained(unprefixed(_ATTENTION, task.private))
+        return SGD(parameters, lr=0.0) if first else super().optimizer(task, parameters, lr)
 
     def init_client(self, world: World, client: int, rng: np.random.Generator) -> State:
         private, shapes = super().init_client(world, client, rng), self.attention_shapes(world)
@@ -89,8 +108,9 @@ class LocalAttention(PromptMethod):
             SGD({name: own[name]}, lr=config.attention_lr, momentum=config.momentum, weight_decay=decays[name])
             for name in own
         ]
-        begun = super().local_update(replace(task, private={**task.private, **prefixed(_ATTENTION, own)}))
-        update = yield from also_stepping(begun, optimizers)
+        update = yield from also_stepping(super().local_update(_with(task, own)), optimizers)
+        if config.attention_order == "first":
+            update = yield from finished(super().local_update(_with(task, detached(own))))
         return replace(update, private={**update.private, **prefixed(_ATTENTION, detached(own))})
 
     def personalize(self, task: Task) -> Work[State]:
@@ -100,6 +120,20 @@ class LocalAttention(PromptMethod):
     def trained_parameters(self, world: World) -> int:
         attention = sum(int(np.prod(shape)) for shape in self.attention_shapes(world).values())
         return super().trained_parameters(world) + attention
+
+
+def _with(task: Task, attention: State) -> Task:
+    return replace(task, private={**task.private, **prefixed(_ATTENTION, attention)})
+
+
+def _is_trained(attention: State) -> bool:
+    return any(tensor.requires_grad for tensor in attention.values())
+
+
+def _kept(task: Task, features: Tensor) -> Tensor:
+    """Return 0 where dropout leaves a channel as it is, and else what keeps the mean of the others' effect."""
+    share = 1 - task.config.attention_dropout
+    return from_numpy((task.rng.random(features.shape) < share).astype(np.float32) / np.float32(share), features.device)
 
 
 class HybridAttention(LocalAttention):
@@ -115,10 +149,10 @@ class HybridAttention(LocalAttention):
                 "below it compares others; put LocalAttention over it"
             )
 
-    def attended(self, attention: State, features: Tensor, images: Images) -> Tensor:
+    def attended(self, attention: State, features: Tensor, images: Images, kept: Tensor | None = None) -> Tensor:
         weights = torch.softmax(_SHARPNESS * images.patches @ attention["scorer"], dim=-1)
         seen = (weights.unsqueeze(-1) * images.patches).sum(dim=-2)
-        return super().attended(attention, features, images) + attention["gate"] * seen
+        return super().attended(attention, features, images, kept) + attention["gate"] * seen
 
     def attention_shapes(self, world: World) -> dict[str, tuple[int, ...]]:
         return {**super().attention_shapes(world), "scorer": (world.clip.tower.dim,), "gate": ()}

@@ -18,7 +18,8 @@ def activation_bytes(
     In bfloat16 and float16 it is less, and at least half as much.
     """
     hollow = tower.to("meta")
-    tokens = ClassTokens(classes.start.to("meta"), classes.suffix.to("meta"), classes.lengths)
+    frame = classes.frame and classes.frame.to("meta")
+    tokens = ClassTokens(classes.start.to("meta"), classes.suffix.to("meta"), classes.lengths, frame)
     frozen = {_storage(one) for one in (*hollow.weights.values(), tokens.start, tokens.suffix)}
     kept: dict[int, Tensor] = {}
 

@@ -28,14 +28,13 @@ def _encode_prompt(tower: TextTower, classes: ClassTokens, context: Tensor, posi
     rows, ends = [], []
     for label, length in enumerate(classes.lengths.tolist()):
         own_context = context[label] if context.dim() == 3 else context
-        name, stop_and_end = classes.suffix[label, : length - 2], classes.suffix[label, length - 2 : length]
-        half = len(own_context) // 2
-        order = {
-            "end": [own_context, name],
-            "middle": [own_context[:half], name, own_context[half:]],
-            "front": [name, own_context],
-        }[position]
-        row = torch.cat([classes.start.unsqueeze(0), *order, stop_and_end])
+        before, last = {"end": len(own_context), "middle": len(own_context) // 2, "front": 0}[position], 2
+        if frame := classes.frame:
+            places = zip(frame.sources.tolist(), frame.base, strict=True)
+            own_context = torch.stack([hard if at == frame.vectors else hard + own_context[at] for at, hard in places])
+            before, last = frame.before, 1
+        text, last_tokens = classes.suffix[label, : length - last], classes.suffix[label, length - last : length]
+        row = torch.cat([classes.start.unsqueeze(0), own_context[:before], text, own_context[before:], last_tokens])
         ends.append(len(row) - 1)
         rows.append(F.pad(row, (0, 0, 0, tower.positions - len(row))))
     return _encode(tower, torch.stack(rows), torch.tensor(ends, device=context.device))

@@ -6,6 +6,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
+from promptfleet.clip.prompt_frame import Frame
 from promptfleet.clip.text_tower import TextTower
 
 Position = Literal["end", "middle", "front"]
@@ -16,26 +17,32 @@ class ClassTokens:
     """Embedded tokens of the classes' texts ``"name."``.
 
     ``start [width]`` is SOS; ``suffix [classes, tokens, width]`` are class name, full stop and EOT, then padding;
-    ``lengths [classes]`` counts the tokens up to and including EOT.
+    ``lengths [classes]`` counts the tokens up to and including EOT. With a ``frame`` a context's vectors take their
+    places in a template around the texts.
     """
 
     start: Tensor
     suffix: Tensor
     lengths: Tensor
+    frame: Frame | None = None
     _layouts: dict[tuple, "Layout"] = field(default_factory=dict, init=False, repr=False)
 
     def __len__(self) -> int:
         return self.suffix.shape[0]
 
     def to(self, device: torch.device | str) -> "ClassTokens":
-        return ClassTokens(self.start.to(device), self.suffix.to(device), self.lengths.to(device))
+        frame = self.frame and self.frame.to(device)
+        return ClassTokens(self.start.to(device), self.suffix.to(device), self.lengths.to(device), frame)
 
     @torch.inference_mode(False)  # training may later use tensors that are made for a prediction
     def layout(self, tokens: int, position: Position, *, by_class: bool) -> "Layout":
         """Return the layout of contexts of ``tokens`` vectors; made once, since that reads from the device."""
         key = tokens, position, by_class
         if key not in self._layouts:
-            layout = Layout.of(self.lengths.cpu(), self.suffix.shape[1], *key)
+            before, last = {"end": tokens, "middle": tokens // 2, "front": 0}[position], 2  # full stop and EOT
+            if self.frame:
+                before, last = self.frame.before, 1
+            layout = Layout.of(self.lengths.cpu(), self.suffix.shape[1], before, tokens - before, last, by_class)
             self._layouts[key] = layout.to(self.suffix.device)
         return self._layouts[key]
 
@@ -122,8 +129,8 @@ class _Unpack(torch.autograd.Function):
 class Layout:
     """Places of all tokens, the same for every context of one size.
 
-    ``before`` of the context's tokens come before the class name. ``source [classes, tokens]`` finds the own tokens in
-    ``[name][.][EOT][padding][rest of the context]``; it is None if no part of the context comes after the name.
+    ``before`` of the context's tokens come before the class's text. ``source [classes, tokens]`` finds the own tokens
+    in ``[text][padding][rest of the context]``; it is None if no part of the context comes after the text.
     """
 
     before: int
@@ -131,12 +138,14 @@ class Layout:
     packing: Packing
 
     @classmethod
-    def of(cls, lengths: Tensor, own: int, tokens: int, position: Position, by_class: bool) -> "Layout":
-        """Lay out contexts of ``tokens`` and class texts of ``own`` tokens, ``lengths [classes]`` of them real."""
-        before = {"end": tokens, "middle": tokens // 2, "front": 0}[position]
-        inserted, source = tokens - before, None
+    def of(cls, lengths: Tensor, own: int, before: int, inserted: int, last: int, by_class: bool) -> "Layout":
+        """Lay out class texts of ``own`` tokens, ``lengths [classes]`` of them real, among those of a context.
+
+        ``before`` of the context's tokens come before the text, and ``inserted`` before its ``last`` tokens.
+        """
+        source = None
         if inserted:
-            source = _with_context_after_name(lengths, own, inserted)
+            source = _with_context_in(lengths, own, inserted, last)
             own, lengths = own + inserted, lengths + inserted
         if by_class:
             return cls(before, source, Packing.of(1, own + before, lengths + before))
@@ -165,8 +174,11 @@ def lay_out(tower: TextTower, classes: ClassTokens, contexts: Tensor, position: 
 
     contexts ``[prompts, tokens, width]`` or, class by class, ``[prompts, classes, tokens, width]``. The class name is
     at the ``end`` of the context, in its ``middle`` (after ``tokens // 2`` vectors) or in ``front`` of it; full stop
-    and EOT come last. Source: CoOp (arXiv:2109.01134). Raises ValueError if a prompt exceeds the tower.
+    and EOT come last. Source: CoOp (arXiv:2109.01134). If the classes have a frame, that has all places instead.
+    Raises ValueError if a prompt exceeds the tower.
     """
+    if classes.frame:
+        contexts = classes.frame.around(contexts)
     tokens, by_class = contexts.shape[-2], contexts.dim() == 4
     room = tower.positions - 1 - classes.suffix.shape[1]
     if tokens > room:
@@ -188,8 +200,8 @@ def lay_out(tower: TextTower, classes: ClassTokens, contexts: Tensor, position: 
     return Prompts(shared + at[:cut], own + at[cut : cut + own.shape[2]], layout.packing)
 
 
-def _with_context_after_name(lengths: Tensor, own: int, inserted: int) -> Tensor:
-    """Find ``[name][context][.][EOT][padding]`` in ``[name][.][EOT][padding][context]``: ``[classes, tokens]``."""
+def _with_context_in(lengths: Tensor, own: int, inserted: int, last: int) -> Tensor:
+    """Find ``[text][context][its last tokens][padding]`` in ``[text][padding][context]``: ``[classes, tokens]``."""
     place = torch.arange(own + inserted)
-    name = (lengths - 2).unsqueeze(1)  # the full stop and EOT come after it
-    return torch.where(place < name, place, torch.where(place < name + inserted, own + place - name, place - inserted))
+    cut = (lengths - last).unsqueeze(1)
+    return torch.where(place < cut, place, torch.where(place < cut + inserted, own + place - cut, place - inserted))

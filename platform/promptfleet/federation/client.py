@@ -87,7 +87,7 @@ class Client:
         self._attacks = client_id in adversaries(world.config)
         self._train = self._examples(store, split.train, with_views=True)
         if self._attacks and world.config.adversary.kind == "label_flip":
-            self._train = replace(self._train, labels=flipped(self._train.labels, len(world.clip.classes)))
+            self._train = replace(self._train, labels=flipped(self._train.labels, len(world.class_names)))
         self._held_out = {VAL: self._examples(store, split.val), TEST: self._examples(store, split.test)}
         self._own = {VAL: split.val, TEST: split.test}
 

@@ -66,4 +66,4 @@ def _world_among(
         clip, class_names = clip.take(labels), class_names[labels.start : labels.stop]
     lists = wanted_texts(config, class_names)
     texts = {name: clip.texts[texts_key(listed)] for name, listed in lists.items()}
-    return World(config, clip, tuple(class_names), texts=texts, **more)
+    return load_method(config.method).own_world(World(config, clip, tuple(class_names), texts=texts, **more))

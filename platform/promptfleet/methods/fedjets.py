@@ -82,7 +82,7 @@ class FedJETs(PromptMethod):
         text = torch.stack([encode_frozen(world, expert) for expert in experts])
         state = {"experts": experts, "text": text, **init_gate(dim, config.gate_hidden, config.server_experts, rng)}
         if config.anchors == "labels":
-            state["counts"] = torch.zeros(config.clients, len(world.clip.classes), dtype=torch.int32)
+            state["counts"] = torch.zeros(config.clients, len(world.class_names), dtype=torch.int32)
             state["anchors"] = torch.full((config.server_experts,), -1)
         return state
 
@@ -123,7 +123,7 @@ class FedJETs(PromptMethod):
         )
         sent = {**detached(experts), "ids": ids, **detached(gate)}
         if task.config.anchors == "labels":
-            sent["counts"] = F.one_hot(task.train.labels, len(task.world.clip.classes)).sum(dim=0).int()
+            sent["counts"] = F.one_hot(task.train.labels, len(task.world.class_names)).sum(dim=0).int()
         return Update(task.private, Message(sent), metrics, fetched)
 
     def picked(self, task: Task) -> Tensor:
@@ -146,7 +146,7 @@ class FedJETs(PromptMethod):
         shapes = gate_shapes(world.clip.tower.dim, config.gate_hidden, config.server_experts)
         specs = {"experts": Spec((most, *context_shape(world))), "ids": Spec((most,), torch.int64)}
         if config.anchors == "labels":
-            specs["counts"] = Spec((len(world.clip.classes),), torch.int32)
+            specs["counts"] = Spec((len(world.class_names),), torch.int32)
         return {**specs, **{name: Spec(shape) for name, shape in shapes.items()}}
 
     def aggregate(self, server: State, arrived: Arrived) -> State:

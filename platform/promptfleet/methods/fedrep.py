@@ -164,6 +164,6 @@ def _given_text(task: Task) -> Tensor:
 def _present(task: Task) -> Tensor:
     """Return true for the classes ``[classes]`` whose logits are trained."""
     if not task.config.present_classes:
-        return torch.ones(len(task.world.clip.classes), dtype=torch.bool, device=task.world.device)
-    labels = torch.arange(len(task.world.clip.classes), device=task.world.device)
+        return torch.ones(len(task.world.class_names), dtype=torch.bool, device=task.world.device)
+    labels = torch.arange(len(task.world.class_names), device=task.world.device)
     return torch.isin(labels, task.train.labels)

@@ -156,7 +156,8 @@ class PFedMoAP(PromptMethod):
         if len(experts) == 0:
             return local
         scores = gate_of(task.config).scores(gate, features, torch.cat([text.unsqueeze(0), experts]))
-        return task.world.clip.logit_scale * scores + task.config.lambda_ * local
+        mixed = self.class_scores(task, features, task.world.clip.logit_scale * scores)
+        return mixed + task.config.lambda_ * local
 
     def describe(self, task: Task, images: Images) -> State:
         """Return ``experts [K']``, nearest first, and mean ``gate_weights [1 + K']``, the local expert first."""

@@ -47,7 +47,7 @@ class PFedPrompt(PromptFL):
     def predict(self, task: Task, images: Images) -> Tensor:
         config, memory = task.config, task.private
         features = self.features(task, images)
-        one_hot = F.one_hot(memory["labels"], len(task.world.clip.classes)).to(features.dtype)
+        one_hot = F.one_hot(memory["labels"], len(task.world.class_names)).to(features.dtype)
         scores = memory_scores(features, memory["features"], one_hot, config.memory_sharpness)
         return super().predict(task, images) + config.memory_weight * scores
 

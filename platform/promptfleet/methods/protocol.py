@@ -54,7 +54,9 @@ class World:
     ``image_tower`` is CLIP's image side, there only for methods whose ``needs`` are ``PIXELS``; ``upload_noise`` the
     standard deviation of the noise of ``config.privacy`` in each number of an upload; ``rows`` are the server's alone,
     and there only for methods that keep some; ``texts`` are the embedded tokens of the method's ``texts``; ``public``
-    are examples that the server has, and no client, if ``partition.public_fraction`` gives it some.
+    are examples that the server has, and no client, if ``partition.public_fraction`` gives it some. In the world of a
+    method that gives a class several texts, ``text_classes [texts]`` has the class of each of ``clip.classes``; None: a
+    text per class, in their order.
     """
 
     config: FederationConfig
@@ -65,6 +67,7 @@ class World:
     rows: RowStore | None = None
     texts: Mapping[str, ClassTokens] = field(default_factory=dict)
     public: "Examples | None" = None
+    text_classes: Tensor | None = None
 
     def tokens(self, texts: str) -> ClassTokens:
         """Return the embedded tokens of the ``classes``, or of the list of texts of that name.
@@ -86,7 +89,8 @@ class World:
     def to(self, device: torch.device | str) -> "World":
         tower = self.image_tower and self.image_tower.to(device)
         texts = {name: tokens.to(device) for name, tokens in self.texts.items()}
-        return replace(self, clip=self.clip.to(device), image_tower=tower, texts=texts)
+        text_classes = None if self.text_classes is None else self.text_classes.to(device)
+        return replace(self, clip=self.clip.to(device), image_tower=tower, texts=texts, text_classes=text_classes)
 
 
 class Needs(Flag):
@@ -370,6 +374,13 @@ class Method(ABC):
     def texts(self, config: FederationConfig, class_names: Sequence[str]) -> Mapping[str, Sequence[str]]:
         """Return further lists of texts by name, such as descriptions of classes; ``World.texts`` has their tokens."""
         return {}
+
+    def own_world(self, world: World) -> World:
+        """Return the world that all other functions get, from one with the method's ``texts``; by default the same.
+
+        Raises ConfigError where the configuration does not fit the texts.
+        """
+        return world
 
     def check(self, world: World) -> None:  # noqa: B027  most methods fit everywhere
         """Raise ConfigError where the configuration does not fit this backbone or these classes."""

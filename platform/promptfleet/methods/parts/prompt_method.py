@@ -37,6 +37,13 @@ class PromptMethod(Method):
         """Return the logits ``[images, classes]`` of image ``features`` with ``text [classes, dim]``."""
         return similarity_logits(task.world, features, text)
 
+    def class_scores(self, task: Task, features: Tensor, of_texts: Tensor) -> Tensor:
+        """Return logits of classes from those ``of_texts`` that a method has mixed itself, by default the same.
+
+        A plug-in that gives a class several texts does this in ``scores`` for all others.
+        """
+        return of_texts
+
     def logits(self, task: Task, images: Images, text: Tensor) -> Tensor:
         """Return the ``scores`` of the ``features`` of ``images``."""
         return self.scores(task, self.features(task, images), text)

@@ -1,6 +1,8 @@
 """Stand-ins small enough to run in milliseconds: a seeded text tower, class tokens, a world, examples, a client."""
 
+import re
 from collections.abc import Mapping, Sequence
+from zlib import crc32
 
 import numpy as np
 import torch
@@ -16,12 +18,14 @@ from promptfleet.config import FederationConfig
 from promptfleet.data.client_split import ClientSplit
 from promptfleet.data.feature_store import NONE, FeatureStore
 from promptfleet.federation.client import Client
+from promptfleet.methods import load_method
 from promptfleet.methods.pfedmoap import PFedMoAPConfig
 from promptfleet.methods.protocol import Arrived, Examples, Images, Message, Method, State, Task, World
 
 VOCABULARY = 40  # the last two ids are SOS and EOT, as in CLIP's own
 NAME_LENGTHS = (1, 3, 2, 1)
 PATCHES = 5  # per image
+_WORD = re.compile(r"\w+|[^\w\s]")
 TINY = {
     "clients": 4,
     "rounds": 3,
@@ -109,13 +113,27 @@ def tiny_world(*, config_class: type[FederationConfig] = PFedMoAPConfig, clip: F
     defaults = TINY | {key: value for key, value in TINY_OWN.items() if key in config_class.model_fields}
     clip = clip or tiny_clip()
     names = tuple(f"class {label}" for label in range(len(clip.classes)))
-    return World(config_class.model_validate({**defaults, **config}), clip, names)
+    config = config_class.model_validate({**defaults, **config})
+    method = load_method(config.method)
+    texts = {name: tiny_texts(listed, clip.tower) for name, listed in method.texts(config, names).items()}
+    return method.own_world(World(config, clip, names, texts=texts))
+
+
+def tiny_texts(texts: Sequence[str], tower: TextTower) -> ClassTokens:
+    """The embedded tokens of texts: a full stop is token 1, each other mark or word one of the vocabulary."""
+    rows = torch.zeros(len(texts), tower.positions, dtype=torch.long)
+    for row, text in zip(rows, texts, strict=True):
+        words = [1 if word == "." else 2 + crc32(word.encode()) % (VOCABULARY - 4) for word in _WORD.findall(text)]
+        row[: len(words) + 2] = torch.tensor([VOCABULARY - 2, *words, VOCABULARY - 1])
+    return embed_classes(tiny_tower(width=tower.width, positions=tower.positions), rows)
 
 
 def tiny_examples(world: World, count: int = 10, *, seed: int = 0) -> Examples:
     """Unit-norm features near their class's text feature, so that there is something to learn; labels take turns."""
     generator = torch.Generator().manual_seed(seed)
     text = world.clip.zero_shot_text.cpu()
+    if world.text_classes is not None:  # the first text of each class
+        text = text[[world.text_classes.tolist().index(label) for label in range(len(world.class_names))]]
     labels = (torch.arange(count) + seed) % len(text)
     noise = torch.randn(count, text.shape[1], generator=generator) * text.shape[1] ** -0.5
     features = F.normalize(text[labels] + noise, dim=-1)

@@ -14,6 +14,7 @@ from promptfleet.cluster.fork_server.session import CLIENT_MODULES
 FOUNDATION = {
     "assignments",
     "atomic_files",
+    "class_texts",
     "command_line",
     "config",
     "config_types",

@@ -498,7 +498,9 @@ def fingerprint_of(values: Mapping[str, Any]) -> str:
 
 def result_values(values: Mapping[str, Any]) -> dict[str, Any]:
     """Return the part of a configuration's nested values that determines the result."""
-    what = {name: value for name, value in values.items() if name not in EXECUTION_SECTIONS}
+    what = {
+        name: value for name, value in values.items() if name not in EXECUTION_SECTIONS and not name.endswith("_file")
+    }  # of files of texts the content is in another key
     if folder := values.get("data", {}).get("folder"):  # for dataset=imagefolder it says which images are meant
         what["data.folder"] = folder
     what["partition"] = {name: value for name, value in what.get("partition", {}).items() if name != "file"}

@@ -1,7 +1,8 @@
 """YAML as people mean it: ``1e-3`` is a number, ``on`` is a word, a duplicate key is a mistake."""
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -80,14 +81,7 @@ def as_yaml(value: Any) -> str:
 
 def read_yaml(path: str | Path) -> dict[str, Any]:
     """Read a mapping from a file. Raises ConfigError (missing, not text, malformed with its line, not a mapping)."""
-    path = Path(path)
-    try:
-        text = path.read_text(encoding="utf-8")
-    except FileNotFoundError:
-        raise ConfigError(f"{path}: there is no such file") from None
-    except (OSError, ValueError) as error:  # also what no file is called, and what is no UTF-8
-        raise ConfigError(f"{path}: cannot be read as text ({error})") from None
-    value = parse_yaml(text, source=str(path))
+    value = parse_yaml(_read(path), source=str(path))
     if value is None:
         return {}
     if not isinstance(value, dict):
@@ -95,10 +89,41 @@ def read_yaml(path: str | Path) -> dict[str, Any]:
     return value
 
 
+def read_nodes(path: str | Path) -> yaml.Node | None:
+    """Read the nodes of a file, which know their lines (``line_of``); None if it is empty. Raises as ``read_yaml``."""
+    text = _read(path)
+    with _malformed(str(path)):
+        return yaml.compose(text, Loader=_Loader)
+
+
+def line_of(node: yaml.Node) -> int:
+    """Return the line that a node of ``read_nodes`` starts on, from 1."""
+    return node.start_mark.line + 1
+
+
 def parse_yaml(text: str, *, source: str) -> Any:
     """Parse one YAML document. Raises ConfigError that names ``source`` and the line."""
-    try:
+    with _malformed(source):
         value = yaml.load(text, Loader=_Loader)
+    if _size(value) > LARGEST:
+        raise ConfigError(f"{source}: malformed YAML: more than {LARGEST} values, or an alias within its own value")
+    return value
+
+
+def _read(path: str | Path) -> str:
+    try:
+        return Path(path).read_text(encoding="utf-8")
+    except FileNotFoundError:
+        raise ConfigError(f"{path}: there is no such file") from None
+    except (OSError, ValueError) as error:  # also what no file is called, and what is no UTF-8
+        raise ConfigError(f"{path}: cannot be read as text ({error})") from None
+
+
+@contextmanager
+def _malformed(source: str) -> Iterator[None]:
+    """Raise ConfigError with ``source`` and the line for what is no YAML."""
+    try:
+        yield
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark or error.context_mark
         where = f"{source}:{mark.line + 1}" if mark else source
@@ -108,9 +133,6 @@ def parse_yaml(text: str, *, source: str) -> Any:
         raise ConfigError(f"{source}: malformed YAML: {first_line(error)}") from None
     except (ValueError, AttributeError, TypeError, OverflowError) as error:  # "!!int one", thousands of digits, ...
         raise ConfigError(f"{source}: malformed YAML: {error}") from None
-    if _size(value) > LARGEST:
-        raise ConfigError(f"{source}: malformed YAML: more than {LARGEST} values, or an alias within its own value")
-    return value
 
 
 def _size(value: Any, depth: int = 0) -> int:

@@ -1,4 +1,4 @@
-"""Contexts in the places of a template: the prefix-shared encoder, the plain one and open_clip's own on the same tokens."""
+"""Contexts in a template: the prefix-shared encoder, the plain one and open_clip's own on the same tokens."""
 
 import open_clip
 import pytest

@@ -144,6 +144,26 @@ def test_a_federation_that_cannot_be_run(job, arguments, parts):
 
 
 @pytest.mark.parametrize(
+    ("template", "words", "parts"),
+    [
+        ("a photo", None, ["--set: template='a photo': there is no {class}"]),
+        ("{sofft:2} {class}", None, ["character 1: unknown slot {sofft:2}; did you mean 'soft'"]),
+        (
+            "{soft:70} on a b c {class}.",
+            None,
+            ["{class}.': has 78 tokens with the longest word", "has 77 positions"],
+        ),
+        ("{soft} {class}.", "zero: 0\none: 1\nzero: 2", ["words.yaml:3: malformed YAML: key 'zero' is a duplicate"]),
+        ("{soft} {class}.", "zero: 0\nones: 1", ["words.yaml: there is nothing for class 'one'; did you mean 'ones'?"]),
+    ],
+)
+def test_a_template_or_words_that_cannot_be_meant(job, tmp_path, template, words, parts):
+    (tmp_path / "words.yaml").write_text(words or "")
+    file = ["--set", f"words_file={tmp_path / 'words.yaml'}"] if words else []
+    refused(job("train.py", "--set", "method=openprompt", "--set", f"template={template}", *file), *parts)
+
+
+@pytest.mark.parametrize(
     ("arguments", "parts"),
     [
         (["--set", "partition.kind=disjoint", "--set", "clients=6"], ["do not go round clients=6", "set clients to 5"]),

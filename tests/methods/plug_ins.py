@@ -1,4 +1,4 @@
-"""Three plug-ins, one per seam, over every method: LocalAMSGrad of the package for the optimizer, and two more."""
+"""Plug-ins over every method: of the package LocalAMSGrad and TemplateAndWords, and one each for two more seams."""
 
 from dataclasses import replace
 
@@ -8,6 +8,7 @@ from pydantic import Field
 from promptfleet.config import FederationConfig
 from promptfleet.methods import METHODS, load_method
 from promptfleet.methods.fedlalr import LocalAMSGrad
+from promptfleet.methods.openprompt import TemplateAndWords
 from promptfleet.methods.parts.optimizers import SGD
 from promptfleet.methods.parts.plug_ins import also_stepping, finished
 from promptfleet.methods.parts.prompt_method import PromptMethod
@@ -65,7 +66,12 @@ def plugged(plug_in, name):
     return type(f"{plug_in.__name__}_{name}", (plug_in, base), {"Config": config, "__module__": __name__})
 
 
-for _plug_in in (LocalAMSGrad, Channels, Offsets):  # ``tests.methods.plug_ins:LocalAMSGrad_promptfl`` is a method
+for _plug_in in (
+    LocalAMSGrad,
+    TemplateAndWords,
+    Channels,
+    Offsets,
+):  # ``tests.methods.plug_ins:LocalAMSGrad_promptfl`` is a method
     for _name in METHODS:
         if not issubclass(type(load_method(_name)), _plug_in):
             globals()[f"{_plug_in.__name__}_{_name}"] = plugged(_plug_in, _name)

@@ -6,11 +6,12 @@ from pathlib import Path
 from typing import Any
 
 from promptfleet.assignments import parse_assignments
+from promptfleet.class_texts import with_texts_of_files
 from promptfleet.comparison.spec import ComparisonSpec, shared_values
 from promptfleet.comparison.tuning_file import check_own_key, read_tuning, shared_part
 from promptfleet.config import StorageConfig, flatten, merge, text_keys
 from promptfleet.errors import ConfigError
-from promptfleet.federation.partitioning import with_partition_fingerprint
+from promptfleet.federation.file_contents import with_file_contents
 from promptfleet.federation.settings import check_known, read_config, text_keys_of
 from promptfleet.methods import METHODS, config_class
 from promptfleet.search.spec import kept_at, parse_sweep
@@ -84,7 +85,8 @@ def with_values(spec: ComparisonSpec, values: Mapping[str, Any]) -> ComparisonSp
     """Return the comparison with values of a file or of ``--set``, which win over its own. Raises ConfigError."""
     given = values.get("methods") or {}
     own = {method: merge(spec.own.get(method) or {}, given.get(method) or {}) for method in spec.methods}
-    base = dict(with_partition_fingerprint(merge(spec.base, shared_part(values))))
+    own = {method: with_texts_of_files(values) for method, values in own.items()}
+    base = dict(with_file_contents(merge(spec.base, shared_part(values))))
     spec = replace(spec, base=base, own=own)
     _check_shared(spec)
     return spec

@@ -20,7 +20,7 @@ from promptfleet.config import (
 )
 from promptfleet.config_types import expand_home
 from promptfleet.errors import ConfigError, did_you_mean
-from promptfleet.federation.partitioning import with_partition_fingerprint
+from promptfleet.federation.file_contents import with_file_contents
 from promptfleet.imported import is_foreign
 from promptfleet.methods import METHODS, config_class
 from promptfleet.yaml_files import read_yaml
@@ -38,7 +38,7 @@ def federation_config(values: Mapping[str, Any], *, source: str = "configuration
     model = config_model(values)
     for key in unknown_keys(model, values):
         raise unknown_federation_key(key, [values.get("method", DEFAULT_METHOD)], source=source)
-    return build(model, with_partition_fingerprint(values), source=source)
+    return build(model, with_file_contents(values), source=source)
 
 
 def configuration_of(

@@ -195,6 +195,7 @@ METHODS = {  # name -> module:class of this package
     "dispfl": "dispfl:DisPFL",
     "fedjets": "fedjets:FedJETs",
     "pfedmoap": "pfedmoap:PFedMoAP",
+    "openprompt": "openprompt:OpenPrompt",
 }
 OTHER_NAMES = {"incfl": "maxfl"}  # another name of a method -> its name in METHODS
 METHOD_MODULES = tuple(f"{__name__}.{place.partition(':')[0]}" for place in METHODS.values())

@@ -69,6 +69,11 @@ class FedPHA(PromptFL):
 
     def check(self, world: World) -> None:
         super().check(world)
+        if world.clip.classes.frame:
+            raise ConfigError(
+                f"method {world.config.method}: local prompts have numbers of vectors of their own, and the template "
+                "has places for one number; leave template out"
+            )
         room = world.clip.tower.positions - 1 - int(world.clip.classes.lengths.max())
         if world.config.local_length_max > room:
             raise ConfigError(

@@ -58,6 +58,11 @@ class FedTPG(PromptFL):
             raise ConfigError("fedtpg makes one context for all classes: class_specific_context must be false")
         if world.clip.tower.width % HEADS:
             raise ConfigError(f"fedtpg needs a text tower whose width {HEADS} divides, not {world.clip.tower.width}")
+        if world.text_classes is not None:
+            raise ConfigError(
+                f"method {world.config.method}: a client trains with the texts of its classes, one each; leave out the "
+                "words of classes"
+            )
 
     def init_server(self, world: World, rng: np.random.Generator) -> State:
         return _server_state(world, prefixed(_GENERATOR, init_generator(*_sizes(world), rng)))

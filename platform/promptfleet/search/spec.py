@@ -10,6 +10,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
+from promptfleet.class_texts import KEYS as KEYS_OF_TEXTS
 from promptfleet.config import (
     EXECUTION_SECTIONS,
     FederationConfig,
@@ -23,7 +24,7 @@ from promptfleet.config import (
     unknown_key,
 )
 from promptfleet.errors import ConfigError, did_you_mean
-from promptfleet.federation.partitioning import with_partition_fingerprint
+from promptfleet.federation.file_contents import with_file_contents
 from promptfleet.federation.settings import (
     DEFAULT_METHOD,
     all_keys,
@@ -57,6 +58,7 @@ _KEPT = (
     "partition.file",
     "partition.fingerprint",
     "evaluation.",
+    *(f"{key}{end}" for key in KEYS_OF_TEXTS for end in ("", "_file")),
 )
 MOST_TRIED = 200  # values of a searched key to check for a hint on a wrong one
 MOST_FEDERATIONS = 10_000  # checked before a sweep starts
@@ -303,7 +305,7 @@ def parse_sweep(
         settings = build(SweepSettings, {**settings_values, "budget": budget}, source="--budget")
     federation = _mapping(values, "federation", source)
     overrides = read_assignments(assignments, _methods(_mapping(values, "space", source), federation))
-    base = with_partition_fingerprint(merge(federation, overrides))
+    base = with_file_contents(merge(federation, overrides))
     base = _with_evaluated(base, parse_objective(settings.objective, source=source), source)
     space = _parameters(_mapping(values, "space", source), overrides, settings.sampler, source)
     if "method" in space:

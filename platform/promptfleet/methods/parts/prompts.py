@@ -21,8 +21,14 @@ def context_shape(world: World) -> tuple[int, ...]:
 
 
 def init_context(world: World, rng: np.random.Generator) -> Tensor:
-    """Draw a random context, normal with standard deviation 0.02 (CoOp, arXiv:2109.01134)."""
-    return torch.from_numpy(rng.normal(0.0, CONTEXT_STD, context_shape(world)).astype(np.float32))
+    """Draw a random context, normal with standard deviation 0.02 (CoOp, arXiv:2109.01134).
+
+    Vectors that a template adds to embeddings of words start at 0.
+    """
+    context = torch.from_numpy(rng.normal(0.0, CONTEXT_STD, context_shape(world)).astype(np.float32))
+    if frame := world.clip.classes.frame:
+        context[..., frame.with_start.cpu(), :] = 0
+    return context
 
 
 def context_with_text(world: World, context: Tensor) -> State:

@@ -95,8 +95,8 @@ def test_a_round_of_a_trial_is_the_mean_of_its_federations_side_by_side_and_in_t
         assert len({summary.state_sha256 for summary in summaries}) == 2
         assert together[-1]["val_accuracy"] == fmean(summary.honest_val_accuracy for summary in summaries)
         figures = together[-1]["figures"]
-        assert figures["quantities"]["rounds"] == 4
-        assert figures["clients"] == [value for one in summaries for value in one.rounds[-1].client_val_accuracy]
+        assert figures.quantities["rounds"] == 4
+        assert figures.clients == [value for one in summaries for value in one.rounds[-1].client_val_accuracy]
 
 
 @pytest.mark.parametrize("fleets", [1, 2])

@@ -79,7 +79,7 @@ class FederationTrial(tune.Trainable):
             "test_accuracy": mean_of([report.test_accuracy for report in last]),
             "round": last[0].round,
             "report": asdict(last[0]),
-            FIGURES: asdict(RoundFigures.of(federations)),
+            FIGURES: RoundFigures.of(federations),  # no mapping, which Tune would flatten
             "rounds": total,
             "done": last[0].round == total,
         }

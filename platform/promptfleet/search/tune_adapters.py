@@ -12,7 +12,6 @@ from ray.tune.search import Searcher
 from promptfleet.cluster.watch import require_ray
 from promptfleet.errors import StorageError
 from promptfleet.federation.failures import FailsAgain
-from promptfleet.search.quantities import RoundFigures
 from promptfleet.search.stage import NUMBER, STAGE, Stage
 from promptfleet.search.study import SweepStudy
 from promptfleet.search.trial import FIGURES, OBJECTIVE
@@ -118,8 +117,7 @@ class RungScheduler(NotSaved, FIFOScheduler):
 
 
 def _report(study: SweepStudy, number: int, result: Mapping[str, Any]) -> None:
-    figures = RoundFigures(**result[FIGURES]) if FIGURES in result else None
-    study.report(number, result["round"], result[OBJECTIVE], figures)
+    study.report(number, result["round"], result[OBJECTIVE], result.get(FIGURES))
 
 
 def _last_error(trial: Trial) -> BaseException | None:

@@ -28,7 +28,7 @@ space:
 
 def rows(folder: Path, name: str, results: str = "results") -> list:
     storage = optuna.storages.RDBStorage(f"sqlite:///{folder}/{results}/sweeps/{name}/study.db")
-    study = optuna.load_study(study_name="sweep", storage=storage)
+    study = optuna.load_study(study_name=name, storage=storage)
     return [(t.number, t.state.name, t.params, t.value, t.intermediate_values) for t in study.trials]
 
 

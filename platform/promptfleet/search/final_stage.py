@@ -48,7 +48,8 @@ def final_stage(
     place = final_folder(folder, space)
     place.mkdir(parents=True, exist_ok=True)
     points = len(space[TRIAL].values) * len(space[SEED].values)
-    finals = SweepStudy(place, space, SweepSettings(sampler=GRID, trials=points), spec.base_config().rounds)
+    settings, name = SweepSettings(sampler=GRID, trials=points), f"{folder.name} finalists"
+    finals = SweepStudy(place, space, settings, spec.base_config().rounds, name=name)
     found = {trial.number: trial.params for trial in study.trials()}
 
     def config(params: Mapping[str, Any]) -> FederationConfig:

@@ -22,7 +22,6 @@ from promptfleet.search.samplers import distribution
 from promptfleet.search.space import Parameter
 from promptfleet.search.spec import FIXED, SweepSpec
 from promptfleet.search.study_file import FILE as STUDY_FILE
-from promptfleet.search.study_file import STUDY
 
 History = Sequence[FrozenTrial]
 FILE = "history.json"
@@ -108,7 +107,7 @@ def _folder_of(source: str, spec: SweepSpec) -> Path:
 
 def _trials_of(path: Path, source: str) -> list[FrozenTrial]:
     try:
-        return optuna.load_study(study_name=STUDY, storage=sqlite_address(path)).get_trials(deepcopy=False)
+        return optuna.load_study(study_name=None, storage=sqlite_address(path)).get_trials(deepcopy=False)
     except Exception as error:
         raise ConfigError(f"start_from: {source}: its study cannot be read ({type(error).__name__})") from None
 

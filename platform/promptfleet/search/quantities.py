@@ -17,22 +17,35 @@ QUANTITIES = {
     "worst_client": "lowest validation accuracy of a client after the last round",
 }
 GROWING = ("rounds", "seconds", "client_seconds", "bytes_up", "bytes_down", "bytes")  # they never fall
+SHOWN = ("seconds", "bytes_up", "bytes_down", "worst_client")  # next to the test accuracy, as attributes of a trial
 MEANS = ("bytes_per_round", "worst_client")  # over the federations of a trial; others are sums
 
 
 @dataclass(frozen=True)
 class RoundFigures:
-    """Figures of a trial after a round, besides its objective: its quantities, and the accuracy of each client."""
+    """Figures of a trial after a round, besides its objective: its quantities, and accuracies.
+
+    ``clients`` are the validation accuracies of each client; ``test_accuracy`` is a mean.
+    """
 
     quantities: Mapping[str, float]
     clients: Sequence[float | None]
+    test_accuracy: float | None = None
 
     @classmethod
     def of(cls, federations: Sequence[Sequence[RoundReport]]) -> "RoundFigures":
         """Return those of a trial from the reports of its federations, which differ in their seed."""
         each = [quantities_of(reports) for reports in federations]
         quantities = {name: (fmean if name in MEANS else sum)(one[name] for one in each) for name in each[0]}
-        return cls(quantities, [value for reports in federations for value in reports[-1].client_val_accuracy])
+        last = [reports[-1] for reports in federations]
+        test = [report.test_accuracy for report in last if report.test_accuracy is not None]
+        clients = [value for report in last for value in report.client_val_accuracy]
+        return cls(quantities, clients, fmean(test) if test else None)
+
+    def shown(self) -> dict[str, float]:
+        """Return what Optuna's dashboard shows of the trial next to its objective."""
+        test = {} if self.test_accuracy is None else {"test_accuracy": self.test_accuracy}
+        return {**test, **{name: self.quantities[name] for name in SHOWN if name in self.quantities}}
 
 
 def quantities_of(reports: Sequence[RoundReport]) -> dict[str, float]:

@@ -59,8 +59,8 @@ class SweepStudy:
 
     Every access is safe to repeat: a duplicate report of a round or of a trial's end changes nothing. An access that
     fails, on a full disk or while another process locks the database, is repeated for ten minutes. first_params are
-    values that the first trial has instead of drawing them. Trials are evaluated in each
-    ``every``-th round, and in the last.
+    values that the first trial has instead of drawing them. Trials are evaluated in each ``every``-th round, and in
+    the last. A new study is called ``name``, by default as its folder.
 
     Raises:
         DataError: by each method too, the database cannot be used for ten minutes.
@@ -77,6 +77,7 @@ class SweepStudy:
         history: Sequence[FrozenTrial] = (),
         *,
         every: int = 1,
+        name: str | None = None,
     ):
         self._first_points = [*([first_params] if first_params else []), *settings.enqueue]
         self._history = history
@@ -95,11 +96,19 @@ class SweepStudy:
             every=every,
         )
         optuna.logging.set_verbosity(optuna.logging.ERROR)  # it warns at each lock that is waited for
-        self._file = StudyFile(Path(folder), space, list(self._goals.objectives.values()))
+        self._file = StudyFile(Path(folder), space, self._goals.objectives, name or Path(folder).name)
         self._study = self._file.study
         self._handed_out: set[int] = set()
         self._seconds_before: float = self._study.user_attrs.get(SECONDS_ATTR, 0.0)  # of earlier processes
         self._started: float | None = None
+
+    @property
+    def path(self) -> Path:
+        return self._file.path
+
+    @property
+    def name(self) -> str:
+        return self._study.study_name
 
     @property
     def objective(self) -> Objective:
@@ -182,6 +191,15 @@ class SweepStudy:
         return self._pruner is not None and self._pruner(self._study, trials, trial, round_index)
 
     @patient
+    def note(self, number: int, figures: RoundFigures) -> None:
+        """Store the figures of a trial that is about to end as user attributes, for dashboards and the budget."""
+        trial = self._trial(number)
+        if not trial.state.is_finished():
+            for name, value in _at_end(figures).items():
+                if trial.user_attrs.get(name) != value:
+                    self._live(trial).set_user_attr(name, value)
+
+    @patient
     def complete(self, number: int, value: float) -> None:
         """End a trial with the value of its main objective; those of others are of its quantities."""
         values = self._goals.values(value, self._trial(number).user_attrs.get(QUANTITIES_ATTR, {}))
@@ -243,7 +261,7 @@ class SweepStudy:
             user_attrs={
                 name: value
                 for round_index, one in (figures or {}).items()
-                for name, value in self._attributes(round_index, one).items()
+                for name, value in (self._attributes(round_index, one) | _at_end(one)).items()
             },
         )
         trial.number = len(trials)
@@ -355,3 +373,8 @@ class SweepStudy:
 def _as_point(params: Mapping[str, Any]) -> tuple[str, ...]:
     """Return values by key in a form that can be looked up, and that distinguishes 1 from 1.0."""
     return tuple(sorted(f"{key}={value!r}" for key, value in params.items()))
+
+
+def _at_end(figures: RoundFigures) -> dict[str, Any]:
+    """Return the attributes of a trial after its last round: the quantities of constraints, and what is shown."""
+    return {QUANTITIES_ATTR: dict(figures.quantities), **figures.shown()}

@@ -2,6 +2,7 @@
 
 import os
 import sqlite3
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import closing
 from pathlib import Path
@@ -20,7 +21,6 @@ from promptfleet.search.folders import trial_numbers
 from promptfleet.search.space import Parameter
 
 FILE = "study.db"
-STUDY = "sweep"
 PATIENCE_S = 600.0  # seconds with a full disk or a locked database
 BUSY_S = 5.0  # seconds of them that SQLite itself waits for a lock at a time
 _NO_SUCH = ("no such table", "no such column")
@@ -39,17 +39,20 @@ class DamagedStudy(DataError):
 
 
 class StudyFile:
-    """Optuna study of ``keys`` in ``folder``, new or continued. A failed access is repeated for up to ten minutes.
+    """Optuna study in ``folder``, new or continued. A failed access is repeated for up to ten minutes.
+
+    A new one is called ``name``. objectives are their directions by name, as dashboards show them.
 
     Raises:
         DamagedStudy: the database was changed, or is of another version of Optuna.
         DataError: it cannot be used for ten minutes.
     """
 
-    def __init__(self, folder: Path, space: Mapping[str, Parameter], directions: Sequence[str] = ("maximize",)):
+    def __init__(self, folder: Path, space: Mapping[str, Parameter], objectives: Mapping[str, str], name: str):
         self.path = folder.absolute() / FILE
         self._space = space
-        self._directions = list(directions)
+        self._objectives = objectives
+        self._name = name
         self.failure: DataError | None = None  # the last one
         self.study: optuna.Study = self.patiently(self._open)
 
@@ -72,13 +75,18 @@ class StudyFile:
             self._check_file()
         address = sqlite_address(self.path)
         try:
+            storage = optuna.storages.RDBStorage(address, engine_kwargs={"connect_args": {"timeout": BUSY_S}})
             study = optuna.create_study(
-                study_name=STUDY,
-                storage=optuna.storages.RDBStorage(address, engine_kwargs={"connect_args": {"timeout": BUSY_S}}),
-                directions=self._directions,
+                study_name=next(iter(optuna.get_all_study_names(storage)), self._name),
+                storage=storage,
+                directions=list(self._objectives.values()),
                 load_if_exists=True,
                 pruner=optuna.pruners.NopPruner(),
             )
+            if study.metric_names != list(self._objectives):
+                with warnings.catch_warnings():
+                    warnings.simplefilter("ignore")  # it is experimental
+                    study.set_metric_names(list(self._objectives))
             trials = study.get_trials(deepcopy=False)
         except Exception as error:
             if (damage := self._damage_of(error)) is None:

@@ -82,7 +82,7 @@ def open_study(spec: SweepSpec, folder: Path) -> SweepStudy:
     history = read_history(home, spec.space)
     config, first = spec.base_config(), spec.first_params()
     every = config.evaluation.every
-    return SweepStudy(folder, spec.space, spec.settings, config.rounds, first, history, every=every)
+    return SweepStudy(folder, spec.space, spec.settings, config.rounds, first, history, every=every, name=home.name)
 
 
 def check_budget(spec: SweepSpec, study: SweepStudy, raised: Collection[str] = ()) -> None:

@@ -19,7 +19,7 @@ from promptfleet.federation.on_ray.fleet import RayFleet
 from promptfleet.federation.prepare import Prepared
 from promptfleet.federation.reports import RoundReport
 from promptfleet.federation.rounds import Federation
-from promptfleet.search.objective import mean_of, objective_of, parse_objective
+from promptfleet.search.objective import objective_of, parse_objective
 from promptfleet.search.quantities import RoundFigures
 from promptfleet.search.seats import Seats, seat_folders, seeded
 from promptfleet.search.stage import FEDERATION, FOLDER, JUDGED_BY, SEEDS, SETTLED
@@ -76,7 +76,6 @@ class FederationTrial(tune.Trainable):
         last, total = [reports[-1] for reports in federations], self._config.rounds
         return {
             OBJECTIVE: objective_of(self._objective, last, self._adversaries),
-            "test_accuracy": mean_of([report.test_accuracy for report in last]),
             "round": last[0].round,
             "report": asdict(last[0]),
             FIGURES: RoundFigures.of(federations),  # no mapping, which Tune would flatten

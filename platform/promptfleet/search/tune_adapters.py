@@ -60,6 +60,8 @@ class StageSearcher(NotSaved, Searcher):
         """
         stage, number = self._trials[trial_id]
         study = stage.study
+        if result is not None and FIGURES in result:
+            study.note(number, result[FIGURES])
         if error:
             self._failed(stage, number)
         elif result is not None and result["round"] >= result["rounds"]:

@@ -8,8 +8,10 @@ import torch.nn.functional as F
 from promptfleet.clip.prompt_encoder import encode_prompts
 from promptfleet.errors import ConfigError
 from promptfleet.federation.conditions.privacy import check_noise_hides
-from promptfleet.methods.dispfl import DisPFLConfig, averaged, dense, entries, lowest, moving, peers_of
+from promptfleet.methods.dispfl import DisPFLConfig, averaged, entries, moving
+from promptfleet.methods.parts.peers import peers_of
 from promptfleet.methods.parts.side_by_side import run_alone
+from promptfleet.methods.parts.sparse import dense, lowest
 from promptfleet.methods.protocol import Call, Message
 from tests.fakes import tiny_task
 from tests.tiny_federation import ALL, equal, tiny_federation
@@ -128,7 +130,8 @@ def test_the_relay_passes_on_what_a_peer_sent_last_and_nothing_of_those_that_sen
 def test_peers_are_drawn_for_each_client_and_round_or_are_the_neighbours_or_all_others():
     def peers(client, round_index=1, **config):
         world = dispfl(clients=6, **config).world
-        return peers_of(Call(world, round_index, [client], "train", np.random.default_rng(0)), client)
+        call = Call(world, round_index, [client], "train", np.random.default_rng(0))
+        return peers_of(call, client, world.config.topology, world.config.peers)
 
     drawn = [peers(client, t, peers=2) for client in range(6) for t in (1, 2)]
     assert all(len(set(one)) == 2 for one in drawn)

@@ -6,7 +6,7 @@ from promptfleet.clip.prompt_encoder import encode_prompts
 from promptfleet.config import build
 from promptfleet.errors import ConfigError
 from promptfleet.methods import config_class
-from promptfleet.methods.fedabml import kl_divergence, sampled_contexts
+from promptfleet.methods.parts.gaussian_prompts import kl_divergence, sampled_contexts
 from promptfleet.methods.parts.side_by_side import run_alone
 from promptfleet.methods.protocol import Message
 from tests.fakes import tiny_arrived, tiny_examples, tiny_task

@@ -20,10 +20,11 @@ from pydantic import Field, model_validator
 from torch import Tensor
 
 from promptfleet.config import FederationConfig
-from promptfleet.devices import from_numpy
 from promptfleet.methods.experts.in_memory import updated
+from promptfleet.methods.parts.peers import Topology, peers_of
 from promptfleet.methods.parts.prompt_method import PromptMethod
 from promptfleet.methods.parts.prompts import context_shape, encoded, init_context, local_batches
+from promptfleet.methods.parts.sparse import dense, lowest
 from promptfleet.methods.protocol import (
     Arrived,
     Backward,
@@ -52,7 +53,7 @@ class DisPFLConfig(FederationConfig):
     densities: Literal["equal", "mixed"] = Field(
         "equal", description="density for all clients, or 0.2, 0.4, 0.6, 0.8 and 1 in turn for weak and strong ones"
     )
-    topology: Literal["random", "ring", "full"] = Field(
+    topology: Topology = Field(
         "random", description="peers that a client averages with: drawn in each round, the two next to it, or all"
     )
     peers: int = Field(
@@ -109,9 +110,10 @@ class DisPFL(PromptMethod):
         start = {"context": server["context"]}
         if call.purpose == "evaluate":  # a client predicts with its own prompt
             return call.to_all(Message({}, start))
-        sent, downloads = server["pool.mask"].flatten(1).any(dim=1), {}
+        config, downloads = call.world.config, {}
+        sent = server["pool.mask"].flatten(1).any(dim=1)
         for client in call.clients:
-            peers = [peer for peer in peers_of(call, client) if sent[peer]]
+            peers = [peer for peer in peers_of(call, client, config.topology, config.peers) if sent[peer]]
             masks = server["pool.mask"][peers]
             given = {"peer_values": server["pool.delta"][peers][masks], "peer_masks": masks}
             downloads[client] = Message(given, start)
@@ -161,20 +163,6 @@ def entries(world: World, client: int) -> int:
     return max(1, round(density * prod(context_shape(world))))
 
 
-def peers_of(call: Call, client: int) -> list[int]:
-    """Return the peers that a client averages with in a round, in ascending order."""
-    config, others = call.world.config, [peer for peer in range(call.world.config.clients) if peer != client]
-    if config.topology == "random":
-        return sorted(call.rng(client).choice(others, config.peers, replace=False).tolist()) if others else []
-    next_to_it = {(client + step) % config.clients for step in (-1, 1)}
-    return [peer for peer in others if config.topology == "full" or peer in next_to_it]
-
-
-def dense(values: Tensor, masks: Tensor) -> Tensor:
-    """Return ``values [entries]`` at the true places of ``masks``, in their order, and zeros elsewhere."""
-    return torch.zeros(masks.shape, device=masks.device).masked_scatter(masks, values)
-
-
 def averaged(task: Task) -> Tensor:
     """Return the mean of each coordinate over the client and its peers whose mask has it; 0 if none has."""
     given, own = task.download.tensors, task.private
@@ -187,10 +175,3 @@ def moving(task: Task) -> int:
     share = task.config.anneal / 2 * (1 + cos(pi * task.round / task.config.rounds))
     held = entries(task.world, task.client)
     return min(ceil(share * held), held)
-
-
-def lowest(scores: Tensor, count: int, rng: np.random.Generator) -> Tensor:
-    """Return a mask of the ``count`` lowest of ``scores``; ``rng`` decides among equal ones."""
-    order = from_numpy(rng.permutation(scores.numel()), scores.device)
-    chosen = order[scores.flatten()[order].argsort(stable=True)[:count]]
-    return torch.zeros_like(scores, dtype=torch.bool).flatten().index_fill(0, chosen, True).view_as(scores)

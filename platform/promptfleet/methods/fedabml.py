@@ -23,6 +23,13 @@ from torch import Tensor
 
 from promptfleet.config import FederationConfig
 from promptfleet.errors import ConfigError
+from promptfleet.methods.parts.gaussian_prompts import (
+    GAUSSIAN,
+    bound,
+    hyperprior,
+    kl_divergence,
+    sampled_contexts,
+)
 from promptfleet.methods.parts.optimizers import SGD
 from promptfleet.methods.parts.prompts import context_shape, init_context, local_batches
 from promptfleet.methods.parts.sampled_prompts import SampledPrompts, standard_normal
@@ -41,9 +48,6 @@ from promptfleet.methods.protocol import (
     Work,
     World,
 )
-
-_GAUSSIAN = ("mean", "log_variance")
-_LARGEST = 6.0  # size of a log-variance, so that deviations are within a factor of 20 of ``prior_std``
 
 
 class FedABMLConfig(FederationConfig):
@@ -123,13 +127,13 @@ class FedABML(SampledPrompts):
                 parameter.grad = reached if parameter.grad is None else parameter.grad + reached
             for optimizer in optimizers:
                 optimizer.step()
-            _bound(prior)
+            bound(prior)
             losses.append(of_data.detach())
         unsplit = float(config.query == "all" or len(task.train) % config.batch_size == 1)
         return Update(task.private, Message(detached(prior)), {**loss_metrics(losses), "unsplit_batches": unsplit})
 
     def uploads(self, world: World) -> dict[str, Spec]:
-        return {name: Spec(context_shape(world)) for name in _GAUSSIAN}
+        return {name: Spec(context_shape(world)) for name in GAUSSIAN}
 
     def aggregate(self, server: State, arrived: Arrived) -> State:
         mean = arrived.mean()
@@ -144,7 +148,7 @@ class FedABML(SampledPrompts):
         noise = iter(_noise(task, steps, task.config.train_samples))
         reached = detached((yield from self._adapt(task, prior, task.train, steps, noise)))
         finite = torch.stack([tensor.isfinite().all() for tensor in reached.values()]).all()
-        return {**task.private, **{name: torch.where(finite, reached[name], prior[name]) for name in _GAUSSIAN}}
+        return {**task.private, **{name: torch.where(finite, reached[name], prior[name]) for name in GAUSSIAN}}
 
     def contexts_to_predict(self, task: Task) -> Tensor:
         gaussian = task.private if "mean" in task.private else task.download.tensors
@@ -152,7 +156,7 @@ class FedABML(SampledPrompts):
 
     def server_model(self, task: Task) -> State:
         """Return the private state without the posterior: the server predicts with the prior."""
-        return {name: tensor for name, tensor in task.private.items() if name not in _GAUSSIAN}
+        return {name: tensor for name, tensor in task.private.items() if name not in GAUSSIAN}
 
     def _adapt(self, task: Task, prior: State, examples: Examples, steps: int, noise: Iterator[Tensor]) -> Work[State]:
         """Take ``steps`` from the prior towards the posterior given ``examples``; return leaves."""
@@ -163,7 +167,7 @@ class FedABML(SampledPrompts):
             of_data = yield from self._cross_entropy_of_samples(task, posterior, examples, next(noise))
             yield Backward(of_data + _divergence(task, posterior, prior))
             optimizer.step()
-            _bound(posterior)
+            bound(posterior)
         return posterior
 
     def _cross_entropy_of_samples(self, task: Task, gaussian: State, examples: Examples, noise: Tensor) -> Work[Tensor]:
@@ -172,40 +176,20 @@ class FedABML(SampledPrompts):
         return torch.stack([self.cross_entropy(task, one, examples) for one in text]).mean()
 
 
-def sampled_contexts(gaussian: State, prior_std: float, noise: Tensor) -> Tensor:
-    """Return ``[samples, (classes,) tokens, width]``; ``noise`` of that shape is standard normal."""
-    return gaussian["mean"] + prior_std * (gaussian["log_variance"] / 2).exp() * noise
-
-
-def kl_divergence(posterior: State, prior: State, prior_std: float) -> Tensor:
-    """Return KL(q || p), the sum over the prompt's numbers, of Gaussians with variances in units of ``prior_std``^2."""
-    apart = prior["log_variance"] - posterior["log_variance"]
-    away = (posterior["mean"] - prior["mean"]) / prior_std
-    return (apart + apart.neg().exp() + away.square() * prior["log_variance"].neg().exp() - 1).sum() / 2
-
-
 def _divergence(task: Task, posterior: State, prior: State) -> Tensor | float:
     weight = task.config.kl_weight
     return weight / len(task.train) * kl_divergence(posterior, prior, task.config.prior_std) if weight else 0.0
 
 
 def _hyperprior(task: Task, prior: State) -> Tensor | float:
-    """Return the weighted negative log-density of the prior under N(mu; 0, I) and Gamma(precision; a0, b0)."""
-    config = task.config
+    config, weight = task.config, task.config.hyperprior_weight / len(task.train)
     if not config.hyperprior_weight:
         return 0.0
-    precision = prior["log_variance"].neg().exp() / config.prior_std**2
-    of_precision = config.precision_rate * precision - (config.precision_shape - 1) * precision.log()
-    return config.hyperprior_weight / len(task.train) * (prior["mean"].square() / 2 + of_precision).sum()
-
-
-@torch.no_grad()
-def _bound(gaussian: State) -> None:
-    gaussian["log_variance"].clamp_(-_LARGEST, _LARGEST)
+    return weight * hyperprior(prior, config.prior_std, config.precision_shape, config.precision_rate)
 
 
 def _given(task: Task) -> State:
-    return {name: task.download.tensors[name] for name in _GAUSSIAN}
+    return {name: task.download.tensors[name] for name in GAUSSIAN}
 
 
 def _split(batch: Examples, query: str) -> tuple[Examples, Examples]:

@@ -3,19 +3,18 @@
 Source: Liang, Tian, Yang, Zhang, "Personalized Federated Learning with Local Attention", arXiv:2304.01783; withdrawn by
 its authors, so from its abstract alone: attention blocks are never shared, are put into any federated method without
 more communication, and are a single or a hybrid module. The modules here are ours, behind the frozen encoder:
-single: c(f) = 2 sigmoid(W2 relu(W1 f + b1) + b2) and f' = norm(c(f) f), like squeeze-and-excitation (arXiv:1709.01507)
-hybrid: f' = norm(c(f) f + a h), with h the mean of the patches x by weights softmax(<u, x> / 0.1)
-W2, b2, u and a are 0 at the start, so f' = f. Method and attention are trained by one loss: in the same steps, or the
-attention first, by a local update whose method stands still, and then the method with a fixed attention.
+f' = norm(c(f) f) or, hybrid, norm(c(f) f + a h), see ``parts.channel_attention``; f' = f at the start. Method and
+attention are trained by one loss: in the same steps, or the attention first, by a local update whose method stands
+still, and then the method with a fixed attention.
 Another method of this name, by Ma et al. (CVPR 2022), aggregates layers at the server.
 """
 
 from collections.abc import Mapping
 from dataclasses import replace
+from math import prod
 from typing import ClassVar, Literal
 
 import numpy as np
-import torch
 import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor
@@ -24,6 +23,13 @@ from promptfleet.config import FederationConfig
 from promptfleet.devices import from_numpy
 from promptfleet.errors import ConfigError
 from promptfleet.methods.fedpgp import FedPGP, FedPGPConfig
+from promptfleet.methods.parts.channel_attention import (
+    TOWARDS_IDENTITY,
+    attended,
+    attention_shapes,
+    init_attention,
+    seen,
+)
 from promptfleet.methods.parts.optimizers import SGD, Optimizer
 from promptfleet.methods.parts.plug_ins import also_stepping, finished
 from promptfleet.methods.parts.prompt_method import PromptMethod
@@ -34,8 +40,6 @@ from promptfleet.methods.promptfl import PromptFL, PromptFLConfig
 from promptfleet.methods.protocol import Images, Needs, State, Task, Update, Work, World
 
 _ATTENTION = "attention."
-_TOWARDS_IDENTITY = ("up", "up_bias")  # which weight decay pulls to 0
-_SHARPNESS = 10.0  # of the weights of patches
 
 
 class LocalAttentionConfig(FederationConfig):
@@ -57,6 +61,7 @@ class LocalAttention(PromptMethod):
     """A plug-in over the seam ``features``, the single module. Private state: ``attention.*``; it sends nothing."""
 
     Config = LocalAttentionConfig
+    hybrid: ClassVar[bool] = False
 
     def check(self, world: World) -> None:
         super().check(world)
@@ -77,13 +82,8 @@ class LocalAttention(PromptMethod):
         if not attention:
             return features
         kept = _kept(task, features) if task.config.attention_dropout and _is_trained(attention) else None
-        return F.normalize(self.attended(attention, features, images, kept), dim=-1)
-
-    def attended(self, attention: State, features: Tensor, images: Images, kept: Tensor | None = None) -> Tensor:
-        """Return c(f) f for ``features [..., dim]``, not normalized, with c = 1 + kept (c - 1) under dropout."""
-        hidden = F.relu(F.linear(features, attention["down"], attention["down_bias"]))
-        weights = 2 * torch.sigmoid(F.linear(hidden, attention["up"], attention["up_bias"]))
-        return (weights if kept is None else 1 + kept * (weights - 1)) * features
+        added = seen(attention, images.patches) if self.hybrid else 0
+        return F.normalize(attended(attention, features, kept) + added, dim=-1)
 
     def optimizer(self, task: Task, parameters: Mapping[str, Tensor], lr: float) -> Optimizer:
         """Return one that stands still while the attention is trained first."""
@@ -91,19 +91,12 @@ class LocalAttention(PromptMethod):
         return SGD(parameters, lr=0.0) if first else super().optimizer(task, parameters, lr)
 
     def init_client(self, world: World, client: int, rng: np.random.Generator) -> State:
-        private, shapes = super().init_client(world, client, rng), self.attention_shapes(world)
-        down = rng.normal(0.0, world.clip.tower.dim**-0.5, shapes["down"]).astype(np.float32)
-        start = {name: torch.zeros(shape) for name, shape in shapes.items()} | {"down": torch.from_numpy(down)}
-        return {**private, **prefixed(_ATTENTION, start)}
-
-    def attention_shapes(self, world: World) -> dict[str, tuple[int, ...]]:
-        """Return the shape of each tensor of a client's attention."""
-        dim, hidden = world.clip.tower.dim, world.clip.tower.dim // world.config.attention_reduction
-        return {"down": (hidden, dim), "down_bias": (hidden,), "up": (dim, hidden), "up_bias": (dim,)}
+        private = super().init_client(world, client, rng)
+        return {**private, **prefixed(_ATTENTION, init_attention(*_sizes(world), rng, hybrid=self.hybrid))}
 
     def local_update(self, task: Task) -> Work[Update]:
         config, own = task.config, leaves(unprefixed(_ATTENTION, task.private))
-        decays = {name: config.attention_decay if name in _TOWARDS_IDENTITY else 0.0 for name in own}
+        decays = {name: config.attention_decay if name in TOWARDS_IDENTITY else 0.0 for name in own}
         optimizers = [
             SGD({name: own[name]}, lr=config.attention_lr, momentum=config.momentum, weight_decay=decays[name])
             for name in own
@@ -118,8 +111,13 @@ class LocalAttention(PromptMethod):
         return {**personal, **prefixed(_ATTENTION, unprefixed(_ATTENTION, task.private))}
 
     def trained_parameters(self, world: World) -> int:
-        attention = sum(int(np.prod(shape)) for shape in self.attention_shapes(world).values())
-        return super().trained_parameters(world) + attention
+        shapes = attention_shapes(*_sizes(world), hybrid=self.hybrid)
+        return super().trained_parameters(world) + sum(prod(shape) for shape in shapes.values())
+
+
+def _sizes(world: World) -> tuple[int, int]:
+    """Return the channels of an image and the hidden units of an attention."""
+    return world.clip.tower.dim, world.clip.tower.dim // world.config.attention_reduction
 
 
 def _with(task: Task, attention: State) -> Task:
@@ -140,6 +138,7 @@ class HybridAttention(LocalAttention):
     """The hybrid module: attention to patches as well. Private state: also ``attention.scorer`` and ``.gate``."""
 
     needs: ClassVar[Needs] = Needs.PATCHES
+    hybrid: ClassVar[bool] = True
 
     def check(self, world: World) -> None:
         super().check(world)
@@ -148,14 +147,6 @@ class HybridAttention(LocalAttention):
                 f"method {world.config.method}: HybridAttention adds patches to one feature per image, and the method "
                 "below it compares others; put LocalAttention over it"
             )
-
-    def attended(self, attention: State, features: Tensor, images: Images, kept: Tensor | None = None) -> Tensor:
-        weights = torch.softmax(_SHARPNESS * images.patches @ attention["scorer"], dim=-1)
-        seen = (weights.unsqueeze(-1) * images.patches).sum(dim=-2)
-        return super().attended(attention, features, images, kept) + attention["gate"] * seen
-
-    def attention_shapes(self, world: World) -> dict[str, tuple[int, ...]]:
-        return {**super().attention_shapes(world), "scorer": (world.clip.tower.dim,), "gate": ()}
 
 
 class PFedLAConfig(PromptFLConfig, LocalAttentionConfig):

@@ -42,8 +42,9 @@ class Run:
     def log_rounds(self, reports):
         self.seen.append([report.round for report in reports])
 
-    def end(self, result, status, *, reason):
+    def end(self, result, status, *, reason, objective):
         self.seen.append(("end", result is not None, status, reason))
+        self.objective = objective
 
     def draw(self, result, status, *, reason):
         self.seen.append(("draw", result is not None, status, reason))
@@ -64,7 +65,7 @@ def tracking(tmp_path):
 
 def tell(tracking, number, *rounds, end=True):
     values = tracking.stage.trial(Proposal(number, {"experts": 1}, 0))
-    last = {"round": rounds[-1], "rounds": 3}
+    last = {"round": rounds[-1], "rounds": 3, "val_accuracy": rounds[-1] / 10}
     trial = SimpleNamespace(config=values, last_result=last)
     for index in rounds:
         tracking.callback.on_trial_result(0, [], trial, {"report": asdict(make_report(index))})
@@ -78,6 +79,8 @@ def test_rounds_that_wait_are_written_at_once_and_figures_after_all_runs_have_en
     tracking.writer.work()
     assert tracking.runs[0].seen == [[1, 2, 3], ("end", False, "FINISHED", None), ("draw", False, "FINISHED", None)]
     assert tracking.runs[1].seen == [[1], ("end", False, "KILLED", None), ("draw", False, "KILLED", None)]
+    assert [tracking.runs[number].objective for number in (0, 1)] == [0.3, 0.1]
+    assert not tracking.callback._runs, "a long sweep keeps no run in memory"
     tell(tracking, 2, 1, end=False)
     tracking.writer.work()
     tell(tracking, 2, 2, 3)
@@ -109,5 +112,6 @@ def test_a_resumed_sweep_writes_what_is_missing_figures_included(tracking, tmp_p
     tracking.callback.catch_up(SimpleNamespace(ended_children=lambda parent: ended))
     tracking.writer.work()
     assert sorted(tracking.runs) == [1, 2]
+    assert tracking.runs[1].objective == 0.5
     assert tracking.runs[1].seen == [("end", False, "FINISHED", None), ("draw", True, "FINISHED", None)]
     assert {trial.state for trial in tracking.study.trials()} == {TrialState.COMPLETE}

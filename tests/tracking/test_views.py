@@ -17,9 +17,10 @@ def state(view):
 
 def test_a_sweeps_view_is_sorted_and_has_accuracies_and_the_searched_keys():
     shown = state(trials_view("sweep-a", PARENT, ["experts", "partition.alpha"]))
-    assert (shown["orderByKey"], shown["orderByAsc"]) == ("metrics.`final/val_accuracy`", False)
+    assert (shown["orderByKey"], shown["orderByAsc"]) == ("metrics.`final/objective`", False)
     assert shown["searchFilter"] == f"tags.`mlflow.parentRunId` = '{PARENT}'"
     assert shown["selectedColumns"] == [
+        "metrics.`final/objective`",
         "metrics.`final/val_accuracy`",
         "metrics.`final/test_accuracy`",
         "params.`experts`",
@@ -38,11 +39,12 @@ def test_charts_begin_with_accuracies_and_the_other_sections_are_folded():
     assert kinds == [
         ("LINE", "val/accuracy_mean"),
         ("LINE", "test/accuracy_mean"),
-        ("BAR", "final/val_accuracy"),
+        ("BAR", "final/objective"),
         ("BAR", "final/test_accuracy"),
         ("PARALLEL", None),
     ]
     assert shown["compareRunCharts"][-1]["selectedParams"] == ["experts", "prompt_lr"]
+    assert shown["compareRunCharts"][-1]["selectedMetrics"] == ["final/objective"]
     first, *others = shown["compareRunSections"]
     assert {chart["metricSectionId"] for chart in shown["compareRunCharts"]} == {first["uuid"]}
     assert first["display"]

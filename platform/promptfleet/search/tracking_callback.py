@@ -13,6 +13,7 @@ from promptfleet.federation.checkpoints.folder import bring_result, load_result,
 from promptfleet.federation.reports import round_report_from_dict
 from promptfleet.search.stage import FEDERATION, FOLDER, NUMBER, PARAMS, STAGE, Stage
 from promptfleet.search.study import Proposal
+from promptfleet.search.trial import OBJECTIVE
 from promptfleet.search.tune_adapters import NotSaved
 from promptfleet.tracking.federation_run import FIGURES_TAG, TO_BE_DRAWN, EndStatus, FederationRun
 from promptfleet.tracking.store import TrackingStore
@@ -38,7 +39,9 @@ class TrackTrials(NotSaved, tune.Callback):
             for trial in stage.study.trials():
                 if stage.study.has_ended(trial.number) and str(trial.number) not in written:
                     values = stage.trial(Proposal(trial.number, trial.params, 0))
-                    self._writer.submit(self._finish, values, RUN_STATUS[trial.state], trial.user_attrs.get("error"))
+                    value = trial.values[0] if trial.values else None
+                    reason = trial.user_attrs.get("error")
+                    self._writer.submit(self._finish, values, RUN_STATUS[trial.state], reason, value)
 
     def on_trial_result(
         self, iteration: int, trials: list[Trial], trial: Trial, result: dict[str, Any], **info: Any
@@ -49,7 +52,7 @@ class TrackTrials(NotSaved, tune.Callback):
     def on_trial_complete(self, iteration: int, trials: list[Trial], trial: Trial, **info: Any) -> None:
         last = trial.last_result
         status = "FINISHED" if last["round"] == last["rounds"] else "KILLED"
-        self._writer.submit(self._finish, dict(trial.config), status)
+        self._writer.submit(self._finish, dict(trial.config), status, None, last[OBJECTIVE])
 
     def on_trial_error(self, iteration: int, trials: list[Trial], trial: Trial, **info: Any) -> None:
         study, number = self._stages[trial.config[STAGE]].study, trial.config[NUMBER]
@@ -66,17 +69,20 @@ class TrackTrials(NotSaved, tune.Callback):
             self._run(values).log_rounds(map(round_report_from_dict, reports[:count]))
             del reports[:count]
 
-    def _finish(self, values: dict[str, Any], status: EndStatus, reason: str | None = None) -> None:
+    def _finish(
+        self, values: dict[str, Any], status: EndStatus, reason: str | None = None, value: float | None = None
+    ) -> None:
         folder, storage = _folder(values)
         bring_result(folder, storage)
         result = load_result(folder, values[FEDERATION].fingerprint())
-        self._run(values).end(result, status, reason=reason)
+        self._run(values).end(result, status, reason=reason, objective=value)
         self._writer.submit_late(self._draw, values, status, reason)
 
     def _draw(self, values: dict[str, Any], status: EndStatus, reason: str | None) -> None:
-        """Draw from the result on disk, since the results of many trials would not fit into memory."""
+        """Draw from the result on disk, since the results of many trials would not fit into memory; forget the run."""
         result = load_summary(_folder(values)[0], values[FEDERATION].fingerprint())
         self._run(values).draw(result, status, reason=reason)
+        del self._runs[_key(values)]
 
     def _run(self, values: dict[str, Any]) -> FederationRun:
         key = _key(values)

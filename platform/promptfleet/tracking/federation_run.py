@@ -15,6 +15,7 @@ from promptfleet.tracking.lasting_run import LastingRun
 from promptfleet.tracking.provenance import provenance, provenance_tags
 from promptfleet.tracking.store import TrackingStore
 from promptfleet.tracking.tracked_run import Status, TrackedRun
+from promptfleet.tracking.views import OBJECTIVE
 from promptfleet.yaml_files import dump_yaml
 
 if TYPE_CHECKING:
@@ -98,14 +99,23 @@ class FederationRun:
         self.end(result, status, reason=reason)
         self.draw(result, status, reason=reason)
 
-    def end(self, result: FederationResult | None, status: EndStatus, *, reason: str | None = None) -> None:
-        """End the run: KILLED is a pruned trial, FAILED one that raised ``reason``.
+    def end(
+        self,
+        result: FederationResult | None,
+        status: EndStatus,
+        *,
+        reason: str | None = None,
+        objective: float | None = None,
+    ) -> None:
+        """End the run: KILLED is a pruned trial, FAILED one that raised ``reason``; ``objective`` is a trial's value.
 
         With a result its metrics, tables and states are written first; without one, the rounds seen so far.
         """
         self._renew()
         tags = self._log_result(result) if result is not None else {}
         self._log_rounds()
+        if objective is not None:
+            self.run.log_final_metrics({OBJECTIVE: objective}, step=0)
         note = {NOTE_TAG: self._note(result, status, reason, ())}
         self.run.set_tags({**tags, **note, **({REASON_TAG: reason} if reason else {}), FIGURES_TAG: TO_BE_DRAWN})
         end_run(self.run, status, _STATES[status])

@@ -17,6 +17,7 @@ KEYS, PARENT, SAVED = (
     "promptfleet.saved",
 )  # in a view's state, for this program alone
 TEST, VAL, ZERO_SHOT = "final/test_accuracy", "final/val_accuracy", "zero_shot/test_accuracy"
+OBJECTIVE = "final/objective"  # of a sweep's trial
 VAL_BY_ROUND, TEST_BY_ROUND = "val/accuracy_mean", "test/accuracy_mean"
 _LONGEST = 20_000  # characters of an experiment's tag
 _MAIN = "accuracy"
@@ -31,7 +32,7 @@ class View:
 
     order_by and columns are ``metric("...")``, ``param("...")`` or ``tag("...")``; search is in MLflow's filter
     language, and parent the id of the run whose children are shown. keys are the parameters by which the runs differ,
-    for a chart of parallel coordinates; bars are metrics with a chart of bars each.
+    for a chart of parallel coordinates of the metric judged_by; bars are metrics with a chart of bars each.
     """
 
     name: str
@@ -41,6 +42,7 @@ class View:
     search: str = ""
     bars: Sequence[str] = ()
     keys: Sequence[str] = ()
+    judged_by: str = VAL
 
     def to_json(self, *, saved: float | None = None) -> str:
         """Return the state in the form of MLflow's front end; columns that are too many for it are left out.
@@ -81,7 +83,13 @@ class View:
         ]
         if len(self.keys) > 1:
             charts.append(
-                _chart("PARALLEL", "parallel", selectedParams=list(self.keys), selectedMetrics=[VAL], showAllRuns=True)
+                _chart(
+                    "PARALLEL",
+                    "parallel",
+                    selectedParams=list(self.keys),
+                    selectedMetrics=[self.judged_by],
+                    showAllRuns=True,
+                )
             )
         return charts
 
@@ -107,13 +115,14 @@ def tag(name: str) -> str:
 
 
 def trials_view(name: str, parent: str, keys: Sequence[str]) -> View:
-    """Return the view of a sweep's trials, the highest validation accuracy first; keys are those searched."""
+    """Return the view of a sweep's trials, the highest objective first; keys are those searched."""
     return View(
         name,
-        order_by=metric(VAL),
-        columns=[metric(VAL), metric(TEST), *map(param, keys), tag("promptfleet.state")],
+        order_by=metric(OBJECTIVE),
+        columns=[metric(OBJECTIVE), metric(VAL), metric(TEST), *map(param, keys), tag("promptfleet.state")],
         parent=parent,
-        bars=(VAL, TEST),
+        bars=(OBJECTIVE, TEST),
+        judged_by=OBJECTIVE,
         keys=keys,
     )
 

@@ -96,6 +96,34 @@ def test_the_prior_steps_towards_the_posterior_and_the_hyper_prior():
         assert torch.allclose(upload[name], wanted, atol=1e-5)
 
 
+def test_the_second_order_gradient_goes_through_the_steps_of_adaptation():
+    options = {"kl_weight": 0.3, "adapt_lr": 0.02, "prior_std": 0.1, "variance_lr": 0.02, "train_samples": 1}
+    fed = tiny_federation(NAME, second_order=True, **options, **ONE_STEP)
+    world, examples = fed.world, fed.examples(1)
+    upload = fed.clients[1].train(1, {}, fed.download(1)).upload.tensors
+    noise = torch.from_numpy(fed.clients[1]._rng("local_update", 1).standard_normal((3, 1, 3, 16), dtype="float32"))
+    query, support = examples[torch.arange(4)], examples[torch.arange(4, 8)]
+    prior = {name: tensor.clone().requires_grad_() for name, tensor in fed.server.state.items()}
+
+    def cross_entropy(state, of, drawn):
+        text = encode_prompts(world.clip.tower, world.clip.classes, sampled_contexts(state, 0.1, drawn))[0]
+        return F.cross_entropy(world.clip.logit_scale * of.images.features @ text.T, of.labels)
+
+    posterior = {name: tensor * 1.0 for name, tensor in prior.items()}
+    for step in range(2):
+        loss = cross_entropy(posterior, support, noise[step]) + 0.3 / 8 * kl_divergence(posterior, prior, 0.1)
+        gradients = torch.autograd.grad(loss, list(posterior.values()), create_graph=True)
+        posterior = {name: posterior[name] - 0.02 * one for name, one in zip(posterior, gradients, strict=True)}
+    fixed = {name: tensor.detach() for name, tensor in posterior.items()}
+    (cross_entropy(posterior, query, noise[2]) + 0.3 / 8 * kl_divergence(fixed, prior, 0.1)).backward()
+    first_order = tiny_federation(NAME, **options, **ONE_STEP)
+    other = first_order.clients[1].train(1, {}, first_order.download(1)).upload.tensors
+    for name, rate in (("mean", world.config.prompt_lr), ("log_variance", 0.02)):
+        wanted = fed.server.state[name] - rate * prior[name].grad
+        assert torch.allclose(upload[name], wanted, atol=1e-6)
+        assert not torch.allclose(other[name], wanted, atol=1e-6)
+
+
 def test_the_divergence_and_its_gradient_are_zero_at_the_prior():
     prior = gaussian([0.3, -1.0], [0.5, -0.2])
     posterior = {name: tensor.clone().requires_grad_() for name, tensor in prior.items()}
@@ -177,6 +205,7 @@ def test_variances_are_averaged_as_geometric_means_or_by_precision(average, want
         {"test_samples": 2},
         {"prior_std": 0.2},
         {"query": "all"},
+        {"second_order": True},
         {"hyperprior_weight": 1.0},
         {"hyperprior_weight": 1.0, "precision_shape": 3.0},
         {"hyperprior_weight": 1.0, "precision_rate": 0.1},

@@ -5,8 +5,9 @@ arXiv:2307.02222; the equations are those of Ravi, Beatson, "Amortized Bayesian 
 theta = (mu, rho), a posterior lambda = (m, r), both N(mean, p^2 e^log_variance) per number of the prompt.
     F_D(lambda) = mean over samples of cross-entropy(D) + beta/|D_i| KL(q_lambda || p_theta);
     adapt: K steps lambda <- lambda - a grad F_S(lambda), from lambda = theta, with plain SGD;
-    then theta steps along grad of the cross-entropy of Q at lambda, taken for that at theta (first order),
-    plus beta/|D_i| grad_theta KL(q_lambda || p_theta), and the hyper-prior -log N(mu; 0, I) - log Gamma(e^-rho / p^2).
+    then theta steps along grad of the cross-entropy of Q at lambda, taken for that at theta (first order) or with
+    ``second_order`` its gradient through the steps, plus beta/|D_i| grad_theta KL(q_lambda || p_theta), and the
+    hyper-prior -log N(mu; 0, I) - log Gamma(e^-rho / p^2).
 S and Q are halves of a batch. The server averages mu and rho. A client adapts to all its training examples, and its
 prediction is the mean of the probabilities of sampled prompts.
 Differs: no published code was found; scales, steps and the split are ours. ``prior_std`` p is the unit of variances.
@@ -26,6 +27,7 @@ from promptfleet.errors import ConfigError
 from promptfleet.methods.parts.gaussian_prompts import (
     GAUSSIAN,
     bound,
+    bounded,
     hyperprior,
     kl_divergence,
     sampled_contexts,
@@ -40,6 +42,7 @@ from promptfleet.methods.protocol import (
     Call,
     Encode,
     Examples,
+    Gradients,
     Message,
     Spec,
     State,
@@ -73,6 +76,9 @@ class FedABMLConfig(FederationConfig):
     query: Literal["half", "all"] = Field(
         "half",
         description="examples of a batch that the prior learns from: those not adapted to, or all, as adaptation",
+    )
+    second_order: bool = Field(
+        False, description="gradient of the prior through the steps of adaptation, instead of the one where they end"
     )
     hyperprior_weight: float = Field(0.0, ge=0, description="weight of the hyper-prior, per example of the client")
     precision_shape: float = Field(1.0, gt=0, description="a0, shape of the Gamma hyper-prior of the precisions")
@@ -119,12 +125,13 @@ class FedABML(SampledPrompts):
         optimizers = [self.optimizer(task, {name: prior[name]}, rate) for name, rate in rates.items()]
         for batch in local_batches(task):
             support, query = _split(batch, config.query)
-            posterior = yield from self._adapt(task, prior, support, config.adapt_steps, noise)
+            adapt = self._adapt_differentiably if config.second_order else self._adapt
+            posterior = yield from adapt(task, prior, support, config.adapt_steps, noise)
             of_data = yield from self._cross_entropy_of_samples(task, posterior, query, next(noise))
             yield Backward(of_data + _divergence(task, detached(posterior), prior) + _hyperprior(task, prior))
-            for name, parameter in prior.items():
-                reached = posterior[name].grad
-                parameter.grad = reached if parameter.grad is None else parameter.grad + reached
+            reached = {} if config.second_order else {name: leaf.grad for name, leaf in posterior.items()}
+            for name, gradient in reached.items():
+                prior[name].grad = gradient if prior[name].grad is None else prior[name].grad + gradient
             for optimizer in optimizers:
                 optimizer.step()
             bound(prior)
@@ -168,6 +175,18 @@ class FedABML(SampledPrompts):
             yield Backward(of_data + _divergence(task, posterior, prior))
             optimizer.step()
             bound(posterior)
+        return posterior
+
+    def _adapt_differentiably(
+        self, task: Task, prior: State, examples: Examples, steps: int, noise: Iterator[Tensor]
+    ) -> Work[State]:
+        """Take the same steps as ``_adapt``, so that gradients flow through them to the prior."""
+        posterior = {name: tensor.clone() for name, tensor in prior.items()}
+        for _ in range(steps):
+            of_data = yield from self._cross_entropy_of_samples(task, posterior, examples, next(noise))
+            gradients = yield Gradients(of_data + _divergence(task, posterior, prior), list(posterior.values()))
+            moved = zip(posterior.items(), gradients, strict=True)
+            posterior = bounded({name: tensor - task.config.adapt_lr * step for (name, tensor), step in moved})
         return posterior
 
     def _cross_entropy_of_samples(self, task: Task, gaussian: State, examples: Examples, noise: Tensor) -> Work[Tensor]:

@@ -351,8 +351,21 @@ class Backward:
     loss: Tensor
 
 
+@dataclass(frozen=True)
+class Gradients:
+    """Request of work for the gradients of the scalar ``loss`` with respect to each tensor ``of``.
+
+    The answer is a tuple, which gradients flow through again; ``grad`` stays as it is.
+    """
+
+    loss: Tensor
+    of: Sequence[Tensor]
+
+
 ResultT = TypeVar("ResultT")
-Work = Generator[Encode | Backward, Tensor | None, ResultT]  # a computation that comes to a result
+Request = Encode | Backward | Gradients
+Answer = Tensor | tuple[Tensor, ...] | None
+Work = Generator[Request, Answer, ResultT]  # a computation that comes to a result
 
 
 class Method(ABC):

@@ -15,7 +15,7 @@ from promptfleet.methods.parts import side_by_side as lockstep
 from promptfleet.methods.parts.prompts import encode_frozen
 from promptfleet.methods.parts.side_by_side import run_alone, run_together
 from promptfleet.methods.pfedmoap import PFedMoAP
-from promptfleet.methods.protocol import Encode, Examples, Images, Message, Update
+from promptfleet.methods.protocol import Backward, Encode, Examples, Gradients, Images, Message, Update
 from tests.fakes import tiny_classes, tiny_client, tiny_examples, tiny_tower, tiny_world
 from tests.tiny_federation import tiny_federation
 
@@ -174,3 +174,17 @@ def test_contexts_of_other_texts_are_encoded_with_those():
         )
     with pytest.raises(MethodError, match=r"^method pfedmoap: there are no texts 'word', only classes, words$"):
         run_alone(world, work(contexts[0], "word"), "personalize")
+
+
+def test_gradients_of_each_work_are_its_own_and_can_be_differentiated_again():
+    def work(weight):
+        leaf = torch.tensor([1.0, 2.0], requires_grad=True)
+        (first,) = yield Gradients(weight * leaf.pow(3).sum(), [leaf])
+        assert leaf.grad is None
+        yield Backward(first.sum())
+        return {"first": first.detach(), "second": leaf.grad}
+
+    both = run_together(tiny_world(), [work(1.0), work(2.0)], "aggregate")
+    for weight, state in zip((1.0, 2.0), both, strict=True):
+        assert state["first"].tolist() == [3 * weight, 12 * weight]
+        assert state["second"].tolist() == [6 * weight, 12 * weight]

@@ -28,6 +28,11 @@ def hyperprior(prior: State, prior_std: float, shape: float, rate: float) -> Ten
     return (prior["mean"].square() / 2 + of_precision).sum()
 
 
+def bounded(gaussian: State) -> State:
+    """Return the Gaussian with limited log-variances."""
+    return {**gaussian, "log_variance": gaussian["log_variance"].clamp(-_LARGEST, _LARGEST)}
+
+
 @torch.no_grad()
 def bound(gaussian: State) -> None:
     """Limit the log-variances, in place."""

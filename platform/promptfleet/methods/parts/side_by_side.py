@@ -10,7 +10,18 @@ from torch import Tensor
 
 from promptfleet.errors import MethodError
 from promptfleet.methods.parts.prompts import encode_contexts
-from promptfleet.methods.protocol import Backward, Encode, ResultT, Task, Update, Work, World
+from promptfleet.methods.protocol import (
+    Answer,
+    Backward,
+    Encode,
+    Gradients,
+    Request,
+    ResultT,
+    Task,
+    Update,
+    Work,
+    World,
+)
 
 SIDE_BY_SIDE = 16  # generators at a time: more would hold more memory, and are no faster
 RESULTS = {"init_server": dict, "local_update": Update, "aggregate": dict, "personalize": dict, "reworded": Task}
@@ -49,7 +60,7 @@ def _run_group(world: World, works: Sequence[ResultT | Work[ResultT]], function:
     return [done[index] for index in range(len(works))]
 
 
-def _advance(world: World, work: Work[ResultT], answer: Tensor | None, function: str) -> Encode | Backward | ResultT:
+def _advance(world: World, work: Work[ResultT], answer: Answer, function: str) -> Request | ResultT:
     """Return the next request of the work, or its result."""
     if not isinstance(work, Generator):
         raise _unexpected(world, function, "returned", work)
@@ -59,7 +70,7 @@ def _advance(world: World, work: Work[ResultT], answer: Tensor | None, function:
         if not isinstance(end.value, RESULTS[function]):
             raise _unexpected(world, function, "came to", end.value) from None
         return end.value
-    if not isinstance(asked, Encode | Backward):
+    if not isinstance(asked, Request):
         raise _unexpected(world, function, "asked for", asked)
     return asked
 
@@ -77,7 +88,8 @@ def _named(value: Any) -> str:
     return "None" if value is None else f"a {type(value).__name__}"
 
 
-def _answer(world: World, asked: dict[int, Encode | Backward]) -> dict[int, Tensor | None]:
+def _answer(world: World, asked: dict[int, Request]) -> dict[int, Answer]:
+    gradients = _gradients(asked)  # before a pass that forgets what they need
     losses = {index: request.loss for index, request in asked.items() if isinstance(request, Backward)}
     if losses:
         torch.autograd.backward(list(losses.values()))
@@ -85,7 +97,7 @@ def _answer(world: World, asked: dict[int, Encode | Backward]) -> dict[int, Tens
     for index, request in asked.items():
         if isinstance(request, Encode):
             alike[request.texts, request.contexts.shape, request.contexts.requires_grad].append(index)
-    answers: dict[int, Tensor | None] = dict.fromkeys(losses)
+    answers: dict[int, Answer] = gradients | dict.fromkeys(losses)
     for (texts, *_), indices in alike.items():
         contexts = [asked[index].contexts for index in indices]
         features = encode_contexts(world, torch.cat(contexts), texts)
@@ -94,3 +106,13 @@ def _answer(world: World, asked: dict[int, Encode | Backward]) -> dict[int, Tens
             parts = [part.clone() for part in parts]  # a kept part of one must not keep all of them in memory
         answers |= dict(zip(indices, parts, strict=True))
     return answers
+
+
+def _gradients(asked: dict[int, Request]) -> dict[int, tuple[Tensor, ...]]:
+    """Return the gradients of each loss, all of them from one pass: no loss depends on the tensors of another."""
+    wanted = {index: request for index, request in asked.items() if isinstance(request, Gradients)}
+    if not wanted:
+        return {}
+    tensors = [tensor for request in wanted.values() for tensor in request.of]
+    found = iter(torch.autograd.grad([request.loss for request in wanted.values()], tensors, create_graph=True))
+    return {index: tuple(islice(found, len(request.of))) for index, request in wanted.items()}

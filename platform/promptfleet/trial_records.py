@@ -7,6 +7,7 @@ from typing import Any, Literal
 from promptfleet.yaml_files import as_yaml
 
 ParamValue = int | float | str | bool
+_DIGITS = 9  # values that differ less are equal: sums of the same accuracies in another order
 _STATES = ("complete", "pruned", "failed", "running")  # in this order in all counts
 
 
@@ -33,12 +34,26 @@ class TrialRecord:
 def ranked_trials(trials: Sequence[TrialRecord]) -> list[TrialRecord]:
     """Return the complete feasible trials, the highest validation accuracy first, of equals the earliest."""
     complete = [trial for trial in trials if trial.state == "complete" and trial.value is not None and trial.feasible]
-    return sorted(complete, key=lambda trial: (-trial.value, trial.number))
+    return sorted(complete, key=lambda trial: (-round(trial.value, _DIGITS), trial.number))
 
 
 def best_trial(trials: Sequence[TrialRecord]) -> TrialRecord | None:
     """Return the first of ``ranked_trials``, None without any."""
     return next(iter(ranked_trials(trials)), None)
+
+
+def tied_trials(trials: Sequence[TrialRecord], best: TrialRecord | None) -> list[int]:
+    """Return the numbers of the other complete feasible trials that have the best one's value."""
+    if best is None:
+        return []
+    same = round(best.value, _DIGITS)
+    return [one.number for one in ranked_trials(trials) if round(one.value, _DIGITS) == same and one != best]
+
+
+def name_ties(ties: Sequence[int]) -> str:
+    """Return ``tied with trials 3, 7, which have the same value`` for a line about the best trial."""
+    of_them = f"trial {ties[0]}, which has" if len(ties) == 1 else f"trials {', '.join(map(str, ties))}, which have"
+    return f"tied with {of_them} the same value"
 
 
 def count_states(trials: Sequence[TrialRecord]) -> dict[str, int]:

@@ -36,13 +36,13 @@ def storage(tmp_path):
     return StorageConfig(path=str(tmp_path / "results"))
 
 
-def swept(storage, **settings):
-    """Return the specification, the study and the folder of a sweep of three trials, of which the second is best."""
+def swept(storage, accuracies=(0.5, 0.7, 0.6), **settings):
+    """Return the specification, the study and the folder of a sweep of three trials with these values."""
     values = {**VALUES, **settings, "federation": {**VALUES["federation"], "storage": {"path": storage.path}}}
     spec = parse_sweep(values, source="test")
     with SWEEPS.create(spec.to_dict(), storage, name="gating", default_name="x") as folder:
         study = open_study(spec, folder)
-        for value in (0.5, 0.7, 0.6):
+        for value in accuracies:
             proposal = study.next_proposal()
             study.report(proposal.number, 3, value)
             study.complete(proposal.number, value)
@@ -71,6 +71,18 @@ def test_its_files_are_the_table_the_best_values_and_a_configuration_per_trial(s
     for record in sweep.records:
         config = read_federation_config(trial_folder(folder, record.number) / "config.yaml")
         assert config == spec.config(record.params)
+
+
+def test_ties_of_the_best_are_said_to_be_ties(storage):
+    spec, _, folder = swept(storage, accuracies=(0.5, 0.7, 0.7))
+    sweep = load_sweep("gating", storage=storage)
+    assert (sweep.best.number, sweep.ties) == (1, [2])
+    write_outcome(spec, folder, sweep.records, sweep.best, sweep.ties)
+    assert (folder / "best.yaml").read_text().splitlines()[:2] == [
+        "# trial 1 of sweep gating: val/local 0.7000",
+        "# tied with trial 2, which has the same value",
+    ]
+    assert read_federation_config(folder / "best.yaml") == spec.config(sweep.best.params)
 
 
 def test_a_comparison_takes_the_best_values_as_they_are(storage):

@@ -104,6 +104,8 @@ def test_the_description_has_the_best_trial_and_what_was_searched(start, client)
     trials = [record(0, value=0.5), record(1, value=0.71234, experts=2, test=0.6), record(2, "running", None)]
     sweep.finish(trials, status="KILLED")
     assert note()[0] == "Best so far: **trial 01  K=2 tau=0.1**"
+    sweep.finish([*trials[:2], record(2, value=0.71234)])
+    assert note()[0] == "Best: **trial 01  K=2 tau=0.1** (tied with trial 2, which has the same value)"
     sweep.finish([*trials[:2], record(2, "pruned", 0.4)])
     lines = note()
     assert lines[0] == "Best: **trial 01  K=2 tau=0.1**"

@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from math import sqrt
+from math import isclose, sqrt
 from statistics import fmean, stdev
 from typing import Annotated
 
@@ -68,6 +68,11 @@ def rank_finalists(
         )
         for number, p in zip(order, [None, *p_values], strict=True)
     ]
+
+
+def tied_finalists(finalists: Sequence[Finalist]) -> list[int]:
+    """Return the numbers of those whose mean is the winner's, without the winner, which comes first."""
+    return [one.number for one in finalists[1:] if isclose(one.gap, 0.0, abs_tol=1e-9)]
 
 
 def _differences(one: Mapping[int, Sequence[float]], other: Mapping[int, Sequence[float]]) -> np.ndarray:

@@ -19,13 +19,15 @@ if TYPE_CHECKING:
 class LoadedSweep:
     """Sweep on disk: its trials so far, and ``best``, a finalist where there are some; None without a complete one.
 
-    Of several objectives there is no best one, but the trials of ``front``.
+    ``ties`` are the numbers of trials that are as good as the best one, which is the earliest of them. Of several
+    objectives there is no best one, but the trials of ``front``.
     """
 
     name: str
     folder: Path
     records: Sequence[TrialRecord]
     best: TrialRecord | None
+    ties: Sequence[int]
     front: Sequence[int]
 
     @property
@@ -53,4 +55,4 @@ def load_sweep(name: str, *, storage: StorageConfig | None = None, trust_code: b
     study = open_study(spec, folder)
     records = trial_records(folder, study, spec.config, seeds=spec.settings.seeds_per_trial)
     front = study.front() if spec.goals.are_several else []
-    return LoadedSweep(name, folder, records, best_record(spec, folder, study, records), front)
+    return LoadedSweep(name, folder, records, *best_record(spec, folder, study, records), front)

@@ -12,22 +12,26 @@ from promptfleet.search.seats import seat_folders, seeded
 from promptfleet.search.spec import SweepSpec
 from promptfleet.search.trials_frame import trials_frame
 from promptfleet.storage.remote import bring_file
-from promptfleet.trial_records import TrialRecord
+from promptfleet.trial_records import TrialRecord, name_ties
 from promptfleet.yaml_files import dump_yaml
 
 TRIALS_FILE, BEST_FILE = "trials.csv", "best.yaml"
 
 
-def write_outcome(spec: SweepSpec, folder: Path, records: Sequence[TrialRecord], best: TrialRecord | None) -> None:
+def write_outcome(
+    spec: SweepSpec, folder: Path, records: Sequence[TrialRecord], best: TrialRecord | None, ties: Sequence[int] = ()
+) -> None:
     """Write ``trials.csv``, ``best.yaml`` and a missing ``config.yaml`` of each trial.
 
-    ``best.yaml`` has the best trial's values for ``--config`` of train.py and compare.py. Without a best trial there is
-    none. Raises StorageError.
+    ``best.yaml`` has the best trial's values for ``--config`` of train.py and compare.py; ``ties``, which are as good,
+    are named there. Without a best trial there is none. Raises StorageError.
     """
     storage = spec.base_config().storage
     _write(storage, folder / TRIALS_FILE, trials_frame(records).to_csv())
     if best is not None:
-        _write(storage, folder / BEST_FILE, dump_yaml(spec.values(best.params)))
+        about = f"# trial {best.number} of sweep {folder.name}: {spec.settings.objective} {best.value:.4f}\n"
+        tied = f"# {name_ties(ties)}\n" if ties else ""
+        _write(storage, folder / BEST_FILE, about + tied + dump_yaml(spec.values(best.params)))
     for record in records:
         config = spec.config(record.params)
         folders = seat_folders(trial_folder(folder, record.number), spec.settings.seeds_per_trial)

@@ -17,7 +17,7 @@ from promptfleet.search.progress import format_params
 from promptfleet.search.spec import SweepSpec
 from promptfleet.search.sweep import SweepOutcome, concurrent_trials, plan_sweep
 from promptfleet.text_tables import folded, render
-from promptfleet.trial_records import TrialRecord, count_states, format_value, ranked_trials
+from promptfleet.trial_records import TrialRecord, count_states, format_value, name_ties, ranked_trials
 from promptfleet.yaml_files import as_yaml
 
 BEST_SHOWN = 5
@@ -69,6 +69,7 @@ def describe_outcome(spec: SweepSpec, folder: Path, outcome: SweepOutcome) -> st
         lines += [
             folded(f"best trial: {outcome.best.number}  {format_params(outcome.best.params)}"),
             f"  validation accuracy {val:.3f}, {chosen}",
+            *([f"  {name_ties(outcome.ties)}"] if outcome.ties else []),
             f"  test accuracy       {test:.3f}, mean over {len(result.seen_clients)} clients{of_seeds}",
             *([f"  honest clients      {result.honest_test_accuracy:.3f}"] if result.adversaries else []),
             f"  zero-shot CLIP      {result.zero_shot_accuracy:.3f} on the same clients",

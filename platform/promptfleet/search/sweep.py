@@ -17,7 +17,7 @@ from promptfleet.federation.prepare import Prepared, prepare
 from promptfleet.federation.reports import FederationSummary
 from promptfleet.federation.resources import Shares, announce_gpus, plan_shares
 from promptfleet.search.final_stage import final_folder, final_ranking, final_space, final_stage
-from promptfleet.search.finalists import Finalist
+from promptfleet.search.finalists import Finalist, tied_finalists
 from promptfleet.search.folders import trial_folder
 from promptfleet.search.history import read_history
 from promptfleet.search.outcome_files import write_outcome
@@ -31,7 +31,7 @@ from promptfleet.tracking.outages import persistently
 from promptfleet.tracking.store import TrackingStore
 from promptfleet.tracking.sweep_run import SweepRun
 from promptfleet.tracking.writer import BackgroundWriter
-from promptfleet.trial_records import TrialRecord, best_trial
+from promptfleet.trial_records import TrialRecord, best_trial, tied_trials
 
 logger = logging.getLogger(__name__)
 
@@ -41,13 +41,14 @@ class SweepOutcome:
     """Outcome of a sweep. ``best`` and ``best_result`` are None if no trial ran all its rounds."""
 
     records: Sequence[TrialRecord]
-    best: TrialRecord | None
+    best: TrialRecord | None  # the winner where there are finalists
     best_result: FederationSummary | None
     interrupted: bool
     ui_hint: str
     untracked: str | None  # why MLflow lacks a part of it
     used_up: str | None = None  # the part of the budget, other than trials, of which nothing is left
     finalists: Sequence[Finalist] = ()  # the winner first
+    ties: Sequence[int] = ()  # trials that are as good as the best one
     front: Sequence[int] = ()  # of several objectives, the trials that no other one beats in each
 
 
@@ -133,21 +134,43 @@ def run_sweep(spec: SweepSpec, folder: Path, prepared: Prepared, nodes: Sequence
     finalists = final_ranking(final) if final is not None else []
     is_over = study.is_over() and (final is None or final.study.is_over())
     front = study.front() if spec.goals.are_several else []
-    best = _best(spec, records, finalists)
-    write_outcome(spec, folder, records, best)
+    best, ties = _best(spec, records, finalists)
+    write_outcome(spec, folder, records, best, ties)
     result = trial_summary(folder, spec.config(best.params), study.trials()[best.number]) if best else None
     hint = store.ui_hint(sweep.view)
-    return SweepOutcome(records, best, result, not is_over, hint, writer.last_reason, study.used_up(), finalists, front)
+    return SweepOutcome(
+        records,
+        best,
+        result,
+        not is_over,
+        hint,
+        writer.last_reason,
+        used_up=study.used_up(),
+        finalists=finalists,
+        ties=ties,
+        front=front,
+    )
 
 
-def _best(spec: SweepSpec, records: Sequence[TrialRecord], finalists: Sequence[Finalist]) -> TrialRecord | None:
+def _best(
+    spec: SweepSpec, records: Sequence[TrialRecord], finalists: Sequence[Finalist]
+) -> tuple[TrialRecord | None, list[int]]:
+    """Return the winner of the finalists, otherwise the best trial, and the numbers of those that are as good."""
     if spec.goals.are_several:
-        return None
-    return records[finalists[0].number] if finalists else best_trial(records)
+        return None, []
+    if finalists:
+        return records[finalists[0].number], tied_finalists(finalists)
+    best = best_trial(records)
+    return best, tied_trials(records, best)
 
 
-def best_record(spec: SweepSpec, folder: Path, study: SweepStudy, records: Sequence[TrialRecord]) -> TrialRecord | None:
-    """Return the winner of the finalists on disk, otherwise the best trial; None if there is none, or no single one."""
+def best_record(
+    spec: SweepSpec, folder: Path, study: SweepStudy, records: Sequence[TrialRecord]
+) -> tuple[TrialRecord | None, list[int]]:
+    """Return the winner of the finalists on disk, otherwise the best trial, and the numbers of those that are as good.
+
+    None if there is none, or no single one.
+    """
     space = final_space(spec, study) if study.is_over() else None
     has_finals = space is not None and final_folder(folder, space).is_dir()
     finalists = final_ranking(final_stage(spec, folder, study, space)) if has_finals else []

@@ -5,6 +5,7 @@ from typing import Any
 
 from promptfleet.escaping import markdown, markdown_code
 from promptfleet.federation.reports import FederationSummary
+from promptfleet.trial_records import name_ties
 from promptfleet.yaml_files import as_yaml
 
 NOTE_TAG = "mlflow.note.content"
@@ -65,6 +66,7 @@ def sweep_note(
     space: Mapping[str, Mapping[str, Any]],
     counts: Mapping[str, int],
     best: str | None,
+    ties: Sequence[int],
     val_accuracy: float | None,
     test_accuracy: float | None,
     zero_shot: float | None,
@@ -72,11 +74,14 @@ def sweep_note(
 ) -> str:
     """Describe the current state of a sweep; the most important first, because MLflow folds away later lines.
 
-    best names the best trial, val_accuracy and test_accuracy are its own, zero_shot is for its clients. space has one
-    entry per hyperparameter, as in a search file; counts are numbers of trials by state.
+    best names the best trial, ties are the numbers of those that are as good; val_accuracy and test_accuracy are the
+    best one's, zero_shot is for its clients. space has one entry per hyperparameter, as in a search file; counts are
+    numbers of trials by state.
     """
     so_far = " so far" if counts.get("running") else ""
     lines = [f"Best{so_far}: **{markdown(best)}**" if best else "No trial has run all its rounds yet."]
+    if ties:
+        lines[0] += f" ({name_ties(ties)})"
     told = []
     if val_accuracy is not None:
         told.append(f"validation accuracy {val_accuracy:.3f}, chosen by it")

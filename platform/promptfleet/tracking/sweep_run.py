@@ -15,7 +15,7 @@ from promptfleet.tracking.run_names import trial_name
 from promptfleet.tracking.store import KIND_TAG, TrackingStore
 from promptfleet.tracking.tracked_run import TrackedRun
 from promptfleet.tracking.views import trials_view, view_name
-from promptfleet.trial_records import ParamValue, TrialRecord, best_trial, count_states
+from promptfleet.trial_records import ParamValue, TrialRecord, best_trial, count_states, tied_trials
 from promptfleet.yaml_files import dump_yaml
 
 Importances = Callable[[], Mapping[str, float] | None]
@@ -138,6 +138,7 @@ class SweepRun:
             space=self._space,
             counts=count_states(trials),
             best=trial_name(best.number, best.params) if best else None,
+            ties=tied_trials(trials, best),
             val_accuracy=accuracies[_BEST_VAL],
             test_accuracy=accuracies[_BEST_TEST],
             zero_shot=accuracies[_ZERO_SHOT],

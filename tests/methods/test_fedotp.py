@@ -6,6 +6,7 @@ import torch.nn.functional as F
 from promptfleet.clip.prompt_encoder import encode_prompts
 from promptfleet.methods import fedotp
 from promptfleet.methods.fedotp import FedOTP, FedOTPConfig
+from promptfleet.methods.parts import optimal_transport
 from promptfleet.methods.parts.prompts import encode_frozen, similarity_logits
 from promptfleet.methods.protocol import Images, Message
 from tests.fakes import tiny_examples, tiny_task, tiny_world
@@ -131,14 +132,14 @@ def test_who_never_trained_predicts_with_its_own_initial_prompt_or_the_global_on
 
 
 @pytest.mark.parametrize(
-    ("name", "size"),
-    [("_CHUNK", 8 * 5 * 2 * 3), ("_IMAGES", 3)],
+    ("module", "name", "size"),
+    [(optimal_transport, "_CHUNK", 8 * 5 * 2 * 3), (fedotp, "_IMAGES", 3)],
     ids=["three of four classes", "three of eight images"],
 )
-def test_piece_by_piece_gives_the_same(monkeypatch, name, size):
+def test_piece_by_piece_gives_the_same(monkeypatch, module, name, size):
     fed = tiny_federation("fedotp")
     whole = fed.logits(0)
-    monkeypatch.setattr(fedotp, name, size)
+    monkeypatch.setattr(module, name, size)
     assert torch.allclose(fed.logits(0), whole, atol=1e-4)
 
 

@@ -17,14 +17,13 @@ from pydantic import Field
 from torch import Tensor
 
 from promptfleet.config import FederationConfig
-from promptfleet.methods.parts.optimal_transport import transport_plans
+from promptfleet.methods.parts.optimal_transport import transport_scores
 from promptfleet.methods.parts.prompts import context_with_text, encoded, init_context
 from promptfleet.methods.parts.training import detached, leaves, train_steps
 from promptfleet.methods.promptfl import PromptFL
 from promptfleet.methods.protocol import Images, Message, Needs, State, Task, Update, Work, World
 
 _UNIFORM = "uniform_plans"  # images and classes of a local update without a finite plan
-_CHUNK = 2**20  # similarities that plans are made for at a time; a plan takes five times their memory
 _IMAGES = 64  # images whose patches are in memory at a time in prediction
 
 
@@ -58,10 +57,17 @@ class FedOTP(PromptFL):
         return images.patches
 
     def scores(self, task: Task, features: Tensor, text: Tensor) -> Tensor:
-        logits, finite = _transport_logits(task.world, features, text)
+        config = task.config
+        scores, finite = transport_scores(
+            features,
+            text,
+            mass=config.transport_mass,
+            epsilon=config.transport_epsilon,
+            iterations=config.transport_iterations,
+        )
         if _UNIFORM in task.private:
             task.private[_UNIFORM].add_((~finite).sum())
-        return logits
+        return task.world.clip.logit_scale * scores
 
     def local_update(self, task: Task) -> Work[Update]:
         parameters = leaves({"context": task.download.tensors["context"], "own.context": task.private["context"]})
@@ -88,24 +94,3 @@ class FedOTP(PromptFL):
         return torch.cat([self.logits(task, images[chosen], text) for chosen in batches])
 
     server_model = None  # it has one of two prompts
-
-
-def _transport_logits(world: World, patches: Tensor, text: Tensor) -> tuple[Tensor, Tensor]:
-    """Return logits ``[images, classes]`` and true for those with a finite plan, a few classes at a time.
-
-    patches ``[images, patches, dim]`` and text ``[prompts, classes, dim]`` are unit norm.
-    """
-    config = world.config
-    per_class = patches.shape[0] * patches.shape[1] * text.shape[0]
-    scores, finite = [], []
-    for part in text.split(max(1, _CHUNK // per_class), dim=1):
-        similarity = (part.flatten(0, 1) @ patches.transpose(1, 2)).unflatten(1, part.shape[:2])
-        plans, is_finite = transport_plans(
-            similarity,
-            mass=config.transport_mass,
-            epsilon=config.transport_epsilon,
-            iterations=config.transport_iterations,
-        )
-        scores.append((plans * similarity).sum(dim=(1, 3)))
-        finite.append(is_finite)
-    return world.clip.logit_scale * torch.cat(scores, dim=1), torch.cat(finite, dim=1)

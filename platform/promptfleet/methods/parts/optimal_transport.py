@@ -13,6 +13,25 @@ import torch
 from torch import Tensor
 
 TOLERANCE = 1e-6
+_CHUNK = 2**20  # similarities that plans are made for at a time; a plan takes five times their memory
+
+
+def transport_scores(
+    patches: Tensor, text: Tensor, *, mass: float, epsilon: float, iterations: int
+) -> tuple[Tensor, Tensor]:
+    """Return sum(plan * similarity) ``[images, classes]`` and true for a finite plan, a few classes at a time.
+
+    patches ``[images, patches, dim]`` and text ``[prompts, classes, dim]`` are unit norm. Gradients flow through the
+    similarities alone. See ``transport_plans`` for the rest.
+    """
+    per_class = patches.shape[0] * patches.shape[1] * text.shape[0]
+    scores, finite = [], []
+    for part in text.split(max(1, _CHUNK // per_class), dim=1):
+        similarity = (part.flatten(0, 1) @ patches.transpose(1, 2)).unflatten(1, part.shape[:2])
+        plans, is_finite = transport_plans(similarity, mass=mass, epsilon=epsilon, iterations=iterations)
+        scores.append((plans * similarity).sum(dim=(1, 3)))
+        finite.append(is_finite)
+    return torch.cat(scores, dim=1), torch.cat(finite, dim=1)
 
 
 @torch.no_grad()

@@ -12,7 +12,7 @@ from tests.pretended_card import CARD, Card
 from tests.tiny_federation import equal
 
 CLIENTS = range(2)
-QUICK = {"fedotp": {"transport_iterations": 3}}
+QUICK = {name: {"transport_iterations": 3} for name in ("fedotp", "dualpt")}
 
 
 def second_round(name: str, device: torch.device, epochs: int):

@@ -163,6 +163,14 @@ def test_a_template_or_words_that_cannot_be_meant(job, tmp_path, template, words
     refused(job("train.py", "--set", "method=openprompt", "--set", f"template={template}", *file), *parts)
 
 
+def test_descriptions_of_other_classes(job, tmp_path):
+    (tmp_path / "texts.yaml").write_text("cat: a cat.\ndog: a dog.")
+    arguments = ["--set", "method=dualpt", "--set", f"descriptions_file={tmp_path / 'texts.yaml'}"]
+    refused(
+        job("train.py", *arguments), "texts.yaml: there is nothing for class 'zero'; the dataset has zero, one, two"
+    )
+
+
 @pytest.mark.parametrize(
     ("arguments", "parts"),
     [

@@ -200,6 +200,7 @@ METHODS = {  # name -> module:class of this package
     "pfedmoap": "pfedmoap:PFedMoAP",
     "openprompt": "openprompt:OpenPrompt",
     "fed_mp": "fed_mp:FedMP",
+    "dualpt": "dualpt:DuAlPT",
 }
 OTHER_NAMES = {"incfl": "maxfl"}  # another name of a method -> its name in METHODS
 METHOD_MODULES = tuple(f"{__name__}.{place.partition(':')[0]}" for place in METHODS.values())

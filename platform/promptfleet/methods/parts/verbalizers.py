@@ -26,8 +26,8 @@ def verbalized(scores: Tensor, of_class: Tensor, omega: Tensor | None = None) ->
     class, or the mean if it is None. ``of_class``: see ``memberships``.
     """
     raw = torch.ones_like(of_class[:, 0]) if omega is None else (omega - omega.max()).exp()
-    weights = raw / (of_class @ (raw @ of_class))
-    return F.log_softmax(scores, dim=-1) @ (of_class * weights.unsqueeze(1))
+    weighted = of_class * raw.unsqueeze(1)
+    return F.log_softmax(scores, dim=-1) @ (weighted / weighted.sum(dim=0))
 
 
 def calibrated(scores: Tensor, neutral: Tensor) -> Tensor:

@@ -8,10 +8,11 @@ import torch.nn.functional as F
 from promptfleet.clip.prompt_encoder import encode_prompts
 from promptfleet.errors import ConfigError
 from promptfleet.federation.conditions.privacy import check_noise_hides
-from promptfleet.methods.dispfl import DisPFLConfig, averaged, entries, moving
+from promptfleet.methods.dispfl import DisPFLConfig, averaged
 from promptfleet.methods.parts.peers import peers_of
 from promptfleet.methods.parts.side_by_side import run_alone
 from promptfleet.methods.parts.sparse import dense, lowest
+from promptfleet.methods.parts.sparse_layers import entries, moving
 from promptfleet.methods.protocol import Call, Message
 from tests.fakes import tiny_task
 from tests.tiny_federation import ALL, equal, tiny_federation
@@ -186,6 +187,7 @@ def test_equal_scores_are_chosen_at_random():
         {"anneal": 0.2},
         {"regrow": "random"},
         {"initial_masks": "different"},
+        {"target": "adapter"},
     ],
     ids=str,
 )
@@ -208,6 +210,48 @@ def test_what_cannot_be_is_refused_in_one_line(values, message):
         DisPFLConfig(method="dispfl", **values)
     assert message in str(error.value)
     assert "\n" not in str(error.value)
+
+
+ADAPTER = {"target": "adapter", "adapter_width": 6, "adapter_lr": 0.1, "weight_decay": 0.0}
+
+
+def test_the_matrices_of_an_adapter_are_sparse_layer_by_layer():
+    fed = dispfl(density=0.25, rounds=9, **ADAPTER)
+    images = fed.examples(0).images
+    start = fed.world.clip.logit_scale * images.features @ fed.world.clip.zero_shot_text.T
+    task = tiny_task(fed.world, fed.privates[0], fed.download(0))
+    personal = replace(task, private=run_alone(fed.world, fed.method.personalize(task), "personalize"))
+    assert torch.allclose(fed.method.predict(personal, images), start, atol=1e-4)  # the start is the identity
+    fed.run([ALL] * 2)
+    for private in fed.privates.values():
+        assert private["delta"].shape == (2, 6 * 24)
+        for mask in (private["mask"], private["sent_mask"]):
+            assert mask.sum(dim=1).tolist() == [36, 36]
+        assert not private["delta"][~private["sent_mask"]].any()
+        assert (private["mask"] & ~private["sent_mask"]).any(dim=1).all()
+    assert upload_of(fed, 0).num_bytes == 4 * 72 + 288 // 8
+    assert fed.method.trained_parameters(fed.world) == 72
+    order = [2, 0, 3, 1]
+    there = replace(fed.world, clip=fed.world.clip.take(order))
+    task = tiny_task(fed.world, fed.privates[0], fed.download(0))
+    personal = replace(task, private=run_alone(fed.world, fed.method.personalize(task), "personalize"))
+    reworded = run_alone(there, fed.method.reworded(personal, there), "reworded")
+    wanted = fed.method.predict(personal, images)[:, order]
+    assert torch.allclose(fed.method.predict(reworded, images), wanted, atol=1e-4)
+
+
+def test_one_step_of_a_dense_adapter_follows_its_gradient():
+    one_step = {"batch_size": 100, "shuffle": False, "momentum": 0.0, "anneal": 0.0}
+    fed = dispfl(density=1.0, **ADAPTER, **one_step)
+    start, examples = fed.server.state, fed.examples(1)
+    down, up = (start[f"adapter.{name}"].clone().requires_grad_() for name in ("down", "up"))
+    features = examples.images.features
+    features = F.normalize(features + F.relu(features @ down.T) @ up.T, dim=-1)
+    F.cross_entropy(fed.world.clip.logit_scale * features @ fed.world.clip.zero_shot_text.T, examples.labels).backward()
+    moved = fed.run([[1]]).privates[1]["delta"]
+    assert up.grad.norm() > 1e-3
+    assert not moved[0].any()  # behind a second matrix of zeros the first has no gradient
+    assert torch.allclose(moved[1].view_as(up), -0.1 * up.grad, atol=1e-6)
 
 
 def test_privacy_has_no_noise_for_masks():

@@ -1,104 +1,32 @@
-"""CLIP's text transformer as plain frozen tensors, and the arithmetic of its parts.
+"""CLIP's text transformer as plain frozen tensors."""
 
-Clients run the text tower thousands of times but never open_clip itself, whose import alone takes seconds.
-"""
+from dataclasses import dataclass
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field
-
-import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from promptfleet.clip.transformer import LAYER_NORM_EPS, Transformer, block_keys
 from promptfleet.errors import BackboneError
-
-LAYER_NORM_EPS = 1e-5
-_MAPS = ("attn.in_proj_", "attn.out_proj.", "mlp.c_fc.", "mlp.c_proj.")
-_LINEAR = ("text_projection", *(f"{name}{kind}" for name in _MAPS for kind in ("weight", "bias")))
 
 
 @dataclass(frozen=True)
-class TextTower:
+class TextTower(Transformer):
     """Causal, pre-norm text transformer whose feature is read at the end-of-text token.
 
     ``weights`` holds, by open_clip's names: ``positional_embedding [positions, width]``, ``ln_final.*``,
     ``text_projection [width, dim]``, ``transformer.resblocks.{i}.*`` and, for encoding whole texts,
-    ``token_embedding.weight [vocabulary, width]``. Nothing in it is trained.
+    ``token_embedding.weight [vocabulary, width]``. Its ``width`` is that of a learnable context vector.
     """
-
-    weights: Mapping[str, Tensor]
-    layers: int
-    heads: int
-    quick_gelu: bool
-    _lowered: dict[torch.dtype, "TextTower"] = field(default_factory=dict, init=False, repr=False, compare=False)
-
-    @property
-    def positions(self) -> int:
-        return self.weights["positional_embedding"].shape[0]
-
-    @property
-    def width(self) -> int:
-        """Width d of a token, and of a learnable context vector."""
-        return self.weights["positional_embedding"].shape[1]
 
     @property
     def dim(self) -> int:
         """Width D of the joint embedding."""
         return self.weights["text_projection"].shape[1]
 
-    def to(self, device: torch.device | str) -> "TextTower":
-        weights = {name: tensor.to(device) for name, tensor in self.weights.items()}
-        return TextTower(weights, self.layers, self.heads, self.quick_gelu)
-
-    @torch.inference_mode(False)  # training may later use tensors that are made for a prediction
-    def lowered(self, dtype: torch.dtype) -> "TextTower":
-        """Return the same tower for autocast to ``dtype``, its linear maps cast once instead of at each use."""
-        if dtype not in self._lowered:
-            weights = {
-                name: tensor.to(dtype) if name.endswith(_LINEAR) else tensor for name, tensor in self.weights.items()
-            }
-            self._lowered[dtype] = TextTower(weights, self.layers, self.heads, self.quick_gelu)
-        return self._lowered[dtype]
-
-    def queries_keys_values(self, layer: int, x: Tensor) -> Tensor:
-        """Return the attention's input for ``x [rows, tokens, width]``: ``[rows, tokens, 3 * width]``."""
-        return self._linear(f"transformer.resblocks.{layer}.attn.in_proj", self._norm(layer, 1, x), join="_")
-
-    def after_attention(self, layer: int, x: Tensor, mixed: Tensor) -> Tensor:
-        """Add the attention's output ``mixed``, then the MLP's, to ``x``; all ``[rows, tokens, width]``."""
-        name = f"transformer.resblocks.{layer}"
-        x = x + self._linear(f"{name}.attn.out_proj", mixed)
-        hidden = self._linear(f"{name}.mlp.c_fc", self._norm(layer, 2, x))
-        hidden = hidden * torch.sigmoid(1.702 * hidden) if self.quick_gelu else F.gelu(hidden)
-        return x + self._linear(f"{name}.mlp.c_proj", hidden)
-
     def project(self, x: Tensor) -> Tensor:
         """Return unit-norm text features ``[rows, tokens, dim]`` of end-of-text tokens ``[rows, tokens, width]``."""
         projection = self.weights["text_projection"].expand(x.shape[0], -1, -1)
         return F.normalize((self._layer_norm("ln_final", x) @ projection).float(), dim=-1)
-
-    def split_heads(self, x: Tensor) -> Tensor:
-        """Return ``[..., tokens, width]`` as ``[..., heads, tokens, width / heads]``.
-
-        Contiguous: products of it then take the same path, and give the same bits, for one row and for many.
-        """
-        return x.unflatten(-1, (self.heads, -1)).transpose(-3, -2).contiguous()
-
-    def join_heads(self, x: Tensor) -> Tensor:
-        """Undo ``split_heads``."""
-        return x.transpose(-3, -2).flatten(-2)
-
-    def _linear(self, name: str, x: Tensor, join: str = ".") -> Tensor:
-        """Multiply row by row, all products of one shape: a row's result does not depend on the number of rows."""
-        weight, bias = self.weights[f"{name}{join}weight"], self.weights[f"{name}{join}bias"]
-        return torch.baddbmm(bias.expand(x.shape[0], 1, -1), x, weight.T.expand(x.shape[0], -1, -1))
-
-    def _norm(self, layer: int, number: int, x: Tensor) -> Tensor:
-        return self._layer_norm(f"transformer.resblocks.{layer}.ln_{number}", x)
-
-    def _layer_norm(self, name: str, x: Tensor) -> Tensor:
-        weight, bias = self.weights[f"{name}.weight"], self.weights[f"{name}.bias"]
-        return F.layer_norm(x, (self.width,), weight, bias, LAYER_NORM_EPS)
 
 
 def text_tower_of(model: nn.Module, name: str = "this model") -> TextTower:
@@ -130,9 +58,5 @@ def text_tower_of(model: nn.Module, name: str = "this model") -> TextTower:
 
 def tower_keys(layers: int) -> list[str]:
     """Return the names of ``TextTower.weights`` with a token table."""
-    parts = ["ln_1", "ln_2", "attn.out_proj", "mlp.c_fc", "mlp.c_proj"]
     keys = ["token_embedding.weight", "positional_embedding", "text_projection", "ln_final.weight", "ln_final.bias"]
-    for block in (f"transformer.resblocks.{layer}" for layer in range(layers)):
-        keys += [f"{block}.attn.in_proj_weight", f"{block}.attn.in_proj_bias"]
-        keys += [f"{block}.{part}.{kind}" for part in parts for kind in ("weight", "bias")]
-    return keys
+    return keys + block_keys(layers)

@@ -9,6 +9,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from promptfleet.clip.vision_tower import VisionTower, encode_pixels, vision_tower_of
+from promptfleet.errors import BackboneError
+
 if TYPE_CHECKING:
     from PIL import Image
 
@@ -28,7 +31,7 @@ class ImageTower:
 
     ``pixels`` are ``[images, 3, height, width]``. ``weights`` holds the tower's parameters and buffers by open_clip's
     names; nothing in it is trained. ``architecture`` and ``preprocessing`` are plain values as in open_clip's model
-    files. open_clip itself is imported at the first use.
+    files. CLIP's vision transformer runs as a ``VisionTower``, any other as open_clip's module.
     """
 
     weights: Mapping[str, Tensor]
@@ -43,8 +46,18 @@ class ImageTower:
         return cls({name: tensor.detach() for name, tensor in tensors.items()}, architecture, tower.preprocess_cfg)
 
     def __call__(self, pixels: Tensor) -> Tensor:
+        if self.vision is not None:
+            return encode_pixels(self.vision, pixels)
         features = torch.func.functional_call(self._tower, dict(self.weights), (pixels,), strict=True)
         return F.normalize(features, dim=-1)
+
+    @cached_property
+    def vision(self) -> VisionTower | None:
+        """Return the vision transformer that tokens can be inserted into; None for any other image tower."""
+        try:
+            return vision_tower_of(self.weights, self.architecture)
+        except BackboneError:
+            return None
 
     @property
     def image_size(self) -> tuple[int, int]:

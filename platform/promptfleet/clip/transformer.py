@@ -14,7 +14,8 @@ from torch import Tensor
 TransformerT = TypeVar("TransformerT", bound="Transformer")
 LAYER_NORM_EPS = 1e-5
 _MAPS = ("attn.in_proj_", "attn.out_proj.", "mlp.c_fc.", "mlp.c_proj.")
-_LINEAR = ("text_projection", *(f"{name}{kind}" for name in _MAPS for kind in ("weight", "bias")))
+_LINEAR = tuple(f"{name}{kind}" for name in _MAPS for kind in ("weight", "bias"))
+_LINEAR_ALONE = ("text_projection", "conv1.weight", "proj")
 
 
 @dataclass(frozen=True)
@@ -47,7 +48,8 @@ class Transformer:
         """Return the same tower for autocast to ``dtype``, its linear maps cast once instead of at each use."""
         if dtype not in self._lowered:
             weights = {
-                name: tensor.to(dtype) if name.endswith(_LINEAR) else tensor for name, tensor in self.weights.items()
+                name: tensor.to(dtype) if name.endswith(_LINEAR) or name in _LINEAR_ALONE else tensor
+                for name, tensor in self.weights.items()
             }
             self._lowered[dtype] = replace(self, weights=weights)
         return self._lowered[dtype]

@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from zlib import crc32
 
 import numpy as np
@@ -10,6 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from promptfleet.clip.frozen import FrozenClip
+from promptfleet.clip.image_tower import ImageTower
 from promptfleet.clip.plain_encoder import encode_texts
 from promptfleet.clip.prompt_layout import ClassTokens
 from promptfleet.clip.text_tower import TextTower
@@ -20,12 +22,13 @@ from promptfleet.data.feature_store import NONE, FeatureStore
 from promptfleet.federation.client import Client
 from promptfleet.methods import load_method
 from promptfleet.methods.pfedmoap import PFedMoAPConfig
-from promptfleet.methods.protocol import Arrived, Examples, Images, Message, Method, State, Task, World
+from promptfleet.methods.protocol import Arrived, Examples, Images, Message, Method, Needs, Pixels, State, Task, World
 
 VOCABULARY = 40  # the last two ids are SOS and EOT, as in CLIP's own
 NAME_LENGTHS = (1, 3, 2, 1)
 PATCHES = 5  # per image
 _WORD = re.compile(r"\w+|[^\w\s]")
+SIDE = 8  # pixels
 TINY = {
     "clients": 4,
     "rounds": 3,
@@ -80,6 +83,42 @@ def tiny_tower(
     return TextTower(weights, layers, heads, quick_gelu)
 
 
+def tiny_image_tower(dim: int = 24, *, layers: int = 2) -> ImageTower:
+    """A vision transformer of four patches, of random weights, too."""
+    generator = torch.Generator().manual_seed(1)
+    tower = tiny_tower(dim=dim, layers=layers, positions=5, seed=1)
+    own = {
+        "conv1.weight": torch.randn(tower.width, 3, SIDE // 2, SIDE // 2, generator=generator) / SIDE,
+        "class_embedding": 0.3 * torch.randn(tower.width, generator=generator),
+        "ln_pre.weight": 1 + 0.1 * torch.randn(tower.width, generator=generator),
+        "ln_pre.bias": 0.1 * torch.randn(tower.width, generator=generator),
+    }
+    names = {"ln_final.weight": "ln_post.weight", "ln_final.bias": "ln_post.bias", "text_projection": "proj"}
+    blocks = {names.get(name, name): tensor for name, tensor in tower.weights.items() if "token" not in name}
+    head_width = tower.width // tower.heads
+    vision = {
+        "image_size": SIDE,
+        "layers": layers,
+        "width": tower.width,
+        "head_width": head_width,
+        "patch_size": SIDE // 2,
+    }
+    return ImageTower(own | blocks, {"embed_dim": dim, "vision_cfg": vision}, {"size": SIDE})
+
+
+class TinyPixels:
+    """Images ``[images, 3, 8, 8]`` as a ``PixelReader`` of a world's device."""
+
+    def __init__(self, world: World, pixels: Tensor):
+        self._pixels, self._device = pixels, world.device
+
+    def __call__(self, indices: np.ndarray) -> Tensor:
+        return self._pixels[torch.from_numpy(indices)].to(self._device)
+
+    def for_update(self, indices: np.ndarray) -> Tensor | None:
+        return None if self._device.type == "cpu" else self(indices)
+
+
 def tiny_token_ids(name_lengths: Sequence[int] = NAME_LENGTHS, *, positions: int = 77, seed: int = 0) -> Tensor:
     """Rows ``[SOS][name tokens].[EOT][zeros]`` as a tokenizer gives them; token 1 is the full stop."""
     generator = torch.Generator().manual_seed(seed)
@@ -116,7 +155,8 @@ def tiny_world(*, config_class: type[FederationConfig] = PFedMoAPConfig, clip: F
     config = config_class.model_validate({**defaults, **config})
     method = load_method(config.method)
     texts = {name: tiny_texts(listed, clip.tower) for name, listed in method.texts(config, names).items()}
-    return method.own_world(World(config, clip, names, texts=texts))
+    image_tower = tiny_image_tower(clip.tower.dim) if Needs.PIXELS in method.needs_of(config) else None
+    return method.own_world(World(config, clip, names, image_tower, texts=texts))
 
 
 def tiny_texts(texts: Sequence[str], tower: TextTower) -> ClassTokens:
@@ -138,7 +178,12 @@ def tiny_examples(world: World, count: int = 10, *, seed: int = 0) -> Examples:
     noise = torch.randn(count, text.shape[1], generator=generator) * text.shape[1] ** -0.5
     features = F.normalize(text[labels] + noise, dim=-1)
     patch_noise = torch.randn(count, PATCHES, text.shape[1], generator=generator) * text.shape[1] ** -0.5
-    return Examples(Images(features, F.normalize(features.unsqueeze(1) + patch_noise, dim=-1)), labels)
+    images = Images(features, F.normalize(features.unsqueeze(1) + patch_noise, dim=-1))
+    if world.image_tower is not None:
+        of_class = torch.randn(len(text), 3, SIDE, SIDE, generator=torch.Generator().manual_seed(5))
+        pixels = of_class[labels] + torch.randn(count, 3, SIDE, SIDE, generator=generator)
+        images = replace(images, pixels=Pixels(np.arange(count), TinyPixels(world, pixels)))
+    return Examples(images, labels)
 
 
 def tiny_task(
@@ -182,4 +227,7 @@ def tiny_client(
     none = np.full_like(labels, NONE)
     store = FeatureStore(features, labels, none, none, {}, patches)
     parts = np.split(np.arange(len(labels)), [len(train), len(train) + held_out])
-    return Client(client_id, method, world, store, ClientSplit(*parts))
+    reader = None
+    if train.images.pixels is not None:
+        reader = TinyPixels(world, torch.cat([some.images.pixels.load().cpu() for some in (train, rest)]))
+    return Client(client_id, method, world, store, ClientSplit(*parts), reader)

@@ -407,6 +407,7 @@ OTHER = {
     "features.dtype": "float16",
     "features.patches_dtype": "float32",
     "features.views": 4,
+    "features.pixels_cache_bytes": 0,
     "data.folder": "mine",
     "runtime.backend": "local",
     "runtime.device": "cpu",

@@ -184,6 +184,12 @@ class FeaturesConfig(Section):
     views: int = Field(
         0, ge=0, description="augmented views per training image; each epoch draws one of them (0: no views)"
     )
+    pixels_cache_bytes: int = Field(
+        2**29,
+        ge=0,
+        description="memory of each process for decoded images, of methods that need pixels; others are decoded at "
+        "each use",
+    )
 
 
 class RuntimeConfig(Section):
@@ -409,8 +415,8 @@ class FederationConfig(Section):
     class_specific_context: bool = Field(False, description="learn one context per class")
     precision: Literal["float32", "tf32", "bfloat16", "float16"] = Field(
         "float32",
-        description="arithmetic of the text encoder; trained values stay in float32. tf32: float32 with faster, less "
-        "precise products on a GPU, also outside of the encoder",
+        description="arithmetic of the text encoder, and of a vision transformer that gradients flow through; trained "
+        "values stay in float32. tf32: float32 with faster, less precise products on a GPU, also outside of encoders",
     )
     prompt_lr: float = Field(0.02, gt=0, description="learning rate of the prompt")
     momentum: float = Field(0.9, ge=0, lt=1, description="momentum of SGD")

@@ -88,23 +88,43 @@ def test_pixels_give_the_stored_features(prepared, pixels):
     assert np.allclose(prepared.image_tower(pixels).numpy(), store.features[:4], rtol=0, atol=1e-5)
 
 
-@pytest.mark.slow
-def test_images_are_decoded_batch_by_batch_when_they_are_used(config, prepared, monkeypatch):
-    read, batches = [], []
-    decode, stack = Dataset.__getattribute__, torch.stack
+@pytest.fixture
+def decoded(monkeypatch):
+    """Return the indices of decoded images."""
+    read, get = [], Dataset.__getattribute__
 
     def counting(self, name):
-        value = decode(self, name)
+        value = get(self, name)
         return (lambda index: read.append(index) or value(index)) if name == "read_image" else value
 
     monkeypatch.setattr(Dataset, "__getattribute__", counting)
+    return read
+
+
+@pytest.mark.slow
+def test_images_are_read_batch_by_batch_and_decoded_once(config, prepared, monkeypatch, decoded):
+    batches, stack = [], torch.stack
     monkeypatch.setattr(torch, "stack", lambda tensors, *rest: batches.append(len(tensors)) or stack(tensors, *rest))
     plain = {"sets": {"global": "never", "others": "never", "server": "never"}, "calibration": "never"}
-    once = type(config).model_validate(merge(config.to_dict(), {"rounds": 1, "evaluation": plain}))
-    result = run_locally(once, prepared)
+    result = run_locally(type(config).model_validate(merge(config.to_dict(), {"evaluation": plain})), prepared)
+    assert config.rounds > 1
     samples = sum(client.num_train + client.num_val + client.num_test for client in result.clients)
-    assert sorted(read) == list(range(samples))  # one local epoch of the training parts, then the others once
+    assert sorted(decoded) == list(range(samples))
     assert max(batches) <= config.batch_size
+
+
+@pytest.mark.parametrize("room", [0, 2, 4])
+def test_what_does_not_fit_is_decoded_each_time(config, prepared, decoded, room):
+    image_bytes = 4 * 3 * 32 * 32
+    bounded = type(config).model_validate(
+        merge(config.to_dict(), {"features": {"pixels_cache_bytes": (room + 1) * image_bytes - 1}})
+    )
+    read = pixel_reader(prepared.world(bounded), open_features(prepared.features).labels)
+    indices = np.array([7, 3, 9, 1])
+    epochs = [read(indices) for _ in range(3)]
+    assert all(torch.equal(epoch, epochs[0]) for epoch in epochs)
+    assert sorted(decoded) == sorted([1, 3, 7, 9] + 2 * sorted([7, 3, 9, 1][room:]))
+    assert decoded.count(1) == (1 if room == 4 else 3)
 
 
 def test_methods_on_features_have_no_image_encoder(small_config):

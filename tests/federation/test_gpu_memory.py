@@ -1,11 +1,16 @@
 """GPU memory of an actor, and the error of a client that runs out of it. No GPU is needed."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 from ray.exceptions import RayActorError
 
 from promptfleet.clip.activations import activation_bytes
+from promptfleet.clip.backbone import load_backbone
 from promptfleet.clip.prompt_encoder import encode_prompts
+from promptfleet.clip.vision_tower import encode_pixels
+from promptfleet.config import BackboneConfig
 from promptfleet.errors import FederationError, ResourceError
 from promptfleet.federation import gpu_memory
 from promptfleet.federation.gpu_memory import (
@@ -18,8 +23,9 @@ from promptfleet.federation.gpu_memory import (
 from promptfleet.federation.local_fleet import LocalFleet
 from promptfleet.federation.on_ray.processes import _why_not
 from promptfleet.federation.rounds import Federation
+from promptfleet.methods.parts.side_by_side import side_by_side
 from promptfleet.methods.promptfl import PromptFL
-from tests.fakes import tiny_classes, tiny_tower
+from tests.fakes import tiny_classes, tiny_tower, tiny_world
 
 
 def test_activations_are_those_that_torch_keeps():
@@ -112,3 +118,27 @@ def test_weights_that_do_not_fit_are_one_line_as_well():
 
     assert str(_why_not(Failed())) == "out of GPU memory: 9 GiB"
     assert _why_not(RayActorError()) is None
+
+
+def test_activations_of_an_image_are_about_those_that_torch_keeps():
+    tower = load_backbone(BackboneConfig()).image_tower.vision
+    frozen = {tensor.untyped_storage().data_ptr() for tensor in tower.weights.values()}
+    kept: dict[int, torch.Tensor] = {}
+
+    def keep(tensor):
+        if tensor.untyped_storage().data_ptr() not in frozen:
+            kept[tensor.untyped_storage().data_ptr()] = tensor
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+        encode_pixels(tower, torch.zeros(8, 3, 32, 32, requires_grad=True))
+    counted = sum(tensor.untyped_storage().nbytes() for tensor in kept.values())
+    assert 8 * tower.activation_bytes == pytest.approx(counted, rel=0.3)
+
+
+@pytest.mark.parametrize(("batch_size", "together"), [(4, 16), (2_500, 1)])
+def test_fewer_clients_step_together_where_their_images_take_memory(batch_size, together):
+    tower = load_backbone(BackboneConfig()).image_tower
+    world = replace(tiny_world(batch_size=batch_size), image_tower=tower)
+    assert side_by_side(world) == together
+    assert side_by_side(replace(world, image_tower=None)) == 16

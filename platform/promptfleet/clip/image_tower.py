@@ -15,6 +15,7 @@ from promptfleet.errors import BackboneError
 if TYPE_CHECKING:
     from PIL import Image
 
+_RESNET_VALUES = 600  # that RN50 keeps per pixel; others have no figure of their own
 _NO_TEXT = {"context_length": 1, "vocab_size": 1, "width": 8, "heads": 1, "layers": 1}
 
 
@@ -58,6 +59,14 @@ class ImageTower:
             return vision_tower_of(self.weights, self.architecture)
         except BackboneError:
             return None
+
+    @property
+    def activation_bytes(self) -> int:
+        """Bytes, about, that an image's float32 forward pass keeps for its gradients."""
+        if self.vision is not None:
+            return self.vision.activation_bytes
+        height, width = self.image_size
+        return 4 * _RESNET_VALUES * height * width
 
     @property
     def image_size(self) -> tuple[int, int]:

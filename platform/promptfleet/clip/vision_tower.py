@@ -16,6 +16,7 @@ from promptfleet.clip.transformer import Transformer, block_keys
 from promptfleet.errors import BackboneError
 
 _NOTHING: Mapping[int, Tensor] = {}
+_BLOCK_WIDTHS = 10  # of values that a block keeps per token
 _SIZES = {"layers", "width", "head_width", "mlp_ratio", "patch_size", "image_size"}
 _NEUTRAL = (None, False, 0, {}, "tok", "learnable", "default")  # values of other keys that change nothing
 _ONLY_IN_TRAINING = {"patch_dropout", "output_tokens", "attn_pooler_queries", "attn_pooler_heads"}
@@ -39,6 +40,11 @@ class VisionTower(Transformer):
     def patch_pixels(self) -> int:
         """Number of pixels of a patch."""
         return self.weights["conv1.weight"][0, 0].numel()
+
+    @property
+    def activation_bytes(self) -> int:
+        """Bytes, about, that an image's float32 forward pass keeps for its gradients."""
+        return 4 * self.layers * self.positions * (_BLOCK_WIDTHS * self.width + self.heads * self.positions)
 
     def embed(self, pixels: Tensor) -> Tensor:
         """Return the class token and the patches of ``pixels [images, 3, height, width]``: ``[images, tokens, width]``.
@@ -68,7 +74,7 @@ class VisionTower(Transformer):
     def project(self, x: Tensor) -> Tensor:
         """Return unit-norm features ``[images, dim]`` of normed tokens ``x [images, width]``."""
         projection = self.weights["proj"].expand(x.shape[0], -1, -1)
-        return F.normalize((x.unsqueeze(1) @ projection).squeeze(1).float(), dim=-1)
+        return F.normalize((x.unsqueeze(1) @ projection).squeeze(1).to(x.dtype), dim=-1)
 
 
 def encode_tokens(

@@ -28,7 +28,7 @@ from promptfleet.federation.evaluation.scores import (
 )
 from promptfleet.federation.evaluation.shared_sets import Model, SharedSets
 from promptfleet.federation.reports import TrainReport
-from promptfleet.methods.parts.side_by_side import SIDE_BY_SIDE, run_together
+from promptfleet.methods.parts.side_by_side import run_together, side_by_side
 from promptfleet.methods.parts.states import find_non_finite, to_device
 from promptfleet.methods.protocol import (
     AttachesToUploads,
@@ -222,9 +222,9 @@ def evaluate_together(
     shared: SharedSets | None = None,
 ) -> list[Evaluation]:
     """Evaluate several clients of one world, personalized side by side; ``shared`` has the sets of several clients."""
-    evaluations = []
-    for start in range(0, len(clients), SIDE_BY_SIDE):  # which bounds the memory for personalized states
-        group = clients[start : start + SIDE_BY_SIDE]
+    evaluations, together = [], side_by_side(clients[0]._world)
+    for start in range(0, len(clients), together):  # which bounds the memory for personalized states
+        group = clients[start : start + together]
         tasks = [
             client._task("personalize", round_index, privates[client.id], downloads[client.id]) for client in group
         ]

@@ -13,7 +13,7 @@ from promptfleet.federation.evaluation.scores import Evaluation
 from promptfleet.federation.evaluation.shared_sets import Read, SharedParts, SharedSets
 from promptfleet.federation.gpu_memory import explaining_full_memory
 from promptfleet.methods import load_method
-from promptfleet.methods.parts.side_by_side import SIDE_BY_SIDE
+from promptfleet.methods.parts.side_by_side import side_by_side
 from promptfleet.methods.protocol import Message, State, World
 
 
@@ -57,7 +57,7 @@ class ClientGroup:
         """Run local updates of the clients that have a download, side by side if ``runtime.batch_steps`` says so."""
         clients = [self._clients[client] for client in downloads]
         together = self._world.config.runtime.batch_steps
-        with explaining_full_memory(min(len(clients), SIDE_BY_SIDE) if together else 1):
+        with explaining_full_memory(min(len(clients), side_by_side(self._world)) if together else 1):
             if together:
                 return train_together(clients, round_index, privates, downloads)
             return {
@@ -71,7 +71,7 @@ class ClientGroup:
         clients = [self._clients[client] for client in downloads]
         together = self._world.config.runtime.batch_steps
         groups = [clients] if together else [[client] for client in clients]
-        with explaining_full_memory(min(len(clients), SIDE_BY_SIDE) if together else 1):
+        with explaining_full_memory(min(len(clients), side_by_side(self._world)) if together else 1):
             return [
                 evaluation
                 for group in groups

@@ -22,7 +22,7 @@ from promptfleet.devices import gpu_sizes
 from promptfleet.errors import ResourceError
 from promptfleet.federation.gpu_shares import share_of
 from promptfleet.methods.parts.prompts import context_shape
-from promptfleet.methods.parts.side_by_side import SIDE_BY_SIDE
+from promptfleet.methods.parts.side_by_side import side_by_side
 
 if TYPE_CHECKING:
     from promptfleet.federation.prepare import Prepared
@@ -63,9 +63,11 @@ class ActorMemory:
     def of(cls, config: FederationConfig, prepared: "Prepared") -> "ActorMemory":
         """Count the memory of an actor of this federation; for methods that train several prompts, one is counted."""
         world = prepared.world(config)
-        clients = min(config.runtime.clients_per_actor, SIDE_BY_SIDE) if config.runtime.batch_steps else 1
+        clients = min(config.runtime.clients_per_actor, side_by_side(world)) if config.runtime.batch_steps else 1
         shape = (clients, *context_shape(world))
         step = activation_bytes(world.clip.tower, world.clip.classes, shape, config.class_token_position)
+        if world.image_tower is not None:
+            step += clients * config.batch_size * world.image_tower.activation_bytes
         name = config.backbone.name
         return cls(name, measured_memory().get(name), prepared.weights_bytes(), step, clients)
 

@@ -28,7 +28,16 @@ from promptfleet.seeding import stream
 
 State = dict[str, Tensor]
 Purpose = Literal["train", "evaluate"]
-PixelReader = Callable[[np.ndarray], Tensor]  # sample indices -> [images, 3, height, width]
+
+
+class PixelReader(Protocol):
+    """Reader of a dataset's images by their indices, as the input of ``World.image_tower``."""
+
+    def __call__(self, indices: np.ndarray) -> Tensor:
+        """Return ``[images, 3, height, width]`` on the world's device."""
+
+    def for_update(self, indices: np.ndarray) -> Tensor | None:
+        """Return the same if a step would otherwise have to copy its batch to the device, and there is room."""
 
 
 class RowStore(Protocol):
@@ -96,8 +105,9 @@ class World:
 class Needs(Flag):
     """Inputs that a method needs: of an image, the frozen CLIP's one global feature, and those of patches, or pixels.
 
-    PIXELS is for gradients through the image encoder: images are decoded and encoded at each step, not once. PUBLIC
-    are examples on the server, ``World.public``. Needs add up: ``Needs.PATCHES | Needs.PUBLIC``.
+    PIXELS is for gradients through the image encoder: images are encoded at each step, not once, and decoded ones are
+    kept in memory while there is room. PUBLIC are examples on the server, ``World.public``. Needs add up:
+    ``Needs.PATCHES | Needs.PUBLIC``.
     """
 
     GLOBAL = 0
@@ -108,7 +118,7 @@ class Needs(Flag):
 
 @dataclass(frozen=True)
 class Pixels:
-    """Images of the dataset that ``load`` decodes on request; ``indices`` are the dataset's own."""
+    """Images of the dataset that ``load`` reads on request; ``indices`` are the dataset's own."""
 
     indices: np.ndarray
     read: PixelReader
@@ -119,6 +129,25 @@ class Pixels:
     def load(self) -> Tensor:
         """Return ``[images, 3, height, width]``, the input of ``World.image_tower``."""
         return self.read(self.indices)
+
+    def for_update(self) -> "Pixels | LoadedPixels":
+        """Return the same images, loaded if ``PixelReader.for_update`` says so."""
+        loaded = self.read.for_update(self.indices)
+        return self if loaded is None else LoadedPixels(loaded)
+
+
+@dataclass(frozen=True)
+class LoadedPixels:
+    """Images ``[images, 3, height, width]`` in memory of the device."""
+
+    tensor: Tensor
+
+    def __getitem__(self, chosen: Tensor) -> "LoadedPixels":
+        return LoadedPixels(self.tensor[chosen])
+
+    def load(self) -> Tensor:
+        """Return ``[images, 3, height, width]``."""
+        return self.tensor
 
 
 @dataclass(frozen=True)
@@ -133,7 +162,7 @@ class Images:
     features: Tensor
     patches: Tensor | None = None
     views: Tensor | None = None
-    pixels: Pixels | None = None
+    pixels: Pixels | LoadedPixels | None = None
 
     def __len__(self) -> int:
         return self.features.shape[0]
@@ -144,7 +173,7 @@ class Images:
 
     def for_update(self) -> "Images":
         """Return the same images, in memory of the device if a step would otherwise have to copy its batch there."""
-        return self
+        return self if self.pixels is None else replace(self, pixels=self.pixels.for_update())
 
 
 @dataclass(frozen=True)
@@ -345,6 +374,20 @@ class Encode:
 
 
 @dataclass(frozen=True)
+class EncodeImages:
+    """Request of work for features of ``pixels [images, 3, height, width]`` from CLIP's image tower.
+
+    The answer is ``[images, dim]``, unit norm, which gradients flow through. ``inserted[i] [images, tokens, width]``
+    come after the class token before block i of a vision transformer, and stay; the features are then those of the mean
+    of the first ``pooled`` tokens. Any other image tower takes pixels alone.
+    """
+
+    pixels: Tensor
+    inserted: Mapping[int, Tensor] = field(default_factory=dict)
+    pooled: int = 1
+
+
+@dataclass(frozen=True)
 class Backward:
     """Request of work for the gradients of the scalar ``loss``; they are in ``grad`` afterwards."""
 
@@ -363,7 +406,7 @@ class Gradients:
 
 
 ResultT = TypeVar("ResultT")
-Request = Encode | Backward | Gradients
+Request = Encode | EncodeImages | Backward | Gradients
 Answer = Tensor | tuple[Tensor, ...] | None
 Work = Generator[Request, Answer, ResultT]  # a computation that comes to a result
 
@@ -373,7 +416,8 @@ class Method(ABC):
 
     Functions that may return ``Work`` can be generators instead. Written as ``text = yield Encode(contexts)`` and
     ``yield Backward(loss)``, one reads like a loop of its own; local updates and personalizations of the clients of
-    one process still go through the text tower together (see ``parts.side_by_side``).
+    one process still go through the text tower, and by ``EncodeImages`` through the image tower, together (see
+    ``parts.side_by_side``).
     """
 
     Config: ClassVar[type[FederationConfig]] = FederationConfig

@@ -37,7 +37,7 @@ def batches(method: Method, task: Task, count: int, block: int) -> list[np.ndarr
     order, size = np.arange(count), block
     if method.has_memory:
         order = stream(task.config.seed, "stream", client=task.client).permutation(order)
-    if method.has_memory or method.needs is Needs.PIXELS:
+    if method.has_memory or Needs.PIXELS in method.needs_of(task.config):
         size = task.config.batch_size
     return [order[start : start + size] for start in range(0, count, size)]
 

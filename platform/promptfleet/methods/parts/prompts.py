@@ -8,10 +8,10 @@ from torch import Tensor
 
 from promptfleet.clip.prompt_encoder import encode_prompts
 from promptfleet.devices import from_numpy
+from promptfleet.methods.parts.precision import in_precision
 from promptfleet.methods.protocol import Encode, Examples, Images, State, Task, Work, World
 
 CONTEXT_STD = 0.02
-FLOAT16_SCALE = 2.0**10  # of gradients within the tower: many are too small for float16 even if the loss is not
 
 
 def context_shape(world: World) -> tuple[int, ...]:
@@ -63,19 +63,10 @@ def encode_contexts(world: World, contexts: Tensor, texts: str = "classes") -> T
     ``texts`` names another list of the method's texts to put the contexts before; without tokens in the context, that
     encodes the texts themselves. The text tower runs in ``config.precision``, everything else in float32.
     """
-    tower, tokens, position = world.clip.tower, world.tokens(texts), world.config.class_token_position
-    if world.config.precision in ("float32", "tf32"):  # for the latter see ``devices.set_arithmetic``
-        return encode_prompts(tower, tokens, contexts, position)
-    dtype = getattr(torch, world.config.precision)
-    scaled = dtype == torch.float16 and contexts.requires_grad
-    if scaled:
-        contexts = contexts.clone()
-        contexts.register_hook(lambda gradient: gradient / FLOAT16_SCALE)
-    with torch.autocast(contexts.device.type, dtype):
-        text = encode_prompts(tower.lowered(dtype), tokens, contexts, position)
-    if scaled:
-        text.register_hook(lambda gradient: gradient * FLOAT16_SCALE)
-    return text
+    tokens, position = world.tokens(texts), world.config.class_token_position
+    return in_precision(
+        world.config, world.clip.tower, [contexts], lambda tower, given: encode_prompts(tower, tokens, *given, position)
+    )
 
 
 @torch.no_grad()

@@ -1,7 +1,7 @@
-"""Work of several clients side by side, their prompts through the text tower in one batch."""
+"""Work of several clients side by side, their prompts or images through a tower in one batch."""
 
 from collections import defaultdict
-from collections.abc import Generator, Iterable, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from itertools import islice
 from typing import Any
 
@@ -9,11 +9,13 @@ import torch
 from torch import Tensor
 
 from promptfleet.errors import MethodError
+from promptfleet.methods.parts.images import encode_images
 from promptfleet.methods.parts.prompts import encode_contexts
 from promptfleet.methods.protocol import (
     Answer,
     Backward,
     Encode,
+    EncodeImages,
     Gradients,
     Request,
     ResultT,
@@ -24,7 +26,16 @@ from promptfleet.methods.protocol import (
 )
 
 SIDE_BY_SIDE = 16  # generators at a time: more would hold more memory, and are no faster
+IMAGE_BYTES = 2**30  # that their images may keep in an image tower
 RESULTS = {"init_server": dict, "local_update": Update, "aggregate": dict, "personalize": dict, "reworded": Task}
+
+
+def side_by_side(world: World) -> int:
+    """Return the number of generators at a time: fewer where they train through a large image tower."""
+    if world.image_tower is None:
+        return SIDE_BY_SIDE
+    each = world.image_tower.activation_bytes * world.config.batch_size
+    return max(1, min(SIDE_BY_SIDE, IMAGE_BYTES // each))
 
 
 def run_together(
@@ -39,7 +50,7 @@ def run_together(
         MethodError: one is neither a result nor a generator that returns one, or yields anything else.
     """
     todo, done = iter(works), []
-    while group := list(islice(todo, SIDE_BY_SIDE)):
+    while group := list(islice(todo, side_by_side(world))):
         done += _run_group(world, group, function)
     return done
 
@@ -78,8 +89,8 @@ def _advance(world: World, work: Work[ResultT], answer: Answer, function: str) -
 def _unexpected(world: World, function: str, did: str, value: Any) -> MethodError:
     result = {Update: "an Update", Task: "a Task", dict: "a state"}[RESULTS[function]]
     return MethodError(
-        f"method {world.config.method}: {function} {did} {_named(value)}, should be a generator that yields Encode and "
-        f"Backward and returns {result}, or return one itself"
+        f"method {world.config.method}: {function} {did} {_named(value)}, should be a generator that yields Encode, "
+        f"EncodeImages and Backward and returns {result}, or return one itself"
     )
 
 
@@ -93,17 +104,9 @@ def _answer(world: World, asked: dict[int, Request]) -> dict[int, Answer]:
     losses = {index: request.loss for index, request in asked.items() if isinstance(request, Backward)}
     if losses:
         torch.autograd.backward(list(losses.values()))
-    alike = defaultdict(list)
-    for index, request in asked.items():
-        if isinstance(request, Encode):
-            alike[request.texts, request.contexts.shape, request.contexts.requires_grad].append(index)
     answers: dict[int, Answer] = gradients | dict.fromkeys(losses)
-    for (texts, *_), indices in alike.items():
-        contexts = [asked[index].contexts for index in indices]
-        features = encode_contexts(world, torch.cat(contexts), texts)
-        parts = features.split([len(one) for one in contexts])
-        if not features.requires_grad:
-            parts = [part.clone() for part in parts]  # a kept part of one must not keep all of them in memory
+    for encode, indices in _alike(asked):
+        parts = encode(world, [asked[index] for index in indices])
         answers |= dict(zip(indices, parts, strict=True))
     return answers
 
@@ -116,3 +119,38 @@ def _gradients(asked: dict[int, Request]) -> dict[int, tuple[Tensor, ...]]:
     tensors = [tensor for request in wanted.values() for tensor in request.of]
     found = iter(torch.autograd.grad([request.loss for request in wanted.values()], tensors, create_graph=True))
     return {index: tuple(islice(found, len(request.of))) for index, request in wanted.items()}
+
+
+def _alike(asked: Mapping[int, Request]) -> Iterator[tuple[Callable[..., Sequence[Tensor]], list[int]]]:
+    """Group requests of features that one batch can answer."""
+    groups = defaultdict(list)
+    for index, request in asked.items():
+        if isinstance(request, Encode):
+            key = (request.texts, request.contexts.shape, request.contexts.requires_grad)
+            groups[_encode_texts, key].append(index)
+        elif isinstance(request, EncodeImages):
+            tokens = tuple((block, one.shape[1], one.requires_grad) for block, one in request.inserted.items())
+            groups[_encode_images, (request.pixels.requires_grad, tokens, request.pooled)].append(index)
+    for (encode, _), indices in groups.items():
+        yield encode, indices
+
+
+def _encode_texts(world: World, requests: Sequence[Encode]) -> Sequence[Tensor]:
+    contexts = [request.contexts for request in requests]
+    return _parts(encode_contexts(world, torch.cat(contexts), requests[0].texts), contexts)
+
+
+def _encode_images(world: World, requests: Sequence[EncodeImages]) -> Sequence[Tensor]:
+    if world.image_tower.vision is None:  # whose bits may depend on the number of images
+        return [encode_images(world, request.pixels) for request in requests]
+    pixels = [request.pixels for request in requests]
+    inserted = {block: torch.cat([request.inserted[block] for request in requests]) for block in requests[0].inserted}
+    return _parts(encode_images(world, torch.cat(pixels), inserted, requests[0].pooled), pixels)
+
+
+def _parts(features: Tensor, inputs: Sequence[Tensor]) -> Sequence[Tensor]:
+    """Return the features of each input."""
+    parts = features.split([len(one) for one in inputs])
+    if features.requires_grad:
+        return parts
+    return [part.clone() for part in parts]  # a kept part of one must not keep all of them in memory

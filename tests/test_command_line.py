@@ -223,8 +223,11 @@ def test_a_user_without_an_account_has_a_home(monkeypatch):
 
 @pytest.fixture
 def handlers():
-    """Signal handlers are afterwards what they were before."""
+    """Signal handlers are those of a new process, also under nohup, and afterwards what they were before."""
     kept = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)}
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    for number in (signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, signal.SIG_DFL)
     yield
     for number, handler in kept.items():
         signal.signal(number, handler)

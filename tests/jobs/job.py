@@ -18,6 +18,12 @@ MARK = "PROMPTFLEET_TEST"
 LISTENS = "0A"
 
 
+def hear_signals() -> None:
+    """Let SIGINT and SIGHUP end this process, also where the tests ignore them: under nohup or in the background."""
+    for number in (signal.SIGINT, signal.SIGHUP):
+        signal.signal(number, signal.SIG_DFL)
+
+
 class Job:
     """One command line under way, whose descendants can be told by a mark in their environment."""
 
@@ -28,7 +34,8 @@ class Job:
         self.process = self._start(command, cwd=folder, env={**os.environ, MARK: self.mark}, start_new_session=True)
 
     def _start(self, command: list[str], **options: Any) -> subprocess.Popen:
-        return subprocess.Popen(command, stdout=self.output.open("w"), stderr=subprocess.STDOUT, **options)
+        out = self.output.open("w")
+        return subprocess.Popen(command, stdout=out, stderr=subprocess.STDOUT, preexec_fn=hear_signals, **options)
 
     def wait(self) -> int:
         return self.process.wait(timeout=600)
@@ -86,12 +93,17 @@ class TerminalJob(Job):
 
     def _start(self, command: list[str], **options: Any) -> subprocess.Popen:
         self._keyboard, terminal = pty.openpty()
-        options["preexec_fn"] = lambda: fcntl.ioctl(0, termios.TIOCSCTTY, 0)
-        process = subprocess.Popen(command, stdin=terminal, stdout=terminal, stderr=terminal, **options)
+        streams = dict.fromkeys(("stdin", "stdout", "stderr"), terminal)
+        process = subprocess.Popen(command, **streams, preexec_fn=self._take_terminal, **options)
         os.close(terminal)
         self.output.touch()
         threading.Thread(target=self._show, daemon=True).start()
         return process
+
+    @staticmethod
+    def _take_terminal() -> None:
+        hear_signals()
+        fcntl.ioctl(0, termios.TIOCSCTTY, 0)
 
     def press_ctrl_c(self) -> None:
         os.write(self._keyboard, b"\x03")

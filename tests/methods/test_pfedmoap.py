@@ -359,7 +359,7 @@ def test_with_experts_it_is_not_promptfl_from_the_second_round_on():
 
 @pytest.fixture(scope="module")
 def usual_logits():
-    return federation().run([ALL] * 3).logits(0)
+    return federation().run([ALL] * 2).logits(0)
 
 
 @pytest.mark.parametrize(
@@ -388,11 +388,11 @@ def usual_logits():
     ids=str,
 )
 def test_every_option_changes_the_result(usual_logits, option):
-    assert not torch.allclose(federation(**option).run([ALL] * 3).logits(0), usual_logits, atol=1e-5)
+    assert not torch.allclose(federation(**option).run([ALL] * 2).logits(0), usual_logits, atol=1e-5)
 
 
 def test_the_same_options_give_the_same_result(usual_logits):
-    assert torch.equal(federation().run([ALL] * 3).logits(0), usual_logits)
+    assert torch.equal(federation().run([ALL] * 2).logits(0), usual_logits)
 
 
 # Ablations

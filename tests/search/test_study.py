@@ -21,7 +21,8 @@ ROUNDS = 9
 
 
 @pytest.fixture
-def study(tmp_path):
+def study(tmp_path, empty):
+    shutil.copy(empty / FILE, tmp_path)
     return SweepStudy(tmp_path, SPACE, SweepSettings(trials=20), ROUNDS)
 
 
@@ -41,13 +42,17 @@ def rows(study):
     return [(t.number, t.state, t.params, t.value, t.intermediate_values) for t in study.trials()]
 
 
-@pytest.mark.parametrize("stop_after", [1, 7, 12, 20, 31, 40])
-def test_killed_anywhere_and_resumed_it_is_the_undisturbed_study_row_by_row(tmp_path, stop_after):
+def test_killed_again_and_again_and_resumed_it_is_the_undisturbed_study_row_by_row(tmp_path):
     settings = SweepSettings(trials=12, startup_trials=4)
     undisturbed = run_sweep(tmp_path_of(tmp_path, "undisturbed"), settings)
     assert {t.state for t in undisturbed.trials()} == {TrialState.COMPLETE, TrialState.PRUNED}
     killed = tmp_path_of(tmp_path, "killed")
-    run_sweep(killed, settings, stop_after)
+    ended = []
+    for stop_after in (1, 6, 5, 8, 11, 9):  # rounds: within trials and as they end, before and after startup
+        ended.append(sum(trial.state.is_finished() for trial in run_sweep(killed, settings, stop_after).trials()))
+    assert ended[0] == 0
+    assert ended == sorted(ended)
+    assert 4 < ended[-1] < 12
     assert rows(run_sweep(killed, settings)) == rows(undisturbed)
 
 
@@ -59,8 +64,8 @@ def tmp_path_of(tmp_path, name):
 
 def test_the_sweep_seed_decides_the_proposals(tmp_path):
     def params(name, seed):
-        folder = tmp_path_of(tmp_path, name)
-        return [t.params for t in run_sweep(folder, SweepSettings(trials=3, seed=seed)).trials()]
+        study = SweepStudy(tmp_path_of(tmp_path, name), SPACE, SweepSettings(trials=3, seed=seed), ROUNDS)
+        return [study.next_proposal().params for _ in range(3)]
 
     assert params("a", 0) == params("b", 0) != params("c", 1)
 
@@ -147,10 +152,13 @@ def test_a_failed_trial_says_why(study):
     assert (trial.state, trial.user_attrs["error"]) == (TrialState.FAIL, "its process died")
 
 
-def test_importances_need_three_complete_trials_and_name_every_key(tmp_path, study):
-    assert study.importances() is None
-    done = run_sweep(tmp_path, SweepSettings(trials=12, startup_trials=12))
-    importances = done.importances()
+def test_importances_need_three_complete_trials_and_name_every_key(study):
+    for complete in range(8):
+        if complete < 3:
+            assert study.importances() is None
+        proposal = study.next_proposal()
+        study.complete(proposal.number, accuracy(proposal.params, ROUNDS))
+    importances = study.importances()
     assert importances.keys() == SPACE.keys()
     assert sum(importances.values()) == pytest.approx(1)
 
@@ -282,8 +290,7 @@ def locked(monkeypatch, tmp_path):
         lambda study: study.report(0, 3, 0.5) is None,
     ],
 )
-def test_every_access_waits_for_a_lock(tmp_path, locked, access, capfd):
-    study = SweepStudy(tmp_path, SPACE, SweepSettings(trials=20), ROUNDS)
+def test_every_access_waits_for_a_lock(study, locked, access, capfd):
     ask_and_report(study, 1, 0.4)
     study.report(0, 2, 0.4)
     with locked():

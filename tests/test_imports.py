@@ -245,6 +245,7 @@ def test_looking_up_a_method_is_light():
     assert loaded_by("import promptfleet.methods", ["torch", "ray", "mlflow", "optuna", "numpy"]) == []
 
 
+@pytest.mark.slow
 def test_a_client_process_loads_only_what_it_needs():
     heavy = ["ray.tune", "mlflow", "optuna", "open_clip", "torchvision", "sklearn", "matplotlib", "opacus"]
     heavy += ["torch._dynamo"]

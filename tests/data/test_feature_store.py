@@ -265,6 +265,7 @@ def die_before_the_rename(folder: Path) -> None:
     write_features(folder, PARTS, made_up_features(), np.arange(9))
 
 
+@pytest.mark.slow
 def test_two_writers_at_once_and_a_reader_never_see_a_mixture(tmp_path):
     write_features(tmp_path, PARTS, made_up_features(2000, 16, 1), np.full(2000, 1))
     writers = [spawn.Process(target=write_often, args=(tmp_path, seed)) for seed in (1, 2)]

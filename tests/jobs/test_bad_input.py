@@ -237,6 +237,7 @@ def test_a_comparison_whose_file_was_damaged(job, tmp_path):
         refused(job("compare.py", "--resume", "mine"), "comparison.yaml: not as it was written")
 
 
+@pytest.mark.slow
 def test_from_a_shell_too(root, tmp_path):
     command = [sys.executable, str(root / "jobs" / "tune.py"), "--search", "nowhere.yaml"]
     done = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, timeout=120)

@@ -284,6 +284,7 @@ def test_two_processes_may_create_the_store_at_once(tmp_path):
     assert list(tmp_path.iterdir()) == [folder], "nothing begins in a folder of another name"
 
 
+@pytest.mark.slow
 def test_importing_tracking_loads_neither_mlflow_nor_matplotlib():
     code = (
         "import sys, promptfleet.tracking.sweep_run, promptfleet.tracking.writer; "

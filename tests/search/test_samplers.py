@@ -1,6 +1,7 @@
 """Samplers by name: each is a function of the study on disk and the seed, and its options are checked."""
 
 import shutil
+from functools import cache
 
 import numpy as np
 import optuna
@@ -56,10 +57,21 @@ def run_search(folder, empty, sampler, stop_after=None):
     return [(t.number, t.state, t.params, t.value, t.intermediate_values, t.system_attrs) for t in study.trials()]
 
 
+@pytest.fixture(scope="module")
+def undisturbed(tmp_path_factory, empty):
+    """``undisturbed(sampler)``: the rows of a whole search; tests only read them."""
+
+    @cache
+    def rows(sampler):
+        return run_search(tmp_path_factory.mktemp("undisturbed") / "study", empty, sampler)
+
+    return rows
+
+
 @pytest.mark.parametrize("sampler", ["tpe", "random", "qmc", "nsga2", "cmaes", "gp", f"{__name__}:Halves"])
-def test_killed_and_resumed_it_is_the_undisturbed_study_row_by_row(tmp_path, empty, sampler, monkeypatch):
+def test_killed_and_resumed_it_is_the_undisturbed_study_row_by_row(tmp_path, empty, undisturbed, sampler, monkeypatch):
     monkeypatch.setattr(samplers, "imported", lambda name, kind: Halves)
-    undisturbed = run_search(tmp_path / "undisturbed", empty, sampler)
+    undisturbed = undisturbed(sampler)
     assert (TrialState.PRUNED in {row[1] for row in undisturbed}) == (sampler == "tpe")
     run_search(tmp_path / "killed", empty, sampler, stop_after=13)
     assert run_search(tmp_path / "killed", empty, sampler) == undisturbed
@@ -93,9 +105,9 @@ def test_tpe_proposes_what_optuna_would_by_its_own_ask():
     assert proposals("tpe", seed=5) == [trial.params for trial in trials]
 
 
-def test_a_study_keeps_only_what_a_sampler_needs(tmp_path, empty):
-    assert all(row[-1] == {} for row in run_search(tmp_path / "tpe", empty, "tpe"))
-    assert any("cma:optimizer:0" in row[-1] for row in run_search(tmp_path / "cmaes", empty, "cmaes"))
+def test_a_study_keeps_only_what_a_sampler_needs(undisturbed):
+    assert all(row[-1] == {} for row in undisturbed("tpe"))
+    assert any("cma:optimizer:0" in row[-1] for row in undisturbed("cmaes"))
 
 
 @pytest.mark.parametrize("sampler", ["tpe", "random", "qmc", "nsga2", "cmaes"])

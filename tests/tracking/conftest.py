@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from promptfleet.tracking import federation_run
 from promptfleet.tracking.store import TrackingStore
 
 
@@ -39,6 +40,12 @@ def client(store):
     from mlflow import MlflowClient
 
     return MlflowClient(tracking_uri=store.uri)
+
+
+@pytest.fixture
+def no_figures(monkeypatch):
+    """Federations have no figures, for tests of everything else: drawing them takes most of a second."""
+    monkeypatch.setattr(federation_run, "federation_figures", lambda result: [])
 
 
 @pytest.fixture

@@ -182,6 +182,7 @@ def test_final_metrics(finished, client):
     assert data.metrics["storage/checkpoint_bytes"] == 4096
 
 
+@pytest.mark.usefixtures("no_figures")
 def test_every_evaluation_set_has_its_metrics_and_its_column(start, store, client, table):
     evaluations = [
         evaluation(number, test=local, samples=2 + number, **{"test/global": everywhere})
@@ -225,6 +226,7 @@ def test_clients_are_a_table(finished, table):
     assert rows["val_accuracy"].tolist() == pytest.approx([reported.val_accuracy for reported in result.clients])
 
 
+@pytest.mark.usefixtures("no_figures")
 def test_what_went_wrong_is_a_table_and_a_tag(start, table, client):
     run = start()
     died = Event("train", [0, 2], "its process died", "done again")
@@ -270,6 +272,7 @@ def test_a_method_without_experts_has_no_figures_of_them(start, artifacts):
     assert [name for name in artifacts(run.id) if "figures/" in name] == [FIGURES[0], FIGURES[3]]
 
 
+@pytest.mark.usefixtures("no_figures")
 def test_finishing_again_leaves_one_of_everything(start, steps, fetch):
     run = start()
     run.finish(make_result())
@@ -350,6 +353,7 @@ def test_a_real_federation(start, steps, artifacts, fetch, tmp_path):
     assert torch.equal(gates["client_001/gate.query.weight"], result.privates[1]["gate.query.weight"])
 
 
+@pytest.mark.usefixtures("no_figures")
 def test_rounds_that_were_never_written_are_filled_in_at_the_end(start, client):
     """A driver that is killed takes with it what its thread had not written yet; later rounds do not hide the gap."""
     start().log_round(make_report(1))
@@ -360,6 +364,7 @@ def test_rounds_that_were_never_written_are_filled_in_at_the_end(start, client):
     assert [entry.step for entry in sorted(history, key=lambda entry: entry.step)] == [1, 2, 3]
 
 
+@pytest.mark.usefixtures("no_figures")
 def test_a_run_deleted_meanwhile_is_begun_again_with_all_its_rounds(start, client, steps, caplog):
     run = start()
     for index in (1, 2):

@@ -60,6 +60,7 @@ def test_a_resumed_sweep_is_the_same_run_and_may_ask_for_more(start, fetch, step
     assert yaml.safe_load(fetch(second.id, "search.yaml").read_text())["trials"] == 9
 
 
+@pytest.mark.usefixtures("no_figures")
 def test_finish_writes_table_best_trial_and_figures(start, client, artifacts, table):
     sweep = start()
     sweep.child(1, {"experts": 2}, make_config()).finish(make_result())
@@ -92,6 +93,7 @@ def test_finish_writes_table_best_trial_and_figures(start, client, artifacts, ta
     assert figures == ["figures/history.png", "figures/importances.png", "figures/slices.png"]
 
 
+@pytest.mark.usefixtures("no_figures")
 def test_the_description_has_the_best_trial_and_what_was_searched(start, client):
     sweep = start()
     sweep.child(1, {"experts": 2}, make_config()).finish(make_result())

@@ -2,11 +2,12 @@
 
 import os
 import secrets
+import sys
 from pathlib import Path
 
 import pytest
 
-from tests.shared_federation import prepared, small_config, storage  # noqa: F401
+from tests.shared_federation import few_shot_config, prepared, small_config, storage  # noqa: F401
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -19,6 +20,9 @@ os.environ.update(
     RAY_AUTH_TOKEN=secrets.token_hex(32),
     MLFLOW_DISABLE_TELEMETRY="true",
 )
+# Every job that a test starts would compile the package again.
+sys.dont_write_bytecode = False
+os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

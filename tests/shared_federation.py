@@ -21,6 +21,12 @@ def small_config(storage):
 
 
 @pytest.fixture(scope="session")
+def few_shot_config(small_config):
+    """The same with four examples per class and client: two batches in a round, for tests that compare states."""
+    return lambda **values: small_config(**{"partition": {"shots": 4}, **values})
+
+
+@pytest.fixture(scope="session")
 def prepared(small_config):
     from promptfleet.federation.prepare import prepare
 

@@ -67,15 +67,15 @@ def test_zero_shot_scores_what_every_result_names_as_zero_shot(small_config, pre
 
 @pytest.mark.ray
 @pytest.mark.slow
-def test_packed_actors_give_the_same_bits_as_this_process(ray_session, small_config, prepared):
+def test_packed_actors_give_the_same_bits_as_this_process(ray_session, few_shot_config, prepared):
     from promptfleet.federation.on_ray.fleet import RayFleet, put_frozen
 
     runtime = {"backend": "ray", "clients_per_actor": 2}
-    shares = plan_shares(small_config(runtime=runtime), [Node(2, 0)])
+    shares = plan_shares(few_shot_config(runtime=runtime), [Node(2, 0)])
     actors = RayFleet(put_frozen(prepared), shares, start_timeout_s=240, own_group=True)
     try:
         for name in ON_FEATURES:
-            config = small_config(method=name, runtime=runtime)
+            config = few_shot_config(method=name, runtime=runtime)
             there, here = run(config, prepared, actors), run(config, prepared, LocalFleet(prepared))
             assert there.state_sha256 == here.state_sha256, name
             assert there.clients == here.clients, name

@@ -55,10 +55,10 @@ OPTIONS = [
 
 
 @pytest.mark.parametrize("options", OPTIONS, ids=str)
-def test_it_changes_no_number(small_config, prepared, tmp_path, options):
+def test_it_changes_no_number(few_shot_config, prepared, tmp_path, options):
     downloads, results = [], []
     for storage in ("memory", "disk"):
-        config = small_config(rounds=ROUNDS, **merge(options, {"pool": {"storage": storage}}))
+        config = few_shot_config(rounds=ROUNDS, **merge(options, {"pool": {"storage": storage}}))
         fleet, federation = begin(config, prepared, tmp_path)
         results.append(run(federation))
         downloads.append(fleet.select(ROUNDS + 1, range(3)))
@@ -77,11 +77,11 @@ def test_it_changes_no_number(small_config, prepared, tmp_path, options):
     assert all(torch.equal(disk.server[name], memory.server[name]) for name in shared)
 
 
-def test_neither_state_nor_checkpoint_has_the_pool(small_config, prepared, tmp_path):
+def test_neither_state_nor_checkpoint_has_the_pool(few_shot_config, prepared, tmp_path):
     results = {}
     for storage in ("memory", "disk"):
         folder = tmp_path / storage
-        _, federation = begin(small_config(rounds=ROUNDS, pool={"storage": storage}), prepared, folder)
+        _, federation = begin(few_shot_config(rounds=ROUNDS, pool={"storage": storage}), prepared, folder)
         stored = FederationFolder(folder, federation)
         run(federation, stored=stored)
         stored.flush()
@@ -100,19 +100,19 @@ def test_neither_state_nor_checkpoint_has_the_pool(small_config, prepared, tmp_p
 
 
 @pytest.fixture(scope="module")
-def undisturbed(small_config, prepared, tmp_path_factory):
+def undisturbed(few_shot_config, prepared, tmp_path_factory):
     """The result and the files of three rounds on disk."""
     folder = tmp_path_factory.mktemp("undisturbed")
-    _, federation = begin(small_config(rounds=ROUNDS, pool={"storage": "disk"}), prepared, folder)
+    _, federation = begin(few_shot_config(rounds=ROUNDS, pool={"storage": "disk"}), prepared, folder)
     return run(federation), contents(folder)
 
 
 @pytest.mark.parametrize("stopped", [1, 2])
 def test_resumed_from_any_checkpoint_it_writes_the_same_rows_again(
-    small_config, prepared, tmp_path, undisturbed, stopped
+    few_shot_config, prepared, tmp_path, undisturbed, stopped
 ):
     wanted, files = undisturbed
-    config = small_config(rounds=ROUNDS, pool={"storage": "disk"})
+    config = few_shot_config(rounds=ROUNDS, pool={"storage": "disk"})
     _, first = begin(config, prepared, tmp_path)
     stored = FederationFolder(tmp_path, first)
     run(first, stopped, stored)
@@ -134,17 +134,17 @@ def test_resumed_from_any_checkpoint_it_writes_the_same_rows_again(
     assert {kind: left[kind][: len(content)] for kind, content in files.items()} == files
 
 
-def test_begun_anew_it_starts_from_the_first_row(small_config, prepared, tmp_path, undisturbed):
+def test_begun_anew_it_starts_from_the_first_row(few_shot_config, prepared, tmp_path, undisturbed):
     wanted, files = undisturbed
-    _, federation = begin(small_config(rounds=ROUNDS, pool={"storage": "disk"}), prepared, tmp_path)
+    _, federation = begin(few_shot_config(rounds=ROUNDS, pool={"storage": "disk"}), prepared, tmp_path)
     run(federation, 2)
     federation.begin_anew()
     assert run(federation).state_sha256 == wanted.state_sha256
     assert contents(tmp_path) == files
 
 
-def test_a_snapshot_stays_valid_while_rounds_go_on(small_config, prepared, tmp_path):
-    fleet, federation = begin(small_config(rounds=ROUNDS, pool={"storage": "disk"}), prepared, tmp_path)
+def test_a_snapshot_stays_valid_while_rounds_go_on(few_shot_config, prepared, tmp_path):
+    fleet, federation = begin(few_shot_config(rounds=ROUNDS, pool={"storage": "disk"}), prepared, tmp_path)
     federation.run_round()
     snapshot, downloads = federation.snapshot(), fleet.select(2, range(3))
     run(federation)
@@ -156,9 +156,9 @@ def test_a_snapshot_stays_valid_while_rounds_go_on(small_config, prepared, tmp_p
 
 
 @pytest.fixture
-def cut_off(small_config, prepared, tmp_path):
+def cut_off(few_shot_config, prepared, tmp_path):
     """A stored federation whose file of prompts has lost its last byte."""
-    config = small_config(rounds=ROUNDS, pool={"storage": "disk"})
+    config = few_shot_config(rounds=ROUNDS, pool={"storage": "disk"})
     _, federation = begin(config, prepared, tmp_path)
     stored = FederationFolder(tmp_path, federation)
     run(federation, 2, stored)
@@ -185,9 +185,11 @@ def test_a_new_federation_in_the_folder_begins_without_rows(cut_off, tmp_path):
     assert list((tmp_path / ROWS).iterdir()) == list((tmp_path / CHECKPOINTS).iterdir()) == []
 
 
-def test_a_full_disk_is_told_and_leaves_the_state_as_it_was(small_config, prepared, tmp_path, monkeypatch, undisturbed):
+def test_a_full_disk_is_told_and_leaves_the_state_as_it_was(
+    few_shot_config, prepared, tmp_path, monkeypatch, undisturbed
+):
     wanted, files = undisturbed
-    _, federation = begin(small_config(rounds=ROUNDS, pool={"storage": "disk"}), prepared, tmp_path)
+    _, federation = begin(few_shot_config(rounds=ROUNDS, pool={"storage": "disk"}), prepared, tmp_path)
     run(federation, 1)
     snapshot = federation.snapshot()
 
@@ -216,23 +218,23 @@ def test_a_full_disk_is_told_and_leaves_the_state_as_it_was(small_config, prepar
         ({"storage": {"path": "s3://b/p"}}, r"pool.storage=disk needs files .*storage.path=s3://b/p .*give a folder"),
     ],
 )
-def test_what_does_not_go_together_is_refused(small_config, values, message):
+def test_what_does_not_go_together_is_refused(few_shot_config, values, message):
     with pytest.raises(ConfigError, match=message) as error:
-        small_config(**merge(values, {"pool": {"storage": "disk"}}))
+        few_shot_config(**merge(values, {"pool": {"storage": "disk"}}))
     assert "\n" not in str(error.value)
 
 
 @pytest.mark.parametrize("backend", ["local", "ray"])
-def test_without_a_folder_it_is_refused_before_anything_starts(small_config, monkeypatch, backend):
+def test_without_a_folder_it_is_refused_before_anything_starts(few_shot_config, monkeypatch, backend):
     monkeypatch.setattr("promptfleet.federation.run._fleet", None)
     with pytest.raises(ConfigError, match=r"a pool on disk needs a folder of .* run_federation\(\.\.\., folder="):
-        promptfleet.run_federation(small_config(pool={"storage": "disk"}, runtime={"backend": backend}))
+        promptfleet.run_federation(few_shot_config(pool={"storage": "disk"}, runtime={"backend": backend}))
 
 
 @pytest.mark.ray
-def test_actors_give_bitwise_the_local_result(ray_session, small_config, tmp_path, undisturbed):
+def test_actors_give_bitwise_the_local_result(ray_session, few_shot_config, tmp_path, undisturbed):
     wanted, files = undisturbed
-    config = small_config(rounds=ROUNDS, pool={"storage": "disk"}, runtime={"backend": "ray"})
+    config = few_shot_config(rounds=ROUNDS, pool={"storage": "disk"}, runtime={"backend": "ray"})
     result = promptfleet.run_federation(config, folder=tmp_path)
     assert result.state_sha256 == wanted.state_sha256
     assert told(result) == told(wanted)
@@ -241,13 +243,13 @@ def test_actors_give_bitwise_the_local_result(ray_session, small_config, tmp_pat
 
 
 @pytest.mark.ray
-def test_a_server_that_dies_once_its_rows_are_written_changes_nothing(ray_session, small_config, tmp_path):
+def test_a_server_that_dies_once_its_rows_are_written_changes_nothing(ray_session, few_shot_config, tmp_path):
     faulty = {"method": "tests.faulty_pool:FaultyPool", "faults_folder": str(tmp_path), "pool": {"storage": "disk"}}
     results = []
     for kills in (0, 1):
         if kills:
             order(tmp_path, "aggregated", 2, "kill")
-        config = small_config(**faulty, rounds=ROUNDS, runtime={"backend": "ray", "clients_per_actor": 3})
+        config = few_shot_config(**faulty, rounds=ROUNDS, runtime={"backend": "ray", "clients_per_actor": 3})
         results.append(promptfleet.run_federation(config, folder=tmp_path / str(kills)))
     calm, killed = results
     assert [[event.stage for event in one.events] for one in killed.rounds] == [[], ["aggregate"], []]
@@ -257,17 +259,17 @@ def test_a_server_that_dies_once_its_rows_are_written_changes_nothing(ray_sessio
 
 
 @pytest.mark.ray
-def test_a_folder_that_the_server_does_not_see_is_told(ray_session, small_config, tmp_path, monkeypatch):
+def test_a_folder_that_the_server_does_not_see_is_told(ray_session, few_shot_config, tmp_path, monkeypatch):
     monkeypatch.setattr("promptfleet.federation.rounds.rows_folder", lambda *_: tmp_path / "elsewhere")
     monkeypatch.setattr("promptfleet.federation.rounds.make_rows", lambda path: None)  # made on another node alone
-    ray = small_config(rounds=1, pool={"storage": "disk"}, runtime={"backend": "ray", "clients_per_actor": 3})
+    ray = few_shot_config(rounds=1, pool={"storage": "disk"}, runtime={"backend": "ray", "clients_per_actor": 3})
     with pytest.raises(FederationError, match=r"elsewhere/context: cannot be opened where .* that every node sees$"):
         promptfleet.run_federation(ray, folder=tmp_path)
 
 
 @pytest.mark.ray
-def test_what_an_actor_finds_wrong_is_one_line(ray_session, cut_off, small_config, tmp_path):
-    ray = small_config(rounds=ROUNDS, pool={"storage": "disk"}, runtime={"backend": "ray", "clients_per_actor": 3})
+def test_what_an_actor_finds_wrong_is_one_line(ray_session, cut_off, few_shot_config, tmp_path):
+    ray = few_shot_config(rounds=ROUNDS, pool={"storage": "disk"}, runtime={"backend": "ray", "clients_per_actor": 3})
     with pytest.raises(DataError, match=CUT_OFF) as error:
         promptfleet.run_federation(ray, folder=tmp_path)
     assert type(error.value) is DataError

@@ -59,7 +59,7 @@ def test_a_sweep_on_auto_takes_its_largest_federation():
 
 
 @pytest.fixture
-def run_trial(prepared, small_config, tmp_path, monkeypatch):
+def run_trial(prepared, few_shot_config, tmp_path, monkeypatch):
     """Run the rounds of a trial in this process, on ``fleets`` fleets; returns the result of each step."""
 
     class Fleet(LocalFleet):
@@ -69,7 +69,7 @@ def run_trial(prepared, small_config, tmp_path, monkeypatch):
     monkeypatch.setattr(trial_module, "RayFleet", Fleet)
 
     def run(name, fleets, *, seeds=2, steps=None, settled=0):
-        config = small_config(rounds=2, storage={"path": str(tmp_path)})
+        config = few_shot_config(rounds=2, storage={"path": str(tmp_path)})
         trial = object.__new__(FederationTrial)
         trial._plan = lambda config, seeds: Seats(SHARES, fleets)
         trial._frozen_ref, trial._prepared = None, prepared
@@ -84,11 +84,13 @@ def run_trial(prepared, small_config, tmp_path, monkeypatch):
     return run
 
 
-def test_a_round_of_a_trial_is_the_mean_of_its_federations_side_by_side_and_in_turn(run_trial, tmp_path, small_config):
+def test_a_round_of_a_trial_is_the_mean_of_its_federations_side_by_side_and_in_turn(
+    run_trial, tmp_path, few_shot_config
+):
     together, in_turn = run_trial("a", 2), run_trial("b", 1)
     assert [one["val_accuracy"] for one in together] == [one["val_accuracy"] for one in in_turn]
     assert [(one["round"], one["done"]) for one in together] == [(1, False), (2, True)]
-    configs = seeded(small_config(rounds=2, storage={"path": str(tmp_path)}), 2)
+    configs = seeded(few_shot_config(rounds=2, storage={"path": str(tmp_path)}), 2)
     for name in "ab":
         folders = seat_folders(tmp_path / name, 2)
         summaries = [load_summary(place, one.fingerprint()) for place, one in zip(folders, configs, strict=True)]

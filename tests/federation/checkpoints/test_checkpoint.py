@@ -67,9 +67,9 @@ def saved(begin, tmp_path):
 
 
 @pytest.mark.parametrize("search", ["exact", pytest.param("projected", marks=pytest.mark.slow)])
-def test_restored_after_any_round_equals_undisturbed(small_config, prepared, tmp_path, search):
+def test_restored_after_any_round_equals_undisturbed(few_shot_config, prepared, tmp_path, search):
     def begin():
-        return Federation(small_config(rounds=3, pool={"search": search}), prepared, LocalFleet(prepared))
+        return Federation(few_shot_config(rounds=3, pool={"search": search}), prepared, LocalFleet(prepared))
 
     undisturbed = begin()
     wanted = finish(undisturbed, FederationFolder(tmp_path / "0", undisturbed))

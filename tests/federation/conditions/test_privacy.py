@@ -174,7 +174,7 @@ def test_without_privacy_its_other_settings_change_nothing_and_no_library_is_ask
 
 @pytest.mark.ray
 @pytest.mark.slow
-def test_attack_privacy_and_robust_average_give_the_same_bits_everywhere(ray_session, small_config):
+def test_attack_privacy_and_robust_average_give_the_same_bits_everywhere(ray_session, few_shot_config):
     values = {
         "privacy": PRIVACY,
         "adversary": {"fraction": 0.34, "kind": "noise"},
@@ -183,7 +183,7 @@ def test_attack_privacy_and_robust_average_give_the_same_bits_everywhere(ray_ses
         "participation": 1.0,
     }
     runtimes = [{"backend": "local"}, {"backend": "ray"}, {"backend": "ray", "clients_per_actor": 2}]
-    results = [promptfleet.run_federation(small_config(**values, runtime=runtime)) for runtime in runtimes]
+    results = [promptfleet.run_federation(few_shot_config(**values, runtime=runtime)) for runtime in runtimes]
     assert len({result.state_sha256 for result in results}) == 1
     assert len({result.epsilon_spent for result in results}) == 1
     assert results[0].clients == results[1].clients == results[2].clients

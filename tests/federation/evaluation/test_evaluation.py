@@ -1,5 +1,6 @@
 """Evaluation sets of whole federations on the digits, in this process."""
 
+import json
 import re
 from functools import partial
 
@@ -22,14 +23,30 @@ EACH = {"global": "each", "others": "each", "server": "each"}
 NEVER = dict.fromkeys(EACH, "never")
 
 
-@pytest.fixture
-def run(small_config, prepared):
-    def run(fleet=LocalFleet, **values):
+@pytest.fixture(scope="module")
+def run_again(small_config, prepared):
+    """``run_again(**config)``: the result of a federation."""
+
+    def run(**values):
         config = small_config(**{"method": "promptfl", "runtime": {"backend": "local"}, **values})
-        federation = Federation(config, prepared, fleet(prepared))
+        federation = Federation(config, prepared, LocalFleet(prepared))
         while federation.rounds_done < config.rounds:
             federation.run_round()
         return federation.result()
+
+    return run
+
+
+@pytest.fixture(scope="module")
+def run(run_again):
+    """``run(**config)``: the result of a federation, run once for all tests of this configuration, which only read."""
+    results = {}
+
+    def run(**values):
+        key = json.dumps(values, sort_keys=True)
+        if key not in results:
+            results[key] = run_again(**values)
+        return results[key]
 
     return run
 
@@ -123,7 +140,7 @@ def test_sets_are_evaluated_in_the_rounds_that_the_configuration_names(run):
         assert all(all_sets.accuracy[name] == accuracy for name, accuracy in one.accuracy.items())
 
 
-def test_samples_are_read_in_blocks_and_the_result_does_not_depend_on_them(run, monkeypatch):
+def test_samples_are_read_in_blocks_and_the_result_does_not_depend_on_them(run, run_again, monkeypatch):
     whole, sizes = run(method="pfedmoap", rounds=1), []
     original = shared_sets.right_answers
 
@@ -133,7 +150,7 @@ def test_samples_are_read_in_blocks_and_the_result_does_not_depend_on_them(run, 
 
     monkeypatch.setattr(shared_sets, "BLOCK", 64)
     monkeypatch.setattr(shared_sets, "right_answers", watched)
-    assert run(method="pfedmoap", rounds=1).accuracy == whole.accuracy
+    assert run_again(method="pfedmoap", rounds=1).accuracy == whole.accuracy
     assert max(sizes) == 64
 
 
@@ -230,8 +247,8 @@ def test_a_server_without_a_model_cannot_be_asked_for(small_config):
         prepare(config)
 
 
-def test_a_federation_resumes_between_evaluations(small_config, prepared, tmp_path):
-    config = small_config(method="promptfl", rounds=4, evaluation={"every": 3}, runtime={"backend": "local"})
+def test_a_federation_resumes_between_evaluations(few_shot_config, prepared, tmp_path):
+    config = few_shot_config(method="promptfl", rounds=4, evaluation={"every": 3}, runtime={"backend": "local"})
     undisturbed = Federation(config, prepared, LocalFleet(prepared))
     for _ in range(4):
         undisturbed.run_round()

@@ -26,13 +26,12 @@ from promptfleet.config import FederationConfig
 from promptfleet.errors import ConfigError
 from promptfleet.methods.parts.gaussian_prompts import (
     GAUSSIAN,
-    bound,
     bounded,
     hyperprior,
     kl_divergence,
     sampled_contexts,
 )
-from promptfleet.methods.parts.optimizers import SGD
+from promptfleet.methods.parts.inner_loop import descend, descend_differentiably
 from promptfleet.methods.parts.prompts import context_shape, init_context, local_batches
 from promptfleet.methods.parts.sampled_prompts import SampledPrompts, standard_normal
 from promptfleet.methods.parts.training import detached, leaves, loss_metrics
@@ -42,7 +41,6 @@ from promptfleet.methods.protocol import (
     Call,
     Encode,
     Examples,
-    Gradients,
     Message,
     Spec,
     State,
@@ -125,8 +123,7 @@ class FedABML(SampledPrompts):
         optimizers = [self.optimizer(task, {name: prior[name]}, rate) for name, rate in rates.items()]
         for batch in local_batches(task):
             support, query = _split(batch, config.query)
-            adapt = self._adapt_differentiably if config.second_order else self._adapt
-            posterior = yield from adapt(task, prior, support, config.adapt_steps, noise)
+            posterior = yield from self._adapt(task, prior, support, config.adapt_steps, noise)
             of_data = yield from self._cross_entropy_of_samples(task, posterior, query, next(noise))
             yield Backward(of_data + _divergence(task, detached(posterior), prior) + _hyperprior(task, prior))
             reached = {} if config.second_order else {name: leaf.grad for name, leaf in posterior.items()}
@@ -134,7 +131,8 @@ class FedABML(SampledPrompts):
                 prior[name].grad = gradient if prior[name].grad is None else prior[name].grad + gradient
             for optimizer in optimizers:
                 optimizer.step()
-            bound(prior)
+            with torch.no_grad():
+                prior["log_variance"].copy_(bounded(prior)["log_variance"])
             losses.append(of_data.detach())
         unsplit = float(config.query == "all" or len(task.train) % config.batch_size == 1)
         return Update(task.private, Message(detached(prior)), {**loss_metrics(losses), "unsplit_batches": unsplit})
@@ -166,28 +164,16 @@ class FedABML(SampledPrompts):
         return {name: tensor for name, tensor in task.private.items() if name not in GAUSSIAN}
 
     def _adapt(self, task: Task, prior: State, examples: Examples, steps: int, noise: Iterator[Tensor]) -> Work[State]:
-        """Take ``steps`` from the prior towards the posterior given ``examples``; return leaves."""
-        prior = detached(prior)
-        posterior = leaves(prior)
-        optimizer = SGD(posterior, lr=task.config.adapt_lr)
-        for _ in range(steps):
-            of_data = yield from self._cross_entropy_of_samples(task, posterior, examples, next(noise))
-            yield Backward(of_data + _divergence(task, posterior, prior))
-            optimizer.step()
-            bound(posterior)
-        return posterior
+        """Take ``steps`` from the prior towards the posterior given ``examples``."""
 
-    def _adapt_differentiably(
-        self, task: Task, prior: State, examples: Examples, steps: int, noise: Iterator[Tensor]
-    ) -> Work[State]:
-        """Take the same steps as ``_adapt``, so that gradients flow through them to the prior."""
-        posterior = {name: tensor.clone() for name, tensor in prior.items()}
-        for _ in range(steps):
+        def objective(posterior: State) -> Work[Tensor]:
             of_data = yield from self._cross_entropy_of_samples(task, posterior, examples, next(noise))
-            gradients = yield Gradients(of_data + _divergence(task, posterior, prior), list(posterior.values()))
-            moved = zip(posterior.items(), gradients, strict=True)
-            posterior = bounded({name: tensor - task.config.adapt_lr * step for (name, tensor), step in moved})
-        return posterior
+            return of_data + _divergence(task, posterior, prior)
+
+        through = task.config.second_order and any(tensor.requires_grad for tensor in prior.values())
+        walk = descend_differentiably if through else descend
+        prior = prior if through else detached(prior)
+        return (yield from walk(prior, objective, bounded, lr=task.config.adapt_lr, steps=steps))
 
     def _cross_entropy_of_samples(self, task: Task, gaussian: State, examples: Examples, noise: Tensor) -> Work[Tensor]:
         """Return the mean cross-entropy over prompts sampled with ``noise [samples, (classes,) tokens, width]``."""

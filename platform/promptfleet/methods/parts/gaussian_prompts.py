@@ -1,6 +1,5 @@
 """Gaussians over the numbers of a prompt, with variances in units of the square of ``prior_std``."""
 
-import torch
 from torch import Tensor
 
 from promptfleet.methods.protocol import State
@@ -31,9 +30,3 @@ def hyperprior(prior: State, prior_std: float, shape: float, rate: float) -> Ten
 def bounded(gaussian: State) -> State:
     """Return the Gaussian with limited log-variances."""
     return {**gaussian, "log_variance": gaussian["log_variance"].clamp(-_LARGEST, _LARGEST)}
-
-
-@torch.no_grad()
-def bound(gaussian: State) -> None:
-    """Limit the log-variances, in place."""
-    gaussian["log_variance"].clamp_(-_LARGEST, _LARGEST)

@@ -7,6 +7,8 @@ values. In the last layer only the EOT token is still needed. ``plain_encoder`` 
 compare the two.
 """
 
+from collections.abc import Iterator
+
 import torch
 from torch import Tensor
 
@@ -18,15 +20,28 @@ def encode_prompts(tower: TextTower, classes: ClassTokens, contexts: Tensor, pos
     """Return text features ``[prompts, classes, dim]``, unit norm, of prompts laid out as ``lay_out`` says.
 
     contexts ``[prompts, tokens, width]``, or ``[prompts, classes, tokens, width]`` where every class has its own.
-    Gradients flow to ``contexts`` alone. Raises ValueError where a prompt exceeds the tower.
+    Gradients flow to ``contexts``. Raises ValueError where a prompt exceeds the tower.
+    """
+    for state in hidden_states(tower, classes, contexts, position):
+        ends = state
+    return tower.project(ends)
+
+
+def hidden_states(
+    tower: TextTower, classes: ClassTokens, contexts: Tensor, position: Position = "end"
+) -> Iterator[Tensor]:
+    """Yield the tokens after each layer: ``[prompts, packed tokens, width]``, of the last layer EOT alone.
+
+    Arguments are those of ``encode_prompts``. Gradients flow to the tower's weights, too, if they ask for some.
     """
     prompts = lay_out(tower, classes, contexts, position)
     packing = prompts.packing
     x = torch.cat([prompts.shared, packing.pack(prompts.own.flatten(1, 2))], dim=1)
     for layer in range(tower.layers - 1):
         x = tower.after_attention(layer, x, _attention(tower, tower.queries_keys_values(layer, x), packing))
+        yield x
     mixed = _attention_of_ends(tower, tower.queries_keys_values(tower.layers - 1, x), packing)
-    return tower.project(tower.after_attention(tower.layers - 1, x.index_select(1, packing.ends), mixed))
+    yield tower.after_attention(tower.layers - 1, x.index_select(1, packing.ends), mixed)
 
 
 def _attention(tower: TextTower, projected: Tensor, packing: Packing) -> Tensor:

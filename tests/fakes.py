@@ -44,6 +44,7 @@ TINY_OWN = {
     "train_samples": 3,
     "test_samples": 3,
     "attention_reduction": 4,
+    "distillation_steps": 1,
 }  # of the methods that have such a key
 
 

@@ -209,6 +209,7 @@ METHODS = {  # name -> module:class of this package
     "pfedmoap": "pfedmoap:PFedMoAP",
     "openprompt": "openprompt:OpenPrompt",
     "fed_mp": "fed_mp:FedMP",
+    "fedsp": "fedsp:FedSP",
     "dualpt": "dualpt:DuAlPT",
 }
 OTHER_NAMES = {"incfl": "maxfl"}  # another name of a method -> its name in METHODS

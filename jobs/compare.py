@@ -2,28 +2,32 @@
 
 import sys
 from argparse import Namespace
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
 
 from promptfleet.atomic_files import replacing
+from promptfleet.cluster.nodes import Node
 from promptfleet.cluster.session import local_nodes, ray_with
 from promptfleet.cluster.watch import leaving_when_ray_is_gone
 from promptfleet.command_line import INTERRUPTED, ArgumentParser, path_argument, run
+from promptfleet.comparison.domains import DomainTable, domains_to_leave_out
 from promptfleet.comparison.growth import grown
 from promptfleet.comparison.reading import load_comparison, parse_methods, parse_seeds, read_comparison
 from promptfleet.comparison.reference import REFERENCES
 from promptfleet.comparison.report import JSON_FILE, ComparisonReport
-from promptfleet.comparison.run import plan_comparison, prepare_comparison, run_comparison
+from promptfleet.comparison.run import ComparisonOutcome, plan_comparison, prepare_comparison, run_comparison
 from promptfleet.comparison.spec import ComparisonSpec
 from promptfleet.comparison.studies import check_studies, rebuild_studies
-from promptfleet.comparison.summary import describe_comparison, describe_outcome
+from promptfleet.comparison.summary import describe_comparison, describe_domains, describe_outcome
 from promptfleet.disks import check_writable, disk_errors
 from promptfleet.errors import ConfigError
 from promptfleet.escaping import printable
+from promptfleet.federation.prepare import Prepared
 from promptfleet.federation.settings import all_keys, assigned_storage, trust_option
-from promptfleet.search.folders import COMPARISONS
+from promptfleet.search.folders import COMPARISONS, as_name
 from promptfleet.storage.sync import synced_storage
+from promptfleet.text_tables import folded
 
 NEW_ONLY = ("name", "concurrent")
 
@@ -48,6 +52,11 @@ def main() -> int:
     parser.add_argument("--overwrite", action="store_true", help="replace what --out holds of another comparison")
     parser.add_argument("--name", help="of the new comparison")
     parser.add_argument(
+        "--leave-one-domain-out",
+        action="store_true",
+        help="one comparison for each domain that no client has, called NAME-DOMAIN; run it again to resume",
+    )
+    parser.add_argument(
         "--resume", metavar="NAME", help="resume a comparison; --seeds 0,1,2 and --methods +A,B add to it"
     )
     parser.add_argument("--concurrent", type=int, metavar="N", help="federations side by side (default: 1)")
@@ -60,6 +69,10 @@ def main() -> int:
     if arguments.rebuild_study and not arguments.resume:
         parser.error("argument --rebuild-study: goes with --resume")
 
+    if arguments.leave_one_domain_out:
+        if arguments.resume or not arguments.name:
+            parser.error("argument --leave-one-domain-out: goes with --name, not with --resume")
+        return _leave_one_domain_out(arguments)
     if arguments.resume:
         for name in NEW_ONLY:
             if getattr(arguments, name) is not None:
@@ -94,26 +107,92 @@ def _run(spec: ComparisonSpec, folder: Path | None, arguments: Namespace, *, is_
     where = {"fork_server": config.runtime.fork_server, "storage": config.storage}
     with ray_with(lambda: prepare_comparison(spec), arguments.address, **where) as (prepared, nodes):
         plan_comparison(spec, nodes)
-        with _kept_in(folder, spec, arguments, is_grown=is_grown) as folder:
-            federations, shown = len(spec.methods) * len(spec.seeds), config.storage.shown(folder)
-            print(printable(f"comparison {folder.name}: {federations} federations, in {shown}"), file=sys.stderr)
-            options = f"{config.storage.option}{trust_option(spec.named_code())}"
-            hint = f"resume with: python jobs/compare.py --resume {folder.name}{options}"
-            with leaving_when_ray_is_gone(hint):
-                outcome = run_comparison(spec, folder, prepared, nodes, reference=arguments.reference)
-    if outcome.report is not None:
-        _write(outcome.report, *filter(None, [folder, out]))
-    print(describe_outcome(spec, folder, out or folder, outcome))
+        with _kept_in(folder, spec, arguments.name, is_grown=is_grown) as folder:
+            outcome = _compare(spec, folder, prepared, nodes, arguments.reference)
+    _finish(spec, folder, out, outcome)
     return INTERRUPTED if outcome.interrupted else 0
 
 
+def _compare(
+    spec: ComparisonSpec, folder: Path, prepared: Prepared, nodes: Sequence[Node], reference: str | None
+) -> ComparisonOutcome:
+    """Run the comparison in its folder on the connected Ray."""
+    storage = next(spec.configs()).storage
+    federations, shown = len(spec.methods) * len(spec.seeds), storage.shown(folder)
+    print(printable(f"comparison {folder.name}: {federations} federations, in {shown}"), file=sys.stderr)
+    options = f"{storage.option}{trust_option(spec.named_code())}"
+    with leaving_when_ray_is_gone(f"resume with: python jobs/compare.py --resume {folder.name}{options}"):
+        return run_comparison(spec, folder, prepared, nodes, reference=reference)
+
+
+def _finish(spec: ComparisonSpec, folder: Path, out: Path | None, outcome: ComparisonOutcome) -> None:
+    """Write the outcome to the comparison's folder and to ``out``, if that is given, and print it."""
+    if outcome.report is not None:
+        _write(outcome.report, *filter(None, [folder, out]))
+    print(describe_outcome(spec, folder, out or folder, outcome))
+
+
+def _leave_one_domain_out(arguments: Namespace) -> int:
+    """Run one comparison for each domain, or the rest of it if it was begun, then write the table of all domains."""
+    first = next(_new_comparison(arguments).configs())
+    storage, out = first.storage, Path(arguments.out) if arguments.out else None
+    domains = domains_to_leave_out(first)
+    specs = {name: _new_comparison(arguments, f"partition.held_out_domain={name}") for name in domains}
+    if arguments.dry_run:
+        print(describe_comparison(specs[domains[0]]))
+        print(folded(f"the same with each of these domains left out: {', '.join(domains)}"))
+        return 0
+    names = {domain: f"{arguments.name}-{as_name(domain)}" for domain in domains}
+    with synced_storage(storage):
+        for domain, spec in specs.items():
+            _check_begun(spec, names[domain], arguments)
+            if out:
+                folder = COMPARISONS.find(storage, names[domain]) if COMPARISONS.has(storage, names[domain]) else None
+                _check_out(out / as_name(domain), folder, overwrite=arguments.overwrite)
+        if arguments.address is None:
+            plan_comparison(specs[domains[0]], local_nodes())
+        where = {"fork_server": first.runtime.fork_server, "storage": storage}
+        results, folders = {}, []
+        with ray_with(lambda: prepare_comparison(*specs.values()), arguments.address, **where) as (prepared, nodes):
+            for domain, spec in specs.items():
+                begun = COMPARISONS.has(storage, names[domain])
+                with (
+                    COMPARISONS.resume(storage, names[domain]) if begun else nullcontext() as folder,
+                    _kept_in(folder, spec, names[domain], is_grown=False) as folder,
+                ):
+                    if begun:
+                        check_studies(spec, folder)
+                    outcome = _compare(spec, folder, prepared, nodes, arguments.reference)
+                _finish(spec, folder, out and out / as_name(domain), outcome)
+                if outcome.report is None:
+                    return INTERRUPTED
+                results[domain] = outcome.report.results
+                folders.append(folder)
+    table = DomainTable.of(results)
+    _write_files(table.files(), *folders, *filter(None, [out]))
+    print(describe_domains(table))
+    return 0
+
+
+def _check_begun(spec: ComparisonSpec, name: str, arguments: Namespace) -> None:
+    """Raise ConfigError if there is a comparison of this name that is not the same, or can be none."""
+    storage = next(spec.configs()).storage
+    if not COMPARISONS.has(storage, name):
+        COMPARISONS.check_name(storage, name)
+        return
+    begun = load_comparison(
+        COMPARISONS.find(storage, name) / COMPARISONS.file, storage, trust_code=arguments.trust_code
+    )
+    if [one.fingerprint() for one in begun.all_configs()] != [one.fingerprint() for one in spec.all_configs()]:
+        raise ConfigError(f"--name {arguments.name}: {name} is a comparison of other federations; choose another name")
+
+
 @contextmanager
-def _kept_in(folder: Path | None, spec: ComparisonSpec, arguments: Namespace, *, is_grown: bool) -> Iterator[Path]:
+def _kept_in(folder: Path | None, spec: ComparisonSpec, name: str | None, *, is_grown: bool) -> Iterator[Path]:
     """Give the comparison's folder, with what was added written into it; a new comparison's is made now."""
     config = next(spec.configs())
     if folder is None:
-        name = {"name": arguments.name, "default_name": config.dataset}
-        with COMPARISONS.create(spec.to_dict(), config.storage, **name) as new:
+        with COMPARISONS.create(spec.to_dict(), config.storage, name=name, default_name=config.dataset) as new:
             yield new
     else:
         if is_grown:
@@ -121,10 +200,10 @@ def _kept_in(folder: Path | None, spec: ComparisonSpec, arguments: Namespace, *,
         yield folder
 
 
-def _new_comparison(arguments: Namespace) -> ComparisonSpec:
+def _new_comparison(arguments: Namespace, *assignments: str) -> ComparisonSpec:
     return read_comparison(
         arguments.config,
-        arguments.set,
+        [*arguments.set, *assignments],
         methods=parse_methods(arguments.methods or ""),
         seeds=parse_seeds(arguments.seeds or ""),
         tune=arguments.tune,
@@ -161,13 +240,18 @@ def _check_out(out: Path, folder: Path | None, *, overwrite: bool) -> None:
 
 
 def _write(report: ComparisonReport, *folders: Path) -> None:
+    _write_files(report.files(), *folders)
     for folder in folders:
-        for name, text in report.files().items():
-            with disk_errors(), replacing(folder / name) as partial:
-                partial.write_text(text)
         for name, draw in report.figures():
             with disk_errors(), replacing(folder / f"{name}.png") as partial:
                 draw().savefig(partial, format="png")
+
+
+def _write_files(files: Mapping[str, str], *folders: Path) -> None:
+    for folder in folders:
+        for name, text in files.items():
+            with disk_errors(), replacing(folder / name) as partial:
+                partial.write_text(text)
 
 
 if __name__ == "__main__":

@@ -9,6 +9,7 @@ import yaml
 
 from promptfleet import run_federation
 from tests.jobs.job import Job
+from tests.samples import write_images
 
 pytestmark = [pytest.mark.slow, pytest.mark.ray, pytest.mark.timeout(900)]
 TUNE = {
@@ -71,4 +72,33 @@ def test_killed_resumed_and_grown_every_federation_is_what_it_is_alone(root, tmp
     names = {item.path for item in client.list_artifacts(parent.info.run_id)}
     assert names >= {"comparison.json", "comparison.md", "comparison.tex", "figures"}
     again.wait_until_gone(20)
+    ends_by_itself(job)
+
+
+def test_each_domain_is_left_out_once_and_the_same_command_resumes(root, tmp_path, ends_by_itself):
+    styles = [
+        f"{style}/{split}/{name}/{place}.png"
+        for style in ("ink", "pen")
+        for split in ("train", "test")
+        for name in ("one", "two")
+        for place in range(12)
+    ]
+    write_images(tmp_path / "data" / "imagefolder", styles)
+    command = [
+        *(root, tmp_path, "compare.py", "--methods", "zero_shot", "--seeds", "0", "--name", "lodo"),
+        *("--leave-one-domain-out", "--out", "out", "--set", "dataset=imagefolder", "--set", "clients=2"),
+        *("--set", "rounds=1", "--set", "partition.kind=iid", "--set", "data.root=data"),
+    ]
+    for _ in range(2):
+        job = Job(*command)
+        assert job.wait() == 0, job.text()
+    assert "compare   0 starts" not in job.text()
+    table = json.loads((tmp_path / "out" / "domains.json").read_text())
+    assert table["domains"] == ["ink", "pen"]
+    for domain in table["domains"]:
+        found = json.loads((tmp_path / "results" / "comparisons" / f"lodo-{domain}" / "comparison.json").read_text())
+        assert {one["config"]["partition"]["held_out_domain"] for one in found["federations"]} == {domain}
+        assert (tmp_path / "out" / domain / "comparison.md").exists()
+    of = table["accuracy"]["zero_shot"]
+    assert of["average"]["mean"] == pytest.approx((of["ink"]["mean"] + of["pen"]["mean"]) / 2)
     ends_by_itself(job)

@@ -59,9 +59,9 @@ def plan_comparison(spec: ComparisonSpec, nodes: Sequence[Node]) -> Shares:
     return plan_shares(next(spec.configs()), nodes, concurrent=spec.concurrent_trials)
 
 
-def prepare_comparison(spec: ComparisonSpec) -> Prepared:
+def prepare_comparison(*specs: ComparisonSpec) -> Prepared:
     """Return the frozen inputs of all federations. Raises PromptfleetError if one of them is not possible."""
-    return prepare(*spec.all_configs())
+    return prepare(*(config for spec in specs for config in spec.all_configs()))
 
 
 def run_comparison(

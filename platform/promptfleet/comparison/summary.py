@@ -9,6 +9,8 @@ from rich.box import SIMPLE_HEAD
 from rich.table import Table
 
 from promptfleet.cluster.session import local_nodes
+from promptfleet.comparison.domains import LEGEND as DOMAIN_LEGEND
+from promptfleet.comparison.domains import DomainTable
 from promptfleet.comparison.judgements import JUDGEMENT_HEADERS, JUDGEMENT_LEGEND
 from promptfleet.comparison.reference import HEADERS as REFERENCE_HEADERS
 from promptfleet.comparison.reference import reference_rows
@@ -63,6 +65,11 @@ def describe_outcome(spec: ComparisonSpec, folder: Path, out: Path, outcome: Com
     if outcome.interrupted:
         lines.append(f"not finished; resume with: {resume}")
     return "\n".join(lines)
+
+
+def describe_domains(table: DomainTable) -> str:
+    """Return the table of all left-out domains, and its legend."""
+    return f"{render(_rows('left-out domains', table.headers, table.rows))}\n{fill(DOMAIN_LEGEND, output_columns())}\n"
 
 
 def _report(report: ComparisonReport) -> list[str]:

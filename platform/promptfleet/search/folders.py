@@ -40,6 +40,11 @@ class Shelf:
         if taken:
             raise ConfigError(f"--name {name}: a {self.kind} of that name exists; resume it with --resume {name}")
 
+    def has(self, storage: StorageConfig, name: str) -> bool:
+        """Return True if something of this name was begun."""
+        with disk_errors(doing="read"):
+            return (self._root(storage) / name / self.file).is_file()
+
     @contextmanager
     def create(
         self, values: Mapping[str, Any], storage: StorageConfig, *, name: str | None, default_name: str
@@ -52,7 +57,7 @@ class Shelf:
         if name is not None:
             self.check_name(storage, name)
         with disk_errors():
-            for candidate in [name] if name else _numbered(_as_name(default_name) or self.kind):
+            for candidate in [name] if name else _numbered(as_name(default_name) or self.kind):
                 try:
                     (root / candidate).mkdir(parents=True)
                 except FileExistsError:
@@ -133,7 +138,7 @@ def read_begun(
     return parse_sweep(kept_at(storage, values), trials=trials, budget=budget, source=str(file))
 
 
-def _as_name(text: str) -> str:
+def as_name(text: str) -> str:
     """Return text such as a file's name in characters for a folder, a database and a shell."""
     tidy = re.sub(r"[^\w.-]+", "-", text).strip("-.")
     return tidy.encode()[:LONGEST].decode(errors="ignore")

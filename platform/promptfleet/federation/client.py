@@ -13,7 +13,7 @@ from promptfleet.federation.client_examples import examples_of
 from promptfleet.federation.conditions.adversaries import adversaries, attacked, flipped
 from promptfleet.federation.conditions.privacy import private_upload
 from promptfleet.federation.evaluation.answers import certainty_of, mean_right, server_model, to_predict
-from promptfleet.federation.evaluation.calibration import calibration_errors
+from promptfleet.federation.evaluation.personalized import Personalized
 from promptfleet.federation.evaluation.schedule import Plan
 from promptfleet.federation.evaluation.scores import (
     CALIBRATION,
@@ -105,22 +105,23 @@ class Client:
         plan = Plan((LOCAL,), self.id)
         return evaluate_together([self], round_index, {self.id: private}, {self.id: download}, plan)[0]
 
-    def _evaluate(self, task: Task) -> Evaluation:
-        """Predict the client's own parts with a task whose private state is personalized."""
+    def _evaluate(self, task: Task, plan: Plan) -> Evaluation:
+        """Predict the client's own parts with a task whose private state is personalized, as far as ``plan`` says."""
+        if LOCAL not in plan.sets:
+            return Evaluation(self.id, {})
+        val, test = self._held_out[VAL], self._held_out[TEST]
         with torch.inference_mode():
             described = {}
             if isinstance(self._method, Describes):
-                described = self._method.describe(to_predict(task), self._held_out[TEST].images)
+                described = self._method.describe(to_predict(task), test.images)
+            certainty = certainty_of(self._method, task, test) if CALIBRATION in plan.sets else None
+            of_test = Score(sum(certainty.right) / len(test), len(test)) if certainty else self._score(task, test)
             return Evaluation(
                 client=self.id,
-                scores={set_name(part, LOCAL): self._score(task, some) for part, some in self._held_out.items()},
+                scores={set_name(VAL, LOCAL): self._score(task, val), set_name(TEST, LOCAL): of_test},
                 described={name: tensor.tolist() for name, tensor in described.items()},
+                certainty=certainty,
             )
-
-    def _calibrated(self, evaluation: Evaluation, task: Task) -> Evaluation:
-        with torch.inference_mode():
-            certainty = certainty_of(self._method, task, self._held_out[TEST])
-        return replace(evaluation, calibration=calibration_errors(certainty), certainty=certainty)
 
     def _as_unseen(self, task: Task, plan: Plan) -> dict[str, Score]:
         """Score a client that never trains on its test part: by the server's model if there is one, and by its own."""
@@ -220,24 +221,39 @@ def evaluate_together(
     downloads: Mapping[int, Message],
     plan: Plan,
     shared: SharedSets | None = None,
+    personalized: Personalized | None = None,
 ) -> list[Evaluation]:
-    """Evaluate several clients of one world, personalized side by side; ``shared`` has the sets of several clients."""
+    """Evaluate several clients of one world, personalized side by side; ``shared`` has the sets of several clients.
+
+    ``personalized`` keeps the states for a plan that evaluates ``again``.
+    """
+    personalized = personalized or Personalized()
     evaluations, together = [], side_by_side(clients[0]._world)
     for start in range(0, len(clients), together):  # which bounds the memory for personalized states
         group = clients[start : start + together]
-        tasks = [
-            client._task("personalize", round_index, privates[client.id], downloads[client.id]) for client in group
-        ]
-        begun = (client._method.personalize(task) for client, task in zip(group, tasks, strict=True))
-        states = run_together(clients[0]._world, begun, "personalize")
-        models = [
-            Model(replace(task, private=state), client._own)
-            for client, task, state in zip(group, tasks, states, strict=True)
-        ]
+        tasks = _personalized_tasks(group, round_index, privates, downloads, plan, personalized)
+        models = [Model(task, client._own) for client, task in zip(group, tasks, strict=True)]
         found = shared.scores(models, plan) if shared else [{} for _ in models]
         for client, model, scores in zip(group, models, found, strict=True):
-            own = client._evaluate(model.task) if LOCAL in plan.sets else Evaluation(client.id, {})
-            if CALIBRATION in plan.sets:
-                own = client._calibrated(own, model.task)
+            own = client._evaluate(model.task, plan)
             evaluations.append(replace(own, scores={**own.scores, **scores, **client._as_unseen(model.task, plan)}))
     return evaluations
+
+
+def _personalized_tasks(
+    group: Sequence[Client],
+    round_index: int,
+    privates: Mapping[int, State],
+    downloads: Mapping[int, Message],
+    plan: Plan,
+    kept: Personalized,
+) -> list[Task]:
+    """Return the clients' tasks to predict with; what is ``kept`` of a state is not computed again."""
+    tasks = {one.id: one._task("personalize", round_index, privates[one.id], downloads[one.id]) for one in group}
+    states = {one.id: kept.of(round_index, one.id) for one in group} if plan.again else {}
+    todo = [one for one in group if states.get(one.id) is None]
+    begun = (one._method.personalize(tasks[one.id]) for one in todo)
+    for one, state in zip(todo, run_together(group[0]._world, begun, "personalize"), strict=True):
+        kept.keep(round_index, one.id, None if state is tasks[one.id].private else state)
+        states[one.id] = state
+    return [replace(task, private=states[client]) for client, task in tasks.items()]

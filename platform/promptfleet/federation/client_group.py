@@ -8,6 +8,7 @@ from promptfleet.data.feature_store import FeatureStore
 from promptfleet.federation.client import Client, ClientResult, evaluate_together, train_together
 from promptfleet.federation.client_examples import examples_of, pixel_reader_for
 from promptfleet.federation.evaluation.foreign_sets import ForeignSet
+from promptfleet.federation.evaluation.personalized import Personalized
 from promptfleet.federation.evaluation.schedule import Plan
 from promptfleet.federation.evaluation.scores import Evaluation
 from promptfleet.federation.evaluation.shared_sets import Read, SharedParts, SharedSets
@@ -39,6 +40,7 @@ class ClientGroup:
         readers = [(one, read if one.store is store else self._reader(one.world, one.store)) for one in foreign]
         self._shared = SharedSets(method, everyone, read, readers)
         self._clients: dict[int, Client] = {}
+        self._personalized = Personalized()
         self.host(splits)
 
     def host(self, splits: Mapping[int, ClientSplit]) -> None:
@@ -75,7 +77,9 @@ class ClientGroup:
             return [
                 evaluation
                 for group in groups
-                for evaluation in evaluate_together(group, round_index, privates, downloads, plan, self._shared)
+                for evaluation in evaluate_together(
+                    group, round_index, privates, downloads, plan, self._shared, self._personalized
+                )
             ]
 
     def _reader(self, world: World, store: FeatureStore) -> Read:

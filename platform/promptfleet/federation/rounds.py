@@ -4,7 +4,7 @@ import logging
 import math
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
@@ -23,6 +23,7 @@ from promptfleet.federation.evaluation.schedule import (
     cannot_predict_new,
     cannot_serve_unseen,
     evaluated_clients,
+    keeps_calibration,
     plan_of_best,
     plan_of_round,
     tests_unseen_clients,
@@ -121,7 +122,7 @@ class Federation:
         trained = self._train(round_index, cohort, arriving.present)
         downloads = self._aggregate(round_index, trained.uploads)
         evaluations, intake = self._evaluate(round_index, trained.privates, downloads)
-        self._evaluations = [replace(one, certainty=None) for one in evaluations] or self._evaluations
+        self._evaluations = [one.uncertain() for one in evaluations] or self._evaluations
         report = RoundReport.of(
             round_index,
             cohort,
@@ -193,6 +194,11 @@ class Federation:
         is_best = bool(plan) and self._is_best(evaluations.values())
         if is_best and (more := plan_of_best(self.config, plan)):
             evaluations = _merged(evaluations, self._evaluated(round_index, clients, downloads, more))
+        if plan:
+            with_it = keeps_calibration(self.config, round_index, best=is_best)
+            evaluations = {
+                client: one.calibrated() if with_it else one.uncertain() for client, one in evaluations.items()
+            }
         if plan and tests_unseen_clients(self.config, round_index, best=is_best):
             evaluations |= self._unseen_clients(round_index)
         self._privates = fleet.repack(self._privates)

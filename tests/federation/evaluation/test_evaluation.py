@@ -18,6 +18,7 @@ from promptfleet.federation.partitioning import partition_for
 from promptfleet.federation.prepare import prepare
 from promptfleet.federation.reports import summary_from_json
 from promptfleet.federation.rounds import Federation
+from promptfleet.methods.promptfl_ft import PromptFLFineTuned
 
 EACH = {"global": "each", "others": "each", "server": "each"}
 NEVER = dict.fromkeys(EACH, "never")
@@ -238,6 +239,34 @@ def test_calibration_is_that_of_the_probabilities_of_zero_shot(run, small_config
     assert all(report.calibration for report in result.rounds)
     assert summary_from_json(result.to_json()).to_json() == result.to_json()
     assert run(method="zero_shot", rounds=1, evaluation={"calibration": "never"}).calibration is None
+
+
+def test_a_best_round_personalizes_and_predicts_each_part_once(run, monkeypatch):
+    calls = {"personalize": 0, "predictor": 0}
+
+    def counting(name):
+        real = getattr(PromptFLFineTuned, name)
+
+        def counted(self, task):
+            calls[name] += 1
+            return real(self, task)
+
+        return counted
+
+    for name in calls:
+        monkeypatch.setattr(PromptFLFineTuned, name, counting(name))
+    sets = {"global": "last_and_best", "others": "never", "server": "never"}
+    result = run(method="promptfl_ft", finetune_epochs=0, evaluation={"sets": sets})
+    assert all("test/global" in report.accuracy and report.calibration for report in result.rounds)
+    parts = 4  # own and those of all clients, validation and test
+    assert calls == {"personalize": 3 * 2, "predictor": 3 * 2 * parts}
+
+
+def test_only_the_last_and_the_best_round_have_calibration(run):
+    result = run(rounds=4, prompt_lr=0.1, evaluation={"sets": NEVER})
+    best_so_far = [max(result.rounds[: index + 1], key=lambda one: one.val_accuracy).round for index in range(4)]
+    with_it = {report.round for report in result.rounds if report.calibration}
+    assert with_it == {*best_so_far, 4} < {1, 2, 3, 4}
 
 
 def test_a_server_without_a_model_cannot_be_asked_for(small_config):

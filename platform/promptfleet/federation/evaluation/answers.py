@@ -48,7 +48,10 @@ def right_answers(predict: Callable[[Images], Tensor], task: Task, examples: Exa
 
 
 def certainty_of(method: Method, task: Task, examples: Examples) -> Certainty:
-    """Return the highest probability of each prediction of a new predictor, and whether it is right."""
+    """Return the highest probability of each prediction of a new predictor, and whether it is right.
+
+    The answers are those that ``mean_right`` counts.
+    """
     predict, confidence, right = predictor_of(method, task), [], []
     for some in _streamed(method, task, examples):
         logits = _candidates(predict(some.images), task)

@@ -27,11 +27,13 @@ from promptfleet.seeding import stream
 class Plan:
     """Sets of an evaluation; the client ``server_by`` measures the server's model, if that is requested of one.
 
-    A set has a validation and a test part. ``calibration`` is asked for in the same way.
+    A set has a validation and a test part. ``calibration`` is asked for in the same way. ``again``: the same clients
+    were evaluated with the same states just before.
     """
 
     sets: tuple[str, ...]
     server_by: int | None = None
+    again: bool = False
 
 
 def evaluated_clients(config: FederationConfig, round_index: int) -> Sequence[int]:
@@ -60,15 +62,24 @@ def _sample_size(config: FederationConfig, clients: int) -> int:
 
 
 def plan_of_round(config: FederationConfig, round_index: int, clients: Sequence[int]) -> Plan:
-    """Return the sets of a round that is evaluated, before it is known whether it is the best so far."""
+    """Return the sets of a round that is evaluated, before it is known whether it is the best so far.
+
+    Calibration is among them if the best round has it: it follows from the predictions that ``local`` needs.
+    """
     when = ("each", "last_and_best") if round_index == config.rounds else ("each",)
-    return Plan((LOCAL, *_sets(config, when)), min(clients))
+    calibration = (CALIBRATION,) if config.evaluation.calibration != "never" else ()
+    return Plan((LOCAL, *calibration, *_sets(config, when)), min(clients))
 
 
 def plan_of_best(config: FederationConfig, done: Plan) -> Plan | None:
     """Return the sets that a round with the best validation accuracy so far needs beyond those ``done``, if any."""
     rest = tuple(name for name in _sets(config, ("each", "last_and_best")) if name not in done.sets)
-    return Plan(rest, done.server_by) if rest else None
+    return Plan(rest, done.server_by, again=True) if rest else None
+
+
+def keeps_calibration(config: FederationConfig, round_index: int, *, best: bool) -> bool:
+    """Return True if an evaluated round reports its calibration."""
+    return config.evaluation.calibration == "each" or best or round_index == config.rounds
 
 
 def tests_unseen_clients(config: FederationConfig, round_index: int, *, best: bool) -> bool:
@@ -130,6 +141,5 @@ def _sets(config: FederationConfig, when: Sequence[str]) -> tuple[str, ...]:
         NEW: optional["new"],
         UNSEEN_DOMAIN: optional["unseen_domain"],
         **{transfer_to(name): optional["transfer"] for name in config.evaluation.transfer},
-        CALIBRATION: config.evaluation.calibration,
     }
     return tuple(name for name, rounds in asked.items() if rounds in when)

@@ -4,10 +4,10 @@ A set is named by its part and its samples, such as ``val/local`` or ``test/glob
 """
 
 from collections.abc import Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from statistics import fmean, pstdev
 
-from promptfleet.federation.evaluation.calibration import Certainty
+from promptfleet.federation.evaluation.calibration import Certainty, calibration_errors
 from promptfleet.strict_json import Count
 
 VAL, TEST = "val", "test"
@@ -57,6 +57,14 @@ class Evaluation:
     def _local(self, part: str) -> float | None:
         score = self.scores.get(set_name(part, LOCAL))
         return score and score.accuracy
+
+    def calibrated(self) -> "Evaluation":
+        """Return the evaluation with the calibration errors that follow from its certainty, if it has one."""
+        return replace(self, calibration=calibration_errors(self.certainty)) if self.certainty else self
+
+    def uncertain(self) -> "Evaluation":
+        """Return the evaluation without its certainty."""
+        return replace(self, certainty=None)
 
     def merged(self, other: "Evaluation") -> "Evaluation":
         """Return the scores of two evaluations of the client after the same round."""

@@ -1,0 +1,25 @@
+"""Personalized states of the clients of one process, for a second evaluation after the same round."""
+
+from promptfleet.methods.protocol import State
+
+MOST_KEPT = 64  # clients, which bounds the memory
+
+
+class Personalized:
+    """States that clients predict with after one round; those of an earlier round are forgotten."""
+
+    def __init__(self) -> None:
+        self._round = 0
+        self._states: dict[int, State] = {}
+
+    def keep(self, round_index: int, client: int, state: State | None) -> None:
+        """Keep a client's state, or none, in place of an older one; of too many clients some are not kept."""
+        if round_index != self._round:
+            self._round, self._states = round_index, {}
+        self._states.pop(client, None)
+        if state is not None and len(self._states) < MOST_KEPT:
+            self._states[client] = state
+
+    def of(self, round_index: int, client: int) -> State | None:
+        """Return the state that is kept for the client after this round, if any."""
+        return self._states.get(client) if round_index == self._round else None

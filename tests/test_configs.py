@@ -4,6 +4,7 @@ import re
 
 import pytest
 
+from promptfleet.config import flatten
 from promptfleet.data.datasets import load_dataset
 from promptfleet.data.samples import Samples
 from promptfleet.federation.partitioning import partition_for
@@ -38,6 +39,22 @@ TRAINING = {
 }
 
 
+WIDER = {"backbone.name": "ViT-B-16"}
+FIFTH = {"partition.held_out_clients": 0.2}
+HALF = {**WIDER, "partition.new_classes": 0.5}
+OTHERS = {**WIDER, "evaluation.transfer": ["oxford_flowers", "oxford_pets", "food101", "dtd"]}
+# by protocol and dataset: in what a federation differs from the paper's
+PROTOCOLS = {
+    "base_to_new": dict.fromkeys(FEW_SHOT_DATASETS, HALF),
+    "cross_dataset": {"caltech101": OTHERS},
+    "leave_domain_out": {
+        "domainnet": {"clients": 5 * 5, "partition.held_out_domain": "sketch"},
+        "office_caltech10": {"clients": 3 * 5, "partition.held_out_domain": "dslr"},
+    },
+    "unseen_clients": dict.fromkeys(("cifar10", "cifar100"), FIFTH),
+}
+
+
 def files(root, folder):
     return {path.stem: path for path in sorted((root / "configs" / folder).glob("*.yaml"))}
 
@@ -67,7 +84,19 @@ def test_the_papers_figures(root, dataset):
     assert (trial.dataset, trial.rounds, trial.lambda_, trial.experts) == (dataset, config.rounds, 0.5, 1)
 
 
-@pytest.mark.parametrize("folder", ["paper", "digits"])
+@pytest.mark.parametrize("protocol", PROTOCOLS)
+def test_a_protocol_is_the_papers_federation_but_for_what_it_tests(root, protocol):
+    assert {path.parent.name for path in (root / "configs" / "paper").glob("*/*")} == set(PROTOCOLS)
+    found = files(root, f"paper/{protocol}")
+    assert set(found) == set(PROTOCOLS[protocol])
+    for dataset, path in found.items():
+        config, paper = (
+            flatten(read_federation_config(one).to_dict()) for one in (path, files(root, "paper")[dataset])
+        )
+        assert config == {**paper, **PROTOCOLS[protocol][dataset]}
+
+
+@pytest.mark.parametrize("folder", ["paper", "digits", *(f"paper/{protocol}" for protocol in PROTOCOLS)])
 def test_the_commands_in_the_headers_are_right(root, folder):
     for path in files(root, folder).values():
         found = commands(path)

@@ -60,6 +60,7 @@ def refused(outcome, *parts):
             SPACE + "objectives: {val/local: max, bytes: min}\npruner: median",
             ["no trial early with several objectives"],
         ),
+        (SPACE + "objective: test/local", ["objective: test/local is measured on test samples", "use val/local"]),
         (SPACE + "start_from: [elsewhere]", ["start_from elsewhere: no sweep was begun yet"]),
         ("space: {experts: {int: [1, 9], when: {gate: linear}}}", ["experts.when: gate is not searched"]),
         ("space: {}", ["nothing to search"]),
@@ -172,6 +173,24 @@ def test_descriptions_of_other_classes(job, tmp_path):
 
 
 @pytest.mark.parametrize(
+    ("settings", "parts"),
+    [
+        (["partition.new_classes=0.9"], ["partition.new_classes=0.9: of 10 classes that makes 1 base and 9 new ones"]),
+        (["partition.held_out_domain=sketch"], ["held_out_domain=sketch: the dataset has no domains; leave it out"]),
+        (["dataset=digits_styles", "partition.held_out_domain=pen"], ["unknown domain 'pen'"]),
+        (["partition.held_out_clients=10"], ["held_out_clients=10: no client of clients=10 would train"]),
+        (["evaluation.transfer=[digits_styles]"], ["evaluation.transfer: dataset digits_styles has no published test"]),
+        (["evaluation.transfer=[dtdd]"], ["unknown dataset 'dtdd'; did you mean 'dtd'?"]),
+        (["evaluation.every=11"], ["evaluation.every=11 should be at most rounds=10"]),
+        (["method=coop", "partition.held_out_clients=2", "evaluation.sets.unseen_clients=each"], ["share nothing"]),
+    ],
+)
+def test_an_evaluation_that_is_impossible(job, settings, parts):
+    arguments = [argument for setting in settings for argument in ("--set", setting)]
+    refused(job("train.py", "--set", "runtime.backend=local", *arguments), *parts)
+
+
+@pytest.mark.parametrize(
     ("arguments", "parts"),
     [
         (["--set", "partition.kind=disjoint", "--set", "clients=6"], ["do not go round clients=6", "set clients to 5"]),
@@ -204,6 +223,11 @@ def test_a_dataset_with_an_image_that_does_not_decode(job, tmp_path):
         (["--methods", "pfedmoap", "--seeds", "0", "--trials", "3"], ["--trials: belongs to the tuning"]),
         (["--methods", "pfedmoap", "--seeds", "0", "--concurrent", "0"], ["--concurrent: got 0"]),
         (["--methods", "pfedmoap", "--seeds", "0", "--name", "a/b"], ["--name a/b: use letters"]),
+        (["--leave-one-domain-out"], ["--leave-one-domain-out: goes with --name"]),
+        (
+            ["--methods", "coop", "--seeds", "0", "--name", "x", "--leave-one-domain-out"],
+            ["dataset=digits should have two domains or more, it has 0"],
+        ),
         (["--resume", "nothing"], ["--resume nothing: no comparison was begun yet"]),
         (["--resume", "nothing", "--name", "other"], ["--name: a resumed comparison keeps its name"]),
     ],

@@ -121,7 +121,7 @@ def test_a_fine_tuned_clients_server_is_the_one_before_fine_tuning(run):
 def test_evaluating_changes_no_state_and_no_random_stream(run, method):
     sets = {**EACH, "server": "last_and_best"}
     runs = [run(method=method, evaluation={"sets": sets}), run(method=method, evaluation={"sets": NEVER})]
-    runs.append(run(method=method, evaluation={"every": 2, "clients": 1}))
+    runs.append(run(method=method, evaluation={"every": 2, "clients": 1, "calibration": "never"}))
     assert len({result.state_sha256 for result in runs}) == 1
     assert len({result.accuracy["test/local"] for result in runs}) == 1
     assert {*runs[1].accuracy} == {"test/local", "val/local"}

@@ -38,6 +38,7 @@ def test_clients_and_the_server_are_tested_on_all_of_the_domain(run, prepared):
     assert all(client.domain_counts[LEFT_OUT] == 0 for client in result.clients)
     one_model = result.accuracy["test/unseen_domain"]
     assert one_model.std == 0
+    assert run(evaluation={"sets": {"unseen_domain": "never"}}).state_sha256 == result.state_sha256
     assert result.accuracy["test/unseen_domain_server"].mean == one_model.min
     assert result.accuracy["test/unseen_domain_server"].clients == 1
     assert "test/unseen_domain_server" not in result.clients[0].accuracy

@@ -8,11 +8,11 @@ from pydantic import Field
 from promptfleet.config import FederationConfig
 from promptfleet.methods import METHODS, load_method
 from promptfleet.methods.fedlalr import LocalAMSGrad
-from promptfleet.methods.openprompt import TemplateAndWords
 from promptfleet.methods.parts.optimizers import SGD
 from promptfleet.methods.parts.plug_ins import also_stepping, finished
 from promptfleet.methods.parts.prompt_method import PromptMethod
 from promptfleet.methods.parts.states import prefixed, unprefixed
+from promptfleet.methods.parts.template_and_words import TemplateAndWords
 from promptfleet.methods.parts.training import detached, leaves
 
 _CHANNELS = "channels."

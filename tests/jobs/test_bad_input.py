@@ -73,6 +73,7 @@ def refused(outcome, *parts):
         (SPACE + "federation: {method: pfedmaop}", ["unknown method 'pfedmaop'; did you mean 'pfedmoap'?"]),
         (SPACE + "federation: {backbone: {name: ViT-B-17, pretrained: openai}}", ["open_clip has no model 'ViT-B-17'"]),
         (SPACE + "federation: {backbone: ViT-B-16/openai}", ["backbone: {name: ViT-B-16, pretrained: openai}"]),
+        ("space: {words_file: {choice: [a, b]}}\nfederation: {method: openprompt}", ["keeps words_file fixed"]),
         (SPACE + "federation: {prompt_length: 80}", ["prompt_length=80 does not fit", "leaves room for 73"]),
         (SPACE + "federation: {gate_width: 256}", ["gate_width=256 exceeds the backbone's feature width 128"]),
         ("federation: &all {runtime: *all}\n" + SPACE, ["an alias within its own value"]),

@@ -71,7 +71,8 @@ class TemplateAndWordsConfig(FederationConfig):
             raise ValueError(f"template={template!r}: there is no soft slot to train, such as {{soft:4}}")
         if values.get("prompt_length", vectors) != vectors:
             raise ValueError(
-                f"prompt_length={values['prompt_length']}: the template has {vectors} vectors; leave prompt_length out"
+                f"prompt_length={values['prompt_length']}: the template has {vectors} vectors; set it to that, or "
+                "leave it out"
             )
         return {**values, "prompt_length": vectors}
 

@@ -20,7 +20,7 @@ WORDS = [["class 0", "cat", "tabby"], ["class 1", "dog"], ["class 2", "hen"], ["
 BOTH_SIDES = "{soft:1} a photo of {class}, {hard: a kind of} {soft@x:2} {soft@x}."
 SMALL = {"local_epochs": 1, "batch_size": 8, "prompt_length": 2}
 OTHERS = sorted(set(METHODS) - {"openprompt"})
-REFUSED = {"fedpha", "fedtpg"}  # with words, or with places for a number of vectors
+REFUSED = {"fedpha", "fedtpg", "fed_mp"}  # with words, or with places for a number of vectors
 FAST = ["fedpgp", "pfedmoap"]
 
 

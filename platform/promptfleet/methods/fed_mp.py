@@ -27,7 +27,7 @@ from promptfleet.methods.parts.averaging import average
 from promptfleet.methods.parts.channel_gate import channel_gate_shapes, gated, init_channel_gate
 from promptfleet.methods.parts.optimizers import Adam, Optimizer
 from promptfleet.methods.parts.prompt_method import PromptMethod
-from promptfleet.methods.parts.prompts import local_batches
+from promptfleet.methods.parts.prompts import local_batches, require_a_text_per_class
 from promptfleet.methods.parts.prototypes import Prototypes
 from promptfleet.methods.parts.states import prefixed, unprefixed
 from promptfleet.methods.parts.training import detached, leaves, loss_metrics
@@ -89,6 +89,10 @@ class FedMP(PromptMethod):
     def optimizer(self, task: Task, parameters: Mapping[str, Tensor], lr: float) -> Optimizer:
         """Make the published Adam."""
         return Adam(parameters, lr=lr, betas=(0.9, 0.98), eps=1e-6, weight_decay=task.config.adapter_decay)
+
+    def check(self, world: World) -> None:
+        super().check(world)
+        require_a_text_per_class(world)
 
     def init_server(self, world: World, rng: np.random.Generator) -> State:
         return prefixed("adapter.", init_channel_gate(world.clip.tower.dim, rng))

@@ -20,7 +20,7 @@ from promptfleet.config import FederationConfig
 from promptfleet.errors import ConfigError
 from promptfleet.methods.parts.optimizers import Optimizer
 from promptfleet.methods.parts.prompt_generator import HEADS, generate_context, generator_shapes, init_generator
-from promptfleet.methods.parts.prompts import context_with_text, encoded
+from promptfleet.methods.parts.prompts import context_with_text, encoded, require_a_text_per_class
 from promptfleet.methods.parts.states import prefixed, unprefixed
 from promptfleet.methods.parts.training import detached, leaves, train_steps
 from promptfleet.methods.promptfl import PromptFL
@@ -58,11 +58,7 @@ class FedTPG(PromptFL):
             raise ConfigError("fedtpg makes one context for all classes: class_specific_context must be false")
         if world.clip.tower.width % HEADS:
             raise ConfigError(f"fedtpg needs a text tower whose width {HEADS} divides, not {world.clip.tower.width}")
-        if world.text_classes is not None:
-            raise ConfigError(
-                f"method {world.config.method}: a client trains with the texts of its classes, one each; leave out the "
-                "words of classes"
-            )
+        require_a_text_per_class(world)
 
     def init_server(self, world: World, rng: np.random.Generator) -> State:
         return _server_state(world, prefixed(_GENERATOR, init_generator(*_sizes(world), rng)))

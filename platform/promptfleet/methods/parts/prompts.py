@@ -8,6 +8,7 @@ from torch import Tensor
 
 from promptfleet.clip.prompt_encoder import encode_prompts
 from promptfleet.devices import from_numpy
+from promptfleet.errors import ConfigError
 from promptfleet.methods.parts.precision import in_precision
 from promptfleet.methods.protocol import Encode, Examples, Images, State, Task, Work, World
 
@@ -18,6 +19,15 @@ def context_shape(world: World) -> tuple[int, ...]:
     """Return ``(tokens, width)`` or, if every class has its own context, ``(classes, tokens, width)``."""
     shape = (world.config.prompt_length, world.clip.tower.width)
     return (len(world.clip.classes), *shape) if world.config.class_specific_context else shape
+
+
+def require_a_text_per_class(world: World) -> None:
+    """Raise ConfigError if a class has several texts, for methods that train with the texts of a client's classes."""
+    if world.text_classes is not None:
+        raise ConfigError(
+            f"method {world.config.method}: a client trains with the texts of its classes, one each; leave out the "
+            "words of classes"
+        )
 
 
 def init_context(world: World, rng: np.random.Generator) -> Tensor:

@@ -34,7 +34,8 @@ from promptfleet.methods.parts.gaussian_residual import (
     sampled_contexts,
 )
 from promptfleet.methods.parts.prompts import context_shape, encode_contexts, init_context, local_batches
-from promptfleet.methods.parts.sampled_prompts import SampledPrompts, standard_normal
+from promptfleet.methods.parts.prompts_of_images import noise_of, noise_of_parts, together
+from promptfleet.methods.parts.sampled_prompts import SampledPrompts
 from promptfleet.methods.parts.training import detached, leaves, loss_metrics
 from promptfleet.methods.protocol import (
     Arrived,
@@ -50,8 +51,6 @@ from promptfleet.methods.protocol import (
     Work,
     World,
 )
-
-_AT_ONCE = 16  # prompts of a client's images that go through the text tower together, if images have their own
 
 
 class BayesianPromptConfig(FederationConfig):
@@ -114,16 +113,15 @@ class BayesianPrompt(SampledPrompts):
         return call.to_all(Message(dict(server)))
 
     def local_update(self, task: Task) -> Work[Update]:
-        config, losses = task.config, []
+        config, noise, losses = task.config, noise_of_parts(task), []
         parameters = leaves({"context": task.download.tensors["context"], **_posterior(task)})
         optimizer = self.optimizer(task, parameters, config.prompt_lr)
         for batch in local_batches(task):
             of_parts = []
-            for chosen in _together(task, len(batch), config.train_samples):
+            for chosen in together(task, len(batch), config.train_samples):
                 part = batch[chosen]
                 gaussian = self._gaussian(task, parameters, part.images)
-                noise = _noise(task, config.train_samples, len(gaussian["mean"]))
-                contexts = sampled_contexts(parameters["context"], gaussian, config.prior_std, noise)
+                contexts = sampled_contexts(parameters["context"], gaussian, config.prior_std, next(noise))
                 text = (yield Encode(contexts.flatten(0, 1))).unflatten(0, contexts.shape[:2])
                 of_data = F.nll_loss(self.log_mean(task, part.images, text.squeeze(1)), part.labels)
                 loss = len(part) / len(batch) * (of_data + config.kl_weight * kl_to_prior(gaussian))
@@ -149,7 +147,7 @@ class BayesianPrompt(SampledPrompts):
 
     def contexts_to_predict(self, task: Task) -> Tensor:
         config, context = task.config, task.download.tensors["context"]
-        noise = _noise(task, config.test_samples, 1)
+        noise = noise_of(task, config.test_samples, 1)
         return sampled_contexts(context, _posterior(task), config.prior_std, noise).squeeze(1)
 
     def predictor(self, task: Task) -> Callable[[Images], Tensor]:
@@ -157,12 +155,12 @@ class BayesianPrompt(SampledPrompts):
         if not task.config.conditional:
             return super().predictor(task)
         config, context, posterior = task.config, task.download.tensors["context"], _posterior(task)
-        noise = _noise(task, config.test_samples, 1)
+        noise = noise_of(task, config.test_samples, 1)
 
         @torch.no_grad()
         def predict(images: Images) -> Tensor:
             logits = []
-            for chosen in _together(task, len(images), config.test_samples):
+            for chosen in together(task, len(images), config.test_samples):
                 some = images[chosen]
                 contexts = sampled_contexts(context, self._gaussian(task, posterior, some), config.prior_std, noise)
                 text = encode_contexts(task.world, contexts.flatten(0, 1)).unflatten(0, contexts.shape[:2])
@@ -203,13 +201,3 @@ def _shared(world: World) -> dict[str, tuple[int, ...]]:
 def _posterior(task: Task) -> State:
     source = task.private if _is_private(task.world) else task.download.tensors
     return {name: source[name] for name in _shapes(task.world)}
-
-
-def _together(task: Task, images: int, samples: int) -> tuple[Tensor, ...]:
-    """Return the places of images whose prompts are encoded together: all, if they share their prompts."""
-    size = max(1, _AT_ONCE // samples) if task.config.conditional else images
-    return torch.arange(images, device=task.world.device).split(size)
-
-
-def _noise(task: Task, samples: int, images: int) -> Tensor:
-    return standard_normal(task, (samples, images, task.world.clip.tower.width))

@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     )
     from promptfleet.federation.run import run_federation
     from promptfleet.search.load import LoadedSweep, load_sweep
+    from promptfleet.search.prompts import Prompts, load_prompts
     from promptfleet.seeding import stream
     from promptfleet.storage.sync import synced_storage
 
@@ -54,11 +55,13 @@ __all__ = [
     "MethodError",
     "Prepared",
     "PromptfleetError",
+    "Prompts",
     "ResourceError",
     "RoundReport",
     "StorageConfig",
     "StorageError",
     "client_examples",
+    "load_prompts",
     "load_sweep",
     "prepare",
     "run_federation",
@@ -91,6 +94,7 @@ _PUBLIC = {  # module -> its public names
     ),
     ".federation.run": ("run_federation",),
     ".search.load": ("LoadedSweep", "load_sweep"),
+    ".search.prompts": ("Prompts", "load_prompts"),
     ".seeding": ("stream",),
     ".storage.sync": ("synced_storage",),
 }

@@ -60,6 +60,10 @@ class Backbone:
         """Return the number of tokens of a text, with SOS and EOT and without cuts."""
         return len(self._tokenizer.encode(text)) + 2
 
+    def word(self, token: int) -> str:
+        """Return the text of a token of the vocabulary."""
+        return self._tokenizer.decode([token]).strip()
+
     @cached_property
     def _tokenizer(self) -> "SimpleTokenizer":
         from open_clip.tokenizer import SimpleTokenizer

@@ -231,6 +231,19 @@ def test_a_preset_wins_over_the_search_file_and_set_over_both(tmp_path):
         read_sweep(tmp_path / "space.yaml", config=tmp_path / "preset.yaml")
 
 
+def test_a_preset_that_names_a_dataset_has_its_own_clients(root, tmp_path, caplog):
+    caplog.set_level("INFO")
+    (tmp_path / "preset.yaml").write_text("{dataset: cifar10, partition: {kind: dirichlet}}")
+    spec = read_sweep(root / "search_spaces" / "gating.yaml", config=tmp_path / "preset.yaml")
+    partition = spec.base_config().partition
+    assert (partition.kind, partition.shots, partition.val_fraction) == ("dirichlet", None, 0.15)
+    own = read_sweep(root / "search_spaces" / "gating.yaml")
+    assert own.base_config().partition.shots is not None
+    assert spec.base_config().prompt_lr == own.base_config().prompt_lr, "hyperparameters stay"
+    assert "preset.yaml names a dataset: of " in caplog.text
+    assert "clients, partition.shots, partition.val_fraction are not used" in caplog.text
+
+
 @pytest.mark.parametrize(
     ("values", "message"),
     [

@@ -1,5 +1,6 @@
 """Specification of a sweep: the searched federation, the space, and the budget. Checked before anything starts."""
 
+import logging
 import math
 import re
 from collections.abc import Iterator, Mapping, Sequence
@@ -49,6 +50,9 @@ from promptfleet.search.seats import seeded
 from promptfleet.search.space import Choice, IntRange, Parameter, parse_parameter
 from promptfleet.yaml_files import as_yaml
 
+logger = logging.getLogger(__name__)
+
+_OF_DATA = ("dataset", "data", "partition", "clients", "participation")
 _KEPT = (
     "method",
     "dataset",
@@ -261,7 +265,8 @@ def read_sweep(
     """Read a search file. ``assignments`` (``key=value``) fix keys of the federation, searched ones too.
 
     ``config`` is a file with keys of the federation, as for a single one. They win over the search file's own, but not
-    over what it searches. ``trials`` and ``budget`` win over the file's.
+    over what it searches. If they name a dataset, clients and partition of the search file are not used. ``trials`` and
+    ``budget`` win over the file's.
 
     Raises:
         ConfigError: what is wrong, in which file or option, and what would be right; trust_code: see ``read_config``.
@@ -270,8 +275,22 @@ def read_sweep(
     if config is not None:
         keys = read_config(config, trust_code=trust_code)
         federation_config(keys, source=str(config))
-        values = {**values, "federation": merge(_mapping(values, "federation", str(path)), keys)}
+        values = {**values, "federation": _around(_mapping(values, "federation", str(path)), keys, path, config)}
     return parse_sweep(values, assignments, trials=trials, budget=budget, source=str(path))
+
+
+def _around(own: Mapping[str, Any], keys: Mapping[str, Any], path: str | Path, config: str | Path) -> dict[str, Any]:
+    """Return the federation of a search file with that of ``--config``, which wins.
+
+    If it names a dataset, the search file's clients and their samples are not used, since they are meant for its own.
+    """
+    if "dataset" in keys:
+        kept = {key: value for key, value in own.items() if key not in _OF_DATA}
+        unused = [key for key in flatten({key: own[key] for key in own if key in _OF_DATA}) if key not in flatten(keys)]
+        if unused:
+            logger.info("%s names a dataset: of %s, %s are not used", config, path, ", ".join(unused))
+        own = kept
+    return merge(own, keys)
 
 
 def kept_at(storage: StorageConfig, values: Mapping[str, Any]) -> dict[str, Any]:

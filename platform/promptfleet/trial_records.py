@@ -1,6 +1,6 @@
 """Trials of a sweep as plain values: search makes them, tracking and figures show them."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -17,6 +17,8 @@ class TrialRecord:
 
     If some clients attack, ``value`` is the accuracy of the others, and so is ``honest_test_accuracy``. A trial is not
     ``feasible`` if it does not keep a constraint. ``values`` are those of all objectives, if there are several.
+    ``standard_error`` is that of ``value`` over clients. ``started_s`` and ``ended_s`` are seconds since the first
+    trial began.
     """
 
     number: int
@@ -29,6 +31,21 @@ class TrialRecord:
     honest_test_accuracy: float | None = None
     feasible: bool = True
     values: tuple[float, ...] = ()
+    standard_error: float | None = None
+    started_s: float | None = None
+    ended_s: float | None = None
+
+
+@dataclass(frozen=True)
+class Importances:
+    """Share of the objective's variance that each key explains in ``trials`` complete trials, by key.
+
+    ``spreads`` are their standard deviations over the trees of a random forest.
+    """
+
+    shares: Mapping[str, float]
+    spreads: Mapping[str, float]
+    trials: int
 
 
 def ranked_trials(trials: Sequence[TrialRecord]) -> list[TrialRecord]:

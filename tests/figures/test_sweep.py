@@ -1,11 +1,14 @@
 """Figures of a sweep: what is drawn is what was given."""
 
+from dataclasses import replace
+
 import pytest
+from matplotlib.collections import LineCollection
 from matplotlib.colors import to_rgba
 
 from promptfleet.figures import style
 from promptfleet.figures.sweep import history_figure, importances_figure, slices_figure
-from promptfleet.trial_records import TrialRecord
+from promptfleet.trial_records import Importances, TrialRecord
 
 
 def trial(number, value, state="complete", **params):
@@ -61,14 +64,16 @@ def test_history_of_failures_only():
 
 @pytest.mark.parametrize("draw", [history_figure, slices_figure, importances_figure])
 def test_nothing_to_see_is_no_figure(draw):
-    assert draw({} if draw is importances_figure else [trial(0, None, "running", experts=1)]) is None
+    assert draw(None if draw is importances_figure else [trial(0, None, "running", experts=1)]) is None
 
 
-def test_importances_are_sorted_bars():
-    (axes,) = importances_figure({"tau": 0.25, "experts": 0.7, "lr": 0.05}).axes
+def test_importances_are_sorted_bars_with_their_spread():
+    shares = {"tau": 0.25, "experts": 0.7, "lr": 0.05}
+    (axes,) = importances_figure(Importances(shares, {"tau": 0.1, "experts": 0.2, "lr": 0.1}, 9)).axes
     assert [bar.get_width() for bar in axes.patches] == [0.7, 0.25, 0.05]
     assert [label.get_text() for label in axes.get_yticklabels()] == ["experts", "tau", "lr"]
-    assert [text.get_text().strip() for text in axes.texts] == ["0.70", "0.25", "0.05"]
+    assert [text.get_text().strip() for text in axes.texts] == ["0.70 ± 0.20", "0.25 ± 0.10", "0.05 ± 0.10"]
+    assert axes.get_title(loc="left") == "Hyperparameter importance in 9 complete trials"
 
 
 def slices(trials, **options):
@@ -88,6 +93,13 @@ def test_slices_have_one_plot_per_hyperparameter():
     assert faces == [to_rgba(style.BLUE)[:3], to_rgba("white")[:3]], "one collection each, however many trials"
 
 
+def test_slices_show_the_standard_error_of_complete_trials():
+    trials = [replace(trial(0, 0.5, tau=0.1), standard_error=0.2), replace(trial(1, 0.4, "pruned", tau=0.2))]
+    (bars,) = [lines for lines in slices(trials)["tau"].collections if isinstance(lines, LineCollection)]
+    (segment,) = bars.get_segments()
+    assert segment[:, 1].tolist() == pytest.approx([0.3, 0.7])
+
+
 def test_of_dozens_of_hyperparameters_the_most_important_are_drawn():
     names = [f"key_{number}" for number in range(50)]
     trials = [trial(number, 0.5 + number / 10, **dict.fromkeys(names, number)) for number in range(3)]
@@ -96,9 +108,9 @@ def test_of_dozens_of_hyperparameters_the_most_important_are_drawn():
     assert [axes.get_xlabel() for axes in figure.axes] == names[-12:]
     assert figure.get_suptitle() == "Validation accuracy by hyperparameter (12 of 50)"
     assert [axes.get_xlabel() for axes in slices_figure(trials).axes] == names[:12]
-    (axes,) = importances_figure(importances).axes
+    (axes,) = importances_figure(Importances(importances, importances, 3)).axes
     assert [label.get_text() for label in axes.get_yticklabels()] == names[:9:-1]
-    assert axes.get_title(loc="left") == "Hyperparameter importance (40 of 50)"
+    assert axes.get_title(loc="left") == "Hyperparameter importance in 3 complete trials (40 of 50)"
 
 
 def test_of_hundreds_of_choices_only_some_are_named():

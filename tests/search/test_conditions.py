@@ -142,7 +142,7 @@ def test_importances_count_a_missing_key_as_a_value():
             params["trim_fraction"] = float(rng.uniform(0.1, 0.3))
         spreads = {key: distribution(SPACE[key]) for key in params}
         trials.append(optuna.create_trial(value=params.get("trim_fraction", 0.0), params=params, distributions=spreads))
-    shares = hyperparameter_importances(trials, SPACE, seed=0)
+    shares = hyperparameter_importances(trials, SPACE, seed=0).shares
     assert shares["trim_fraction"] > 0.6 > shares["aggregation"] > shares["experts"]
     assert sum(shares.values()) == pytest.approx(1)
 

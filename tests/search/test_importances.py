@@ -35,19 +35,27 @@ def trials(count: int, value, state=TrialState.COMPLETE, space=SPACE) -> list[Fr
     ],
 )
 def test_what_decides_has_most_of_the_importance_also_among_hundreds_of_choices(key, value):
-    shares = hyperparameter_importances(trials(400, value), SPACE, seed=0)
-    assert list(shares) == list(SPACE)
+    found = hyperparameter_importances(trials(400, value), SPACE, seed=0)
+    shares = found.shares
+    assert (list(shares), list(found.spreads), found.trials) == (list(SPACE), list(SPACE), 400)
+    assert found.spreads[key] < 0.2
     assert sum(shares.values()) == pytest.approx(1)
     assert shares[key] > 0.8
 
 
-def test_only_complete_trials_count_and_they_have_to_differ():
-    complete = trials(3, lambda params: params["lr"])
-    assert hyperparameter_importances(complete, SPACE, seed=0) is not None
-    assert hyperparameter_importances(complete[:2], SPACE, seed=0) is None
-    assert hyperparameter_importances(trials(9, lambda _: 0.5), SPACE, seed=0) is None
+def test_trials_have_to_be_complete_enough_and_to_differ():
+    least = len(SPACE) + 2
+    complete = trials(least, lambda params: params["lr"])
+    few = hyperparameter_importances(complete, SPACE, seed=0)
+    many = hyperparameter_importances(trials(400, lambda params: params["lr"]), SPACE, seed=0)
+    assert few.trials == least
+    assert few.spreads["lr"] > 2 * many.spreads["lr"], "few trials are uncertain"
+    assert hyperparameter_importances(complete[1:], SPACE, seed=0) is None
     others = trials(9, lambda params: params["lr"], state=TrialState.PRUNED)
-    assert hyperparameter_importances([*complete[:2], *others], SPACE, seed=0) is None
+    assert hyperparameter_importances([*complete[1:], *others], SPACE, seed=0) is None
+    tied = trials(9, lambda _: 0.5)
+    assert hyperparameter_importances([*complete[:2], *tied], SPACE, seed=0) is None
+    assert hyperparameter_importances([*complete[:3], *tied], SPACE, seed=0) is not None
 
 
 def test_the_forest_grows_neither_with_combinations_of_choices_nor_with_trials(monkeypatch):
@@ -75,4 +83,4 @@ def test_choices_of_all_kinds_are_taken(values):
         create_trial(params={"choice": value}, distributions=distributions, value=float(value == values[0]))
         for value in values * 3
     ]
-    assert hyperparameter_importances(done, space, seed=0) == {"choice": pytest.approx(1.0)}
+    assert hyperparameter_importances(done, space, seed=0).shares == {"choice": pytest.approx(1.0)}

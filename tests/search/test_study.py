@@ -152,15 +152,15 @@ def test_a_failed_trial_says_why(study):
     assert (trial.state, trial.user_attrs["error"]) == (TrialState.FAIL, "its process died")
 
 
-def test_importances_need_three_complete_trials_and_name_every_key(study):
+def test_importances_need_five_complete_trials_and_name_every_key(study):
     for complete in range(8):
-        if complete < 3:
+        if complete < 5:
             assert study.importances() is None
         proposal = study.next_proposal()
         study.complete(proposal.number, accuracy(proposal.params, ROUNDS))
-    importances = study.importances()
-    assert importances.keys() == SPACE.keys()
-    assert sum(importances.values()) == pytest.approx(1)
+    shares = study.importances().shares
+    assert shares.keys() == SPACE.keys()
+    assert sum(shares.values()) == pytest.approx(1)
 
 
 def test_a_grid_runs_its_points_in_order_to_their_ends(tmp_path):

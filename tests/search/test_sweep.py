@@ -1,10 +1,14 @@
 """Records of a sweep's trials: the study's values, and the figures of each trial's result."""
 
+from datetime import timedelta
+from statistics import stdev
+
 import pytest
 from optuna.distributions import IntDistribution
 from optuna.trial import TrialState, create_trial
 
 from promptfleet.search.folders import trial_folder
+from promptfleet.search.objective import Objective
 from promptfleet.search.spec import parse_sweep
 from promptfleet.search.sweep import trial_record, trial_summary
 from tests.tracking.values import make_result
@@ -36,6 +40,11 @@ def test_figures_come_from_the_result_without_its_states(tmp_path, trial):
     record = trial_record(trial, trial_summary(tmp_path, SPEC.config(trial.params), trial))
     assert (record.state, record.params, record.value, record.rounds) == ("complete", {"experts": 2}, 0.5, 3)
     assert (record.test_accuracy, record.seconds) == (result.test_accuracy, 12.0)
+    accuracies = result.rounds[-1].client_val_accuracy
+    began = trial.datetime_start - timedelta(seconds=5)
+    record = trial_record(trial, result, objective=Objective(), began=began)
+    assert record.standard_error == pytest.approx(stdev(accuracies) / len(accuracies) ** 0.5)
+    assert (record.started_s, record.ended_s - record.started_s) == (5.0, (trial.duration).total_seconds())
 
 
 def test_without_a_result_there_are_no_figures(tmp_path, trial, caplog):

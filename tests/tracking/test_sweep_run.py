@@ -8,7 +8,7 @@ import yaml
 
 from promptfleet.tracking.sweep_run import SweepRun, trial_row
 from promptfleet.tracking.writer import BackgroundWriter
-from promptfleet.trial_records import TrialRecord
+from promptfleet.trial_records import Importances, TrialRecord
 from tests.tracking.values import make_config, make_report, make_result
 
 SEARCH = {"trials": 3, "space": {"experts": {"int": [1, 2]}, "gating_temperature": {"float": [0.01, 1.0]}}}
@@ -61,7 +61,7 @@ def test_a_resumed_sweep_is_the_same_run_and_may_ask_for_more(start, fetch, step
 
 
 @pytest.mark.usefixtures("no_figures")
-def test_finish_writes_table_best_trial_and_figures(start, client, artifacts, table):
+def test_finish_writes_table_best_trial_and_figures(start, client, artifacts, table, tmp_path):
     sweep = start()
     sweep.child(1, {"experts": 2}, make_config()).finish(make_result())
     trials = [
@@ -70,7 +70,8 @@ def test_finish_writes_table_best_trial_and_figures(start, client, artifacts, ta
         record(2, "pruned", 0.9, test=None),
         record(3, "failed", None, test=None),
     ]
-    sweep.finish(trials, lambda: {"experts": 0.8, "gating_temperature": 0.2})
+    shares = {"experts": 0.8, "gating_temperature": 0.2}
+    sweep.finish(trials, lambda: Importances(shares, dict.fromkeys(shares, 0.1), 2), folder=tmp_path / "figures")
     run = client.get_run(sweep.id)
     assert (run.info.status, run.data.tags["promptfleet.state"]) == ("FINISHED", "complete")
     assert run.data.metrics == {
@@ -90,7 +91,9 @@ def test_finish_writes_table_best_trial_and_figures(start, client, artifacts, ta
     assert rows["experts"].tolist() == [1, 2, 1, 1]
     assert rows["value"].isna().tolist() == [False, False, False, True]
     figures = [name for name in artifacts(sweep.id) if name.startswith("figures/")]
-    assert figures == ["figures/history.png", "figures/importances.png", "figures/slices.png"]
+    names = ("history", "importances", "parallel", "slices")
+    assert figures == [f"figures/{name}.png" for name in names]
+    assert sorted(path.stem for path in (tmp_path / "figures").iterdir()) == list(names)
 
 
 @pytest.mark.usefixtures("no_figures")

@@ -23,10 +23,10 @@ from promptfleet.figures.style import (
     spaced_ticks,
     whole_numbers,
 )
-from promptfleet.trial_records import TrialRecord
+from promptfleet.trial_records import Importances, TrialRecord
 from promptfleet.yaml_files import as_yaml
 
-_VALUE = "validation accuracy (fraction correct)"
+VALUE = "validation accuracy (fraction correct)"
 _MOST_COLUMNS = 3
 _MARGIN = 0.06  # of an axis, below the smallest and above the largest value
 _DECADES = 2  # a wider range of values gets a logarithmic axis
@@ -34,11 +34,14 @@ _MOST_BARS, _MOST_SLICES = 40, 12  # hyperparameters that a figure has room for
 _MOST_TICKS = 16  # on an axis of choices
 
 
-def history_figure(trials: Sequence[TrialRecord], *, zero_shot: float | None = None) -> Figure | None:
-    """Draw validation accuracy by trial: complete ones filled, pruned ones hollow, failed ones crosses at the bottom.
+def history_figure(
+    trials: Sequence[TrialRecord], *, zero_shot: float | None = None, label: str = VALUE
+) -> Figure | None:
+    """Draw the objective, called ``label``, by trial.
 
-    The line is the best complete trial so far, the ring the best one; zero_shot is untrained CLIP's mean test accuracy
-    (dashed). Return None if no trial has a value or has failed.
+    Complete trials are filled, pruned ones hollow, failed ones crosses at the bottom. The line is the best complete
+    trial so far, the ring the best one; zero_shot is untrained CLIP's mean test accuracy (dashed). Return None if no
+    trial has a value or has failed.
     """
     complete, pruned = _with_value(trials, "complete"), _with_value(trials, "pruned")
     failed = [trial for trial in trials if trial.state == "failed"]
@@ -81,32 +84,36 @@ def history_figure(trials: Sequence[TrialRecord], *, zero_shot: float | None = N
             clip_on=False,
         )
     if zero_shot is not None:
-        label = f"zero-shot CLIP, test accuracy {zero_shot:.3f}"
-        axes.axhline(zero_shot, color=INK, linestyle="--", linewidth=1.2, label=label, zorder=1)
+        dashed = f"zero-shot CLIP, test accuracy {zero_shot:.3f}"
+        axes.axhline(zero_shot, color=INK, linestyle="--", linewidth=1.2, label=dashed, zorder=1)
     title = f"Sweep history: {len(complete)} complete, {len(pruned)} pruned, {len(failed)} failed"
-    dress(axes, title=title, x="trial number", y=_VALUE)
+    dress(axes, title=title, x="trial number", y=as_label(label, 60))
     whole_numbers(axes.xaxis)
     axes.margins(y=0.12)
     figure.legend(loc="outside lower center", ncols=3, fontsize=8.5, frameon=False)
     return figure
 
 
-def importances_figure(importances: Mapping[str, float]) -> Figure | None:
-    """Draw horizontal bars, the most important of at most 40 on top; return None without any."""
-    if not importances:
+def importances_figure(found: Importances | None) -> Figure | None:
+    """Draw horizontal bars with their spread over trees, the most important of at most 40 on top; None without any."""
+    if found is None or not found.shares:
         return None
-    ordered = sorted(importances.items(), key=lambda item: (-item[1], item[0]))[:_MOST_BARS]
-    figure = new_figure(7.5, 1.6 + 0.42 * len(ordered))
+    ordered = sorted(found.shares.items(), key=lambda item: (-item[1], item[0]))[:_MOST_BARS]
+    figure = new_figure(7.5, 1.9 + 0.42 * len(ordered))
     axes = figure.subplots()
     rows, values = range(len(ordered)), [value for _, value in ordered]
-    axes.barh(rows, values, color=BLUE, height=0.66)
-    for row, value in zip(rows, values, strict=True):
-        annotate(axes, value, row, f" {value:.2f}", ha="left")
-    title = f"Hyperparameter importance{_shown(len(ordered), len(importances))}"
-    dress(axes, title=title, x="share of the objective's variance explained", grid="x")
+    spreads = [found.spreads[name] for name, _ in ordered]
+    ends = [min(1.0, value + spread) for value, spread in zip(values, spreads, strict=True)]
+    bars = [[min(value, spread) for value, spread in zip(values, spreads, strict=True)], np.subtract(ends, values)]
+    axes.barh(rows, values, color=BLUE, height=0.66, xerr=bars, ecolor=INK, capsize=3, error_kw={"linewidth": 1.0})
+    for row, (value, spread, end) in enumerate(zip(values, spreads, ends, strict=True)):
+        annotate(axes, end, row, f"  {value:.2f} ± {spread:.2f}", ha="left")
+    title = f"Hyperparameter importance in {found.trials} complete trials{_shown(len(ordered), len(found.shares))}"
+    x = "share of the objective's variance explained, ± standard deviation over trees"
+    dress(axes, title=title, x=x, grid="x")
     axes.set_yticks(rows, [as_label(name, 36) for name, _ in ordered])
     axes.set_ylim(len(ordered) - 0.4, -0.6)
-    axes.set_xlim(0, max(1e-3, 1.12 * max(values)))
+    axes.set_xlim(0, max(1e-3, 1.25 * max(ends)))
     return figure
 
 
@@ -116,8 +123,11 @@ def slices_figure(
     log_scale: Collection[str] = (),
     space: Mapping[str, Mapping[str, Any]] | None = None,
     importances: Mapping[str, float] | None = None,
+    label: str = VALUE,
 ) -> Figure | None:
-    """Draw one scatter plot per hyperparameter against validation accuracy. Return None if no trial has a value.
+    """Draw one scatter plot per hyperparameter against the objective, called ``label``, with its standard error.
+
+    Return None if no trial has a value.
 
     Of more than twelve hyperparameters, those of the highest ``importances`` are drawn, otherwise the first ones.
     log_scale names hyperparameters with a logarithmic axis; positive ones over more than two decades get one anyway.
@@ -151,9 +161,9 @@ def slices_figure(
         unused[0].legend(handles=dots, loc="center left", fontsize=9.5, frameon=False)
     else:
         figure.legend(handles=dots, loc="outside lower right", ncols=2, fontsize=8.5, frameon=False)
-    title = f"Validation accuracy by hyperparameter{_shown(len(names), total)}"
+    title = f"{'Validation accuracy' if label == VALUE else 'Objective'} by hyperparameter{_shown(len(names), total)}"
     figure.suptitle(title, fontsize=11.5, x=0.01, ha="left")
-    figure.supylabel(_VALUE, fontsize=10.5)
+    figure.supylabel(as_label(label, 60), fontsize=10.5)
     return figure
 
 
@@ -179,6 +189,14 @@ def _draw_slice(axes: Axes, trials: Sequence[TrialRecord], name: str, log: bool,
         if dots:
             look = {"facecolor": face, "edgecolor": BLUE, "linewidth": 1.2, "alpha": 0.85, "zorder": 2}
             axes.scatter(*zip(*dots, strict=True), s=30, label=state, **look)
+    errors = [
+        (at, trial.value, trial.standard_error)
+        for trial, at in zip(trials, positions, strict=True)
+        if trial.state == "complete" and trial.standard_error is not None
+    ]
+    if errors:
+        x, y, spread = zip(*errors, strict=True)
+        axes.errorbar(x, y, spread, fmt="none", ecolor=BLUE, elinewidth=0.8, alpha=0.3, zorder=1)
 
 
 def _dress_numbers(axes: Axes, values: Sequence[float], log: bool) -> None:

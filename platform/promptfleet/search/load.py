@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING
 
 from promptfleet.config import StorageConfig
 from promptfleet.search.folders import SWEEPS, read_begun
+from promptfleet.search.outcome_files import PROMPTS_FILE
+from promptfleet.search.prompts import Prompts, load_prompts
 from promptfleet.search.sweep import best_record, open_study, trial_records
 from promptfleet.search.trials_frame import trials_frame
 from promptfleet.trial_records import TrialRecord
@@ -29,6 +31,10 @@ class LoadedSweep:
     best: TrialRecord | None
     ties: Sequence[int]
     front: Sequence[int]
+
+    def prompts(self) -> Prompts:
+        """Return the prompts of the best trial, see ``load_prompts``."""
+        return load_prompts(self.folder / PROMPTS_FILE)
 
     @property
     def trials(self) -> "DataFrame":

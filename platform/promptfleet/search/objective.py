@@ -43,10 +43,15 @@ class Objective:
         """Return the mean over the clients that do not attack; None where the round has no value."""
         if self.sets == (MAIN,):
             return report.honest_val_accuracy
-        columns = [_of_clients(report, name) for name in self.sets]
-        rows = [row for client, row in enumerate(zip(*columns, strict=True)) if client not in adversaries]
-        values = [harmonic_mean(row) for row in rows if None not in row]
-        return fmean(values) if values else None
+        return mean_of(self.of_clients(report, adversaries))
+
+    def of_clients(self, report: RoundReport, adversaries: Collection[int]) -> list[float | None]:
+        """Return that of each client; None for those that attack or have no value."""
+        rows = zip(*[_of_clients(report, name) for name in self.sets], strict=True)
+        return [
+            harmonic_mean(row) if client not in adversaries and None not in row else None
+            for client, row in enumerate(rows)
+        ]
 
 
 def parse_objective(text: str, *, source: str) -> Objective:

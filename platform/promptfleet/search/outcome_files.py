@@ -7,7 +7,9 @@ from promptfleet.atomic_files import replacing
 from promptfleet.config import StorageConfig
 from promptfleet.disks import disk_errors
 from promptfleet.federation.checkpoints.begin import CONFIG_FILE
+from promptfleet.federation.checkpoints.folder import load_result
 from promptfleet.search.folders import trial_folder
+from promptfleet.search.prompts import write_prompts
 from promptfleet.search.seats import seat_folders, seeded
 from promptfleet.search.spec import SweepSpec
 from promptfleet.search.trials_frame import trials_frame
@@ -15,7 +17,8 @@ from promptfleet.storage.remote import bring_file
 from promptfleet.trial_records import TrialRecord, name_ties
 from promptfleet.yaml_files import dump_yaml
 
-TRIALS_FILE, BEST_FILE = "trials.csv", "best.yaml"
+TRIALS_FILE, BEST_FILE, PROMPTS_FILE = "trials.csv", "best.yaml", "prompts.safetensors"
+FIGURES = "figures"  # a folder
 
 
 def write_outcome(
@@ -38,6 +41,20 @@ def write_outcome(
         for place, one in zip(folders, seeded(config, spec.settings.seeds_per_trial), strict=True):
             if place.is_dir() and not (place / CONFIG_FILE).exists():
                 _write(storage, place / CONFIG_FILE, dump_yaml(one.to_dict()))
+
+
+def write_best_prompts(spec: SweepSpec, folder: Path, best: TrialRecord | None) -> None:
+    """Write the prompts of the best trial, of its first seed where it has several. Raises StorageError.
+
+    There are none without a best trial, or if its states are not on disk any more.
+    """
+    config = spec.config(best.params) if best is not None else None
+    result = load_result(trial_folder(folder, best.number), config.fingerprint()) if best is not None else None
+    if result is not None:
+        about = {"sweep": folder.name, "trial": str(best.number)}
+        write_prompts(folder / PROMPTS_FILE, result, config, about)
+        if (folder / PROMPTS_FILE).exists():
+            bring_file(config.storage, folder / PROMPTS_FILE)
 
 
 def _write(storage: StorageConfig, path: Path, text: str) -> None:

@@ -28,6 +28,7 @@ from promptfleet.search.samplers import GRID, ask, distribution, make_sampler, n
 from promptfleet.search.space import Parameter
 from promptfleet.search.spec import SweepSettings, grid_points
 from promptfleet.search.study_file import StudyFile
+from promptfleet.trial_records import Importances
 
 Access = TypeVar("Access", bound=Callable[..., Any])
 
@@ -282,7 +283,7 @@ class SweepStudy:
         """Return the numbers of the feasible complete trials that no other one beats in every objective."""
         return [trial.number for trial in self._study.best_trials]
 
-    def importances(self) -> dict[str, float] | None:
+    def importances(self) -> Importances | None:
         """Return the importance of each searched key for the objective, see ``hyperparameter_importances``."""
         return hyperparameter_importances(self.trials(), self._parameters, seed=self._settings.seed)
 

@@ -3,8 +3,10 @@
 import logging
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
+from datetime import datetime
+from math import sqrt
 from pathlib import Path
-from statistics import fmean
+from statistics import fmean, stdev
 from typing import Any
 
 from optuna.trial import FrozenTrial
@@ -20,13 +22,15 @@ from promptfleet.search.final_stage import final_folder, final_ranking, final_sp
 from promptfleet.search.finalists import Finalist, tied_finalists
 from promptfleet.search.folders import trial_folder
 from promptfleet.search.history import read_history
-from promptfleet.search.outcome_files import write_outcome
+from promptfleet.search.objective import Objective
+from promptfleet.search.outcome_files import FIGURES, write_best_prompts, write_outcome
 from promptfleet.search.rebuild import BESIDE
 from promptfleet.search.samplers import GRID
 from promptfleet.search.seats import most_concurrent, seat_folders, seeded
 from promptfleet.search.spec import SweepSpec
 from promptfleet.search.stage import Stage
 from promptfleet.search.study import SweepStudy
+from promptfleet.storage.remote import bring_file
 from promptfleet.tracking.outages import persistently
 from promptfleet.tracking.store import TrackingStore
 from promptfleet.tracking.sweep_run import SweepRun
@@ -136,6 +140,7 @@ def run_sweep(spec: SweepSpec, folder: Path, prepared: Prepared, nodes: Sequence
     front = study.front() if spec.goals.are_several else []
     best, ties = _best(spec, records, finalists)
     write_outcome(spec, folder, records, best, ties)
+    write_best_prompts(spec, folder, best)
     result = trial_summary(folder, spec.config(best.params), study.trials()[best.number]) if best else None
     hint = store.ui_hint(sweep.view)
     return SweepOutcome(
@@ -206,7 +211,15 @@ def finish_sweep(
     records = trial_records(folder, study, config or spec.config, seeds=seeds)
     log_scale = [key for key, parameter in spec.space.items() if getattr(parameter, "log", False)]
     status = "FINISHED" if study.is_over() else "KILLED"
-    writer.submit(lambda: sweep.finish(records, study.importances, log_scale=log_scale, status=status))
+    front = study.front() if spec.goals.are_several else []
+
+    def finish() -> None:
+        about = {"log_scale": log_scale, "objectives": spec.goals.objectives, "front": front}
+        figures = sweep.finish(records, study.importances, status=status, folder=folder / FIGURES, **about)
+        for figure in figures:
+            bring_file(spec.base_config().storage, folder / FIGURES / f"{figure}.png")
+
+    writer.submit(finish)
     return records
 
 
@@ -214,9 +227,11 @@ def trial_records(
     folder: Path, study: SweepStudy, config: Callable[[Mapping[str, Any]], FederationConfig], *, seeds: int = 1
 ) -> list[TrialRecord]:
     """Return the study's trials as plain values, with the figures of their results."""
+    trials = study.trials()
+    about = {"objective": study.objective, "began": trials[0].datetime_start if trials else None}
     return [
-        trial_record(trial, *trial_summaries(folder, config(trial.params), trial, seeds=seeds))
-        for trial in study.trials()
+        trial_record(trial, *trial_summaries(folder, config(trial.params), trial, seeds=seeds), **about)
+        for trial in trials
     ]
 
 
@@ -241,8 +256,16 @@ def _summary(folder: Path, config: FederationConfig) -> FederationSummary | None
         return None
 
 
-def trial_record(trial: FrozenTrial, *summaries: FederationSummary | None) -> TrialRecord:
-    """Return a trial of the study as plain values; accuracies are means over its federations."""
+def trial_record(
+    trial: FrozenTrial,
+    *summaries: FederationSummary | None,
+    objective: Objective | None = None,
+    began: datetime | None = None,
+) -> TrialRecord:
+    """Return a trial of the study as plain values; accuracies are means over its federations.
+
+    The standard error needs the ``objective``, times need the time at which the first trial ``began``.
+    """
     found = [summary for summary in summaries if summary is not None]
     attacked = any(summary.adversaries for summary in found)
     return TrialRecord(
@@ -256,4 +279,18 @@ def trial_record(trial: FrozenTrial, *summaries: FederationSummary | None) -> Tr
         honest_test_accuracy=fmean(summary.honest_test_accuracy for summary in found) if attacked else None,
         feasible=all(by <= 0 for by in trial.constraints.values()),
         values=tuple(trial.values or ()) if len(trial.values or ()) > 1 else (),
+        standard_error=_standard_error(found, objective) if objective else None,
+        started_s=_seconds(began, trial.datetime_start),
+        ended_s=_seconds(began, trial.datetime_complete),
     )
+
+
+def _standard_error(summaries: Sequence[FederationSummary], objective: Objective) -> float | None:
+    """Return that of the mean over the clients of all federations after the last round; None below two values."""
+    last = [(summary.rounds[-1], summary.adversaries) for summary in summaries]
+    values = [value for one in last for value in objective.of_clients(*one) if value is not None]
+    return stdev(values) / sqrt(len(values)) if len(values) > 1 else None
+
+
+def _seconds(began: datetime | None, then: datetime | None) -> float | None:
+    return None if began is None or then is None else (then - began).total_seconds()

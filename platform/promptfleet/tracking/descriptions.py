@@ -23,10 +23,14 @@ _FIGURES = {
     "reliability": "accuracy by confidence, on the clients' own test parts",
     "experts": "experts of each client after the last round, by client id",
     "gate": "gate weights of the local and the non-local experts",
-    "history": "validation accuracy by trial, and the best so far",
-    "importances": "share of the accuracy's variance that each hyperparameter explains",
+    "history": "objective by trial, and the best so far",
+    "importances": "share of the objective's variance that each hyperparameter explains, and its uncertainty",
+    "parallel": "a line per trial through its hyperparameters to its objective",
+    "contour": "the objective over the two most important hyperparameters",
+    "pareto": "the trials of several objectives, and those that no other one beats in each",
+    "timeline": "when each trial ran",
     "grid": "test accuracy over the grid's first key, mean and spread over seeds",
-    "slices": "validation accuracy against each hyperparameter",
+    "slices": "objective against each hyperparameter, with its standard error over clients",
 }
 
 
@@ -98,7 +102,8 @@ def sweep_note(
         lines += ["", f"Searched: {'; '.join(f'`{name}` {_values(entry)}' for name, entry in space.items())}."]
     files = ["- `trials.json`: all trials as a table", "- the runs nested in this one: each trial in detail"]
     if figures and "importances" not in figures:
-        files.append("- importance of each hyperparameter: not computed, it takes three complete trials that differ")
+        files.append("- importance of each hyperparameter: not computed, it takes five complete trials, two more than ")
+        files[-1] += "hyperparameters, of which three do not tie"
     return "\n".join([*lines, *(_figure_lines(figures) or _HEADING), *files])
 
 

@@ -3,7 +3,7 @@
 import json
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import asdict
-from functools import cache
+from pathlib import Path
 from typing import Any, Literal
 
 from promptfleet.config import FederationConfig, flatten
@@ -15,10 +15,10 @@ from promptfleet.tracking.run_names import trial_name
 from promptfleet.tracking.store import KIND_TAG, TrackingStore
 from promptfleet.tracking.tracked_run import TrackedRun
 from promptfleet.tracking.views import trials_view, view_name
-from promptfleet.trial_records import ParamValue, TrialRecord, best_trial, count_states, tied_trials
+from promptfleet.trial_records import Importances, ParamValue, TrialRecord, best_trial, count_states, tied_trials
 from promptfleet.yaml_files import dump_yaml
 
-Importances = Callable[[], Mapping[str, float] | None]
+LEAVE_OUT = ("standard_error", "started_s", "ended_s")  # of a row where it is not known
 _BEST_VAL, _BEST_TEST, _ZERO_SHOT = "best/val_accuracy", "best/test_accuracy", "zero_shot/test_accuracy"
 
 
@@ -88,17 +88,18 @@ class SweepRun:
     def finish(
         self,
         trials: Sequence[TrialRecord],
-        importances: Importances = lambda: None,
+        importances: Callable[[], Importances | None] = lambda: None,
         *,
-        log_scale: Collection[str] = (),
         status: Literal["FINISHED", "KILLED", "FAILED"] = "FINISHED",
-    ) -> None:
+        folder: Path | None = None,
+        **about: Any,
+    ) -> list[str]:
         """Write table, best trial, figures and description, and end the run: KILLED if the sweep was interrupted.
 
         A resumed sweep replaces the files of an interrupted one. importances gives the shares of the objective's
-        variance that each hyperparameter explains; log_scale names the hyperparameters to be drawn on a logarithmic
-        axis. Trials that are still RUNNING in MLflow, because the process that ran them died, are set to KILLED.
-        Figures come last, when the run has ended.
+        variance that each hyperparameter explains. Figures are also written to ``folder``; ``about`` are further
+        arguments of ``sweep_figures``. Trials that are still RUNNING in MLflow, because the process that ran them died,
+        are set to KILLED. Figures come last, when the run has ended; returns their names.
         """
         self._lasting.renew()
         self.run.log_table([trial_row(trial) for trial in trials], "trials.json")
@@ -107,8 +108,12 @@ class SweepRun:
         for child in self._store.running_children(self.id):
             end_run(child, "KILLED", "interrupted")
         end_run(self.run, status, {"FINISHED": "complete", "KILLED": "interrupted", "FAILED": "failed"}[status])
-        figures = self._log_figures(trials, importances, log_scale, accuracies[_ZERO_SHOT])
+        from promptfleet.figures.all_of_sweep import sweep_figures
+
+        look = {"space": self._space, "is_grid": self._is_grid, "zero_shot": accuracies[_ZERO_SHOT]}
+        figures = self.run.log_figures(sweep_figures(trials, importances, **look, **about), folder)
         self.run.describe(self._note(trials, accuracies, figures))
+        return figures
 
     def _child_key(self, trial_number: int) -> str:
         return f"{self._key}/trial/{trial_number}"
@@ -145,27 +150,6 @@ class SweepRun:
             figures=figures,
         )
 
-    def _log_figures(
-        self,
-        trials: Sequence[TrialRecord],
-        importances: Importances,
-        log_scale: Collection[str],
-        zero_shot: float | None,
-    ) -> list[str]:
-        from promptfleet.figures.grid import grid_figure
-        from promptfleet.figures.sweep import history_figure, importances_figure, slices_figure
-
-        shares = cache(lambda: importances() or {})
-        look = {"log_scale": log_scale, "space": self._space}
-        return self.run.log_figures(
-            [
-                ("history", lambda: history_figure(trials, zero_shot=zero_shot)),
-                ("importances", lambda: importances_figure(shares())),
-                ("grid", lambda: grid_figure(trials, self._space) if self._is_grid else None),
-                ("slices", lambda: slices_figure(trials, importances=shares(), **look)),
-            ]
-        )
-
 
 def trial_row(trial: TrialRecord) -> dict[str, Any]:
     """Return one trial's row of ``trials.json``: a hyperparameter with the name of another column is ``params.*``."""
@@ -177,6 +161,7 @@ def trial_row(trial: TrialRecord) -> dict[str, Any]:
         del others["feasible"]
     if not trial.values:
         del others["values"]
+    others = {name: value for name, value in others.items() if value is not None or name not in LEAVE_OUT}
     first = {name: others.pop(name) for name in ("number", "state", "value")}
     taken = {*first, *others}
     return first | {f"params.{name}" if name in taken else name: value for name, value in params.items()} | others

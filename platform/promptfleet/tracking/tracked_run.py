@@ -163,8 +163,10 @@ class TrackedRun:
             save_file(plain, local, metadata=dict(metadata))
             self._client.log_artifact(self.id, str(local), folder or None)
 
-    def log_figures(self, figures: "Iterable[tuple[str, Callable[[], Figure | None]]]") -> list[str]:
-        """Draw and write each named figure, return the names of those that were written.
+    def log_figures(
+        self, figures: "Iterable[tuple[str, Callable[[], Figure | None]]]", folder: Path | None = None
+    ) -> list[str]:
+        """Draw and write each named figure, also into ``folder``; return the names of those that were written.
 
         A function that gives None has nothing to show. A figure that cannot be drawn is a warning: the numbers behind
         it are safe by then.
@@ -174,6 +176,9 @@ class TrackedRun:
             try:
                 figure = draw()
                 if figure is not None:
+                    if folder is not None:
+                        folder.mkdir(exist_ok=True)
+                        figure.savefig(folder / f"{name}.png")
                     self._client.log_figure(self.id, figure, f"figures/{name}.png")
                     written.append(name)
             except Exception as error:

@@ -11,11 +11,12 @@ from promptfleet.cluster.nodes import Node
 from promptfleet.cluster.session import local_nodes, ray_with
 from promptfleet.cluster.watch import leaving_when_ray_is_gone
 from promptfleet.command_line import INTERRUPTED, ArgumentParser, path_argument, run
+from promptfleet.comparison.columns import parse_columns
 from promptfleet.comparison.domains import DomainTable, domains_to_leave_out
 from promptfleet.comparison.growth import grown
 from promptfleet.comparison.reading import load_comparison, parse_methods, parse_seeds, read_comparison
 from promptfleet.comparison.reference import REFERENCES
-from promptfleet.comparison.report import JSON_FILE, ComparisonReport
+from promptfleet.comparison.report import JSON_FILE, ComparisonReport, Shown
 from promptfleet.comparison.run import ComparisonOutcome, plan_comparison, prepare_comparison, run_comparison
 from promptfleet.comparison.spec import ComparisonSpec
 from promptfleet.comparison.studies import check_studies, rebuild_studies
@@ -48,6 +49,8 @@ def main() -> int:
     )
     parser.add_argument("--trials", type=int, metavar="N", help="of the tuning, per method")
     parser.add_argument("--reference", choices=sorted(REFERENCES), help="published figures, shown next to ours")
+    parser.add_argument("--columns", metavar="A,B,...", help="columns of one table, such as test_accuracy,global,p")
+    parser.add_argument("--target", type=float, metavar="X", help="validation accuracy to reach, in 0..1")
     parser.add_argument("--out", type=path_argument, metavar="DIR", help="folder for a copy of the results")
     parser.add_argument("--overwrite", action="store_true", help="replace what --out holds of another comparison")
     parser.add_argument("--name", help="of the new comparison")
@@ -69,6 +72,8 @@ def main() -> int:
     if arguments.rebuild_study and not arguments.resume:
         parser.error("argument --rebuild-study: goes with --resume")
 
+    if arguments.target is not None and not 0 < arguments.target <= 1:
+        parser.error(f"argument --target: got {arguments.target:g}, should be above 0 and at most 1")
     if arguments.leave_one_domain_out:
         if arguments.resume or not arguments.name:
             parser.error("argument --leave-one-domain-out: goes with --name, not with --resume")
@@ -97,6 +102,7 @@ def _run(spec: ComparisonSpec, folder: Path | None, arguments: Namespace, *, is_
         print(describe_comparison(spec))
         return 0
     config = next(spec.configs())
+    shown = _shown(arguments)
     if arguments.name:
         COMPARISONS.check_name(config.storage, arguments.name)
     out = Path(arguments.out) if arguments.out else None
@@ -108,21 +114,25 @@ def _run(spec: ComparisonSpec, folder: Path | None, arguments: Namespace, *, is_
     with ray_with(lambda: prepare_comparison(spec), arguments.address, **where) as (prepared, nodes):
         plan_comparison(spec, nodes)
         with _kept_in(folder, spec, arguments.name, is_grown=is_grown) as folder:
-            outcome = _compare(spec, folder, prepared, nodes, arguments.reference)
+            outcome = _compare(spec, folder, prepared, nodes, shown)
     _finish(spec, folder, out, outcome)
     return INTERRUPTED if outcome.interrupted else 0
 
 
+def _shown(arguments: Namespace) -> Shown:
+    return Shown(arguments.reference, parse_columns(arguments.columns), arguments.target)
+
+
 def _compare(
-    spec: ComparisonSpec, folder: Path, prepared: Prepared, nodes: Sequence[Node], reference: str | None
+    spec: ComparisonSpec, folder: Path, prepared: Prepared, nodes: Sequence[Node], shown: Shown
 ) -> ComparisonOutcome:
     """Run the comparison in its folder on the connected Ray."""
     storage = next(spec.configs()).storage
-    federations, shown = len(spec.methods) * len(spec.seeds), storage.shown(folder)
-    print(printable(f"comparison {folder.name}: {federations} federations, in {shown}"), file=sys.stderr)
+    federations, place = len(spec.methods) * len(spec.seeds), storage.shown(folder)
+    print(printable(f"comparison {folder.name}: {federations} federations, in {place}"), file=sys.stderr)
     options = f"{storage.option}{trust_option(spec.named_code())}"
     with leaving_when_ray_is_gone(f"resume with: python jobs/compare.py --resume {folder.name}{options}"):
-        return run_comparison(spec, folder, prepared, nodes, reference=reference)
+        return run_comparison(spec, folder, prepared, nodes, shown)
 
 
 def _finish(spec: ComparisonSpec, folder: Path, out: Path | None, outcome: ComparisonOutcome) -> None:
@@ -134,7 +144,7 @@ def _finish(spec: ComparisonSpec, folder: Path, out: Path | None, outcome: Compa
 
 def _leave_one_domain_out(arguments: Namespace) -> int:
     """Run one comparison for each domain, or the rest of it if it was begun, then write the table of all domains."""
-    first = next(_new_comparison(arguments).configs())
+    first, shown = next(_new_comparison(arguments).configs()), _shown(arguments)
     storage, out = first.storage, Path(arguments.out) if arguments.out else None
     domains = domains_to_leave_out(first)
     specs = {name: _new_comparison(arguments, f"partition.held_out_domain={name}") for name in domains}
@@ -162,7 +172,7 @@ def _leave_one_domain_out(arguments: Namespace) -> int:
                 ):
                     if begun:
                         check_studies(spec, folder)
-                    outcome = _compare(spec, folder, prepared, nodes, arguments.reference)
+                    outcome = _compare(spec, folder, prepared, nodes, shown)
                 _finish(spec, folder, out and out / as_name(domain), outcome)
                 if outcome.report is None:
                     return INTERRUPTED

@@ -1,14 +1,17 @@
 """Scores, tables, files and published figures of a comparison."""
 
+import csv
 import json
 
 import pytest
 
+from promptfleet.comparison.columns import parse_columns
+from promptfleet.comparison.failures import Failure
 from promptfleet.comparison.reference import reference_rows, references_for
-from promptfleet.comparison.report import make_report
+from promptfleet.comparison.report import Shown, make_report
 from promptfleet.comparison.scores import score_methods
-from promptfleet.comparison.tables import HEADERS
 from promptfleet.config import flatten, merge, nest
+from promptfleet.errors import ConfigError
 from promptfleet.federation.settings import read_federation_config
 from promptfleet.methods import METHODS
 from promptfleet.yaml_files import read_yaml
@@ -21,10 +24,12 @@ RESULTS = {
     ("pfedmoap", 1): make_summary([0.8, 0.8, 0.8], seed=1),
 }
 
+FAILED = [Failure("coop_x", 2, "why"), Failure("fedjets", None, 'no images, "none"')]
+
 
 @pytest.fixture(scope="module")
 def report():
-    return make_report(RESULTS, tuned={"pfedmoap": {"lambda": 0.5}}, failed=["coop_x with seed 2: why"], reference=None)
+    return make_report(RESULTS, tuned={"pfedmoap": {"lambda": 0.5}}, failed=FAILED)
 
 
 def test_scores_are_over_clients_first_and_seeds_then():
@@ -39,17 +44,67 @@ def test_scores_are_over_clients_first_and_seeds_then():
     assert len(low.accuracy_by_round) == 3
 
 
-def test_the_best_method_stands_first_in_bold(report):
-    first, second = report.rows
-    assert dict(zip(HEADERS, first, strict=True))["test accuracy"] == "85.0 ± 7.1"
-    assert dict(zip(HEADERS, second, strict=True))["behind best"] == "20.0 ± 14.1"
+def as_rows(table):
+    return [dict(zip(table.headers, row, strict=True)) for row in table.rows]
+
+
+def test_the_best_method_comes_first_in_bold_and_one_without_a_result_last(report):
+    first, second, last = as_rows(report.tables[0])
+    assert first["test accuracy"] == "85.0 ± 7.1"
+    assert second["behind best"] == "20.0 ± 14.1"
+    assert set(last.values()) == {"fedjets", "-"}
     files = report.files()
     assert "| **pfedmoap** | **85.0 ± 7.1** |" in files["comparison.md"]
     assert r"\textbf{pfedmoap} & \textbf{85.0 $\pm$ 7.1} &" in files["comparison.tex"]
     assert r"coop\_x & 65.0 $\pm$ 7.1 &" in files["comparison.tex"]
-    rows = [line for line in files["comparison.tex"].splitlines() if line.endswith(r"\\")]
-    assert {row.count(" & ") for row in rows} == {len(HEADERS) - 1}
-    assert "Failed: coop_x with seed 2: why" in files["comparison.md"]
+    for text in ("Failed: coop_x with seed 2: why", 'Cannot run: fedjets: no images, "none"'):
+        assert text in files["comparison.md"]
+
+
+def test_a_wide_table_becomes_several_that_begin_with_the_methods(report):
+    files = report.files()
+    assert max(map(len, files["comparison.md"].splitlines())) <= 120
+    rows = [line for line in files["comparison.md"].splitlines() if line.startswith("| **pfedmoap**")]
+    assert len(rows) > len(report.tables)
+    cells = [cell.strip() for row in rows for cell in row.split("|")[2:-1]]
+    assert len(cells) == sum(len(table.headers) - 1 for table in report.tables), "each column once"
+    tabulars = files["comparison.tex"].split(r"\begin{tabular}")[1:]
+    for text in tabulars:
+        counts = {row.count(" & ") for row in text.splitlines() if row.endswith(r"\\")}
+        assert counts == {text.index("}") - 2}, "as many cells as columns"
+
+
+def test_the_csv_has_each_column_with_its_deviation_and_why_a_method_failed(report):
+    high, low, missing = csv.DictReader(report.files()["comparison.csv"].splitlines())
+    assert (high["method"], float(high["test_accuracy"])) == ("pfedmoap", pytest.approx(0.85))
+    assert float(high["test_accuracy_std"]) == pytest.approx(0.1 / 2**0.5)
+    assert (float(low["behind_best"]), high["behind_best"]) == (pytest.approx(0.2), "")
+    assert float(low["down_kb"]) == 200 / 1024
+    assert (low["failed"], high["failed"]) == ("coop_x with seed 2: why", "")
+    assert (missing["local"], missing["failed"]) == ("", 'fedjets: no images, "none"')
+
+
+def test_chosen_columns_are_one_table_in_their_order():
+    shown = Shown(columns=parse_columns("p,global,test_accuracy"))
+    report = make_report(RESULTS, tuned={}, failed=[], shown=shown)
+    (table,) = report.tables
+    assert table.headers == ["method", "p", "global", "test accuracy"]
+    assert table.rows[0] == ["pfedmoap", "", "-", "85.0 ± 7.1"]
+    assert report.files()["comparison.csv"].splitlines()[0] == "method,p,global,test_accuracy,test_accuracy_std,failed"
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("test_acuracy", "--columns: unknown column 'test_acuracy'; did you mean 'test_accuracy'"),
+        ("harmonic_base_newer", "did you mean 'harmonic_base_new'"),
+        ("p,p", "--columns: p is a duplicate"),
+        (",", "--columns: name at least one; there are: test_accuracy, "),
+    ],
+)
+def test_columns_that_do_not_exist(text, message):
+    with pytest.raises(ConfigError, match=message):
+        parse_columns(text)
 
 
 def test_the_json_has_what_every_number_is_made_of(report):
@@ -72,7 +127,7 @@ def test_figures_have_a_line_and_a_box_for_every_method(report):
 
 def test_thirteen_methods_get_a_panel_each():
     many = {(f"method {number}", 0): make_summary([0.5, 0.6, 0.1 * number]) for number in range(8)}
-    lines = make_report(many, tuned={}, failed=[], reference=None).figures()[0][1]()
+    lines = make_report(many, tuned={}, failed=[]).figures()[0][1]()
     used = [axes for axes in lines.axes if axes.lines]
     assert len(used) == 8
     assert all(len(axes.lines) == 9 for axes in used)  # everyone in grey, one in blue

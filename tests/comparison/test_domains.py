@@ -24,21 +24,21 @@ def on_unseen(*accuracies):
 
 def test_the_average_is_over_domains_for_each_seed():
     table = DomainTable.of({"real": on_unseen(0.5, 0.7, 0.8, 0.8), "sketch": on_unseen(0.1, 0.1, 0.4, 0.6)})
-    assert table.headers == ["method", "real", "sketch", "average"]
-    assert table.rows == [
+    assert table.table.headers == ["method", "real", "sketch", "average"]
+    assert table.table.rows == [
         ["b", "80.0 ± 0.0", "50.0 ± 14.1", "65.0 ± 7.1"],
         ["a", "60.0 ± 14.1", "10.0 ± 0.0", "35.0 ± 7.1"],
     ]
     assert table.accuracy["b"]["average"].values == [pytest.approx(0.6), pytest.approx(0.7)]
     files = table.files()
-    assert "| **b** | **80.0 ± 0.0** | 50.0 ± 14.1 | 65.0 ± 7.1 |" in files["domains.md"]
+    assert "| **b**  | **80.0 ± 0.0** | 50.0 ± 14.1 |  65.0 ± 7.1 |" in files["domains.md"]
     assert json.loads(files["domains.json"])["accuracy"]["a"]["real"]["values"] == [0.5, 0.7]
     assert files["domains.tex"].count(" & ") == 9
 
 
 def test_a_failed_federation_leaves_its_method_without_an_average():
     table = DomainTable.of({"real": on_unseen(0.5, 0.7, 0.8, 0.8), "sketch": on_unseen(0.1, 0.1, None, 0.6)})
-    assert table.rows[1] == ["b", "80.0 ± 0.0", "-", "-"]
+    assert table.table.rows[1] == ["b", "80.0 ± 0.0", "-", "-"]
 
 
 @pytest.mark.parametrize(

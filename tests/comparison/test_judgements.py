@@ -4,8 +4,8 @@ from dataclasses import replace
 
 import pytest
 
-from promptfleet.comparison.judgements import JUDGEMENT_HEADERS, judge_methods, judgement_rows
-from promptfleet.comparison.report import make_report
+from promptfleet.comparison.judgements import judge_methods
+from promptfleet.comparison.report import Shown, make_report
 from promptfleet.federation.evaluation.calibration import Certainty, calibration
 from promptfleet.federation.evaluation.scores import client_accuracies
 from promptfleet.federation.reports import RoundReport, TrainReport
@@ -40,7 +40,7 @@ def test_every_column_is_what_the_reports_say():
     coop, mine = judge_methods(RESULTS)
     assert mine.target_accuracy == 0.95
     assert coop.target is None
-    assert (mine.target.rounds.mean, mine.target.bytes.mean, mine.target.seconds.mean) == (2, 2 * 1536, 4.0)
+    assert (mine.target.rounds.mean, mine.target.kilobytes.mean, mine.target.seconds.mean) == (2, 2 * 1.5, 4.0)
     assert mine.below_zero_shot.mean == pytest.approx(1 / 3)  # zero-shot CLIP has 0.25 on each client
     assert mine.below_coop.mean == pytest.approx(1 / 3)
     assert coop.below_coop is None
@@ -48,28 +48,38 @@ def test_every_column_is_what_the_reports_say():
     assert mine.weighted_mean.mean == pytest.approx((2 * 0.75 + 3 * 0.2 + 4 * 0.95) / 9)
     assert mine.area.mean == pytest.approx(((0.5 + 0.97) / 2 + (0.97 + 1.0) / 2) / 2)
     assert mine.sets["test/harmonic_local_global"].mean == pytest.approx((0.6 + 0.2 / 0.7 + 0.475 / 1.2) / 3)
-    assert mine.ece.mean == 0.25
+    assert mine.calibration["ece"].mean == 0.25
 
 
 def test_what_a_method_lacks_is_a_dash_and_a_target_that_is_missed_is_named():
-    rows = judgement_rows(judge_methods(RESULTS), ["mine", "coop"])
-    mine, coop = (dict(zip(JUDGEMENT_HEADERS, row, strict=True)) for row in rows)
-    assert (mine["server"], mine["global"], mine["rounds to target"]) == ("-", "41.7", "2.0")
+    _, sets, further = make_report(RESULTS, tuned={}, failed=[]).tables
+    mine, coop, untrained = (dict(zip(sets.headers, row, strict=True)) for row in sets.rows)
+    assert (mine["local"], mine["global"]) == ("63.3", "41.7 ≈")
+    assert untrained["method"] == "(zero-shot CLIP)"
+    assert (coop["harmonic local global"], (1, 3) in sets.bold) == ("45.8", True), "the best of the set"
+    assert "server" not in sets.headers, "no method has a server with a model"
+    mine, coop = (dict(zip(further.headers, row, strict=True)) for row in further.rows)
+    assert (mine["rounds to target"], mine["ECE"]) == ("2.0", "25.0")
     assert (coop["below CoOp"], coop["rounds to target"], coop["KB to target"]) == ("-", "not reached", "-")
 
 
+def test_the_reader_may_set_the_target():
+    report = make_report(RESULTS, tuned={}, failed=[], shown=Shown(target=0.6))
+    coop, mine = report.judgements
+    assert (coop.target.rounds.mean, mine.target.rounds.mean, mine.target_accuracy) == (2, 2, 0.6)
+    assert "Target: 60.0 %." in report.files()["comparison.md"]
+
+
 def test_a_comparison_has_them_in_its_files_and_draws_its_sets():
-    report = make_report(RESULTS, tuned={}, failed=[], reference=None)
-    files = report.files()
-    assert "| **mine** | 41.7 | - | - |" in files["comparison.md"]
-    assert r"\textbf{mine} & 41.7 & - & - &" in files["evaluation.tex"]
-    assert '"below_zero_shot"' in files["comparison.json"]
+    report = make_report(RESULTS, tuned={}, failed=[])
+    assert '"below_zero_shot"' in report.files()["comparison.json"]
     drawn = {name: draw() for name, draw in report.figures()}
     assert {*drawn} == {"methods", "clients", "sets", "local_global", "reliability"}
     (axes,) = drawn["sets"].axes
-    assert [label.get_text() for label in axes.get_xticklabels()] == ["local", "global", "local and\nglobal"]
+    labels = [label.get_text() for label in axes.get_xticklabels()]
+    assert labels == ["local", "global", "harmonic\nlocal\nglobal"]
     assert "63.3" in [text.get_text() for text in axes.texts]
     dots = drawn["local_global"].axes[0].collections[0].get_offsets()
     assert dots.tolist() == [[0.75, 0.5], [0.2, 0.5], [0.95, 0.25]]
-    (line, *_) = [one for one in drawn["reliability"].axes[0].lines if one.get_marker() == "o"]
-    assert (line.get_xdata().tolist(), line.get_ydata().tolist()) == ([0.75], [0.5])
+    (dots,) = drawn["reliability"].axes[0].collections
+    assert dots.get_offsets().tolist() == [[0.75, 0.5]]

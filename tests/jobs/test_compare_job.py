@@ -47,7 +47,7 @@ def test_killed_resumed_and_grown_every_federation_is_what_it_is_alone(root, tmp
     assert "the paper has no figures for digits" in text
     assert "Traceback" not in text
     assert {path.name for path in (tmp_path / "out").iterdir()} == {
-        *("comparison.json", "comparison.md", "comparison.tex", "evaluation.tex", "methods.png", "clients.png"),
+        *("comparison.json", "comparison.md", "comparison.tex", "comparison.csv", "methods.png", "clients.png"),
         *("local_global.png", "reliability.png", "sets.png"),
     }
     found = json.loads((tmp_path / "out" / "comparison.json").read_text())

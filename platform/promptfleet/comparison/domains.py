@@ -4,8 +4,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from statistics import fmean
 
+from promptfleet.comparison.columns import percent
 from promptfleet.comparison.over_seeds import OverSeeds
-from promptfleet.comparison.tables import latex_table, markdown_table, percent
+from promptfleet.comparison.tables import Table, as_latex, as_markdown
 from promptfleet.config import FederationConfig
 from promptfleet.data.datasets import load_dataset
 from promptfleet.errors import ConfigError
@@ -64,16 +65,13 @@ class DomainTable:
         return cls(list(results), {method: accuracy[method] for method in sorted(accuracy, key=average, reverse=True)})
 
     @property
-    def headers(self) -> list[str]:
-        return ["method", *self.domains, AVERAGE]
-
-    @property
-    def rows(self) -> list[list[str]]:
-        """Cells under ``headers``, one row per method."""
-        return [
+    def table(self) -> Table:
+        """Table with one row per method, the best one in bold."""
+        rows = [
             [method, *("-" if one is None else percent(one) for one in accuracy.values())]
             for method, accuracy in self.accuracy.items()
         ]
+        return Table("left-out domains", ["method", *self.domains, AVERAGE], rows, frozenset({(0, 0), (0, 1)}), LEGEND)
 
     def files(self) -> dict[str, str]:
         """Return the table by file name: for reading, for papers and for programs."""
@@ -82,8 +80,8 @@ class DomainTable:
             for method, accuracy in self.accuracy.items()
         }
         return {
-            "domains.md": f"{markdown_table(self.rows, self.headers)}\n{LEGEND}\n",
-            "domains.tex": latex_table(self.rows, self.headers),
+            "domains.md": as_markdown([self.table]),
+            "domains.tex": as_latex([self.table]),
             "domains.json": to_json({"domains": list(self.domains), "accuracy": plain}),
         }
 

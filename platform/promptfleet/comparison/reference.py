@@ -5,8 +5,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from promptfleet.comparison.columns import percent
 from promptfleet.comparison.scores import MethodScore
-from promptfleet.comparison.tables import percent
 from promptfleet.config import flatten
 from promptfleet.yaml_files import read_yaml
 

@@ -1,21 +1,20 @@
-"""Findings of a comparison as values, files and figures."""
+"""Findings of a comparison as values and files."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
+from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
-from promptfleet.comparison.judgements import (
-    JUDGEMENT_HEADERS,
-    JUDGEMENT_LEGEND,
-    Judgement,
-    judge_methods,
-    judgement_rows,
-)
+from promptfleet.comparison.columns import MethodFigures
+from promptfleet.comparison.contents import comparison_csv, comparison_tables
+from promptfleet.comparison.drawings import drawings
+from promptfleet.comparison.failures import Failure
+from promptfleet.comparison.judgements import Judgement, evaluated_sets, judge_methods
 from promptfleet.comparison.reference import HEADERS as REFERENCE_HEADERS
 from promptfleet.comparison.reference import Reference, reference_rows, references_for
-from promptfleet.comparison.scores import MethodScore, client_accuracy, score_methods
+from promptfleet.comparison.scores import MethodScore, client_accuracy, score_methods, set_accuracy
 from promptfleet.comparison.significance import Difference, differences_to_best
-from promptfleet.comparison.tables import HEADERS, LEGEND, latex_table, markdown_table, table_rows
+from promptfleet.comparison.tables import Table, as_latex, as_markdown
 from promptfleet.escaping import markdown
 from promptfleet.federation.reports import FederationSummary
 from promptfleet.strict_json import to_json
@@ -24,43 +23,81 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 JSON_FILE = "comparison.json"
+TABLE_FILES = {"Markdown": "comparison.md", "LaTeX": "comparison.tex", "CSV": "comparison.csv"}
+
+
+@dataclass(frozen=True)
+class Shown:
+    """Choices of a reader: a set of published tables, the columns of one table, a validation accuracy to reach."""
+
+    reference: str | None = None
+    columns: Sequence[str] = ()
+    target: float | None = None
 
 
 @dataclass(frozen=True)
 class ComparisonReport:
     """Scores by method, differences to the best one, and the results behind them.
 
-    ``tuned`` has the values that tuning chose by method, ``failed`` describes the federations without a result.
-    ``references`` are published tables for the same dataset, if they were requested.
+    ``tuned`` has the values that tuning chose by method, ``failed`` the federations without a result. ``references``
+    are published tables for the same dataset, if they were requested.
     """
 
     results: Mapping[tuple[str, int], FederationSummary]
     scores: Sequence[MethodScore]
     differences: Sequence[Difference]
     tuned: Mapping[str, Mapping[str, Any]]
-    failed: Sequence[str]
+    failed: Sequence[Failure]
     references: Sequence[Reference] | None
+    shown: Shown
 
-    @property
-    def rows(self) -> list[list[str]]:
-        return table_rows(self.scores, self.differences)
-
-    @property
+    @cached_property
     def judgements(self) -> list[Judgement]:
         """Further judgements by method."""
-        return judge_methods(self.results)
+        return judge_methods(self.results, self.shown.target)
 
-    @property
-    def judgement_rows(self) -> list[list[str]]:
-        return judgement_rows(self.judgements, [row[0] for row in self.rows])
+    @cached_property
+    def set_differences(self) -> dict[str, list[Difference]]:
+        """Differences of methods to the best one, by evaluation set, where clients have accuracies of their own."""
+        found = {name: set_accuracy(self.results, name) for name in evaluated_sets(self.results.values())}
+        return {name: differences_to_best(accuracy) for name, accuracy in found.items() if accuracy}
+
+    @cached_property
+    def ranked(self) -> list[MethodFigures]:
+        """Numbers of each method, the highest test accuracy first."""
+        judgements = {one.method: one for one in self.judgements}
+        differences = {one.method: one for one in self.differences}
+        figures = {
+            score.method: MethodFigures(
+                score,
+                judgements[score.method],
+                differences.get(score.method),
+                {
+                    name: one
+                    for name, ones in self.set_differences.items()
+                    for one in ones
+                    if one.method == score.method
+                },
+            )
+            for score in self.scores
+        }
+        return sorted(figures.values(), key=lambda one: -one.score.test_accuracy.mean)
+
+    @cached_property
+    def tables(self) -> list[Table]:
+        """Tables with their legends, see ``comparison_tables``."""
+        return comparison_tables(self.ranked, self.failed, self.results, self.shown.columns)
 
     def to_json(self) -> str:
         plain = {
             "scores": [asdict(score) for score in self.scores],
             "judgements": [asdict(judgement) for judgement in self.judgements],
             "differences_to_best": [asdict(difference) for difference in self.differences],
+            "set_differences_to_best": {
+                name: [asdict(one) for one in ones] for name, ones in self.set_differences.items()
+            },
             "tuned": {method: dict(values) for method, values in self.tuned.items()},
-            "failed": list(self.failed),
+            "failed": list(map(str, self.failed)),
             "federations": [
                 {
                     "method": method,
@@ -76,75 +113,35 @@ class ComparisonReport:
         }
         return to_json(plain)
 
+    @property
+    def note(self) -> str:
+        """First table in Markdown; all of them would be longer than a description in MLflow may be."""
+        return f"{as_markdown(self.tables[:1])}\nAll tables: {TABLE_FILES['Markdown']}"
+
     def to_markdown(self) -> str:
-        """Return the table, the legend of its columns, and the published figures."""
-        parts = [markdown_table(self.rows), f"{LEGEND}\n"]
-        parts += [markdown_table(self.judgement_rows, JUDGEMENT_HEADERS, bold=1), f"{JUDGEMENT_LEGEND}\n"]
-        parts += [f"Failed: {markdown(text)}\n" for text in self.failed]
+        """Return the tables with their legends, and the published figures."""
+        parts = [as_markdown(self.tables), *(f"{markdown(one.sentence)}\n" for one in self.failed)]
         for reference in self.references or ():
             if not reference.differs:
-                parts += [f"{reference.name} of the paper:\n", self._reference_table(reference)]
+                table = Table(
+                    f"{reference.name} of the paper", REFERENCE_HEADERS, reference_rows(reference, self.scores)
+                )
+                note = f"({reference.note})\n" if reference.note else ""
+                parts += [as_markdown([table]), note]
         return "\n".join(parts)
-
-    def _reference_table(self, reference: Reference) -> str:
-        note = f"\n({reference.note})\n" if reference.note else ""
-        return markdown_table(reference_rows(reference, self.scores), REFERENCE_HEADERS) + note
 
     def files(self) -> dict[str, str]:
         """Return the text files of a comparison by name."""
-        return {
-            JSON_FILE: self.to_json(),
-            "comparison.md": self.to_markdown(),
-            "comparison.tex": latex_table(self.rows, HEADERS),
-            "evaluation.tex": latex_table(self.judgement_rows, JUDGEMENT_HEADERS, bold=1),
-        }
+        texts = (
+            self.to_markdown(),
+            as_latex(self.tables),
+            comparison_csv(self.ranked, self.failed, self.results, self.shown.columns),
+        )
+        return {JSON_FILE: self.to_json(), **dict(zip(TABLE_FILES.values(), texts, strict=True))}
 
     def figures(self) -> "list[tuple[str, Callable[[], Figure]]]":
         """Return name and drawing function of each figure."""
-        from promptfleet.figures.comparison import client_boxes_figure, method_lines_figure
-
-        ranked = sorted(self.scores, key=lambda score: -score.test_accuracy.mean)
-        mean = {score.method: [one.mean for one in score.accuracy_by_round] for score in ranked}
-        spread = {score.method: [one.std for one in score.accuracy_by_round] for score in ranked}
-        rounds = ranked[0].evaluated_rounds
-        seeds = max(len(score.seeds) for score in ranked)
-        accuracy = client_accuracy(self.results)
-        clients = {
-            score.method: [value for clients in accuracy[score.method].values() for value in clients]
-            for score in ranked
-        }
-        return [
-            ("methods", lambda: method_lines_figure(mean, spread, rounds, seeds=seeds)),
-            ("clients", lambda: client_boxes_figure(clients, seeds=seeds)),
-            *self._set_figures([score.method for score in ranked]),
-        ]
-
-    def _set_figures(self, order: Sequence[str]) -> "list[tuple[str, Callable[[], Figure]]]":
-        """Return the figures of evaluation sets and of calibration, where federations have them."""
-        from promptfleet.figures.evaluation import local_global_figure, reliability_figure, sets_figure
-
-        by_method = {one.method: one.sets for one in self.judgements}
-        sets = {
-            method: {name.removeprefix("test/"): value.mean for name, value in by_method[method].items()}
-            for method in order
-        }
-        dots = {method: _local_and_global(self.results, method) for method in order}
-        calibrations = {
-            method: result.calibration
-            for method in order
-            for result in [next(one for (name, _), one in self.results.items() if name == method)]
-            if result.calibration is not None
-        }
-        bins = {
-            method: [(one.count, one.confidence, one.accuracy) for one in found.bins]
-            for method, found in calibrations.items()
-        }
-        ece = {method: found.ece for method, found in calibrations.items()}
-        return [
-            ("sets", lambda: sets_figure(sets)),
-            *([("local_global", lambda: local_global_figure(dots))] if all(one[0] for one in dots.values()) else []),
-            *([("reliability", lambda: reliability_figure(bins, ece))] if bins else []),
-        ]
+        return drawings(self.results, self.ranked)
 
     def metrics(self) -> dict[str, float]:
         """Return each method's metrics for the comparison's own run in MLflow."""
@@ -159,30 +156,22 @@ class ComparisonReport:
         }
 
 
-def _local_and_global(
-    results: Mapping[tuple[str, int], FederationSummary], method: str
-) -> tuple[list[float], list[float]]:
-    """Return each client's accuracy on its own test part and on that of all clients, over all seeds."""
-    clients = [client for (name, _), result in results.items() if name == method for client in result.clients]
-    clients = [client.accuracy for client in clients if "test/global" in client.accuracy]
-    return [one["test/local"] for one in clients], [one["test/global"] for one in clients]
-
-
 def make_report(
     results: Mapping[tuple[str, int], FederationSummary],
     *,
     tuned: Mapping[str, Mapping[str, Any]],
-    failed: Sequence[str],
-    reference: str | None,
+    failed: Sequence[Failure],
+    shown: Shown | None = None,
 ) -> ComparisonReport:
-    """Return the report; results by method and seed, at least one; reference names a set of published tables."""
-    scores, accuracy = score_methods(results), client_accuracy(results)
+    """Return the report; results by method and seed, at least one."""
+    shown = Shown() if shown is None else shown
     settings = next(iter(results.values())).config
     return ComparisonReport(
         results=results,
-        scores=scores,
-        differences=differences_to_best(accuracy),
+        scores=score_methods(results),
+        differences=differences_to_best(client_accuracy(results)),
         tuned=tuned,
         failed=failed,
-        references=references_for(settings, reference) if reference else None,
+        references=references_for(settings, shown.reference) if shown.reference else None,
+        shown=shown,
     )

@@ -7,8 +7,9 @@ from pathlib import Path
 from typing import Any
 
 from promptfleet.cluster.nodes import Node
+from promptfleet.comparison.failures import Failure
 from promptfleet.comparison.fairness import ComparisonError, check_same_conditions
-from promptfleet.comparison.report import ComparisonReport, make_report
+from promptfleet.comparison.report import ComparisonReport, Shown, make_report
 from promptfleet.comparison.spec import ComparisonSpec
 from promptfleet.comparison.studies import comparison_study, tuned_values, tuning_folder
 from promptfleet.config import FederationConfig
@@ -65,7 +66,7 @@ def prepare_comparison(*specs: ComparisonSpec) -> Prepared:
 
 
 def run_comparison(
-    spec: ComparisonSpec, folder: Path, prepared: Prepared, nodes: Sequence[Node], *, reference: str | None = None
+    spec: ComparisonSpec, folder: Path, prepared: Prepared, nodes: Sequence[Node], shown: Shown | None = None
 ) -> ComparisonOutcome:
     """Run the unfinished part of the comparison in ``folder``, and write all of it to MLflow.
 
@@ -79,7 +80,7 @@ def run_comparison(
     announce_gpus(plan_comparison(spec, nodes), next(spec.configs()), prepared, nodes)
     store = persistently(lambda: TrackingStore.open(next(spec.configs()).storage.folder))
     with BackgroundWriter() as writer:
-        report = _run_tracked(spec, folder, prepared, nodes, store, writer, reference=reference)
+        report = _run_tracked(spec, folder, prepared, nodes, store, writer, shown)
     return ComparisonOutcome(report, report is None, store.ui_hint(view_name(_key(folder))), writer.last_reason)
 
 
@@ -90,8 +91,7 @@ def _run_tracked(
     nodes: Sequence[Node],
     store: TrackingStore,
     writer: BackgroundWriter,
-    *,
-    reference: str | None,
+    shown: Shown | None,
 ) -> ComparisonReport | None:
     """Return the report, None if it was interrupted."""
     from promptfleet.search.tune_run import run_trials  # imports ray, which reads its settings on import
@@ -120,9 +120,8 @@ def _run_tracked(
         writer.submit(run.fail, str(error))
         raise
     tuned = {method: tuning.best() for method, tuning in tunings.items()}
-    report = make_report(results, failed=failed, tuned=tuned, reference=reference)
-    note = report.to_markdown()
-    writer.submit(lambda: run.finish(report.files(), report.figures(), report.metrics(), note=note))
+    report = make_report(results, failed=failed, tuned=tuned, shown=shown)
+    writer.submit(lambda: run.finish(report.files(), report.figures(), report.metrics(), note=report.note))
     return report
 
 
@@ -153,14 +152,14 @@ def _comparison(spec: ComparisonSpec, folder: Path, run: ComparisonRun, tunings:
     return Stage("compare", folder, comparison_study(spec, folder), config, run, next(spec.configs()).storage)
 
 
-def _results(stage: Stage) -> tuple[dict[tuple[str, int], FederationSummary], list[str]]:
-    """Return the result of each method with each seed, method by method, and the failures in words."""
+def _results(stage: Stage) -> tuple[dict[tuple[str, int], FederationSummary], list[Failure]]:
+    """Return the result of each method with each seed, method by method, and the failures."""
     results, failed = {}, []
     for trial in stage.study.trials():
         method, seed = trial.params["method"], trial.params["seed"]
         summary = trial_summary(stage.folder, stage.config(trial.params), trial) if trial.value is not None else None
         if summary is None:
-            failed.append(f"{method} with seed {seed}: {trial.user_attrs.get('error', 'its result cannot be read')}")
+            failed.append(Failure(method, seed, trial.user_attrs.get("error", "its result cannot be read")))
         else:
             results[method, seed] = summary
     order = {method: position for position, method in enumerate(dict.fromkeys(method for method, _ in results))}

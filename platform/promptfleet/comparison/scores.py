@@ -51,6 +51,24 @@ def client_accuracy(
     return accuracy
 
 
+def set_accuracy(results: Mapping[tuple[str, int], FederationSummary], name: str) -> dict[str, dict[int, list[float]]]:
+    """Return accuracies of clients on an evaluation set, by method and seed, where clients have their own.
+
+    The clients of a seed are those that have one with each of the methods that have any.
+    """
+    found = {
+        key: {client.id: client.accuracy[name] for client in result.clients if name in client.accuracy}
+        for key, result in results.items()
+    }
+    found = {key: by_client for key, by_client in found.items() if by_client}
+    accuracy: dict[str, dict[int, list[float]]] = {}
+    for (method, seed), by_client in found.items():
+        others = [clients.keys() for (_, other), clients in found.items() if other == seed]
+        shared = sorted(by_client.keys() & set.intersection(*map(set, others)))
+        accuracy.setdefault(method, {})[seed] = [by_client[client] for client in shared]
+    return accuracy
+
+
 def _score(method: str, by_seed: Mapping[int, FederationSummary]) -> MethodScore:
     results = list(by_seed.values())
 

@@ -9,15 +9,13 @@ from rich.box import SIMPLE_HEAD
 from rich.table import Table
 
 from promptfleet.cluster.session import local_nodes
-from promptfleet.comparison.domains import LEGEND as DOMAIN_LEGEND
 from promptfleet.comparison.domains import DomainTable
-from promptfleet.comparison.judgements import JUDGEMENT_HEADERS, JUDGEMENT_LEGEND
 from promptfleet.comparison.reference import HEADERS as REFERENCE_HEADERS
 from promptfleet.comparison.reference import reference_rows
-from promptfleet.comparison.report import ComparisonReport
+from promptfleet.comparison.report import TABLE_FILES, ComparisonReport
 from promptfleet.comparison.run import ComparisonOutcome, plan_comparison
 from promptfleet.comparison.spec import ComparisonSpec, method_values, shared_values
-from promptfleet.comparison.tables import HEADERS, LEGEND
+from promptfleet.comparison.tables import Table as Cells
 from promptfleet.config import EXECUTION_SECTIONS, flatten
 from promptfleet.federation.settings import trust_option
 from promptfleet.search.progress import format_params
@@ -56,8 +54,9 @@ def describe_outcome(spec: ComparisonSpec, folder: Path, out: Path, outcome: Com
     """Return the table, the tuned values, published figures if requested, and where to look further."""
     storage, lines = next(spec.configs()).storage, []
     if outcome.report is not None:
-        lines += _report(outcome.report)
-        lines.append(f"results: {storage.shown(out) if out == folder else out}")
+        lines += report_lines(outcome.report)
+        place = storage.shown(out) if out == folder else out
+        lines += [f"{kind}: {place}/{name}" for kind, name in TABLE_FILES.items()] + [f"results: {place}"]
     lines.append(f"look at it: {outcome.ui_hint}")
     resume = f"python jobs/compare.py --resume {folder.name}{storage.option}{trust_option(spec.named_code())}"
     if outcome.untracked:
@@ -69,15 +68,14 @@ def describe_outcome(spec: ComparisonSpec, folder: Path, out: Path, outcome: Com
 
 def describe_domains(table: DomainTable) -> str:
     """Return the table of all left-out domains, and its legend."""
-    return f"{render(_rows('left-out domains', table.headers, table.rows))}\n{fill(DOMAIN_LEGEND, output_columns())}\n"
+    return "\n".join(_with_legend(table.table))
 
 
-def _report(report: ComparisonReport) -> list[str]:
-    lines = [render(_rows("comparison", HEADERS, report.rows)), fill(LEGEND, output_columns()), ""]
-    lines += [render(_rows("evaluation", JUDGEMENT_HEADERS, report.judgement_rows))]
-    lines += [fill(JUDGEMENT_LEGEND, output_columns()), ""]
+def report_lines(report: ComparisonReport) -> list[str]:
+    """Return the tables with their legends, the tuned values, failures, and published figures if requested."""
+    lines = [line for table in report.tables for line in _with_legend(table)]
     lines += [folded(f"tuned {method}: {format_params(values)}") for method, values in report.tuned.items()]
-    lines += [folded(f"FAILED: {text}") for text in report.failed]
+    lines += [folded(one.sentence) for one in report.failed]
     for reference in report.references or ():
         if reference.differs:
             lines.append(f"{reference.name} of the paper is for another setting: {', '.join(reference.differs)}")
@@ -88,6 +86,10 @@ def _report(report: ComparisonReport) -> list[str]:
     if report.references == []:
         lines.append(f"the paper has no figures for {next(iter(report.results.values())).dataset}")
     return lines
+
+
+def _with_legend(table: Cells) -> list[str]:
+    return [render(_rows(table.title, table.headers, table.rows)), fill(table.legend, output_columns()), ""]
 
 
 def _own_values(spec: ComparisonSpec, method: str) -> dict[str, Any]:

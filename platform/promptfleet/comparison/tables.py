@@ -1,95 +1,115 @@
-"""Table of a comparison as text, as Markdown and as LaTeX. Accuracies are in per cent, as papers print them."""
+"""Tables of a comparison as values, as Markdown, as LaTeX and as CSV."""
 
-from collections.abc import Sequence
+import csv
+import io
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, replace
+from textwrap import fill
 
-from promptfleet.comparison.over_seeds import OverSeeds
-from promptfleet.comparison.scores import MethodScore
-from promptfleet.comparison.significance import Difference
 from promptfleet.escaping import latex, markdown
 
-HEADERS = (
-    "method",
-    "test accuracy",
-    "at best val. round",
-    "worst client",
-    "spread",
-    "up KB",
-    "down KB",
-    "trained",
-    "s",
-    "behind best",
-    "p",
-)
-LEGEND = (
-    "Accuracies in %, mean ± sample standard deviation over seeds. Test accuracy: mean over clients of the accuracy on "
-    "their own test parts after the last round, next to it in the round of the best validation accuracy; worst client: "
-    "the lowest of them; spread: their standard deviation. KB of a round, all its clients together; trained: "
-    "parameters that one client trains; s: seconds of one federation. p: Wilcoxon's signed-rank test against the best "
-    "method, paired over seeds and clients, after Holm's correction; clients of one seed are not independent, so it is "
-    "rather too small."
-)
+MARKDOWN_WIDTH = 120  # characters; further columns follow in further tables
+LATEX_WIDTH = 100
+_BETWEEN, _BOLD = 3, 4  # characters between two columns, and around bold ones
+Cells = Sequence[str]
 
 
-def table_rows(scores: Sequence[MethodScore], differences: Sequence[Difference]) -> list[list[str]]:
-    """Return a row of cells under ``HEADERS`` per method, the highest test accuracy first."""
-    by_method = {difference.method: difference for difference in differences}
-    ranked = sorted(scores, key=lambda score: -score.test_accuracy.mean)
-    return [_row(score, by_method.get(score.method)) for score in ranked]
+@dataclass(frozen=True)
+class Table:
+    """Cells below ``headers``, the first column being the name of the row; ``bold`` has the positions of the best."""
+
+    title: str
+    headers: Cells
+    rows: Sequence[Cells]
+    bold: frozenset[tuple[int, int]] = frozenset()
+    legend: str = ""
+
+    def parts(self, width: int) -> "list[Table]":
+        """Return the table in parts of at most ``width`` characters, each with the first column, the legend last."""
+        lengths = [
+            [len(cell) + _BOLD * ((row, column) in self.bold) for column, cell in enumerate(cells)]
+            for row, cells in enumerate(self.rows)
+        ]
+        widths = [max(column) + _BETWEEN for column in zip(map(len, self.headers), *lengths, strict=True)]
+        groups: list[list[int]] = [[]]
+        for index in range(1, len(widths)):
+            if groups[-1] and 1 + widths[0] + sum(widths[other] for other in [*groups[-1], index]) > width:
+                groups.append([])
+            groups[-1].append(index)
+        parts = [self._with_columns([0, *group]) for group in groups]
+        return [*(replace(part, legend="") for part in parts[:-1]), parts[-1]]
+
+    def _with_columns(self, chosen: Sequence[int]) -> "Table":
+        places = {index: place for place, index in enumerate(chosen)}
+        return replace(
+            self,
+            headers=[self.headers[index] for index in chosen],
+            rows=[[row[index] for index in chosen] for row in self.rows],
+            bold=frozenset((row, places[column]) for row, column in self.bold if column in places),
+        )
 
 
-def markdown_table(rows: Sequence[Sequence[str]], headers: Sequence[str] = HEADERS, *, bold: int = 2) -> str:
-    """Return a table with the legend's columns; ``bold`` cells of the first row, which is the best, in bold."""
-    best, *others = ([markdown(cell) for cell in row] for row in rows)
-    marked = [[f"**{cell}**" if cell and index < bold else cell for index, cell in enumerate(best)], *others]
-    lines = [headers, ["---"] + ["---:"] * (len(headers) - 1), *marked]
-    return "\n".join(f"| {' | '.join(line)} |" for line in lines) + "\n"
+def as_markdown(tables: Iterable[Table]) -> str:
+    """Return tables with their legends, also readable as text: columns are aligned, lines at most 120 characters."""
+    lines = []
+    for table in tables:
+        lines += [f"**{table.title}**", "", *map(_markdown, table.parts(MARKDOWN_WIDTH))]
+    return "\n".join(lines)
 
 
-def latex_table(rows: Sequence[Sequence[str]], headers: Sequence[str] = HEADERS, *, bold: int = 2) -> str:
-    """Return a ``tabular`` with booktabs' rules; ``bold`` cells of the best method in bold."""
-    best, *others = rows
-    marked = [[rf"\textbf{{{latex(cell)}}}" if index < bold else latex(cell) for index, cell in enumerate(best)]]
-    body = [*marked, *([latex(cell) for cell in row] for row in others)]
+def as_latex(tables: Iterable[Table]) -> str:
+    """Return a ``tabular`` with booktabs' rules for each table."""
+    parts = [_latex(part) for table in tables for part in table.parts(LATEX_WIDTH)]
+    return "\n".join([r"% needs \usepackage{booktabs}", *parts])
+
+
+def as_csv(headers: Cells, rows: Iterable[Sequence[object]]) -> str:
+    """Return comma-separated values; None is an empty cell."""
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(headers)
+    writer.writerows(rows)
+    return text.getvalue()
+
+
+def _markdown(table: Table) -> str:
+    rows = _marked(table, markdown, _bold_markdown)
+    widths = [max(map(len, column)) for column in zip(table.headers, *rows, strict=True)]
+    rule = ["-" * widths[0], *("-" * (width - 1) + ":" for width in widths[1:])]
+    lines = [_line(cells, widths) for cells in (table.headers, rule, *rows)]
+    legend = [fill(table.legend, MARKDOWN_WIDTH), ""] if table.legend else []
+    return "\n".join([*lines, "", *legend])
+
+
+def _marked(table: Table, plain: Callable[[str], str], bold: Callable[[str], str]) -> list[list[str]]:
+    """Return the rows with ``bold`` of the best cells and ``plain`` of the others."""
+    return [
+        [(bold if (row, column) in table.bold else plain)(cell) for column, cell in enumerate(cells)]
+        for row, cells in enumerate(table.rows)
+    ]
+
+
+def _bold_markdown(cell: str) -> str:
+    return f"**{markdown(cell)}**" if cell else ""
+
+
+def _line(cells: Cells, widths: Sequence[int]) -> str:
+    first, *others = zip(cells, widths, strict=True)
+    return f"| {' | '.join([first[0].ljust(first[1]), *(cell.rjust(width) for cell, width in others)])} |"
+
+
+def _latex(table: Table) -> str:
+    rows = _marked(table, latex, lambda cell: rf"\textbf{{{latex(cell)}}}")
     return "\n".join(
         [
-            r"% needs \usepackage{booktabs}",
-            rf"\begin{{tabular}}{{l{'r' * (len(headers) - 1)}}}",
+            f"% {table.title}",
+            rf"\begin{{tabular}}{{l{'r' * (len(table.headers) - 1)}}}",
             r"\toprule",
-            f"{' & '.join(latex(header) for header in headers)} \\\\",
+            f"{' & '.join(map(latex, table.headers))} \\\\",
             r"\midrule",
-            *(f"{' & '.join(row)} \\\\" for row in body),
+            *(f"{' & '.join(row)} \\\\" for row in rows),
             r"\bottomrule",
             r"\end{tabular}",
             "",
         ]
     )
-
-
-def percent(figure: OverSeeds) -> str:
-    """Return ``97.2 ± 0.4``; for one seed without the deviation."""
-    text = f"{100 * figure.mean:.1f}"
-    return f"{text} ± {100 * figure.std:.1f}" if len(figure.values) > 1 else text
-
-
-def _row(score: MethodScore, difference: Difference | None) -> list[str]:
-    return [
-        score.method,
-        percent(score.test_accuracy),
-        percent(score.best_round_test_accuracy),
-        percent(score.worst_client),
-        percent(score.client_std),
-        _kilobytes(score.uploaded_bytes),
-        _kilobytes(score.downloaded_bytes),
-        f"{score.trained_parameters:,}",
-        f"{score.seconds.mean:.1f}",
-        "" if difference is None else percent(difference.gap),
-        "" if difference is None else _p_value(difference.p_adjusted),
-    ]
-
-
-def _kilobytes(size: float) -> str:
-    return f"{size / 1024:.1f}" if size else "0"
-
-
-def _p_value(p: float) -> str:
-    return "< 0.001" if p < 0.001 else f"{p:.3f}"

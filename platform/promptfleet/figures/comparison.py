@@ -1,12 +1,12 @@
 """Figures of methods side by side: accuracy by round, and its spread over clients."""
 
-import math
 from collections.abc import Mapping, Sequence
 
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from promptfleet.figures.panels import panels
 from promptfleet.figures.style import (
     BLUE,
     INK,
@@ -84,23 +84,13 @@ def _together(mean: Mapping[str, Sequence[float]], std: Mapping[str, Sequence[fl
 
 
 def _panels(mean: Mapping[str, Sequence[float]], std: Mapping[str, Sequence[float]], rounds: Sequence[int]) -> Figure:
-    rows = math.ceil(len(mean) / _MOST_COLUMNS)
-    columns = math.ceil(len(mean) / rows)
-    figure = new_figure(2.5 * columns, 0.7 + 2.3 * rows)
-    grid = figure.subplots(rows, columns, sharex=True, sharey=True, squeeze=False)
-    for axes, method in zip(grid.flat, mean, strict=False):
+    figure, grid = panels(len(mean), side=2.3, most_columns=_MOST_COLUMNS, x="communication round", y=_ACCURACY)
+    for axes, method in zip(grid, mean, strict=True):
         for values in mean.values():
             axes.plot(rounds, values, color=_BEHIND, linewidth=0.9, zorder=1)
         _line(axes, rounds, mean[method], std[method], color=BLUE)
-        dress(axes, title=f"{as_label(method)}  {mean[method][-1]:.3f}")
+        dress(axes, title=f"{as_label(method, 15)}  {mean[method][-1]:.3f}")
         whole_numbers(axes.xaxis)
-    for axes in grid.flat[len(mean) :]:
-        axes.set_axis_off()
-    for column in range(columns):
-        used = [row for row in range(rows) if row * columns + column < len(mean)]
-        grid[used[-1], column].tick_params(labelbottom=True)
-    figure.supxlabel("communication round", fontsize=10.5)
-    figure.supylabel(_ACCURACY, fontsize=10.5)
     return figure
 
 

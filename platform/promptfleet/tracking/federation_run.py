@@ -306,7 +306,7 @@ def federation_figures(result: FederationSummary) -> "Iterator[tuple[str, Callab
 
 
 def _local_global_figure(result: FederationSummary) -> "Figure | None":
-    from promptfleet.figures.evaluation import local_global_figure
+    from promptfleet.figures.pairs import local_global_figure
 
     pairs = [(one.accuracy.get("test/local"), one.accuracy.get("test/global")) for one in result.seen_clients]
     if any(None in pair for pair in pairs):

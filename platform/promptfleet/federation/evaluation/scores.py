@@ -19,6 +19,7 @@ UNSEEN_CLIENTS_TUNED = f"{UNSEEN_CLIENTS}_tuned"
 TRANSFER = "transfer"
 CALIBRATION = "calibration"  # is asked for like a set: the certainty of predictions on the client's own test part
 PAIRS = ((LOCAL, GLOBAL), (BASE, NEW))  # sets of one part whose harmonic mean is reported
+HARMONIC = "harmonic"
 
 
 @dataclass(frozen=True)
@@ -130,7 +131,14 @@ def transfer_to(dataset: str) -> str:
 
 def harmonic_name(part: str, pair: Sequence[str]) -> str:
     """Return the name of the harmonic mean of two sets of a part, such as ``test/harmonic_local_global``."""
-    return set_name(part, "_".join(["harmonic", *pair]))
+    return set_name(part, "_".join([HARMONIC, *pair]))
+
+
+def names_of_sets() -> list[str]:
+    """Return the names of sets and harmonic means that a test part can have, such as ``global``."""
+    own, classes = ("_".join([HARMONIC, *pair]) for pair in PAIRS)
+    unseen = (UNSEEN_CLIENTS, UNSEEN_CLIENTS_TUNED, UNSEEN_DOMAIN, UNSEEN_DOMAIN_SERVER)
+    return [LOCAL, GLOBAL, own, OTHERS, SERVER, BASE, NEW, classes, *unseen]
 
 
 def harmonic_mean(values: Iterable[float]) -> float:

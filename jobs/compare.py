@@ -4,6 +4,7 @@ import sys
 from argparse import Namespace
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
+from functools import partial
 from pathlib import Path
 
 from promptfleet.atomic_files import replacing
@@ -14,7 +15,8 @@ from promptfleet.command_line import INTERRUPTED, ArgumentParser, path_argument,
 from promptfleet.comparison.columns import parse_columns
 from promptfleet.comparison.domains import DomainTable, domains_to_leave_out
 from promptfleet.comparison.growth import grown
-from promptfleet.comparison.reading import load_comparison, parse_methods, parse_seeds, read_comparison
+from promptfleet.comparison.impossible import prepare_possible
+from promptfleet.comparison.reading import ALL, load_comparison, parse_methods, parse_seeds, read_comparison
 from promptfleet.comparison.reference import REFERENCES
 from promptfleet.comparison.report import JSON_FILE, ComparisonReport, Shown
 from promptfleet.comparison.run import ComparisonOutcome, plan_comparison, prepare_comparison, run_comparison
@@ -111,7 +113,8 @@ def _run(spec: ComparisonSpec, folder: Path | None, arguments: Namespace, *, is_
     if arguments.address is None:
         plan_comparison(spec, local_nodes())
     where = {"fork_server": config.runtime.fork_server, "storage": config.storage}
-    with ray_with(lambda: prepare_comparison(spec), arguments.address, **where) as (prepared, nodes):
+    prepare = partial(prepare_possible, spec, possible_only=arguments.methods == ALL)
+    with ray_with(prepare, arguments.address, **where) as ((spec, prepared), nodes):
         plan_comparison(spec, nodes)
         with _kept_in(folder, spec, arguments.name, is_grown=is_grown) as folder:
             outcome = _compare(spec, folder, prepared, nodes, shown)
@@ -219,6 +222,7 @@ def _new_comparison(arguments: Namespace, *assignments: str) -> ComparisonSpec:
         tune=arguments.tune,
         trials=arguments.trials,
         concurrent=1 if arguments.concurrent is None else arguments.concurrent,
+        possible_only=arguments.methods == ALL,
         trust_code=arguments.trust_code,
     )
 

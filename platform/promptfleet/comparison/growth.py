@@ -5,7 +5,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from promptfleet.comparison.reading import parse_methods, parse_seeds, read_values, with_tuning, with_values
+from promptfleet.comparison.reading import ALL, parse_methods, parse_seeds, read_values, with_tuning, with_values
 from promptfleet.comparison.spec import ComparisonSpec
 from promptfleet.config import flatten
 from promptfleet.errors import ConfigError
@@ -33,13 +33,15 @@ def grown(
     Raises:
         ConfigError: something of the begun comparison is left out, or has another value, whose key is named.
     """
+    together = _all_of("--methods", begun.methods, methods, parse_methods)
     spec = replace(
         begun,
-        methods=_all_of("--methods", begun.methods, methods, parse_methods),
+        methods=together,
         seeds=_all_of("--seeds", begun.seeds, seeds, parse_seeds),
+        left_out={method: reason for method, reason in begun.left_out.items() if method not in together},
     )
     values, overrides = read_values(config, assignments, spec.methods, trust_code=trust_code)
-    spec = with_values(spec, values)
+    spec = with_values(spec, values, possible_only=methods == ALL)
     _refuse_changes({method: _federation(begun, method) for method in begun.methods}, spec, _federation)
     if tune is None:
         if begun.tuning and len(spec.methods) > len(begun.methods):

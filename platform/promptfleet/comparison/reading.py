@@ -7,6 +7,7 @@ from typing import Any
 
 from promptfleet.assignments import parse_assignments
 from promptfleet.class_texts import with_texts_of_files
+from promptfleet.comparison.impossible import with_valid_methods
 from promptfleet.comparison.spec import ComparisonSpec, shared_values
 from promptfleet.comparison.tuning_file import check_own_key, read_tuning, shared_part
 from promptfleet.config import StorageConfig, flatten, merge, text_keys
@@ -51,12 +52,14 @@ def read_comparison(
     tune: str | Path | None = None,
     trials: int | None = None,
     concurrent: int = 1,
+    possible_only: bool = False,
     trust_code: bool = False,
 ) -> ComparisonSpec:
     """Read a configuration file, ``key=value`` assignments (which win) and a file of search spaces.
 
     A key that only some methods know is for those; under ``methods: {NAME: {...}}`` a method has its own values. The
-    ``method`` and ``seed`` of a file for a single federation are ignored.
+    ``method`` and ``seed`` of a file for a single federation are ignored. With ``possible_only``, methods that the
+    values do not allow are left out.
 
     Raises:
         ConfigError: what is wrong, in which file or option, and what would be right; trust_code: see ``read_config``.
@@ -64,7 +67,8 @@ def read_comparison(
     if concurrent < 1:
         raise ConfigError(f"--concurrent: got {concurrent}, should be at least 1")
     values, overrides = read_values(path, assignments, methods, trust_code=trust_code)
-    spec = with_values(ComparisonSpec(tuple(methods), tuple(seeds), {}, {}, concurrent_trials=concurrent), values)
+    spec = ComparisonSpec(tuple(methods), tuple(seeds), {}, {}, concurrent_trials=concurrent)
+    spec = with_values(spec, values, possible_only=possible_only)
     return with_tuning(spec, tune, overrides, trials, trust_code=trust_code)
 
 
@@ -81,13 +85,14 @@ def read_values(
     return merge(from_file, overrides), overrides
 
 
-def with_values(spec: ComparisonSpec, values: Mapping[str, Any]) -> ComparisonSpec:
+def with_values(spec: ComparisonSpec, values: Mapping[str, Any], *, possible_only: bool = False) -> ComparisonSpec:
     """Return the comparison with values of a file or of ``--set``, which win over its own. Raises ConfigError."""
     given = values.get("methods") or {}
     own = {method: merge(spec.own.get(method) or {}, given.get(method) or {}) for method in spec.methods}
     own = {method: with_texts_of_files(values) for method, values in own.items()}
     base = dict(with_file_contents(merge(spec.base, shared_part(values))))
     spec = replace(spec, base=base, own=own)
+    spec = with_valid_methods(spec) if possible_only else spec
     _check_shared(spec)
     return spec
 
@@ -116,7 +121,8 @@ def load_comparison(path: Path, storage: StorageConfig, *, trust_code: bool = Fa
             for method, sweep in values["tuning"].items()
         }
         methods, seeds, own = tuple(values["methods"]), tuple(values["seeds"]), values["methods"]
-        spec = ComparisonSpec(methods, seeds, values["federation"], own, tuning, values["concurrent_trials"])
+        left_out = values.get("left_out", {})
+        spec = ComparisonSpec(methods, seeds, values["federation"], own, tuning, values["concurrent_trials"], left_out)
         _check_shared(spec)
     except (KeyError, TypeError, AttributeError) as error:
         raise ConfigError(f"{path}: not as it was written ({type(error).__name__}: {error})") from None

@@ -120,6 +120,7 @@ def _run_tracked(
         writer.submit(run.fail, str(error))
         raise
     tuned = {method: tuning.best() for method, tuning in tunings.items()}
+    failed += [Failure(method, None, reason) for method, reason in spec.left_out.items()]
     report = make_report(results, failed=failed, tuned=tuned, shown=shown)
     writer.submit(lambda: run.finish(report.files(), report.figures(), report.metrics(), note=report.note))
     return report

@@ -25,6 +25,7 @@ class ComparisonSpec:
     """A checked comparison. ``base`` are nested values for all methods that know them, ``own`` those of one method.
 
     ``tuning`` has a search per method, run before the comparison; a method without one keeps its own values.
+    ``left_out`` has the methods that the setting does not allow, with the reasons.
     """
 
     methods: tuple[str, ...]
@@ -33,6 +34,7 @@ class ComparisonSpec:
     own: Mapping[str, Mapping[str, Any]]
     tuning: Mapping[str, SweepSpec] = field(default_factory=dict)
     concurrent_trials: int = 1
+    left_out: Mapping[str, str] = field(default_factory=dict)
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain values for the comparison's file: ``load_comparison`` gives the same comparison back."""
@@ -42,6 +44,7 @@ class ComparisonSpec:
             "federation": dict(self.base),
             "methods": {method: dict(self.own.get(method, {})) for method in self.methods},
             "tuning": {method: sweep.to_dict() for method, sweep in self.tuning.items()},
+            "left_out": dict(self.left_out),
         }
 
     def named_code(self) -> list[str]:

@@ -35,11 +35,13 @@ def describe_comparison(spec: ComparisonSpec) -> str:
         space = spec.tuning[method].space if method in spec.tuning else {}
         over = "\n".join(f"{key}: {as_yaml(parameter.entry())}" for key, parameter in space.items())
         methods.add_row(method, format_params(_own_values(spec, method)) or "-", over or "-")
+    left_out = [folded(f"left out: {method}: {reason}") for method, reason in spec.left_out.items()]
     tuning = sum(sweep.settings.trials for sweep in spec.tuning.values())
     return "\n".join(
         [
             render(shared),
             render(methods),
+            *left_out,
             f"resources of one federation: 1 server and {shares.client_actors} client actors",
             folded(
                 f"budget: {len(spec.methods)} methods x {len(spec.seeds)} seeds = "

@@ -31,7 +31,7 @@ def test_the_average_is_over_domains_for_each_seed():
     ]
     assert table.accuracy["b"]["average"].values == [pytest.approx(0.6), pytest.approx(0.7)]
     files = table.files()
-    assert "| **b**  | **80.0 ± 0.0** | 50.0 ± 14.1 |  65.0 ± 7.1 |" in files["domains.md"]
+    assert "| **b**  | **80.0 ± 0.0** | 50.0 ± 14.1 | 65.0 ± 7.1 |" in files["domains.md"]
     assert json.loads(files["domains.json"])["accuracy"]["a"]["real"]["values"] == [0.5, 0.7]
     assert files["domains.tex"].count(" & ") == 9
 

@@ -45,6 +45,8 @@ TINY_OWN = {
     "test_samples": 3,
     "attention_reduction": 4,
     "distillation_steps": 1,
+    "shared_blocks": 1,
+    "group_blocks": 1,
 }  # of the methods that have such a key
 
 

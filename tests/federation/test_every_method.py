@@ -2,10 +2,12 @@
 
 import pytest
 
+import promptfleet
 from promptfleet.cluster.nodes import Node
 from promptfleet.federation import local_fleet, rounds
 from promptfleet.federation.conditions.cohort import sample_cohort
 from promptfleet.federation.local_fleet import LocalFleet
+from promptfleet.federation.prepare import prepare
 from promptfleet.federation.resources import plan_shares
 from promptfleet.federation.rounds import Federation
 from promptfleet.methods import METHODS, load_method
@@ -81,3 +83,18 @@ def test_packed_actors_give_the_same_bits_as_this_process(ray_session, few_shot_
             assert there.clients == here.clients, name
     finally:
         actors.close()
+
+
+@pytest.mark.ray
+@pytest.mark.slow
+def test_packed_actors_give_the_same_bits_of_methods_that_see_pixels(ray_session, small_config):
+    runtime = {"backend": "ray", "clients_per_actor": 2}
+    names = [name for name in METHODS if Needs.PIXELS in load_method(name).needs]
+    for name in names:
+        config = small_config(method=name, runtime=runtime)
+        seen = prepare(config)
+        here = run(config, seen, LocalFleet(seen))
+        there = promptfleet.run_federation(config)
+        assert there.state_sha256 == here.state_sha256, name
+        assert there.clients == here.clients, name
+    assert names == ["pfedpt", "sgpt"]

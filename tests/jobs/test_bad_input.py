@@ -165,6 +165,30 @@ def test_a_template_or_words_that_cannot_be_meant(job, tmp_path, template, words
     refused(job("train.py", "--set", "method=openprompt", "--set", f"template={template}", *file), *parts)
 
 
+@pytest.mark.parametrize(
+    ("arguments", "parts"),
+    [
+        (["method=sgpt", "shared_blocks=4"], ["shared_blocks + group_blocks=6 does not fit", "has room for 4 blocks"]),
+        (["method=sgpt", "features.views=2"], ["features.views=2: there are no views for methods that see pixels"]),
+        (
+            ["method=pfedpt", "frame_width=16"],
+            ["frame_width=16 does not fit: images of glyph-clip have 32 x 32 pixels"],
+        ),
+        pytest.param(
+            ["method=sgpt", "backbone.name=RN50", "backbone.pretrained=random"],
+            ["method=sgpt puts tokens into a vision transformer: backbone 'RN50/random': its image tower is"],
+            marks=pytest.mark.slow,
+        ),
+    ],
+    ids=str,
+)
+def test_tokens_and_frames_that_an_image_tower_has_no_room_for(job, arguments, parts):
+    status, out, err = job("train.py", *(word for one in arguments for word in ("--set", one)))
+    assert (status, out) == (2, "")
+    assert err.splitlines()[-1].startswith("error: ")
+    assert all(part in err.splitlines()[-1] for part in parts)
+
+
 def test_descriptions_of_other_classes(job, tmp_path):
     (tmp_path / "texts.yaml").write_text("cat: a cat.\ndog: a dog.")
     arguments = ["--set", "method=dualpt", "--set", f"descriptions_file={tmp_path / 'texts.yaml'}"]

@@ -58,7 +58,7 @@ def trained(monkeypatch):
 @pytest.mark.parametrize("name", sorted(set(METHODS) - {"dispfl", "fedabml", "fedjets", "fedpha"}))
 def test_what_a_method_says_it_trains_is_what_its_optimizers_get(name, trained):
     method = load_method(name)
-    world = tiny_world(config_class=method.Config)
+    world = tiny_world(config_class=method.Config, method=name)
     clients = [tiny_client(client, method, world) for client in range(world.config.clients)]
     server = Server(method, world)
     privates = {client.id: client.initial_state() for client in clients}

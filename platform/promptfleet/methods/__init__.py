@@ -211,6 +211,8 @@ METHODS = {  # name -> module:class of this package
     "fed_mp": "fed_mp:FedMP",
     "fedsp": "fedsp:FedSP",
     "dualpt": "dualpt:DuAlPT",
+    "pfedpt": "pfedpt:PFedPT",
+    "sgpt": "sgpt:SGPT",
 }
 OTHER_NAMES = {"incfl": "maxfl"}  # another name of a method -> its name in METHODS
 METHOD_MODULES = tuple(f"{__name__}.{place.partition(':')[0]}" for place in METHODS.values())

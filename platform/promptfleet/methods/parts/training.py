@@ -8,7 +8,7 @@ from torch import Tensor
 
 from promptfleet.methods.parts.optimizers import Optimizer
 from promptfleet.methods.parts.prompts import local_batches
-from promptfleet.methods.protocol import Backward, Encode, Examples, State, Task, Work
+from promptfleet.methods.protocol import Backward, Encode, EncodeImages, Examples, State, Task, Work
 
 
 @dataclass(frozen=True)
@@ -57,6 +57,28 @@ def train_steps(
     for batch in local_batches(task, epochs):
         text = (yield Encode(contexts())) if contexts else None
         value = loss(text, batch)
+        yield Backward(value)
+        for optimizer in optimizers:
+            optimizer.step()
+        losses.append(value.detach())
+    return loss_metrics(losses)
+
+
+def image_steps(
+    task: Task,
+    *,
+    optimizers: Sequence[Optimizer],
+    step: Callable[[Examples], tuple[EncodeImages, Callable[[Tensor], Tensor]]],
+    epochs: int | None = None,
+) -> Work[dict[str, float]]:
+    """Step ``optimizers`` once per batch, through the image tower; returns the metrics, as ``train_steps``.
+
+    ``step(batch)`` gives the request for features of the batch's images, and the scalar loss as a function of them.
+    """
+    losses = []
+    for batch in local_batches(task, epochs):
+        request, loss = step(batch)
+        value = loss((yield request))
         yield Backward(value)
         for optimizer in optimizers:
             optimizer.step()

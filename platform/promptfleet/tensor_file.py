@@ -5,7 +5,7 @@ import re
 from collections.abc import Mapping
 from pathlib import Path
 
-from safetensors import SafetensorError
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
@@ -25,6 +25,21 @@ def write_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[s
             if number is None:
                 raise OSError(f"{path}: {error}") from None
             raise OSError(int(number[1]), os.strerror(int(number[1])), str(path)) from None
+
+
+def read_tensors(path: Path) -> tuple[dict[str, str], dict[str, Tensor]]:
+    """Return the metadata and all tensors of a file.
+
+    Raises:
+        OSError: the disk does not give it.
+        ValueError: it is damaged.
+    """
+    require_readable(path)
+    try:
+        with safe_open(path, "pt") as file:
+            return file.metadata() or {}, {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  no dict
+    except SafetensorError as error:
+        raise ValueError(str(error)) from None
 
 
 def require_readable(path: Path) -> None:

@@ -10,7 +10,7 @@ import promptfleet
 from promptfleet.config import merge
 from promptfleet.errors import ConfigError, DataError, FederationError, StorageError
 from promptfleet.federation.checkpoints.begin import begin_folder
-from promptfleet.federation.checkpoints.checkpoint import FOLDER as CHECKPOINTS
+from promptfleet.federation.checkpoints.files import FOLDER as CHECKPOINTS
 from promptfleet.federation.checkpoints.folder import FederationFolder
 from promptfleet.federation.local_fleet import LocalFleet
 from promptfleet.federation.rounds import Federation

@@ -13,7 +13,7 @@ from promptfleet.devices import choose_device
 from promptfleet.disks import check_writable
 from promptfleet.errors import ConfigError, DataError
 from promptfleet.federation.checkpoints.begin import CONFIG_FILE, begin_folder, check_same
-from promptfleet.federation.checkpoints.checkpoint import DamagedCheckpoint
+from promptfleet.federation.checkpoints.files import DamagedCheckpoint
 from promptfleet.federation.checkpoints.folder import FederationFolder
 from promptfleet.federation.drive import Calling, Checkpoints, Listener, rounds
 from promptfleet.federation.fleet import Fleet

@@ -11,7 +11,7 @@ import ray
 from ray import ObjectRef, tune
 
 from promptfleet.config import FederationConfig
-from promptfleet.federation.checkpoints.checkpoint import DamagedCheckpoint
+from promptfleet.federation.checkpoints.files import DamagedCheckpoint
 from promptfleet.federation.checkpoints.folder import FederationFolder
 from promptfleet.federation.conditions.adversaries import adversaries
 from promptfleet.federation.drive import Checkpoints, RequireAccepted, rounds

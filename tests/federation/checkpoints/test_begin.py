@@ -13,7 +13,7 @@ from promptfleet import run_federation
 from promptfleet.errors import ConfigError, DataError, PromptfleetError, StorageError
 from promptfleet.federation.checkpoints import begin as folder_module
 from promptfleet.federation.checkpoints.begin import CONFIG_FILE, check_new, default_folder, resumed_config
-from promptfleet.federation.checkpoints.checkpoint import FOLDER
+from promptfleet.federation.checkpoints.files import FOLDER
 from promptfleet.federation.checkpoints.folder import RESULT_FILE
 from promptfleet.federation.settings import federation_config
 

@@ -18,13 +18,8 @@ from safetensors.torch import load_file, save_file
 from promptfleet.errors import DataError, StorageError
 from promptfleet.federation.checkpoints import checkpoint
 from promptfleet.federation.checkpoints import folder as stored
-from promptfleet.federation.checkpoints.checkpoint import (
-    FOLDER,
-    DamagedCheckpoint,
-    load_snapshot,
-    read_snapshot,
-    save_snapshot,
-)
+from promptfleet.federation.checkpoints.checkpoint import load_snapshot, read_snapshot, save_snapshot
+from promptfleet.federation.checkpoints.files import FOLDER, DamagedCheckpoint
 from promptfleet.federation.checkpoints.folder import RESULT_FILE, FederationFolder, load_result, load_summary
 from promptfleet.federation.local_fleet import LocalFleet
 from promptfleet.federation.reports import summary_from_json

@@ -23,7 +23,7 @@ from promptfleet.config import (
 )
 from promptfleet.disks import check_writable, disk_errors
 from promptfleet.errors import ConfigError, DataError, PromptfleetError, did_you_mean
-from promptfleet.federation.checkpoints.checkpoint import clear_checkpoints, newest_round
+from promptfleet.federation.checkpoints.files import clear_checkpoints, newest_round
 from promptfleet.federation.checkpoints.folder import RESULT_FILE
 from promptfleet.federation.server_rows import clear_rows
 from promptfleet.federation.settings import assigned_storage, federation_config, read_assignments, read_config

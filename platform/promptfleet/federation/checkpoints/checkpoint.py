@@ -8,30 +8,33 @@ other file replaces it.
 import hashlib
 import json
 import logging
-import re
 from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from promptfleet.disks import disk_errors
 from promptfleet.errors import DataError, StorageError, first_line
+from promptfleet.federation.checkpoints.files import (
+    FOLDER,
+    DamagedCheckpoint,
+    checkpoint_path,
+    checkpoint_paths,
+    round_of,
+)
 from promptfleet.federation.evaluation.scores import Evaluation
 from promptfleet.federation.reports import RoundReport, best_round, check_rounds, last_evaluated
 from promptfleet.federation.rounds import Snapshot
 from promptfleet.methods.parts.states import group_by_layout
 from promptfleet.methods.protocol import State
 from promptfleet.strict_json import Counts, parse_json
-from promptfleet.tensor_file import require_readable, write_tensors
+from promptfleet.tensor_file import read_tensors, write_tensors
 
-FOLDER = "checkpoints"
 VERSION = "5"
 _SERVER = "server"
-_NAME = re.compile(r"round-(\d{6})\.safetensors")
 
 logger = logging.getLogger(__name__)
 
@@ -45,7 +48,7 @@ def save_snapshot(folder: str | Path, snapshot: Snapshot, fingerprint: str, *, k
     Raises:
         OSError: the disk refuses; what was there before stays.
     """
-    path = Path(folder) / FOLDER / f"round-{len(snapshot.reports):06d}.safetensors"
+    path = checkpoint_path(folder, len(snapshot.reports))
     # cloned: safetensors refuses a tensor that has two names
     tensors = {f"{_SERVER}/{name}": tensor.detach().contiguous().clone() for name, tensor in snapshot.server.items()}
     groups = group_by_layout(snapshot.privates)
@@ -75,7 +78,7 @@ def load_snapshot(folder: str | Path, fingerprint: str, clients: int | None = No
         DamagedCheckpoint: all of them are damaged.
         DataError: all of them are of another configuration, or of a newer promptfleet.
     """
-    paths, foreign = sorted(_checkpoints(folder), reverse=True), None
+    paths, foreign = sorted(checkpoint_paths(folder), reverse=True), None
     for path in paths:
         try:
             snapshot = read_snapshot(path, fingerprint)
@@ -96,10 +99,6 @@ def load_snapshot(folder: str | Path, fingerprint: str, clients: int | None = No
     return None
 
 
-class DamagedCheckpoint(DataError):
-    """A checkpoint whose content was changed after it was written."""
-
-
 def read_snapshot(path: Path, fingerprint: str) -> Snapshot:
     """Read one checkpoint.
 
@@ -110,11 +109,8 @@ def read_snapshot(path: Path, fingerprint: str) -> Snapshot:
     """
     try:
         with disk_errors(path, doing="read"):
-            require_readable(path)
-            with safe_open(path, "pt") as file:
-                metadata = file.metadata() or {}
-                tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  not a dict
-    except (SafetensorError, ValueError) as error:
+            metadata, tensors = read_tensors(path)
+    except ValueError as error:
         raise DamagedCheckpoint(f"{path}: damaged ({error})") from None
     version, checksum = metadata.get("version"), metadata.pop("sha256", None)
     if version != VERSION:
@@ -127,7 +123,7 @@ def read_snapshot(path: Path, fingerprint: str) -> Snapshot:
         snapshot = _snapshot(metadata, tensors)
     except (KeyError, ValueError, IndexError) as error:
         raise DamagedCheckpoint(f"{path}: damaged ({first_line(error)})") from None
-    if len(snapshot.reports) != int(_NAME.fullmatch(path.name)[1]):
+    if len(snapshot.reports) != round_of(path):
         raise DamagedCheckpoint(f"{path}: damaged (it has {len(snapshot.reports)} rounds)")
     if snapshot.sha256 != metadata.get("states_sha256"):
         raise DamagedCheckpoint(f"{path}: damaged (its states are not what was written)")
@@ -166,43 +162,11 @@ def _snapshot(metadata: Mapping[str, str], tensors: Mapping[str, Tensor]) -> Sna
     return Snapshot(owners.get(_SERVER, {}), privates, reports, evaluations)
 
 
-def newest_round(folder: str | Path) -> int | None:
-    """Return the round of the newest checkpoint in ``folder`` by its name; None without any. Raises StorageError."""
-    return max((int(_NAME.fullmatch(path.name)[1]) for path in _checkpoints(folder)), default=None)
-
-
-def clear_checkpoints(folder: str | Path) -> None:
-    """Remove all checkpoints in ``folder``. Raises StorageError, and OSError if one cannot be removed."""
-    for path in _checkpoints(folder):
-        path.unlink()
-
-
-def remove_unfinished(folder: str | Path) -> None:
-    """Remove unfinished files of a process that was killed while writing, and of safetensors."""
-    for path in _files(folder):
-        if path.name.endswith(".partial") or path.name.startswith(".tmp"):
-            path.unlink(missing_ok=True)
-
-
-def _checkpoints(folder: str | Path) -> list[Path]:
-    return [path for path in _files(folder) if _NAME.fullmatch(path.name)]
-
-
-def _files(folder: str | Path) -> list[Path]:
-    """Return the files among the checkpoints of ``folder``; ``Path.glob`` would hide that it cannot be listed."""
-    path = Path(folder) / FOLDER
-    with disk_errors(path, doing="read"):
-        try:
-            return list(path.iterdir())
-        except FileNotFoundError:
-            return []
-
-
 def _remove_others(newest: Path, snapshot: Snapshot, keep: int) -> None:
     best = best_round(snapshot.reports).round if snapshot.reports else None
-    before = sorted(path for path in _checkpoints(newest.parent.parent) if path <= newest)
+    before = sorted(path for path in checkpoint_paths(newest.parent.parent) if path <= newest)
     for path in before[:-keep]:
-        if int(_NAME.fullmatch(path.name)[1]) != best:
+        if round_of(path) != best:
             path.unlink(missing_ok=True)
 
 

@@ -14,13 +14,8 @@ from promptfleet.atomic_files import locked, replacing
 from promptfleet.config import FederationConfig, StorageConfig, fingerprint_of, merge
 from promptfleet.disks import disk_errors, storage_error
 from promptfleet.errors import DataError, StorageError
-from promptfleet.federation.checkpoints.checkpoint import (
-    DamagedCheckpoint,
-    load_snapshot,
-    newest_round,
-    remove_unfinished,
-    save_snapshot,
-)
+from promptfleet.federation.checkpoints.checkpoint import load_snapshot, save_snapshot
+from promptfleet.federation.checkpoints.files import DamagedCheckpoint, newest_round, remove_unfinished
 from promptfleet.federation.failures import StatesLost
 from promptfleet.federation.reports import (
     Event,

@@ -8,9 +8,11 @@ A file is YAML: a class per key, and a text or a list of texts. Numbers are text
 A configuration has the same as ``[["zero", "zero", "nought", "0"], ["one", "one", "1"]]``: each class, then its texts.
 """
 
-from collections.abc import Hashable, Mapping, Sequence
+import difflib
+from collections.abc import Collection, Hashable, Mapping, Sequence
 from functools import lru_cache
 from os import PathLike, fspath
+from os.path import exists
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -18,7 +20,7 @@ import yaml
 from pydantic import Field
 
 from promptfleet.config_types import expand_home
-from promptfleet.errors import ConfigError, did_you_mean
+from promptfleet.errors import ConfigError
 from promptfleet.yaml_files import line_of, read_nodes
 
 ClassTexts = list[Annotated[list[Annotated[str, Field(min_length=1)]], Field(min_length=2)]]
@@ -39,20 +41,23 @@ def with_texts_of_files(values: Mapping[str, Any]) -> Mapping[str, Any]:
             path = Path(expand_home(fspath(path))).absolute()
         except ValueError:  # the configuration's own check reports that
             continue
-        if there is None or path.exists():
-            stat = path.stat() if path.exists() else None
-            texts = [list(of_class) for of_class in _read_once(path, stat and (stat.st_mtime_ns, stat.st_size))]
-            if there not in (None, texts):
-                raise ConfigError(
-                    f"{key}_file={path}: has other texts than {key}; leave {key} out to take the file as it is"
-                )
-            values = {**values, f"{key}_file": str(path), key: texts}
+        texts = there if there is not None and not path.exists() else _texts_now(path)
+        if there not in (None, texts):
+            raise ConfigError(
+                f"{key}_file={path}: has other texts than {key}; leave {key} out to take the file as it is"
+            )
+        values = {**values, f"{key}_file": str(path), key: texts}
     return values
 
 
+def _texts_now(path: Path) -> list[list[str]]:
+    """Return ``read_class_texts``, once for the many configurations with one file."""
+    stat = path.stat() if path.exists() else None
+    return [list(of_class) for of_class in _read_version(path, stat and (stat.st_mtime_ns, stat.st_size))]
+
+
 @lru_cache(maxsize=8)
-def _read_once(path: Path, version: Hashable) -> list[list[str]]:
-    """Return ``read_class_texts``, for many configurations with one file; ``version`` is of the file's content."""
+def _read_version(path: Path, version: Hashable) -> list[list[str]]:
     return read_class_texts(path)
 
 
@@ -79,10 +84,19 @@ def texts_of(
         by_class[name] = texts
     for name in class_names:
         if name not in by_class:
-            others = [other for other in by_class if other not in class_names]
-            hint = did_you_mean(name, others) or f"the dataset has {', '.join(class_names)}"
-            raise ConfigError(f"{source}: there is nothing for class {name!r}; {hint}")
+            raise ConfigError(
+                f"{source}: there is nothing for class {name!r}; {_hint(name, by_class, class_names, path)}"
+            )
     return [by_class[name] for name in class_names]
+
+
+def _hint(name: str, known: Collection[str], class_names: Sequence[str], path: str | None) -> str:
+    """Return the name that may have been meant, with its line while the file is there; else the dataset's classes."""
+    near = difflib.get_close_matches(name, [one for one in known if one not in class_names], n=1)
+    if not near:
+        return f"the dataset has {', '.join(class_names)}"
+    lines = [line_of(one) for one, _ in read_nodes(path).value if one.value in near] if path and exists(path) else []
+    return f"did you mean {near[0]!r}{f' on line {lines[0]}' if lines else ''}?"
 
 
 def _texts(path: str | Path, name: str, node: yaml.Node) -> list[str]:

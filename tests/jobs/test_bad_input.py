@@ -156,7 +156,11 @@ def test_a_federation_that_cannot_be_run(job, arguments, parts):
             ["{class}.': has 78 tokens with the longest word", "has 77 positions"],
         ),
         ("{soft} {class}.", "zero: 0\none: 1\nzero: 2", ["words.yaml:3: malformed YAML: key 'zero' is a duplicate"]),
-        ("{soft} {class}.", "zero: 0\nones: 1", ["words.yaml: there is nothing for class 'one'; did you mean 'ones'?"]),
+        (
+            "{soft} {class}.",
+            "zero: 0\nones: 1",
+            ["words.yaml: there is nothing for class 'one'; did you mean 'ones' on line 2?"],
+        ),
     ],
 )
 def test_a_template_or_words_that_cannot_be_meant(job, tmp_path, template, words, parts):

@@ -4,7 +4,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from promptfleet.errors import ConfigError
-from promptfleet.yaml_files import as_yaml, dump_yaml, parse_yaml, read_yaml
+from promptfleet.yaml_files import as_yaml, dump_yaml, line_of_key, parse_yaml, read_yaml
 
 
 @pytest.mark.parametrize(
@@ -191,3 +191,13 @@ words = like_numbers | st.sampled_from(["on", "no", "1e3", "010", "1:30", "2026-
 @given(st.dictionaries(st.text() | words, plain | words | st.lists(plain | words) | st.dictionaries(words, plain)))
 def test_what_is_written_is_read_back(values):
     assert parse_yaml(dump_yaml(values), source="here") == values
+
+
+def test_a_key_has_its_line_in_its_file(tmp_path):
+    path = tmp_path / "config.yaml"
+    path.write_text("# a\nclients: 3\npartition:\n  alpha: 1\nevaluation.every: 2\n")
+    lines = {"clients": 2, "partition": 3, "partition.alpha": 4, "evaluation.every": 5}
+    assert {key: line_of_key(path, key) for key in lines} == lines
+    assert [line_of_key(path, key) for key in ("", "rounds", "clients.x")] == [None] * 3
+    assert line_of_key(tmp_path / "other.yaml", "clients") is None
+    assert line_of_key("--set", "clients") is None

@@ -19,6 +19,7 @@ from pydantic.fields import FieldInfo
 from promptfleet.config_types import FilePath, Name, Seconds, check_size, is_text, may_be_none, plain
 from promptfleet.errors import ConfigError, did_you_mean
 from promptfleet.storage_address import tidy_path
+from promptfleet.yaml_files import line_of_key
 
 Fraction = Annotated[float, Field(gt=0, le=1)]
 Share = Literal["auto"] | Annotated[float, Field(ge=0, allow_inf_nan=False)]
@@ -621,10 +622,12 @@ def _wrong_call(model: type[Section], values: Mapping[str, Any], error: Validati
 
 
 def _refusal(model: type[Section], error: ValidationError, *, source: str) -> ConfigError:
-    """Return the error for the first key that pydantic refuses."""
+    """Return the error for the first key that pydantic refuses, with its line if ``source`` is a file."""
     problems = [(_key_of(model, problem["loc"]), problem) for problem in error.errors()]
     key = problems[0][0]
     text = _explain([problem for where, problem in problems if where == key])
+    line = line_of_key(source, key)
+    source = source if line is None else f"{source}:{line}"
     return ConfigError(f"{source}: {key}: {text}" if key else f"{source}: {text}")
 
 

@@ -101,6 +101,26 @@ def line_of(node: yaml.Node) -> int:
     return node.start_mark.line + 1
 
 
+def line_of_key(path: str | Path, key: str) -> int | None:
+    """Return the line of a dotted key in a file of sections; None: there is no such file or key."""
+    if not key or not Path(path).is_file():
+        return None
+    node = read_nodes(path)
+    parts = [key] if key in _keys_of(node) else key.split(".")
+    found = None
+    for part in parts:
+        found = _keys_of(node).get(part)
+        if found is None:
+            return None
+        node = found[1]
+    return line_of(found[0])
+
+
+def _keys_of(node: yaml.Node | None) -> dict[str, tuple[yaml.Node, yaml.Node]]:
+    """Return the keys of a mapping and their values, by the keys' text; none of any other node."""
+    return {name.value: (name, value) for name, value in node.value} if isinstance(node, yaml.MappingNode) else {}
+
+
 def parse_yaml(text: str, *, source: str) -> Any:
     """Parse one YAML document. Raises ConfigError that names ``source`` and the line."""
     with _malformed(source):

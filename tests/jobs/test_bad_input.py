@@ -148,8 +148,8 @@ def test_a_federation_that_cannot_be_run(job, arguments, parts):
 @pytest.mark.parametrize(
     ("template", "words", "parts"),
     [
-        ("a photo", None, ["--set: template='a photo': there is no {class}"]),
-        ("{sofft:2} {class}", None, ["character 1: unknown slot {sofft:2}; did you mean 'soft'"]),
+        ("a photo", None, ["--set: template: there is no {class}, the place of"]),
+        ("{sofft:2} {class}", None, ["--set: template: character 1: unknown slot {sofft:2}; did you mean 'soft'"]),
         (
             "{soft:70} on a b c {class}.",
             None,

@@ -198,11 +198,11 @@ def test_other_classes_get_their_words_and_a_verbalizer_at_its_start():
 @pytest.mark.parametrize(
     ("config", "message"),
     [
-        ({"template": "a photo of a"}, r"^--set: template='a photo of a': there is no \{class\}, the place of"),
+        ({"template": "a photo of a"}, r"^--set: template: there is no \{class\}, the place of"),
         ({"template": "{soft:2} {class}", "prompt_length": 3}, r"prompt_length=3: the template has 2 vectors; set it"),
         (
             {"method": "promptfleet.methods.openprompt:OpenPromptOnFedPGP", "template": "a {class}"},
-            r"template='a {class}': there is no soft slot to train, such as {soft:4}$",
+            r"^--set: template: there is no soft slot to train, such as {soft:4}$",
         ),
     ],
 )

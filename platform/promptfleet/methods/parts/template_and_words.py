@@ -11,7 +11,7 @@ from typing import Any, ClassVar, Literal
 import numpy as np
 import torch
 import torch.nn.functional as F
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
 from torch import Tensor
 
 from promptfleet.class_texts import ClassTexts, texts_of, with_texts_of_files
@@ -60,21 +60,25 @@ class TemplateAndWordsConfig(FederationConfig):
         if not isinstance(values, Mapping):
             return values
         values = with_texts_of_files(values)
-        template = values.get("template", cls.model_fields["template"].default)
         try:
-            vectors = parse_template(template).vectors if isinstance(template, str) else None
-        except ValueError as error:
-            raise ValueError(f"template={template!r}: {error}") from None
-        if vectors is None:
+            vectors = parse_template(values.get("template", cls.model_fields["template"].default)).vectors
+        except (ValueError, TypeError):  # the template's own check reports that
             return values
-        if vectors == 0 and cls.needs_vectors:
-            raise ValueError(f"template={template!r}: there is no soft slot to train, such as {{soft:4}}")
+        if vectors is None or (vectors == 0 and cls.needs_vectors):
+            return values
         if values.get("prompt_length", vectors) != vectors:
             raise ValueError(
                 f"prompt_length={values['prompt_length']}: the template has {vectors} vectors; set it to that, or "
                 "leave it out"
             )
         return {**values, "prompt_length": vectors}
+
+    @field_validator("template")
+    @classmethod
+    def _check_template(cls, text: str) -> str:
+        if parse_template(text).vectors == 0 and cls.needs_vectors:
+            raise ValueError("there is no soft slot to train, such as {soft:4}")
+        return text
 
 
 class TemplateAndWords(PromptMethod):

@@ -128,7 +128,7 @@ class SweepStudy:
                 return self._hand_out(trial)
         if len(trials) >= self._settings.trials or self._used_up(trials):
             return None
-        self._study.add_trial(self._propose(trials))
+        self._file.add(self._propose(trials))
         return self._hand_out(self._trial(len(trials)))
 
     def take_back(self, number: int) -> None:
@@ -176,8 +176,8 @@ class SweepStudy:
         trial = self._trial(number)
         if not trial.state.is_finished() and round_index not in trial.intermediate_values:
             for name, attribute in self._attributes(round_index, figures).items():
-                self._live(trial).set_user_attr(name, attribute)
-            self._live(trial).storage.set_trial_intermediate_value(trial._trial_id, round_index, value)
+                self._file.set_attribute(trial, name, attribute)
+            self._file.set_round(trial, round_index, value)
 
     @patient
     def should_stop(self, number: int, round_index: int) -> bool:
@@ -198,7 +198,7 @@ class SweepStudy:
         if not trial.state.is_finished():
             for name, value in _at_end(figures).items():
                 if trial.user_attrs.get(name) != value:
-                    self._live(trial).set_user_attr(name, value)
+                    self._file.set_attribute(trial, name, value)
 
     @patient
     def complete(self, number: int, value: float) -> None:
@@ -215,7 +215,7 @@ class SweepStudy:
     def fail(self, number: int, reason: str) -> None:
         trial = self._trial(number)
         if not trial.state.is_finished():
-            self._live(trial).set_user_attr("error", reason)
+            self._file.set_attribute(trial, "error", reason)
         self._tell(number, TrialState.FAIL)
 
     def require_written(self) -> None:
@@ -232,7 +232,7 @@ class SweepStudy:
         """Add a trial of another study, in the space of this one."""
         copy = deepcopy(trial)
         copy.distributions = self._spreads(trial.params)
-        self._study.add_trial(copy)
+        self._file.add(copy)
 
     @patient
     def restore(
@@ -251,7 +251,7 @@ class SweepStudy:
         """
         trials = self._trials()
         if params is None:
-            self._study.add_trial(self._propose(trials, others))
+            self._file.add(self._propose(trials, others))
             return
         reported = dict(values or {})
         trial = create_trial(
@@ -276,7 +276,7 @@ class SweepStudy:
             trial.datetime_complete = datetime.now()
             for name, by in self._goals.violations(quantities).items() if quantities else ():
                 trial.set_constraint(name, by)
-        self._study.add_trial(trial)
+        self._file.add(trial)
 
     @patient
     def front(self) -> list[int]:
@@ -357,18 +357,15 @@ class SweepStudy:
             return
         if state != TrialState.FAIL and (quantities := trial.user_attrs.get(QUANTITIES_ATTR)):
             for name, by in self._goals.violations(quantities).items():
-                self._live(trial).set_constraint(name, by)
+                self._file.set_constraint(trial, name, by)
         self._note_seconds(at_end=True)
-        self._study.tell(number, values, state=state)
+        self._file.tell(number, values, state)
 
     def _trials(self) -> list[FrozenTrial]:
-        return self._study.get_trials(deepcopy=False)
+        return self._file.trials()
 
     def _trial(self, number: int) -> FrozenTrial:
         return self._trials()[number]
-
-    def _live(self, trial: FrozenTrial) -> optuna.Trial:
-        return optuna.Trial(self._study, trial._trial_id)
 
 
 def _as_point(params: Mapping[str, Any]) -> tuple[str, ...]:

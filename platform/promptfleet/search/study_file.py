@@ -54,6 +54,7 @@ class StudyFile:
         self._objectives = objectives
         self._name = name
         self.failure: DataError | None = None  # the last one
+        self._read: list[FrozenTrial] | None = None
         self.study: optuna.Study = self.patiently(self._open)
 
     def patiently(self, access: Callable[[], T]) -> T:
@@ -70,12 +71,44 @@ class StudyFile:
                 raise
             raise self.failure from None
 
+    def trials(self) -> list[FrozenTrial]:
+        """Return all trials; they are read again after a change alone, since no other process changes them."""
+        if self._read is None:
+            self._read = self.study.get_trials(deepcopy=False)
+        return self._read
+
+    def add(self, trial: FrozenTrial) -> None:
+        """Add the next trial."""
+        self._read = None
+        self.study.add_trial(trial)
+
+    def set_attribute(self, trial: FrozenTrial, name: str, value: Any) -> None:
+        """Set a user attribute. Optuna's own ``Trial`` reads the trial from the database first, three times."""
+        self._read = None
+        self._storage.set_trial_user_attr(trial._trial_id, name, value)
+
+    def set_round(self, trial: FrozenTrial, round_index: int, value: float) -> None:
+        """Store a trial's objective after a round."""
+        self._read = None
+        self._storage.set_trial_intermediate_value(trial._trial_id, round_index, value)
+
+    def set_constraint(self, trial: FrozenTrial, name: str, excess: float) -> None:
+        """Store by how much a trial that runs exceeds a bound."""
+        self._read = None
+        optuna.Trial(self.study, trial._trial_id).set_constraint(name, excess)
+
+    def tell(self, number: int, values: Sequence[float] | None, state: TrialState) -> None:
+        """End a trial."""
+        self._read = None
+        self.study.tell(number, values, state=state)
+
     def _open(self) -> optuna.Study:
         if os.path.lexists(self.path):
             self._check_file()
         address = sqlite_address(self.path)
         try:
-            storage = optuna.storages.RDBStorage(address, engine_kwargs={"connect_args": {"timeout": BUSY_S}})
+            options = {"connect_args": {"timeout": BUSY_S}}
+            storage = optuna.storages.get_storage(optuna.storages.RDBStorage(address, engine_kwargs=options))
             study = optuna.create_study(
                 study_name=next(iter(optuna.get_all_study_names(storage)), self._name),
                 storage=storage,
@@ -83,6 +116,7 @@ class StudyFile:
                 load_if_exists=True,
                 pruner=optuna.pruners.NopPruner(),
             )
+            self._storage = storage
             if study.metric_names != list(self._objectives):
                 with warnings.catch_warnings():
                     warnings.simplefilter("ignore")  # it is experimental

@@ -1,5 +1,6 @@
 """Finalists: who is run again, who wins, and which differences are noise."""
 
+from dataclasses import replace
 from types import SimpleNamespace
 
 import pytest
@@ -50,6 +51,25 @@ def test_the_best_complete_trials_are_run_again_with_each_seed(searched):
     lr = [trial.params["prompt_lr"] for trial in study.trials()]
     assert [(config.prompt_lr, config.seed) for config in configs] == [(lr[3], 7), (lr[3], 8), (lr[1], 7), (lr[1], 8)]
     assert not any(stage.study.should_stop(proposal.number, 1) for proposal in proposals)
+
+
+def test_finalists_are_ranked_by_the_objective_of_the_search(searched):
+    _, study, folder = searched
+    spec = spec_of(objective="val/global")
+    stage = final_stage(spec, folder, study, final_space(spec, study), SimpleNamespace(id="parent"))
+    assert stage.study.objective.name == "val/global"
+    while proposal := stage.study.next_proposal():
+        place = trial_folder(stage.folder, proposal.number)
+        place.mkdir(parents=True)
+        result = make_result(stage.config(proposal.params))
+        everybody = [0.2, 0.3, 0.4] if proposal.params["trial"] == 3 else [0.6, 0.7, 0.8]
+        last = replace(result.rounds[-1], client_accuracy={"val/global": everybody})
+        (place / "result.json").write_text(replace(result, rounds=[*result.rounds[:-1], last]).to_json())
+        stage.study.complete(proposal.number, 0.5)
+    assert [(one.number, one.val_accuracy) for one in final_ranking(stage)] == [
+        (1, pytest.approx(0.7)),
+        (3, pytest.approx(0.3)),
+    ]
 
 
 def test_results_are_ranked_by_their_validation_mean(searched):

@@ -48,8 +48,8 @@ def final_stage(
     place = final_folder(folder, space)
     place.mkdir(parents=True, exist_ok=True)
     points = len(space[TRIAL].values) * len(space[SEED].values)
-    settings, name = SweepSettings(sampler=GRID, trials=points), f"{folder.name} finalists"
-    finals = SweepStudy(place, space, settings, spec.base_config().rounds, name=name)
+    settings = SweepSettings(sampler=GRID, trials=points, objective=spec.settings.objective)
+    finals = SweepStudy(place, space, settings, spec.base_config().rounds, name=f"{folder.name} finalists")
     found = {trial.number: trial.params for trial in study.trials()}
 
     def config(params: Mapping[str, Any]) -> FederationConfig:
@@ -59,7 +59,7 @@ def final_stage(
 
 
 def final_ranking(stage: Stage) -> list[Finalist]:
-    """Return the finalists that have a result for a seed, the winner first; empty without any."""
+    """Return the finalists that have a result for a seed, the winner by the objective first; empty without any."""
     clients: dict[int, dict[int, list[float]]] = {}
     test_accuracy: dict[int, list[float]] = {}
     for trial in stage.study.trials():
@@ -69,7 +69,7 @@ def final_ranking(stage: Stage) -> list[Finalist]:
             fingerprint = stage.config(trial.params).fingerprint()
             summary = load_summary(trial_folder(stage.folder, trial.number), fingerprint)
         if summary is not None:
-            values = summary.rounds[-1].client_val_accuracy
+            values = stage.study.objective.of_clients(summary.rounds[-1], summary.adversaries)
             clients.setdefault(number, {})[seed] = [math.nan if value is None else value for value in values]
             test_accuracy.setdefault(number, []).append(summary.honest_test_accuracy)
     return rank_finalists(clients, test_accuracy) if clients else []

@@ -37,6 +37,7 @@ def collect_history(spec: SweepSpec, *, trust_code: bool = False) -> list[Frozen
     Raises ConfigError: there is no such study, its federation is not known, or no trial of all can be used.
     """
     found: list[FrozenTrial] = []
+    counts: list[str] = []
     reasons: Counter[str] = Counter()
     for source in spec.settings.start_from:
         folder = _folder_of(source, spec)
@@ -51,13 +52,13 @@ def collect_history(spec: SweepSpec, *, trust_code: bool = False) -> list[Frozen
                 taken.append(_translated(trial, earlier.config, spec))
             except ValueError as reason:
                 reasons[str(reason)] += 1
-        logger.info("start_from %s: %d of %d trials are taken", source, len(taken), len(trials))
+        counts.append(f"start_from {source}: {len(taken)} of {len(trials)} trials are taken")
         found += taken
-    for reason, count in reasons.most_common():
-        logger.info("start_from: %d not taken: %s", count, reason)
     if spec.settings.start_from and not found:
         why = reasons.most_common(1)[0][0] if reasons else "no trial has ended there"
         raise ConfigError(f"start_from: no trial of {', '.join(spec.settings.start_from)} can be used: {why}")
+    for line in [*counts, *(f"start_from: {count} not taken: {reason}" for reason, count in reasons.most_common())]:
+        logger.info("%s", line)
     return found
 
 
@@ -107,7 +108,9 @@ def _folder_of(source: str, spec: SweepSpec) -> Path:
 
 def _trials_of(path: Path, source: str) -> list[FrozenTrial]:
     try:
-        return optuna.load_study(study_name=None, storage=sqlite_address(path)).get_trials(deepcopy=False)
+        storage = optuna.storages.get_storage(sqlite_address(path))
+        (name,) = optuna.get_all_study_names(storage)
+        return optuna.load_study(study_name=name, storage=storage).get_trials(deepcopy=False)
     except Exception as error:
         raise ConfigError(f"start_from: {source}: its study cannot be read ({type(error).__name__})") from None
 

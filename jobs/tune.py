@@ -10,6 +10,7 @@ from promptfleet.assignments import parse_assignments
 from promptfleet.cluster.session import local_nodes, ray_with
 from promptfleet.cluster.watch import leaving_when_ray_is_gone
 from promptfleet.command_line import INTERRUPTED, ArgumentParser, path_argument, run
+from promptfleet.config import StorageConfig
 from promptfleet.data.download import download_dataset
 from promptfleet.errors import ConfigError
 from promptfleet.escaping import printable
@@ -17,11 +18,13 @@ from promptfleet.federation.settings import all_keys, assigned_storage, trust_op
 from promptfleet.search.folders import SWEEPS, read_begun
 from promptfleet.search.history import FILE as HISTORY
 from promptfleet.search.history import History, collect_history, write_history
+from promptfleet.search.load import load_sweep
 from promptfleet.search.rebuild import rebuild_study
 from promptfleet.search.spec import SweepSpec, read_sweep
 from promptfleet.search.study import SweepStudy
 from promptfleet.search.summary import describe_outcome, describe_plan
 from promptfleet.search.sweep import check_budget, open_study, plan_sweep, prepare_sweep, run_sweep
+from promptfleet.search.trials_frame import FORMATS, export_trials
 from promptfleet.storage.remote import bring_file
 from promptfleet.storage.sync import synced_storage
 
@@ -49,11 +52,16 @@ def main() -> int:
     parser.add_argument("--download", action="store_true", help="fetch the dataset first, if its folder is not there")
     parser.add_argument("--dry-run", action="store_true", help="print the resolved space and resources, start nothing")
     parser.add_argument(
+        "--export", choices=FORMATS, help="with --resume: write the trials so far as a table, start nothing"
+    )
+    parser.add_argument(
         "--rebuild-study", action="store_true", help="with --resume: make a damaged study from its trials' results"
     )
     arguments = parser.parse_args()
     if arguments.rebuild_study and not arguments.resume:
         parser.error("argument --rebuild-study: goes with --resume")
+    if arguments.export and not arguments.resume:
+        parser.error("argument --export: goes with --resume")
     if arguments.resume and arguments.name:
         parser.error("argument --name: a resumed sweep keeps its name")
     if arguments.resume and arguments.config:
@@ -63,6 +71,8 @@ def main() -> int:
     if arguments.resume:
         _check_storage_only(arguments.set)
         storage = assigned_storage(arguments.set)
+        if arguments.export:
+            return _export(arguments, storage)
         with synced_storage(storage), SWEEPS.resume(storage, arguments.resume, alone=not arguments.dry_run) as folder:
             new = {"trials": arguments.trials, "budget": budget}
             spec = read_begun(storage, folder, **new, trust_code=arguments.trust_code)
@@ -122,6 +132,17 @@ def _kept_in(folder: Path | None, spec: SweepSpec, arguments: Namespace, history
         if arguments.trials is not None or arguments.budget:
             SWEEPS.write(storage, folder, spec.to_dict())
         yield folder
+
+
+def _export(arguments: Namespace, storage: StorageConfig) -> int:
+    """Write the trials so far next to the study, also while the sweep runs."""
+    SWEEPS.find(storage, arguments.resume)
+    sweep = load_sweep(arguments.resume, storage=storage, trust_code=arguments.trust_code)
+    path = sweep.folder / f"trials.{arguments.export}"
+    export_trials(sweep.trials, path, arguments.export)
+    bring_file(storage, path)
+    print(f"{len(sweep.records)} trials: {storage.shown(path)}")
+    return 0
 
 
 def _study(spec: SweepSpec, folder: Path, *, rebuild: bool) -> SweepStudy:

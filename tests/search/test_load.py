@@ -14,6 +14,7 @@ from promptfleet.search.outcome_files import write_outcome
 from promptfleet.search.quantities import RoundFigures
 from promptfleet.search.spec import parse_sweep
 from promptfleet.search.sweep import open_study
+from promptfleet.search.trials_frame import FORMATS, export_trials
 from tests.tracking.values import make_result
 
 VALUES = {
@@ -58,8 +59,11 @@ def test_a_sweep_has_its_trials_as_a_table_and_the_best_one(storage, tmp_path):
     assert sweep.trials["value"].tolist() == [0.5, 0.7, 0.6]
     assert sweep.trials["prompt_lr"].tolist() == [trial.params["prompt_lr"] for trial in study.trials()]
     assert sweep.trials["test_accuracy"].notna().all()
-    sweep.trials.to_parquet(tmp_path / "trials.parquet")
-    assert pandas.read_parquet(tmp_path / "trials.parquet").equals(sweep.trials)
+    for kind in FORMATS:
+        export_trials(sweep.trials, tmp_path / kind, kind)
+    assert pandas.read_parquet(tmp_path / "parquet").equals(sweep.trials)
+    assert pandas.read_csv(tmp_path / "csv", index_col="number")["value"].tolist() == [0.5, 0.7, 0.6]
+    assert pandas.read_json(tmp_path / "json").set_index("number")["state"].tolist() == ["complete"] * 3
 
 
 def test_its_files_are_the_table_the_best_values_and_a_configuration_per_trial(storage):

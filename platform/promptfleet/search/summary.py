@@ -95,6 +95,8 @@ def describe_outcome(spec: SweepSpec, folder: Path, outcome: SweepOutcome) -> st
         methods = ",".join(dict.fromkeys([method, "promptfl"]))
         lines += [
             f"trials as a table: {folder / TRIALS_FILE}",
+            f"  as another file:  {resume} --export parquet",
+            f"more trials:       {resume} --trials {len(outcome.records) + spec.settings.trials}",
             f"train the best one: python jobs/train.py {best}",
             f"compare it: python jobs/compare.py {best} --methods {methods} --seeds 0,1,2",
         ]

@@ -87,14 +87,20 @@ def test_packed_actors_give_the_same_bits_as_this_process(ray_session, few_shot_
 
 @pytest.mark.ray
 @pytest.mark.slow
-def test_packed_actors_give_the_same_bits_of_methods_that_see_pixels(ray_session, small_config):
-    runtime = {"backend": "ray", "clients_per_actor": 2}
-    names = [name for name in METHODS if Needs.PIXELS in load_method(name).needs]
-    for name in names:
-        config = small_config(method=name, runtime=runtime)
-        seen = prepare(config)
-        here = run(config, seen, LocalFleet(seen))
-        there = promptfleet.run_federation(config)
-        assert there.state_sha256 == here.state_sha256, name
-        assert there.clients == here.clients, name
-    assert names == ["pfedpt", "sgpt"]
+@pytest.mark.parametrize("name", [name for name in METHODS if Needs.PIXELS in load_method(name).needs])
+def test_packed_actors_and_a_resumed_run_give_the_same_bits_of_a_method_that_sees_pixels(
+    ray_session, small_config, tmp_path, name
+):
+    def stop(report):
+        raise KeyboardInterrupt
+
+    config = small_config(method=name, rounds=2, runtime={"backend": "ray", "clients_per_actor": 2})
+    prepared = prepare(config)
+    here = run(config, prepared, LocalFleet(prepared))
+    with pytest.raises(KeyboardInterrupt):
+        promptfleet.run_federation(config, folder=tmp_path / name, on_round=stop)
+    rounds = []
+    there = promptfleet.run_federation(config, folder=tmp_path / name, on_round=rounds.append)
+    assert [report.round for report in rounds] == [2]
+    assert there.state_sha256 == here.state_sha256
+    assert there.clients == here.clients

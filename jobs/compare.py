@@ -23,6 +23,7 @@ from promptfleet.comparison.run import ComparisonOutcome, plan_comparison, prepa
 from promptfleet.comparison.spec import ComparisonSpec
 from promptfleet.comparison.studies import check_studies, rebuild_studies
 from promptfleet.comparison.summary import describe_comparison, describe_domains, describe_outcome
+from promptfleet.config import FederationConfig
 from promptfleet.disks import check_writable, disk_errors
 from promptfleet.errors import ConfigError
 from promptfleet.escaping import printable
@@ -104,7 +105,7 @@ def _run(spec: ComparisonSpec, folder: Path | None, arguments: Namespace, *, is_
         print(describe_comparison(spec))
         return 0
     config = next(spec.configs())
-    shown = _shown(arguments)
+    shown = _shown(arguments, config)
     if arguments.name:
         COMPARISONS.check_name(config.storage, arguments.name)
     out = Path(arguments.out) if arguments.out else None
@@ -122,8 +123,8 @@ def _run(spec: ComparisonSpec, folder: Path | None, arguments: Namespace, *, is_
     return INTERRUPTED if outcome.interrupted else 0
 
 
-def _shown(arguments: Namespace) -> Shown:
-    return Shown(arguments.reference, parse_columns(arguments.columns), arguments.target)
+def _shown(arguments: Namespace, config: FederationConfig) -> Shown:
+    return Shown(arguments.reference, parse_columns(arguments.columns, config.evaluation.transfer), arguments.target)
 
 
 def _compare(
@@ -147,7 +148,8 @@ def _finish(spec: ComparisonSpec, folder: Path, out: Path | None, outcome: Compa
 
 def _leave_one_domain_out(arguments: Namespace) -> int:
     """Run one comparison for each domain, or the rest of it if it was begun, then write the table of all domains."""
-    first, shown = next(_new_comparison(arguments).configs()), _shown(arguments)
+    first = next(_new_comparison(arguments).configs())
+    shown = _shown(arguments, first)
     storage, out = first.storage, Path(arguments.out) if arguments.out else None
     domains = domains_to_leave_out(first)
     specs = {name: _new_comparison(arguments, f"partition.held_out_domain={name}") for name in domains}

@@ -90,6 +90,7 @@ def test_chosen_columns_are_one_table_in_their_order():
     (table,) = report.tables
     assert table.headers == ["method", "p", "global", "test accuracy"]
     assert table.rows[0] == ["pfedmoap", "", "-", "85.0 ± 7.1"]
+    assert parse_columns("transfer/dtd", ["dtd"]) == ("transfer/dtd",)
     assert report.files()["comparison.csv"].splitlines()[0] == "method,p,global,test_accuracy,test_accuracy_std,failed"
 
 
@@ -98,6 +99,7 @@ def test_chosen_columns_are_one_table_in_their_order():
     [
         ("test_acuracy", "--columns: unknown column 'test_acuracy'; did you mean 'test_accuracy'"),
         ("harmonic_base_newer", "did you mean 'harmonic_base_new'"),
+        ("transfer/food101", "unknown column 'transfer/food101'"),
         ("p,p", "--columns: p is a duplicate"),
         (",", "--columns: name at least one; there are: test_accuracy, "),
     ],

@@ -184,15 +184,15 @@ def _may_be_noise(difference: Difference | None) -> bool:
     return difference is not None and difference.p_adjusted >= NOISE_P
 
 
-def parse_columns(text: str | None) -> tuple[str, ...]:
+def parse_columns(text: str | None, others: Iterable[str] = ()) -> tuple[str, ...]:
     """Parse ``test_accuracy,global,p``, columns of the tables and evaluation sets; without a text there are none.
 
-    Raises ConfigError: none, a duplicate, or one that does not exist.
+    others: datasets of ``evaluation.transfer``. Raises ConfigError: none, a duplicate, or one that does not exist.
     """
     if text is None:
         return ()
     names = tuple(word.strip() for word in text.split(",") if word.strip())
-    known = [*_FIXED, *names_of_sets()]
+    known = [*_FIXED, *names_of_sets(others)]
     if not names:
         raise ConfigError(f"--columns: name at least one; there are: {', '.join(known)}")
     for name in names:

@@ -134,11 +134,14 @@ def harmonic_name(part: str, pair: Sequence[str]) -> str:
     return set_name(part, "_".join([HARMONIC, *pair]))
 
 
-def names_of_sets() -> list[str]:
-    """Return the names of sets and harmonic means that a test part can have, such as ``global``."""
+def names_of_sets(others: Iterable[str] = ()) -> list[str]:
+    """Return the names of sets and harmonic means that a test part can have, such as ``global``.
+
+    others: further datasets that prompts are tested on.
+    """
     own, classes = ("_".join([HARMONIC, *pair]) for pair in PAIRS)
     unseen = (UNSEEN_CLIENTS, UNSEEN_CLIENTS_TUNED, UNSEEN_DOMAIN, UNSEEN_DOMAIN_SERVER)
-    return [LOCAL, GLOBAL, own, OTHERS, SERVER, BASE, NEW, classes, *unseen]
+    return [LOCAL, GLOBAL, own, OTHERS, SERVER, BASE, NEW, classes, *unseen, *map(transfer_to, others)]
 
 
 def harmonic_mean(values: Iterable[float]) -> float:

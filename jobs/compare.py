@@ -2,29 +2,28 @@
 
 import sys
 from argparse import Namespace
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from functools import partial
 from pathlib import Path
 
-from promptfleet.atomic_files import replacing
 from promptfleet.cluster.nodes import Node
 from promptfleet.cluster.session import local_nodes, ray_with
 from promptfleet.cluster.watch import leaving_when_ray_is_gone
 from promptfleet.command_line import INTERRUPTED, ArgumentParser, path_argument, run
 from promptfleet.comparison.columns import parse_columns
 from promptfleet.comparison.domains import DomainTable, domains_to_leave_out
+from promptfleet.comparison.files import check_out, write_files, write_report
 from promptfleet.comparison.growth import grown
 from promptfleet.comparison.impossible import prepare_possible
 from promptfleet.comparison.reading import ALL, load_comparison, parse_methods, parse_seeds, read_comparison
 from promptfleet.comparison.reference import REFERENCES
-from promptfleet.comparison.report import JSON_FILE, ComparisonReport, Shown
+from promptfleet.comparison.report import Shown
 from promptfleet.comparison.run import ComparisonOutcome, plan_comparison, prepare_comparison, run_comparison
 from promptfleet.comparison.spec import ComparisonSpec
 from promptfleet.comparison.studies import check_studies, rebuild_studies
 from promptfleet.comparison.summary import describe_comparison, describe_domains, describe_outcome
 from promptfleet.config import FederationConfig
-from promptfleet.disks import check_writable, disk_errors
 from promptfleet.errors import ConfigError
 from promptfleet.escaping import printable
 from promptfleet.federation.prepare import Prepared
@@ -110,7 +109,7 @@ def _run(spec: ComparisonSpec, folder: Path | None, arguments: Namespace, *, is_
         COMPARISONS.check_name(config.storage, arguments.name)
     out = Path(arguments.out) if arguments.out else None
     if out:
-        _check_out(out, folder, overwrite=arguments.overwrite)
+        check_out(out, folder, overwrite=arguments.overwrite)
     if arguments.address is None:
         plan_comparison(spec, local_nodes())
     where = {"fork_server": config.runtime.fork_server, "storage": config.storage}
@@ -142,7 +141,7 @@ def _compare(
 def _finish(spec: ComparisonSpec, folder: Path, out: Path | None, outcome: ComparisonOutcome) -> None:
     """Write the outcome to the comparison's folder and to ``out``, if that is given, and print it."""
     if outcome.report is not None:
-        _write(outcome.report, *filter(None, [folder, out]))
+        write_report(outcome.report, *filter(None, [folder, out]))
     print(describe_outcome(spec, folder, out or folder, outcome))
 
 
@@ -163,7 +162,7 @@ def _leave_one_domain_out(arguments: Namespace) -> int:
             _check_begun(spec, names[domain], arguments)
             if out:
                 folder = COMPARISONS.find(storage, names[domain]) if COMPARISONS.has(storage, names[domain]) else None
-                _check_out(out / as_name(domain), folder, overwrite=arguments.overwrite)
+                check_out(out / as_name(domain), folder, overwrite=arguments.overwrite)
         if arguments.address is None:
             plan_comparison(specs[domains[0]], local_nodes())
         where = {"fork_server": first.runtime.fork_server, "storage": storage}
@@ -184,7 +183,7 @@ def _leave_one_domain_out(arguments: Namespace) -> int:
                 results[domain] = outcome.report.results
                 folders.append(folder)
     table = DomainTable.of(results)
-    _write_files(table.files(), *folders, *filter(None, [out]))
+    write_files(table.files(), *folders, *filter(None, [out]))
     print(describe_domains(table))
     return 0
 
@@ -240,34 +239,6 @@ def _grown(begun: ComparisonSpec, arguments: Namespace) -> ComparisonSpec:
         trials=arguments.trials,
         trust_code=arguments.trust_code,
     )
-
-
-def _check_out(out: Path, folder: Path | None, *, overwrite: bool) -> None:
-    """Raise ConfigError if ``out`` holds results of another comparison than the one in ``folder``."""
-    check_writable(out, named=f"--out {out}")
-    with disk_errors(doing="read"):
-        if overwrite or not (out / JSON_FILE).exists():
-            return
-        own = folder / JSON_FILE if folder else None
-        if own is None or not own.exists() or own.read_bytes() != (out / JSON_FILE).read_bytes():
-            raise ConfigError(
-                f"--out {out}: holds the results of another comparison; choose another folder, or give --overwrite"
-            )
-
-
-def _write(report: ComparisonReport, *folders: Path) -> None:
-    _write_files(report.files(), *folders)
-    for folder in folders:
-        for name, draw in report.figures():
-            with disk_errors(), replacing(folder / f"{name}.png") as partial:
-                draw().savefig(partial, format="png")
-
-
-def _write_files(files: Mapping[str, str], *folders: Path) -> None:
-    for folder in folders:
-        for name, text in files.items():
-            with disk_errors(), replacing(folder / name) as partial:
-                partial.write_text(text)
 
 
 if __name__ == "__main__":

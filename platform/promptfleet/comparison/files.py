@@ -1,0 +1,39 @@
+"""Files of a comparison, in its own folder and in the one of ``--out``."""
+
+from collections.abc import Mapping
+from pathlib import Path
+
+from promptfleet.atomic_files import replacing
+from promptfleet.comparison.report import JSON_FILE, ComparisonReport
+from promptfleet.disks import check_writable, disk_errors
+from promptfleet.errors import ConfigError
+
+
+def check_out(out: Path, folder: Path | None, *, overwrite: bool) -> None:
+    """Raise ConfigError if ``out`` holds results of another comparison than the one in ``folder``."""
+    check_writable(out, named=f"--out {out}")
+    with disk_errors(doing="read"):
+        if overwrite or not (out / JSON_FILE).exists():
+            return
+        own = folder / JSON_FILE if folder else None
+        if own is None or not own.exists() or own.read_bytes() != (out / JSON_FILE).read_bytes():
+            raise ConfigError(
+                f"--out {out}: holds the results of another comparison; choose another folder, or give --overwrite"
+            )
+
+
+def write_report(report: ComparisonReport, *folders: Path) -> None:
+    """Write the text files and the figures of a comparison. Raises StorageError."""
+    write_files(report.files(), *folders)
+    for folder in folders:
+        for name, draw in report.figures():
+            with disk_errors(), replacing(folder / f"{name}.png") as partial:
+                draw().savefig(partial, format="png")
+
+
+def write_files(files: Mapping[str, str], *folders: Path) -> None:
+    """Write text files by name. Raises StorageError."""
+    for folder in folders:
+        for name, text in files.items():
+            with disk_errors(), replacing(folder / name) as partial:
+                partial.write_text(text)

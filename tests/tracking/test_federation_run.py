@@ -38,7 +38,7 @@ ROUND_METRICS = {
 }
 FINAL = {"final", "zero_shot", "peak_round", "seconds"}
 FIGURES = ["figures/accuracy.png", "figures/experts.png", "figures/gate.png", "figures/partition.png"]
-OF_SETS = ["figures/local_global.png", "figures/reliability.png"]
+OF_SETS = ["figures/base_new.png", "figures/local_global.png", "figures/reliability.png"]
 
 
 @pytest.fixture
@@ -343,7 +343,7 @@ def test_a_figure_that_fails_is_told_and_the_rest_is_kept(start, client, artifac
 def test_a_real_federation(start, steps, artifacts, fetch, tmp_path):
     from promptfleet import run_federation
 
-    config = make_config(rounds=2, storage={"path": str(tmp_path / "results")})
+    config = make_config(rounds=2, partition={"new_classes": 0.5}, storage={"path": str(tmp_path / "results")})
     run = start(config)
     result = run_federation(config, on_round=run.log_round)
     run.finish(result)

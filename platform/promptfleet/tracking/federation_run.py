@@ -21,6 +21,8 @@ from promptfleet.yaml_files import dump_yaml
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
+    from promptfleet.figures.pairs import Pairs
+
 STATE_TAG = "promptfleet.state"
 REASON_TAG = "promptfleet.reason"
 PARTITION_TAG = "partition_sha256"
@@ -296,23 +298,25 @@ def named_by_client(privates: Mapping[int, State]) -> State:
 def federation_figures(result: FederationSummary) -> "Iterator[tuple[str, Callable[[], Figure | None]]]":
     """Yield name and drawing function of each figure of a federation; a function gives None without data."""
     from promptfleet.figures.described import described_figures
+    from promptfleet.figures.pairs import base_new_figure, local_global_figure
     from promptfleet.figures.partition import partition_figure
 
     yield "accuracy", lambda: _accuracy_figure(result.rounds, result.zero_shot_accuracy, result.best_round)
     yield "partition", lambda: partition_figure(partition_counts(result))
-    yield "local_global", lambda: _local_global_figure(result)
+    yield "local_global", lambda: _pair_figure(result, "test/local", "test/global", local_global_figure)
+    yield "base_new", lambda: _pair_figure(result, "test/base", "test/new", base_new_figure)
     yield "reliability", lambda: _reliability_figure(result)
     yield from described_figures([client.described for client in result.clients])
 
 
-def _local_global_figure(result: FederationSummary) -> "Figure | None":
-    from promptfleet.figures.pairs import local_global_figure
-
-    pairs = [(one.accuracy.get("test/local"), one.accuracy.get("test/global")) for one in result.seen_clients]
+def _pair_figure(
+    result: FederationSummary, first: str, second: str, draw: "Callable[[Pairs], Figure]"
+) -> "Figure | None":
+    """Draw the accuracies of each client on two sets, None if a client lacks one."""
+    pairs = [(one.accuracy.get(first), one.accuracy.get(second)) for one in result.seen_clients]
     if any(None in pair for pair in pairs):
         return None
-    local, everywhere = zip(*pairs, strict=True)
-    return local_global_figure({result.method: (local, everywhere)})
+    return draw({result.method: tuple(zip(*pairs, strict=True))})
 
 
 def _reliability_figure(result: FederationSummary) -> "Figure | None":

@@ -260,6 +260,14 @@ def test_a_dataset_with_an_image_that_does_not_decode(job, tmp_path):
             ["--methods", "coop", "--seeds", "0", "--name", "x", "--leave-one-domain-out"],
             ["dataset=digits should have two domains or more, it has 0"],
         ),
+        (
+            ["--methods", "coop", "--seeds", "0", "--columns", "globl"],
+            ["column 'globl'; did you mean 'global'"],
+        ),
+        (
+            ["--methods", "coop", "--seeds", "0", "--target", "90"],
+            ["--target: got 90, should be above 0"],
+        ),
         (["--resume", "nothing"], ["--resume nothing: no comparison was begun yet"]),
         (["--resume", "nothing", "--name", "other"], ["--name: a resumed comparison keeps its name"]),
     ],

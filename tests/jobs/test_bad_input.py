@@ -214,7 +214,6 @@ def test_descriptions_of_other_classes(job, tmp_path):
         (["evaluation.transfer=[digits_styles]"], ["evaluation.transfer: dataset digits_styles has no published test"]),
         (["evaluation.transfer=[dtdd]"], ["unknown dataset 'dtdd'; did you mean 'dtd'?"]),
         (["evaluation.every=11"], ["evaluation.every=11 should be at most rounds=10"]),
-        (["method=coop", "partition.held_out_clients=2", "evaluation.sets.unseen_clients=each"], ["share nothing"]),
     ],
 )
 def test_an_evaluation_that_is_impossible(job, settings, parts):

@@ -49,7 +49,7 @@ ENOUGH_USES = 50  # of a group in a round, for its key to be averaged by uses
 class SGPTConfig(FederationConfig):
     """Configuration of SGPT. ``local_epochs`` counts each of the two stages."""
 
-    prompt_lr: float = Field(0.01, gt=0, description="learning rate of tokens and keys (published: 0.01)")
+    prompt_lr: float = Field(0.001, gt=0, description="learning rate of tokens and keys (published: 0.01)")
     groups: int = Field(4, ge=1, description="G, number of groups (published: 20 for 100 clients, 4 for 4)")
     shared_blocks: int = Field(
         2, ge=0, description="number of first blocks with a shared token (published: 4 or 5 of 12)"

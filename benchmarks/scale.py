@@ -152,8 +152,10 @@ def where_a_round_goes(config: FederationConfig, prepared: Prepared, folder: Pat
                 after = seconds_of(processes)
                 spent.append((round_s, *(now - then for now, then in zip(after, before, strict=True))))
                 before = after
+            stored.save()  # with the states of all clients, of which the rounds after it write those that trained
             writes = []
             for _ in range(3):
+                federation.run_round()
                 stored.save()
                 stored.flush()
                 writes.append(stored.last.seconds)

@@ -147,7 +147,7 @@ def checkpoints(draw: st.DrawFn, path: Path) -> bytes:
     with safe_open(path, "pt") as file:
         metadata = file.metadata()
     del metadata["sha256"]
-    name = draw(st.sampled_from(["clients", "reports", "evaluations"]))
+    name = draw(st.sampled_from(["files", "clients", "reports", "evaluations"]))
     content = draw(st.one_of(texts([metadata[name].encode()]), damaged([metadata[name].encode()])))
     metadata[name] = content.decode("latin1")
     altered = path.with_name("altered")
@@ -247,4 +247,4 @@ def snapshot(rounds: int = 1) -> Snapshot:
 
 def checkpoint_file(folder: Path) -> Path:
     """The snapshot on disk."""
-    return checkpoint.save_snapshot(folder, snapshot(), "x")
+    return checkpoint.save_snapshot(folder, snapshot(), "x").path

@@ -27,7 +27,7 @@ from promptfleet.data.partial_rows import PartialRows
 from promptfleet.data.partition_file import load_partition
 from promptfleet.data.split_files import read_class_lists, read_coop_split
 from promptfleet.errors import PromptfleetError
-from promptfleet.federation.checkpoints.checkpoint import read_snapshot
+from promptfleet.federation.checkpoints.checkpoint import read_checkpoint
 from promptfleet.federation.checkpoints.folder import load_summary
 from promptfleet.yaml_files import read_yaml
 from tests import mutated_files as files
@@ -183,10 +183,14 @@ def kept(tmp_path_factory) -> Path:
 
 @many
 @given(data=st.data())
-def test_checkpoints(folder, kept, data):
-    whole = kept.read_bytes()
-    content = data.draw(st.one_of(files.checkpoints(kept), files.headers([whole]), files.damaged([whole])))
-    read_or_refused(lambda path: read_snapshot(path, "x"), folder / kept.name, content)
+def test_checkpoints(kept, data):
+    path = data.draw(st.sampled_from([kept, *kept.parent.glob("privates-*")]))
+    whole = path.read_bytes()
+    content = data.draw(
+        st.one_of(files.headers([whole]), files.damaged([whole]), *([files.checkpoints(kept)] if path == kept else []))
+    )
+    read_or_refused(lambda _: read_checkpoint(kept, "x"), path, content)
+    path.write_bytes(whole)
 
 
 @many

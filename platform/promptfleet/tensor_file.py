@@ -4,12 +4,14 @@ import os
 import re
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
 from promptfleet.atomic_files import replacing
+from promptfleet.strict_json import parse_json
 
 _CHUNK = 2**24
 _NUMBER = re.compile(r"\(os error (\d+)\)")
@@ -40,6 +42,18 @@ def read_tensors(path: Path) -> tuple[dict[str, str], dict[str, Tensor]]:
             return file.metadata() or {}, {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  no dict
     except SafetensorError as error:
         raise ValueError(str(error)) from None
+
+
+def read_metadata(path: Path) -> dict[str, str]:
+    """Return the metadata of a file, without reading its tensors. Raises as ``read_tensors``."""
+    with open(path, "rb") as file:
+        length = int.from_bytes(file.read(8), "little")
+        if length > os.fstat(file.fileno()).st_size:
+            raise ValueError("its header is cut off")
+        metadata = parse_json(dict[str, Any], file.read(length)).get("__metadata__", {})
+    if not isinstance(metadata, dict) or not all(isinstance(text, str) for text in metadata.values()):
+        raise ValueError("its metadata is no text")
+    return metadata
 
 
 def require_readable(path: Path) -> None:

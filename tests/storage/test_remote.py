@@ -121,6 +121,33 @@ def test_half_a_file_is_never_there_under_its_name(remote, tmp_path):
     assert files(remote.folder) == {CHECKPOINT: "one"}
 
 
+def test_a_checkpoint_is_there_only_with_the_private_states_that_it_names(remote, storage, tmp_path, monkeypatch):
+    """They are uploaded and fetched before it, and go after it."""
+    private, there = CHECKPOINT.replace("round-000001", "privates-000001-0123456789abcdef"), tmp_path / "there"
+    for name in (CHECKPOINT, private):
+        write(remote.folder, name, "1")
+    done = []
+
+    def noted(real):
+        def call(self, *arguments):
+            done.extend(name for name in arguments if isinstance(name, str))
+            return real(self, *arguments)
+
+        return call
+
+    for method in ("fetch", "delete"):
+        monkeypatch.setattr(RemoteFolder, method, noted(getattr(RemoteFolder, method)))
+    sent = []
+    remote.push(meanwhile=lambda: sent.append(sorted(path.name.split("-")[0] for path in there.rglob("*00001*"))))
+    assert sent == [["privates"], ["privates", "round"]]  # the first one is on its way, then it is there
+    other = RemoteFolder(storage, remote.folder)
+    other.pull()
+    for name in (CHECKPOINT, private):
+        (remote.folder / name).unlink()
+    other.drop()
+    assert done == [private, CHECKPOINT, CHECKPOINT, private]
+
+
 def test_an_outage_is_told_when_it_begins_and_ends_and_waited_for(monkeypatch, caplog):
     monkeypatch.setattr("promptfleet.storage.remote.RETRY_S", 0.01)
     refusals = iter(["connection lost\nmore", "connection lost", "connection lost"])

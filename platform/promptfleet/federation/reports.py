@@ -229,7 +229,7 @@ class FederationSummary:
 
     ``best_round`` is the round of the highest validation accuracy; ``partition_sha256`` tells who holds which
     samples, ``state_sha256`` the final states; ``trained_parameters`` are those of one client. ``checkpoint_bytes`` and
-    ``checkpoint_seconds`` are of the last checkpoint and of its writing, None where none was kept.
+    ``checkpoint_seconds`` are what writing the last checkpoint took, None where none was kept.
     ``domain_label_counts`` is ``[domains][classes]``, over the samples that clients hold. ``honest_`` accuracies are
     means over the clients that are no ``adversaries``; ``noise_multiplier`` and ``epsilon_spent`` are of privacy.
     ``accuracy`` has the evaluation sets after the last round by name, such as ``test/global``, and

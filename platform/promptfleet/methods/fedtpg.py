@@ -38,7 +38,7 @@ class FedTPGConfig(FederationConfig):
     keep_momentum: bool = Field(
         True,
         description="each client keeps its momentum for its next round, as published; it is as large as the generator "
-        "(14 MB for ViT-B-16), also in each checkpoint",
+        "(14 MB for ViT-B-16), also in the checkpoints of the rounds in which the client trained",
     )
 
 

@@ -28,6 +28,7 @@ from promptfleet.outages import retried
 
 PASSING = (".partial", ".unfinished", ".lock", "-journal", "-wal", "-shm")
 FEATURES = "features"
+NAMING = "*checkpoints/round-*.safetensors"  # each names files that have to exist: the last to come, the first to go
 AT_ONCE = 16  # files that are fetched side by side
 CHUNK = 2**24
 RETRY_S = 2.0
@@ -54,16 +55,19 @@ class RemoteFolder:
     def pull(self, *, without: Collection[str] = ()) -> None:
         """Make the folder equal to its copy, ``without`` names that match one of these patterns."""
         names = [name for name in self._names_there() if _counts(name, without)]
-        for name in self._files_here(without).keys() - set(names):
+        for name in sorted(self._files_here(without).keys() - set(names), reverse=True):
             (self.folder / name).unlink()
+        naming = [name for name in names if fnmatchcase(name, NAMING)]
         with ThreadPoolExecutor(AT_ONCE) as threads:
-            list(threads.map(self.fetch, names))
+            list(threads.map(self.fetch, set(names) - set(naming)))
+            list(threads.map(self.fetch, naming))
 
     def push(self, *, without: Collection[str] = (), meanwhile: Callable[[], None] = lambda: None) -> None:
         """Upload the changed files of the folder, ``without`` names that match one of these patterns.
 
         Databases are copied first, each as between two transactions, and uploaded after everything else but features:
-        they never refer to a file that is missing there. meanwhile is called between two pieces and raises nothing.
+        they never refer to a file that is missing there. Nor do checkpoints, whose names follow those of private states
+        in the alphabet. meanwhile is called between two pieces and raises nothing.
         """
         found = self._files_here(without)
         changed = sorted((name for name, stamp in found.items() if self.sent.get(name) != stamp), key=_turn)
@@ -86,7 +90,7 @@ class RemoteFolder:
 
     def drop(self) -> None:
         """Delete the copies of files that were removed here since ``pull`` and ``push``."""
-        for name in self.sent.keys() - self._files_here().keys():
+        for name in sorted(self.sent.keys() - self._files_here().keys(), reverse=True):
             self.delete(name)
             del self.sent[name]
 

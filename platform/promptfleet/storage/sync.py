@@ -20,7 +20,7 @@ from promptfleet.storage.remote import FEATURES, RemoteFolder, until_it_answers
 from promptfleet.strict_json import Count, parse_json
 
 NOTES = ".home.json"  # in the working folder: its name, and the files that are at the address
-CHECKPOINTS = "*/checkpoints/round-*.safetensors"
+CHECKPOINTS = "*/checkpoints/*.safetensors"
 NOT_FETCHED = [f"{FEATURES}/*", CHECKPOINTS]  # unless they are needed
 NOT_BROUGHT = ["*/study.db", CHECKPOINTS]  # not uploaded here, since their writers do it at once
 NEITHER = ["*/*/tune/*", f"{FEATURES}/*.encoding/*"]  # Tune's notes, and images half encoded

@@ -18,7 +18,7 @@ from safetensors.torch import load_file, save_file
 from promptfleet.errors import DataError, StorageError
 from promptfleet.federation.checkpoints import checkpoint
 from promptfleet.federation.checkpoints import folder as stored
-from promptfleet.federation.checkpoints.checkpoint import load_snapshot, read_snapshot, save_snapshot
+from promptfleet.federation.checkpoints.checkpoint import load_snapshot, read_checkpoint, save_snapshot
 from promptfleet.federation.checkpoints.files import FOLDER, DamagedCheckpoint
 from promptfleet.federation.checkpoints.folder import RESULT_FILE, FederationFolder, load_result, load_summary
 from promptfleet.federation.local_fleet import LocalFleet
@@ -53,12 +53,17 @@ def finish(federation, folder=None):
     return federation.result()
 
 
+def rounds_in(folder):
+    """The checkpoints themselves, oldest first."""
+    return sorted((folder / FOLDER).glob("round-*"))
+
+
 @pytest.fixture
 def saved(begin, tmp_path):
     """Three rounds, all kept; the federation's fingerprint and the files, oldest first."""
     federation = begin(rounds=3, checkpoints={"keep": 3})
     finish(federation, FederationFolder(tmp_path, federation))
-    return federation.config.fingerprint(), sorted((tmp_path / FOLDER).iterdir())
+    return federation.config.fingerprint(), rounds_in(tmp_path)
 
 
 @pytest.mark.parametrize("search", ["exact", pytest.param("projected", marks=pytest.mark.slow)])
@@ -100,7 +105,7 @@ def test_a_tensor_may_have_two_names(begin, tmp_path):
     federation.run_round()
     snapshot = federation.snapshot()
     server = {**snapshot.server, "again": snapshot.server["context"]}
-    kept = read_snapshot(save_snapshot(tmp_path, replace(snapshot, server=server), "of this one"), "of this one")
+    kept = read_checkpoint(save_snapshot(tmp_path, replace(snapshot, server=server), "x").path, "x").snapshot
     assert equal(kept.server, server)
 
 
@@ -172,8 +177,8 @@ def test_the_last_ones_and_the_best_are_kept(begin, tmp_path):
     for rounds, accuracy in enumerate([0.1, 0.5, 0.5, 0.2, 0.3, 0.4], start=1):
         snapshot.reports[rounds - 1 :] = [replace(report, round=rounds, honest_val_accuracy=accuracy)]
         save_snapshot(tmp_path, snapshot, "x", keep=2)
-    kept = sorted(path.name for path in (tmp_path / FOLDER).iterdir())
-    assert kept == [f"round-00000{number}.safetensors" for number in (2, 5, 6)]
+    kept = sorted(path.name.rpartition("-0000")[2][:2] for path in (tmp_path / FOLDER).iterdir())
+    assert kept == sorted(2 * ["02", "05", "06"])  # each with the private states that it names
 
 
 @pytest.mark.parametrize("keep", [0, 7, 100, -1])
@@ -188,13 +193,17 @@ def test_a_truncated_file_is_told_and_the_one_before_is_taken(saved, tmp_path, k
 @settings(max_examples=60, deadline=None)
 @given(data=st.data())
 def test_no_altered_bit_goes_unnoticed(data, altered_file):
-    path, fingerprint, content = altered_file
-    position = data.draw(st.integers(0, len(content) - 1))
+    checkpoint, fingerprint = altered_file
+    path = data.draw(st.sampled_from(sorted(checkpoint.parent.iterdir())))
+    content = path.read_bytes()
     flipped = bytearray(content)
-    flipped[position] ^= 1 << data.draw(st.integers(0, 7))
+    flipped[data.draw(st.integers(0, len(content) - 1))] ^= 1 << data.draw(st.integers(0, 7))
     path.write_bytes(flipped)
-    with pytest.raises(DataError):
-        read_snapshot(path, fingerprint)
+    try:
+        with pytest.raises(DataError):
+            read_checkpoint(checkpoint, fingerprint)
+    finally:
+        path.write_bytes(content)
 
 
 @pytest.fixture(scope="module")
@@ -203,8 +212,8 @@ def altered_file(small_config, prepared, tmp_path_factory):
     config = small_config(method="tests.faulty:Faulty", faults_folder=str(folder), rounds=1)
     federation = Federation(config, prepared, LocalFleet(prepared))
     federation.run_round()
-    path = save_snapshot(folder, federation.snapshot(), config.fingerprint())
-    return path, config.fingerprint(), path.read_bytes()
+    path = save_snapshot(folder, federation.snapshot(), config.fingerprint()).path
+    return path, config.fingerprint()
 
 
 def _crafted(path, **texts):
@@ -226,7 +235,7 @@ def _changed(path, name, change):
 @pytest.fixture
 def three(tmp_path):
     """Checkpoints of three rounds, as ``saved``, of a federation that never ran."""
-    return "x", [save_snapshot(tmp_path, snapshot(rounds), "x", keep=3) for rounds in (1, 2, 3)]
+    return "x", [save_snapshot(tmp_path, snapshot(rounds), "x", keep=3).path for rounds in (1, 2, 3)]
 
 
 @pytest.mark.parametrize("index", [0.7, 1.0, "0", True, -1, 10**9, 10**30, None, [0]])
@@ -249,7 +258,7 @@ def test_crafted_numbers_with_right_checksums_are_not_used(three, tmp_path, capl
     assert f"{files[2]}: damaged" in caplog.text
 
 
-@pytest.mark.parametrize("name", ["clients", "reports", "evaluations"])
+@pytest.mark.parametrize("name", ["files", "clients", "reports", "evaluations"])
 @pytest.mark.parametrize("text", ["", "{}", "[]", "[" * 200_000 + "]" * 200_000, "9" * 5000, "null"])
 def test_crafted_texts_with_right_checksums_are_not_used(three, tmp_path, caplog, name, text):
     fingerprint, files = three
@@ -321,7 +330,7 @@ def test_no_checkpoint_of_a_later_round_is_removed(saved, tmp_path):
     files[1].write_bytes(b"damaged")
     files[2].write_bytes(b"damaged")
     save_snapshot(tmp_path, load_snapshot(tmp_path, fingerprint), fingerprint, keep=1)
-    assert [path.name for path in files] == sorted(path.name for path in (tmp_path / FOLDER).iterdir())
+    assert files == rounds_in(tmp_path)
 
 
 def test_checkpoint_and_result_get_the_permissions_of_the_umask(begin, tmp_path):
@@ -336,7 +345,7 @@ def test_checkpoint_and_result_get_the_permissions_of_the_umask(begin, tmp_path)
 
 
 def test_what_a_killed_writer_has_left_is_removed(saved, tmp_path, begin):
-    _, files = saved
+    files = sorted((tmp_path / FOLDER).iterdir())
     for name in ("round-000003.safetensors.0a.partial", ".tmp9OR9cH"):
         (tmp_path / FOLDER / name).write_bytes(b"half")
     FederationFolder(tmp_path, begin(rounds=3)).close()
@@ -354,7 +363,7 @@ def test_another_version_is_refused(saved, tmp_path, caplog):
         metadata = file.metadata()
     save_file(load_file(files[2]), files[2], {**metadata, "version": "3"})
     assert len(load_snapshot(tmp_path, fingerprint).reports) == 2
-    assert "checkpoint version 3, this promptfleet reads 5" in caplog.text
+    assert "checkpoint version 3, this promptfleet reads 6" in caplog.text
 
 
 @pytest.fixture
@@ -385,7 +394,7 @@ def test_a_full_disk_costs_no_round(begin, tmp_path, full_disk):
         folder.flush()
     full_disk(False)
     assert len(load_snapshot(tmp_path, federation.config.fingerprint()).reports) == 1
-    assert len(list((tmp_path / FOLDER).iterdir())) == 1  # nothing half-written is left
+    assert len(list((tmp_path / FOLDER).iterdir())) == 2  # nothing half-written is left, and no private state of it
     result = finish(federation, folder)
     assert result.state_sha256 == wanted.state_sha256
     (event,) = result.rounds[2].events
@@ -408,8 +417,7 @@ def test_size_and_time_of_the_last_checkpoint_are_in_the_result(begin, tmp_path)
     federation = begin(rounds=2)
     assert federation.rounds_done == 0
     result = finish(federation, FederationFolder(tmp_path, federation))
-    last = tmp_path / FOLDER / "round-000002.safetensors"
-    assert result.checkpoint_bytes == last.stat().st_size
+    assert result.checkpoint_bytes == sum(path.stat().st_size for path in (tmp_path / FOLDER).glob("*-000002*"))
     assert 0 < result.checkpoint_seconds < 60
     found = json.loads((tmp_path / RESULT_FILE).read_text())
     assert (found["checkpoint_bytes"], found["checkpoint_seconds"]) == (

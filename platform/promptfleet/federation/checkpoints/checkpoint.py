@@ -1,20 +1,18 @@
-"""Federation on disk between two rounds: one safetensors file with all states and the reports of the rounds.
+"""Federation on disk between two rounds: a file with the server's state, the reports and the places of private states.
 
-A file is complete or missing, and holds checksums of all its content. Content that cannot be trusted is never used: the
-checkpoint of the round before is. A file that the disk cannot read is another matter: its content may be good, so no
-other file replaces it.
+A file is complete or missing. A checkpoint holds checksums of all its content and of each private state. Content that
+cannot be trusted is never used: the checkpoint of the round before is. A file that the disk cannot read is another
+matter: its content may be good, so no other file replaces it.
 """
 
 import hashlib
 import json
 import logging
-from collections.abc import Mapping
-from dataclasses import asdict
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
-
-import torch
-from torch import Tensor
 
 from promptfleet.disks import disk_errors
 from promptfleet.errors import DataError, StorageError, first_line
@@ -25,50 +23,88 @@ from promptfleet.federation.checkpoints.files import (
     checkpoint_paths,
     round_of,
 )
+from promptfleet.federation.checkpoints.private_states import (
+    NO_STATES,
+    StoredStates,
+    read_states,
+    remove_unneeded,
+    write_states,
+)
 from promptfleet.federation.evaluation.scores import Evaluation
 from promptfleet.federation.reports import RoundReport, best_round, check_rounds, last_evaluated
 from promptfleet.federation.rounds import Snapshot
-from promptfleet.methods.parts.states import group_by_layout
+from promptfleet.methods.parts.states import state_sha256
 from promptfleet.methods.protocol import State
-from promptfleet.strict_json import Counts, parse_json
+from promptfleet.strict_json import parse_json
 from promptfleet.tensor_file import read_tensors, write_tensors
 
-VERSION = "5"
-_SERVER = "server"
+VERSION = "6"
 
 logger = logging.getLogger(__name__)
 
 
-def save_snapshot(folder: str | Path, snapshot: Snapshot, fingerprint: str, *, keep: int = 1) -> Path:
+@dataclass(frozen=True)
+class Saved:
+    """Checkpoint that was written: its file, the bytes written with its private states, and where all of those are."""
+
+    path: Path
+    bytes: int
+    states: StoredStates
+
+
+@dataclass(frozen=True)
+class Loaded:
+    """Checkpoint that was read: the federation, and where its private states are."""
+
+    snapshot: Snapshot
+    states: StoredStates
+
+
+def save_snapshot(
+    folder: str | Path, snapshot: Snapshot, fingerprint: str, *, keep: int = 1, known: StoredStates = NO_STATES
+) -> Saved:
     """Write the checkpoint of the last round of ``snapshot``, then remove earlier ones that are not kept.
 
     The last ``keep`` are kept, and the best one, which is that of the highest validation accuracy. None of a later
-    round is removed. ``fingerprint`` is the configuration's.
+    round is removed. Private states that no checkpoint needs are removed. ``fingerprint`` is the configuration's.
+    known: private states of the checkpoint that was written or read before in ``folder``; those are not written again.
 
     Raises:
-        OSError: the disk refuses; what was there before stays.
+        OSError: the disk refuses to write; what was there before stays.
+        StorageError: a checkpoint there cannot be read; no private state is removed.
     """
     path = checkpoint_path(folder, len(snapshot.reports))
+    hashes = {client: state_sha256(snapshot.privates[client], {}) for client in sorted(snapshot.privates)}
     # cloned: safetensors refuses a tensor that has two names
-    tensors = {f"{_SERVER}/{name}": tensor.detach().contiguous().clone() for name, tensor in snapshot.server.items()}
-    groups = group_by_layout(snapshot.privates)
-    for number, states in enumerate(groups):
-        for name in next(iter(states.values())):
-            tensors[f"{number}/{name}"] = torch.stack([state[name].detach() for state in states.values()])
-    metadata = {
-        "version": VERSION,
-        "fingerprint": fingerprint,
-        "clients": json.dumps([list(states) for states in groups]),  # ids in the order of the states
-        "reports": json.dumps([asdict(report) for report in snapshot.reports]),
-        "evaluations": json.dumps([asdict(evaluation) for evaluation in snapshot.evaluations]),
-        "states_sha256": snapshot.sha256,
-    }
-    write_tensors(path, tensors, {**metadata, "sha256": _checksum(metadata)})
+    tensors = {name: tensor.detach().contiguous().clone() for name, tensor in snapshot.server.items()}
+    try:
+        privates = {hashes[client]: snapshot.privates[client] for client in hashes}
+        states, private_bytes = write_states(path.parent, len(snapshot.reports), privates, known)
+        metadata = {
+            "version": VERSION,
+            "fingerprint": fingerprint,
+            **states.to_metadata(list(hashes.values())),
+            "reports": json.dumps([asdict(report) for report in snapshot.reports]),
+            "evaluations": json.dumps([asdict(evaluation) for evaluation in snapshot.evaluations]),
+            "states_sha256": snapshot.sha256,
+        }
+        write_tensors(path, tensors, {**metadata, "sha256": _checksum(metadata)})
+    except OSError:
+        with suppress(OSError, StorageError):
+            remove_unneeded(folder)
+        raise
     _remove_others(path, snapshot, keep)
-    return path
+    remove_unneeded(folder)
+    return Saved(path, private_bytes + path.stat().st_size, states)
 
 
 def load_snapshot(folder: str | Path, fingerprint: str, clients: int | None = None) -> Snapshot | None:
+    """Return the federation in the newest usable checkpoint, see ``load_checkpoint``."""
+    loaded = load_checkpoint(folder, fingerprint, clients)
+    return loaded and loaded.snapshot
+
+
+def load_checkpoint(folder: str | Path, fingerprint: str, clients: int | None = None) -> Loaded | None:
     """Return the newest usable checkpoint in ``folder``, with a warning about each that is not; None without any.
 
     ``clients`` is the federation's number of clients, if it is known.
@@ -81,10 +117,11 @@ def load_snapshot(folder: str | Path, fingerprint: str, clients: int | None = No
     paths, foreign = sorted(checkpoint_paths(folder), reverse=True), None
     for path in paths:
         try:
-            snapshot = read_snapshot(path, fingerprint)
-            if clients not in (None, len(snapshot.privates)):
-                raise DamagedCheckpoint(f"{path}: damaged ({len(snapshot.privates)} clients, should be {clients})")
-            return snapshot
+            loaded = read_checkpoint(path, fingerprint)
+            there = len(loaded.snapshot.privates)
+            if clients not in (None, there):
+                raise DamagedCheckpoint(f"{path}: damaged ({there} clients, should be {clients})")
+            return loaded
         except StorageError:
             raise
         except DamagedCheckpoint as error:
@@ -99,17 +136,17 @@ def load_snapshot(folder: str | Path, fingerprint: str, clients: int | None = No
     return None
 
 
-def read_snapshot(path: Path, fingerprint: str) -> Snapshot:
+def read_checkpoint(path: Path, fingerprint: str) -> Loaded:
     """Read one checkpoint.
 
     Raises:
-        StorageError: the disk does not give it.
-        DamagedCheckpoint: it was cut off or altered.
+        StorageError: the disk does not give it, or a file that it names.
+        DamagedCheckpoint: it was cut off or altered, or a file that it names was, or is missing.
         DataError: it is of another format version, or of a federation with another configuration.
     """
     try:
         with disk_errors(path, doing="read"):
-            metadata, tensors = read_tensors(path)
+            metadata, server = read_tensors(path)
     except ValueError as error:
         raise DamagedCheckpoint(f"{path}: damaged ({error})") from None
     version, checksum = metadata.get("version"), metadata.pop("sha256", None)
@@ -120,46 +157,32 @@ def read_snapshot(path: Path, fingerprint: str) -> Snapshot:
     if metadata.get("fingerprint") != fingerprint:
         raise DataError(f"{path}: a checkpoint of a federation with another configuration")
     try:
-        snapshot = _snapshot(metadata, tensors)
+        states, hashes = StoredStates.of_metadata(metadata)
+        privates = read_states(path.parent, states.places)
+        snapshot = _snapshot(metadata, server, [privates[one] for one in hashes])
     except (KeyError, ValueError, IndexError) as error:
         raise DamagedCheckpoint(f"{path}: damaged ({first_line(error)})") from None
     if len(snapshot.reports) != round_of(path):
         raise DamagedCheckpoint(f"{path}: damaged (it has {len(snapshot.reports)} rounds)")
     if snapshot.sha256 != metadata.get("states_sha256"):
         raise DamagedCheckpoint(f"{path}: damaged (its states are not what was written)")
-    return snapshot
+    return Loaded(snapshot, states)
 
 
-def _snapshot(metadata: Mapping[str, str], tensors: Mapping[str, Tensor]) -> Snapshot:
+def _snapshot(metadata: Mapping[str, str], server: State, privates: Sequence[State]) -> Snapshot:
     """Return the snapshot in a checkpoint.
 
     Raises KeyError, ValueError or IndexError: something is missing, of another type, or does not fit the rest.
     """
-    owners: dict[str, State] = {}
-    for name, tensor in tensors.items():
-        owner, _, key = name.partition("/")
-        owners.setdefault(owner, {})[key] = tensor
-    groups = parse_json(list[Counts], metadata["clients"])
-    everybody = sorted(client for clients in groups for client in clients)
-    if everybody != list(range(len(everybody))):
-        raise ValueError("its clients are not numbered from 0")
-    privates: dict[int, State] = {}
-    for number, clients in enumerate(groups):
-        stacked = owners.get(str(number), {})
-        if any(tensor.shape[0] != len(clients) for tensor in stacked.values()):
-            raise ValueError("its states are not those of its clients")
-        columns = {name: tensor.unbind() for name, tensor in stacked.items()}
-        for row, client in enumerate(clients):
-            privates[client] = {name: column[row] for name, column in columns.items()}
     reports = parse_json(list[RoundReport], metadata["reports"])
-    check_rounds(reports, clients=len(everybody))
+    check_rounds(reports, clients=len(privates))
     evaluations = parse_json(list[Evaluation], metadata["evaluations"])
     last = last_evaluated(reports)
     columns = [last.client_val_accuracy, *last.client_accuracy.values()] if last else []
-    evaluated = [client for client in everybody if any(column[client] is not None for column in columns)]
+    evaluated = [client for client in range(len(privates)) if any(column[client] is not None for column in columns)]
     if [evaluation.client for evaluation in evaluations] != evaluated:
         raise ValueError("its evaluations are not those of its clients")
-    return Snapshot(owners.get(_SERVER, {}), privates, reports, evaluations)
+    return Snapshot(server, dict(enumerate(privates)), reports, evaluations)
 
 
 def _remove_others(newest: Path, snapshot: Snapshot, keep: int) -> None:

@@ -14,8 +14,9 @@ from promptfleet.atomic_files import locked, replacing
 from promptfleet.config import FederationConfig, StorageConfig, fingerprint_of, merge
 from promptfleet.disks import disk_errors, storage_error
 from promptfleet.errors import DataError, StorageError
-from promptfleet.federation.checkpoints.checkpoint import load_snapshot, save_snapshot
+from promptfleet.federation.checkpoints.checkpoint import load_checkpoint, load_snapshot, save_snapshot
 from promptfleet.federation.checkpoints.files import DamagedCheckpoint, newest_round, remove_unfinished
+from promptfleet.federation.checkpoints.private_states import NO_STATES
 from promptfleet.federation.failures import StatesLost
 from promptfleet.federation.reports import (
     Event,
@@ -36,7 +37,7 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Written:
-    """One checkpoint on disk: its file, its size, and the seconds of its writing."""
+    """One checkpoint on disk: its file, the bytes that were written for it, and the seconds of its writing."""
 
     path: Path
     bytes: int
@@ -66,6 +67,7 @@ class FederationFolder:
         self._lock.enter_context(alone_in(self._folder, timeout_s=LET_GO_S, on_wait=self._tell_of_other))
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="promptfleet-checkpoint")
         self._writing: Future[Written] | None = None
+        self._states = NO_STATES  # private states on disk, as the last checkpoint that was written or read names them
         self.last: Written | None = None
         self.rounds_saved = 0  # rounds given to ``save``; the writing may have failed
         self._remote = remote_folder(federation.config.storage, self._folder)
@@ -90,7 +92,9 @@ class FederationFolder:
         """Return the newest checkpoint, after waiting for one that is being written. Raises as ``load_snapshot``."""
         self.wait()
         config = self._federation.config
-        return load_snapshot(self._folder, config.fingerprint(), config.clients)
+        loaded = load_checkpoint(self._folder, config.fingerprint(), config.clients)
+        self._states = loaded.states if loaded else NO_STATES
+        return loaded and loaded.snapshot
 
     def save(self) -> None:
         """Write the rounds so far; returns as soon as the round before is written."""
@@ -146,12 +150,15 @@ class FederationFolder:
     def _write(self, take: Callable[[], Snapshot]) -> Written:
         started = time.perf_counter()
         snapshot, config = take(), self._federation.config
-        path = save_snapshot(self._folder, snapshot, config.fingerprint(), keep=config.checkpoints.keep)
-        written = Written(path, path.stat().st_size, time.perf_counter() - started)
+        saved = save_snapshot(
+            self._folder, snapshot, config.fingerprint(), keep=config.checkpoints.keep, known=self._states
+        )
+        self._states = saved.states
+        written = Written(saved.path, saved.bytes, time.perf_counter() - started)
         if last_evaluated(snapshot.reports):
             with replacing(self._folder / RESULT_FILE) as partial:
                 partial.write_text(written.told_by(self._federation.result(snapshot)).to_json())
-        logger.debug("%s: %d bytes in %.3f s", path, written.bytes, written.seconds)
+        logger.debug("%s: %d bytes in %.3f s", written.path, written.bytes, written.seconds)
         self.bring()
         return written
 

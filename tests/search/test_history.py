@@ -73,11 +73,13 @@ def test_a_key_that_is_new_in_the_space_has_the_value_of_the_earlier_federation(
     assert {trial.params["local_epochs"] for trial in collect_history(spec)} == {spec.config({}).local_epochs}
 
 
-def test_another_federation_is_refused_but_for_the_keys_that_are_named(tmp_path, earlier):
+def test_another_federation_is_refused_but_for_the_keys_that_are_named(tmp_path, earlier, caplog):
+    caplog.set_level("INFO")
     spec = new(tmp_path, ["seed=3"])
     with pytest.raises(ConfigError) as caught:
         collect_history(spec)
     assert str(caught.value) == "start_from: no trial of earlier can be used: its federation has another seed"
+    assert caplog.messages == [], "it is one line"
     assert len(collect_history(new(tmp_path, ["seed=3"], start_from_ignores=["seed"]))) == 6
     assert len(collect_history(new(tmp_path, ["runtime.backend=local"]))) == 6, "where it ran is of no matter"
 

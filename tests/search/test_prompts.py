@@ -56,6 +56,7 @@ def test_the_nearest_words_of_words_are_these_words(tmp_path, embedded):
     words = prompts.nearest_words("server/context", 2)
     assert [row[0][0] for row in words] == list(WORDS)
     assert all(0 < row[0][1] < 0.01 < row[1][1] for row in words)
+    assert not any(word.startswith("<") for row in prompts.nearest_words("server/context", 60) for word, _ in row)
     assert [row[0][0] for row in prompts.nearest_words("server/pool.context")] == [*WORDS, *reversed(WORDS)]
     text = prompts.describe_words("client_000/context", 1)
     assert "client_000/context: nearest words" in text

@@ -64,6 +64,15 @@ class Backbone:
         """Return the text of a token of the vocabulary."""
         return self._tokenizer.decode([token]).strip()
 
+    def known_words(self) -> Tensor:
+        """Return the tokens ``[words]`` that have an embedding, without the marks of a text's start and end.
+
+        glyph-clip has seen some words alone; the embeddings of others are zeros.
+        """
+        known = self.tower.weights["token_embedding.weight"].any(dim=1)
+        known[[self._tokenizer.sot_token_id, self._tokenizer.eot_token_id]] = False
+        return known.nonzero()[:, 0]
+
     @cached_property
     def _tokenizer(self) -> "SimpleTokenizer":
         from open_clip.tokenizer import SimpleTokenizer

@@ -48,7 +48,7 @@ class Prompts:
         if name not in self.tensors:
             raise DataError(f"there is no prompt {name!r}; there are: {', '.join(self.tensors)}")
         table = self._backbone.tower.weights["token_embedding.weight"]
-        known = table.any(dim=1).nonzero()[:, 0]  # glyph-clip has seen some words alone; others are zeros
+        known = self._backbone.known_words()
         vectors = self.tensors[name].to(table.dtype).flatten(0, -2)
         distances, places = torch.cdist(vectors, table[known]).topk(min(count, len(known)), largest=False)
         return [

@@ -8,19 +8,13 @@ actors; the others find them there.
 import argparse
 import json
 import statistics
-import subprocess
-import sys
 import tempfile
 from itertools import pairwise
 from pathlib import Path
 
-import optuna
-
 from measuring import report
-from promptfleet.databases import sqlite_address
 from promptfleet.search.folders import trial_folder
-
-TUNE = Path(__file__).resolve().parents[1] / "jobs" / "tune.py"
+from tuning import end_tune, start_tune, sweep_folder, trials_of
 
 
 def main() -> None:
@@ -40,17 +34,11 @@ def run(storage: Path, options: argparse.Namespace) -> list[dict[str, float]]:
     search = {
         "trials": options.trials,
         "grace_rounds": options.rounds,
-        "federation": {"clients": options.clients, "rounds": options.rounds, "storage": {"path": str(storage)}},
+        "federation": {"clients": options.clients, "rounds": options.rounds},
         "space": {"prompt_lr": {"float": [0.01, 0.05]}},
     }
-    path = storage / "benchmark.yaml"
-    path.write_text(json.dumps(search))  # YAML contains JSON
-    done = subprocess.run([sys.executable, str(TUNE), "--search", str(path)], capture_output=True, text=True)
-    if done.returncode != 0:
-        raise SystemExit(done.stderr)
-    folder = storage / "sweeps" / path.stem
-    (database,) = folder.glob("*.db")
-    trials = optuna.load_study(study_name=None, storage=sqlite_address(database)).trials
+    end_tune(storage, start_tune(storage, search))
+    folder, trials = sweep_folder(storage), trials_of(storage)
     rows = []
     for before, trial in pairwise(trials):
         took = (trial.datetime_complete - before.datetime_complete).total_seconds()

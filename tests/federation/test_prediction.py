@@ -6,7 +6,8 @@ import pytest
 import torch
 
 from promptfleet.federation.evaluation.answers import mean_right
-from promptfleet.federation.evaluation.scores import TEST, VAL
+from promptfleet.federation.evaluation.schedule import Plan
+from promptfleet.federation.evaluation.scores import LOCAL, TEST, VAL
 from promptfleet.federation.server import Server
 from promptfleet.methods.promptfl import PromptFL
 from promptfleet.methods.protocol import Message
@@ -90,7 +91,8 @@ def test_only_candidates_are_answers():
         return mean_right(PromptFL(), replace(task, candidates=torch.tensor(candidates)), replace(test, labels=labels))
 
     assert of(False, False, True, False) == 0.25
-    assert client._evaluate(replace(task, candidates=torch.tensor([False, True, False, False]))).test_accuracy == 0.25
+    second = replace(task, candidates=torch.tensor([False, True, False, False]))
+    assert client._evaluate(second, Plan((LOCAL,))).test_accuracy == 0.25
     twos = torch.full_like(test.labels, 2)
     assert (of(False, False, True, False, labels=twos), of(True, True, False, True, labels=twos)) == (1, 0)
 

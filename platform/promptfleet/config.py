@@ -334,7 +334,8 @@ class EvaluationConfig(Section):
     )
     sets: EvaluationSetsConfig = EvaluationSetsConfig()
     calibration: SetRounds = Field(
-        "last_and_best", description="evaluated rounds with calibration errors on each client's own test part"
+        "last_and_best",
+        description="evaluated rounds with calibration errors on each client's own test part, on base and on new",
     )
 
 

@@ -2,11 +2,12 @@
 
 from dataclasses import replace
 
+import numpy as np
 import pytest
 
 from promptfleet.comparison.judgements import judge_methods
 from promptfleet.comparison.report import Shown, make_report
-from promptfleet.federation.evaluation.calibration import Certainty, calibration
+from promptfleet.federation.evaluation.calibration import Certainty, Tally, calibration, calibration_of_tallies
 from promptfleet.federation.evaluation.scores import client_accuracies
 from promptfleet.federation.reports import RoundReport, TrainReport
 from tests.comparison.values import make_summary
@@ -23,7 +24,11 @@ def summary(val_by_round, test, everywhere=(0.5, 0.5, 0.25)):
             for client, (accuracy, general) in enumerate(zip(test, everywhere, strict=True))
         ]
         rounds.append(RoundReport.of(index, [0], trained, {}, clients, 2.0))
-    last = replace(rounds[-1], calibration=calibration([Certainty([0.75] * 4, [True, True, False, False])]))
+    last = replace(
+        rounds[-1],
+        calibration=calibration([Certainty([0.75] * 4, [True, True, False, False])]),
+        set_calibration={"test/base": calibration_of_tallies([Tally.of(np.full(4, 0.875), np.arange(4) < 3)])},
+    )
     result = make_summary(list(test))
     accuracies = [client_accuracies(one) for one in clients]
     reports = [replace(one, accuracy=found) for one, found in zip(result.clients, accuracies, strict=True)]
@@ -59,7 +64,8 @@ def test_what_a_method_lacks_is_a_dash_and_a_target_that_is_missed_is_named():
     assert (coop["harmonic local global"], (1, 3) in sets.bold) == ("45.8", True), "the best of the set"
     assert "server" not in sets.headers, "no method has a server with a model"
     mine, coop = (dict(zip(further.headers, row, strict=True)) for row in further.rows)
-    assert (mine["rounds to target"], mine["ECE"]) == ("2.0", "25.0")
+    assert (mine["rounds to target"], mine["ECE"], mine["ECE base"]) == ("2.0", "25.0", "12.5")
+    assert "ECE new" not in mine, "no result has it"
     assert (coop["below CoOp"], coop["rounds to target"], coop["KB to target"]) == ("-", "not reached", "-")
 
 

@@ -14,6 +14,7 @@ import yaml
 from safetensors import safe_open
 from safetensors.torch import load_file
 
+from promptfleet.federation.evaluation.calibration import Tally
 from promptfleet.federation.evaluation.scores import client_accuracies
 from promptfleet.federation.reports import Event, FederationResult, RoundReport, summary_from_json
 from promptfleet.tracking.errors import TrackingError
@@ -188,6 +189,8 @@ def test_every_evaluation_set_has_its_metrics_and_its_column(start, store, clien
         evaluation(number, test=local, samples=2 + number, **{"test/global": everywhere})
         for number, (local, everywhere) in enumerate([(0.5, 0.5), (1.0, 0.5), (0.25, 0.25)])
     ]
+    tally = Tally([0, 0, 2, *[0] * 7], [0.0, 0.0, 0.5, *[0.0] * 7], [0, 0, 2, *[0] * 7])
+    evaluations[0] = replace(evaluations[0], tallies={"test/base": tally})
     report = RoundReport.of(3, [0], [], {}, evaluations, 1.0)
     result = make_result()
     pairs = zip(result.clients, evaluations, strict=True)
@@ -205,6 +208,8 @@ def test_every_evaluation_set_has_its_metrics_and_its_column(start, store, clien
         "test/local_bottom_decile": 0.25,
         "test/local_weighted_mean": (2 * 0.5 + 3 + 4 * 0.25) / 9,
         "test/local_global_harmonic_of_means": 2 * 1.75 * 1.25 / 9,
+        "test/base_calibration_ece": 0.75,
+        "test/base_calibration_client_mce": 0.75,
     }
     assert {name: metrics[name] for name in wanted} == pytest.approx(wanted)
     assert table(run.id, "clients.json")["test/global"].tolist() == [0.5, 0.5, 0.25]

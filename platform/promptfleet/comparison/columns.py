@@ -8,7 +8,7 @@ from promptfleet.comparison.over_seeds import OverSeeds
 from promptfleet.comparison.scores import MethodScore
 from promptfleet.comparison.significance import Difference
 from promptfleet.errors import ConfigError, did_you_mean
-from promptfleet.federation.evaluation.scores import TEST, names_of_sets, set_name
+from promptfleet.federation.evaluation.scores import BASE, NEW, TEST, names_of_sets, set_name
 
 NOISE_P = 0.05  # from here on a difference may be noise
 _KB = 1024
@@ -159,7 +159,21 @@ FURTHER = (
         *(lambda one: one.judgement.area, percent),
     ),
 )
-_FIXED = {column.name: column for column in (*MAIN, *FURTHER)}
+OF_CLASSES = tuple(
+    Column(
+        *(f"{error}_{name}", f"{error.upper()} {name}", f"{error.upper()} of all clients' predictions on {name}"),
+        *(lambda one, key=f"{error}_{name}": one.judgement.calibration.get(key), percent),
+    )
+    for name in (BASE, NEW)
+    for error in ("ece", "mce")
+)  # of federations with new classes
+_FIXED = {column.name: column for column in (*MAIN, *FURTHER, *OF_CLASSES)}
+
+
+def further_columns(ranked: Sequence[MethodFigures]) -> list[Column]:
+    """Return the further columns; those of base and new classes only if a method has their numbers."""
+    there = [column for column in OF_CLASSES if any(column.number(one) is not None for one in ranked)]
+    return [*FURTHER, *there]
 
 
 def set_columns(names: Iterable[str]) -> list[Column]:

@@ -3,7 +3,15 @@
 from collections.abc import Sequence
 from typing import Any
 
-from promptfleet.comparison.columns import FURTHER, MAIN, Column, MethodFigures, columns_of, percent, set_columns
+from promptfleet.comparison.columns import (
+    MAIN,
+    Column,
+    MethodFigures,
+    columns_of,
+    further_columns,
+    percent,
+    set_columns,
+)
 from promptfleet.comparison.failures import Failure
 from promptfleet.comparison.judgements import Results, evaluated_sets
 from promptfleet.comparison.over_seeds import OverSeeds
@@ -30,7 +38,7 @@ def comparison_tables(
         groups = {"comparison": columns_of(chosen)}
     else:
         sets = set_columns(evaluated_sets(results.values()))
-        groups = {"comparison": MAIN, "evaluation sets": sets, "clients, calibration and cost": FURTHER}
+        groups = {"comparison": MAIN, "evaluation sets": sets, "clients, calibration and cost": further_columns(ranked)}
     missing = without_result(ranked, failed)
     return [_table(title, columns, ranked, missing, results) for title, columns in groups.items()]
 
@@ -39,7 +47,7 @@ def comparison_csv(
     ranked: Sequence[MethodFigures], failed: Sequence[Failure], results: Results, chosen: Sequence[str]
 ) -> str:
     """Return numbers of the same columns in fractions and KB, their deviations over seeds, and why a method failed."""
-    columns = columns_of(chosen) or [*MAIN, *set_columns(evaluated_sets(results.values())), *FURTHER]
+    columns = columns_of(chosen) or [*MAIN, *set_columns(evaluated_sets(results.values())), *further_columns(ranked)]
     rows: dict[str, dict[str, Any]] = {}
     for one in ranked:
         row = rows[one.score.method] = {}

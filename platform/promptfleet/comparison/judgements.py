@@ -7,7 +7,7 @@ from itertools import accumulate
 import numpy as np
 
 from promptfleet.comparison.over_seeds import OverSeeds
-from promptfleet.federation.evaluation.scores import TEST, names_of_sets, set_name
+from promptfleet.federation.evaluation.scores import TEST, error_name, names_of_sets, set_name
 from promptfleet.federation.reports import FederationSummary, RoundReport
 
 ALONE = "coop"  # the method whose clients train alone
@@ -30,8 +30,8 @@ class Judgement:
     """Judgement of one method, over seeds.
 
     ``sets`` has the means of the test sets by name; ``below_zero_shot`` and ``below_coop`` are shares of the clients,
-    the latter None where coop is not compared with the same seeds; ``calibration`` has the errors of all predictions on
-    own test parts by name, such as ``ece``; ``target`` is None if a seed does not reach it.
+    the latter None where coop is not compared with the same seeds; ``calibration`` has the errors of all predictions by
+    name, such as ``ece`` on own test parts and ``ece_base`` on ``base``; ``target`` is None if a seed misses it.
     """
 
     method: str
@@ -76,7 +76,8 @@ def _judge(
         return OverSeeds.of([figure(result) for result in results])
 
     names = [name for name in evaluated_sets(results) if all(name in result.accuracy for result in results)]
-    errors = ERRORS if all(result.calibration for result in results) else ()
+    errors = [_calibration_errors(result) for result in results]
+    in_all = [name for name in errors[0] if all(name in one for one in errors)]
     reached = [_reached(result, target) for result in results]
     coop = [_share_below(result, alone[seed]) for seed, result in by_seed.items() if seed in alone]
     return Judgement(
@@ -88,11 +89,19 @@ def _judge(
             lambda result: np.mean([one.test_accuracy < one.zero_shot_accuracy for one in result.seen_clients]).item()
         ),
         below_coop=OverSeeds.of(coop) if len(coop) == len(results) and method != ALONE else None,
-        calibration={name: over_seeds(lambda result, name=name: getattr(result.calibration, name)) for name in errors},
+        calibration={name: OverSeeds.of([one[name] for one in errors]) for name in in_all},
         target_accuracy=target,
         target=Target(*map(OverSeeds.of, zip(*reached, strict=True))) if all(reached) else None,
         area=over_seeds(_area),
     )
+
+
+def _calibration_errors(result: FederationSummary) -> dict[str, float]:
+    """Return the pooled calibration errors by name, those of evaluation sets among them."""
+    found = {name: getattr(result.calibration, name) for name in ERRORS} if result.calibration else {}
+    for name, one in result.set_calibration.items():
+        found |= {error_name("ece", name): one.ece, error_name("mce", name): one.mce}
+    return found
 
 
 def _evaluated(result: FederationSummary) -> list[RoundReport]:

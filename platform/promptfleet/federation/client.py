@@ -26,7 +26,7 @@ from promptfleet.federation.evaluation.scores import (
     Score,
     set_name,
 )
-from promptfleet.federation.evaluation.shared_sets import Model, SharedSets
+from promptfleet.federation.evaluation.shared_sets import Found, Model, SharedSets
 from promptfleet.federation.reports import TrainReport
 from promptfleet.methods.parts.side_by_side import run_together, side_by_side
 from promptfleet.methods.parts.states import find_non_finite, to_device
@@ -233,10 +233,11 @@ def evaluate_together(
         group = clients[start : start + together]
         tasks = _personalized_tasks(group, round_index, privates, downloads, plan, personalized)
         models = [Model(task, client._own) for client, task in zip(group, tasks, strict=True)]
-        found = shared.scores(models, plan) if shared else [{} for _ in models]
-        for client, model, scores in zip(group, models, found, strict=True):
+        everything = shared.evaluate(models, plan) if shared else [Found() for _ in models]
+        for client, model, found in zip(group, models, everything, strict=True):
             own = client._evaluate(model.task, plan)
-            evaluations.append(replace(own, scores={**own.scores, **scores, **client._as_unseen(model.task, plan)}))
+            scores = {**own.scores, **found.scores, **client._as_unseen(model.task, plan)}
+            evaluations.append(replace(own, scores=scores, tallies=found.tallies))
     return evaluations
 
 

@@ -18,6 +18,7 @@ _LEFT_OUT = (
     "accuracy",
     "client_accuracy",
     "calibration",
+    "set_calibration",
 )
 _OF_CLIENT = ("num_train", "num_val", "num_test", "val_accuracy", "test_accuracy", "zero_shot_accuracy")
 

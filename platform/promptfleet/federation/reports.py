@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass, field, fields, replace
 from statistics import fmean
 from typing import TYPE_CHECKING, Any
 
-from promptfleet.federation.evaluation.calibration import Bin, Calibration, calibration
+from promptfleet.federation.evaluation.calibration import Bin, Calibration, calibration, calibration_of_tallies
 from promptfleet.federation.evaluation.scores import (
     LOCAL,
     TEST,
@@ -110,6 +110,7 @@ class RoundReport:
     accuracy: Mapping[str, SetAccuracy] = field(default_factory=dict)
     client_accuracy: Mapping[str, Sequence[float | None]] = field(default_factory=dict)
     calibration: Calibration | None = None
+    set_calibration: Mapping[str, Calibration] = field(default_factory=dict)
 
     @classmethod
     def of(
@@ -162,6 +163,7 @@ class RoundReport:
             accuracy=accuracy,
             client_accuracy=_client_accuracy(everybody),
             calibration=_calibration(evaluations),
+            set_calibration=_set_calibration(evaluations),
         )
 
 
@@ -270,6 +272,11 @@ class FederationSummary:
     def calibration(self) -> Calibration | None:
         """Calibration on the clients' own test parts in the last round that has it."""
         return next((report.calibration for report in reversed(self.rounds) if report.calibration), None)
+
+    @property
+    def set_calibration(self) -> Mapping[str, Calibration]:
+        """Calibration on ``test/base`` and ``test/new`` in the last round that has it."""
+        return next((report.set_calibration for report in reversed(self.rounds) if report.set_calibration), {})
 
     @property
     def harmonic_of_means(self) -> Mapping[str, float]:
@@ -411,14 +418,27 @@ def round_report_from_dict(values: Mapping[str, Any]) -> RoundReport:
     by_client = {name: {int(client): why for client, why in values[name].items()} for name in ("rejected", "dropped")}
     events = [Event(**event) for event in values["events"]]
     accuracy = {name: SetAccuracy(**one) for name, one in values["accuracy"].items()}
-    of = values["calibration"]
-    calibrated = of and Calibration(**{**of, "bins": [Bin(**one) for one in of["bins"]]})
-    return RoundReport(**{**values, **by_client, "events": events, "accuracy": accuracy, "calibration": calibrated})
+    calibrated = values["calibration"] and _calibration_from_dict(values["calibration"])
+    by_set = {name: _calibration_from_dict(one) for name, one in values.get("set_calibration", {}).items()}
+    of_sets = {"accuracy": accuracy, "calibration": calibrated, "set_calibration": by_set}
+    return RoundReport(**{**values, **by_client, "events": events, **of_sets})
+
+
+def _calibration_from_dict(values: Mapping[str, Any]) -> Calibration:
+    return Calibration(**{**values, "bins": [Bin(**one) for one in values["bins"]]})
 
 
 def _calibration(evaluations: Sequence[Evaluation]) -> Calibration | None:
     certainties = [one.certainty for one in evaluations if one.certainty is not None]
     return calibration(certainties) if certainties else None
+
+
+def _set_calibration(evaluations: Sequence[Evaluation]) -> dict[str, Calibration]:
+    names = sorted({name for one in evaluations for name in one.tallies})
+    return {
+        name: calibration_of_tallies([one.tallies[name] for one in evaluations if name in one.tallies])
+        for name in names
+    }
 
 
 def _client_accuracy(evaluations: Sequence[Evaluation | None]) -> dict[str, list[float | None]]:

@@ -261,6 +261,9 @@ def _final_sets(result: FederationResult) -> dict[str, float]:
     if result.calibration is not None:
         found |= {f"test/calibration_{name}": getattr(result.calibration, name) for name in ("ece", "mce", "ace")}
         found |= {f"test/calibration_client_{name}": value for name, value in result.calibration.client_means.items()}
+    for name, one in result.set_calibration.items():
+        found |= {f"{name}_calibration_{error}": getattr(one, error) for error in ("ece", "mce")}
+        found |= {f"{name}_calibration_client_{error}": value for error, value in one.client_means.items()}
     for name, one in result.accuracy.items():
         if name.startswith("test/"):
             found |= {f"{name}_bottom_decile": one.bottom_decile, f"{name}_weighted_mean": one.weighted_mean}

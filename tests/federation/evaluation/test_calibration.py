@@ -3,7 +3,13 @@
 import numpy as np
 import pytest
 
-from promptfleet.federation.evaluation.calibration import Certainty, calibration, calibration_errors
+from promptfleet.federation.evaluation.calibration import (
+    Certainty,
+    Tally,
+    calibration,
+    calibration_errors,
+    calibration_of_tallies,
+)
 
 
 def certainty(*groups):
@@ -45,3 +51,23 @@ def test_pooled_errors_are_not_the_mean_over_clients():
     found = calibration(clients)
     assert found.ece == 0.0  # 6 of 8 are right
     assert found.client_means["ece"] == 0.25
+
+
+def test_tallies_of_parts_add_up_and_have_the_errors_of_all_predictions():
+    sure, right = np.array([0.25, 0.5, 0.25, 1.0]), np.array([True, True, False, True])
+    tally = Tally.empty() + Tally.of(sure[:3], right[:3]) + Tally.of(sure[3:], right[3:])
+    assert tally == Tally.of(sure, right)
+    assert [(one.count, one.confidence, one.accuracy) for one in tally.bins()] == [
+        (2, 0.25, 0.5),
+        (1, 0.5, 1.0),
+        (1, 1.0, 1.0),
+    ]
+    assert tally.errors() == {"ece": 0.5 * 0.25 + 0.25 * 0.5, "mce": 0.5}
+
+
+def test_tallies_of_clients_have_the_calibration_of_their_predictions_but_for_equal_counts():
+    clients = [certainty((0.75, 4, 4), (0.3125, 2, 1)), certainty((0.75, 4, 2))]
+    wanted = calibration(clients)
+    found = calibration_of_tallies([Tally.of(np.array(one.confidence), np.array(one.right)) for one in clients])
+    assert (found.ece, found.mce, found.ace, found.bins) == (wanted.ece, wanted.mce, None, wanted.bins)
+    assert found.client_means == {name: wanted.client_means[name] for name in ("ece", "mce")}

@@ -8,6 +8,7 @@ import pytest
 from promptfleet.data.samples import Samples
 from promptfleet.errors import ConfigError
 from promptfleet.features.image_encoder import load_inputs
+from promptfleet.federation.evaluation.calibration import Certainty, calibration_errors
 from promptfleet.federation.evaluation.schedule import Plan, cannot_predict_new
 from promptfleet.federation.evaluation.scores import BASE, LOCAL, NEW, harmonic_mean
 from promptfleet.federation.local_fleet import LocalFleet
@@ -34,9 +35,16 @@ def run(small_config, prepared):
 
 def zero_shot_by_hand(store, prepared, labels):
     """Which samples of these classes zero-shot CLIP predicts right among them."""
+    return certainty_by_hand(store, prepared, labels)[1]
+
+
+def certainty_by_hand(store, prepared, labels):
+    """The highest probability of zero-shot CLIP among these classes for each of their samples, and which are right."""
     among = np.isin(store.labels, labels)
-    logits = store.features[among] @ prepared.clip.zero_shot_text.numpy()[labels].T
-    return logits.argmax(axis=1) + labels[0] == store.labels[among]
+    cosine = store.features[among] @ prepared.clip.zero_shot_text.numpy()[labels].T
+    logits = prepared.clip.logit_scale * cosine
+    confidence = 1 / np.exp(logits - logits.max(axis=1, keepdims=True)).sum(axis=1)
+    return confidence, cosine.argmax(axis=1) + labels[0] == store.labels[among]
 
 
 def test_base_and_new_are_there_in_the_last_and_the_best_round(run):
@@ -48,12 +56,16 @@ def test_base_and_new_are_there_in_the_last_and_the_best_round(run):
             best_so_far.add(report.round)
             value = report.val_accuracy
         assert ("test/new" in report.accuracy) == (report.round in best_so_far | {4})
+        assert report.set_calibration.keys() == {"test/base", "test/new"} & report.accuracy.keys()
     assert {"test/base", "test/new", "test/harmonic_base_new"} <= result.best_round_accuracy.keys()
     assert result.accuracy["test/base"] == result.accuracy["test/global"]
     assert "val/new" not in result.accuracy
     for client in result.clients:
         pair = [client.accuracy["test/base"], client.accuracy["test/new"]]
         assert client.accuracy["test/harmonic_base_new"] == harmonic_mean(pair)
+    for name, errors in result.set_calibration.items():
+        right = sum(one.count * one.accuracy for one in errors.bins) / sum(one.count for one in errors.bins)
+        assert right == pytest.approx(result.accuracy[name].weighted_mean)
     assert summary_from_json(result.to_json()).to_json() == result.to_json()
 
 
@@ -68,6 +80,13 @@ def test_zero_shot_is_the_plain_computation_on_each_set(run, small_config, prepa
     assert result.accuracy["test/base"].mean == right[np.concatenate([split.test for split in splits])].mean()
     assert result.zero_shot_accuracy == pytest.approx(np.mean([right[split.test].mean() for split in splits]))
     assert result.test_accuracy == pytest.approx(result.zero_shot_accuracy)
+    errors = calibration_errors(Certainty(*certainty_by_hand(store, prepared, range(5, 10))))
+    of_new = result.set_calibration["test/new"]
+    assert (of_new.ece, of_new.mce) == pytest.approx((errors["ece"], errors["mce"]), abs=1e-5)
+    assert sum(one.count for one in of_new.bins) == 3 * len(new), "of each of three clients"
+    assert [client.calibration["ece_new"] for client in result.clients] == pytest.approx([errors["ece"]] * 3, abs=1e-5)
+    # each client predicts the union of the test parts, so that of base is as of all the parts together
+    assert result.set_calibration["test/base"].ece == pytest.approx(result.calibration.ece, abs=1e-5)
     for name in ("test/local", "test/global", "test/base", "test/new", "test/harmonic_base_new"):
         assert run().zero_shot[name].mean == pytest.approx(result.accuracy[name].mean)
 
@@ -124,11 +143,12 @@ def test_evaluating_new_classes_changes_no_state(run):
     sets = {"base": "each", "new": "each"}
     runs = [
         run(method="fedtpg", evaluation={"sets": sets}),
-        run(method="fedtpg", evaluation={"sets": {"new": "never"}}),
+        run(method="fedtpg", evaluation={"sets": {"new": "never"}, "calibration": "never"}),
     ]
     assert len({result.state_sha256 for result in runs}) == 1
     assert all("test/new" in report.accuracy for report in runs[0].rounds)
     assert not any("test/new" in report.accuracy for report in runs[1].rounds)
+    assert not any(report.set_calibration for report in runs[1].rounds)
     assert "test/base" in runs[1].accuracy
 
 
@@ -171,4 +191,5 @@ def test_a_resumed_federation_has_the_same_accuracies(run, small_config, prepare
     second.restore(first.snapshot())
     second.run_round()
     assert second.result().accuracy == whole.accuracy
+    assert second.result().set_calibration == whole.set_calibration
     assert second.result().state_sha256 == whole.state_sha256

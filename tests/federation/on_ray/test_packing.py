@@ -95,8 +95,12 @@ def test_nobody_trains_more_than_its_share_of_a_cohort_and_the_numbers_stay(
 @pytest.mark.ray
 def test_methods_that_see_patches_get_the_same_bits_packed_as_in_this_process(ray_session, small_config):
     results = [
-        promptfleet.run_federation(small_config(method="fedotp", rounds=1, runtime=runtime))
+        promptfleet.run_federation(
+            small_config(method="fedotp", rounds=1, partition={"new_classes": 0.5}, runtime=runtime)
+        )
         for runtime in ({"backend": "local"}, {"backend": "ray", "clients_per_actor": PER_ACTOR})
     ]
     assert results[0].state_sha256 == results[1].state_sha256
     assert [c.test_accuracy for c in results[0].clients] == [c.test_accuracy for c in results[1].clients]
+    assert results[0].set_calibration == results[1].set_calibration
+    assert results[0].set_calibration.keys() == {"test/base", "test/new"}

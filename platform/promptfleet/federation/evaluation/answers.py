@@ -47,6 +47,15 @@ def right_answers(predict: Callable[[Images], Tensor], task: Task, examples: Exa
     return _candidates(predict(examples.images), task).argmax(dim=1) == examples.labels
 
 
+def certain_answers(predict: Callable[[Images], Tensor], task: Task, examples: Examples) -> tuple[Tensor, Tensor]:
+    """Return the highest probability of each prediction in single precision, and if it is right as ``right_answers``.
+
+    Both are ``[examples]``.
+    """
+    logits = _candidates(predict(examples.images), task)
+    return logits.float().softmax(dim=1).amax(dim=1), logits.argmax(dim=1) == examples.labels
+
+
 def certainty_of(method: Method, task: Task, examples: Examples) -> Certainty:
     """Return the highest probability of each prediction of a new predictor, and whether it is right.
 

@@ -27,8 +27,9 @@ from promptfleet.seeding import stream
 class Plan:
     """Sets of an evaluation; the client ``server_by`` measures the server's model, if that is requested of one.
 
-    A set has a validation and a test part. ``calibration`` is asked for in the same way. ``again``: the same clients
-    were evaluated with the same states just before.
+    A set has a validation and a test part. ``calibration`` is asked for in the same way, and is that of ``local``,
+    ``base`` and ``new``, as far as they are in ``sets``. ``again``: the same clients were evaluated with the same
+    states just before.
     """
 
     sets: tuple[str, ...]
@@ -67,14 +68,17 @@ def plan_of_round(config: FederationConfig, round_index: int, clients: Sequence[
     Calibration is among them if the best round has it: it follows from the predictions that ``local`` needs.
     """
     when = ("each", "last_and_best") if round_index == config.rounds else ("each",)
-    calibration = (CALIBRATION,) if config.evaluation.calibration != "never" else ()
-    return Plan((LOCAL, *calibration, *_sets(config, when)), min(clients))
+    return Plan((LOCAL, *_calibration(config), *_sets(config, when)), min(clients))
 
 
 def plan_of_best(config: FederationConfig, done: Plan) -> Plan | None:
     """Return the sets that a round with the best validation accuracy so far needs beyond those ``done``, if any."""
     rest = tuple(name for name in _sets(config, ("each", "last_and_best")) if name not in done.sets)
-    return Plan(rest, done.server_by, again=True) if rest else None
+    return Plan((*_calibration(config), *rest), done.server_by, again=True) if rest else None
+
+
+def _calibration(config: FederationConfig) -> tuple[str, ...]:
+    return () if config.evaluation.calibration == "never" else (CALIBRATION,)
 
 
 def keeps_calibration(config: FederationConfig, round_index: int, *, best: bool) -> bool:

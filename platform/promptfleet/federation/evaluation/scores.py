@@ -7,7 +7,7 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from statistics import fmean, pstdev
 
-from promptfleet.federation.evaluation.calibration import Certainty, calibration_errors
+from promptfleet.federation.evaluation.calibration import Certainty, Tally, calibration_errors
 from promptfleet.strict_json import Count
 
 VAL, TEST = "val", "test"
@@ -17,7 +17,7 @@ UNSEEN_DOMAIN_SERVER = f"{UNSEEN_DOMAIN}_{SERVER}"
 UNSEEN_CLIENTS = "unseen_clients"
 UNSEEN_CLIENTS_TUNED = f"{UNSEEN_CLIENTS}_tuned"
 TRANSFER = "transfer"
-CALIBRATION = "calibration"  # is asked for like a set: the certainty of predictions on the client's own test part
+CALIBRATION = "calibration"  # is asked for like a set: the confidence of predictions on local, base and new
 PAIRS = ((LOCAL, GLOBAL), (BASE, NEW))  # sets of one part whose harmonic mean is reported
 HARMONIC = "harmonic"
 
@@ -35,8 +35,8 @@ class Evaluation:
     """Scores of one client after a round, by evaluation set. ``described`` holds the method's own figures.
 
     The score of ``server`` is that of the server's model on the samples of all clients: one client measures it.
-    ``calibration`` has the client's calibration errors on its own test part. They follow from ``certainty``, which is
-    dropped once it is pooled with that of other clients.
+    ``calibration`` has the client's calibration errors: ``ece`` on its own test part, ``ece_base`` on ``base``. They
+    follow from ``certainty`` and from ``tallies`` by set, which are dropped once they are pooled with other clients'.
     """
 
     client: Count
@@ -44,6 +44,7 @@ class Evaluation:
     described: Mapping[str, Sequence[int | float | None]] = field(default_factory=dict)
     calibration: Mapping[str, float] = field(default_factory=dict)
     certainty: Certainty | None = None
+    tallies: Mapping[str, Tally] = field(default_factory=dict)
 
     @property
     def val_accuracy(self) -> float | None:
@@ -60,12 +61,15 @@ class Evaluation:
         return score and score.accuracy
 
     def calibrated(self) -> "Evaluation":
-        """Return the evaluation with the calibration errors that follow from its certainty, if it has one."""
-        return replace(self, calibration=calibration_errors(self.certainty)) if self.certainty else self
+        """Return the evaluation with the calibration errors that follow from its certainty and its tallies."""
+        errors = calibration_errors(self.certainty) if self.certainty else {}
+        for name, tally in self.tallies.items():
+            errors |= {error_name(error, name): value for error, value in tally.errors().items()}
+        return replace(self, calibration={**self.calibration, **errors})
 
     def uncertain(self) -> "Evaluation":
-        """Return the evaluation without its certainty."""
-        return replace(self, certainty=None)
+        """Return the evaluation without its certainty and its tallies."""
+        return replace(self, certainty=None, tallies={})
 
     def merged(self, other: "Evaluation") -> "Evaluation":
         """Return the scores of two evaluations of the client after the same round."""
@@ -75,6 +79,7 @@ class Evaluation:
             {**self.described, **other.described},
             {**self.calibration, **other.calibration},
             self.certainty or other.certainty,
+            {**self.tallies, **other.tallies},
         )
 
     def with_harmonic_means(self) -> dict[str, Score]:
@@ -122,6 +127,11 @@ class SetAccuracy:
 def set_name(part: str, samples: str) -> str:
     """Return the name of an evaluation set, such as ``val/global``."""
     return f"{part}/{samples}"
+
+
+def error_name(error: str, name: str) -> str:
+    """Return the name of a calibration error on a test set, such as ``ece_base`` on ``test/base``."""
+    return f"{error}_{name.removeprefix(set_name(TEST, ''))}"
 
 
 def transfer_to(dataset: str) -> str:

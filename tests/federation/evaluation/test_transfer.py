@@ -117,10 +117,13 @@ def test_what_cannot_be_meant_is_one_line(small_config, evaluation, message):
 
 @pytest.mark.ray
 def test_actors_give_the_same_accuracies(ray_session, run, transfer_config):
-    common = {"method": "pfedmoap", "clients": 4, "partition": {"new_classes": 0.5, "held_out_clients": 1}}
+    """Both held-out clients are of one actor, so one of them is evaluated as a guest of the other actor."""
+    partition = {"new_classes": 0.5, "held_out_clients": 2}
+    common = {"method": "pfedmoap", "clients": 4, "seed": 0, "experts": 1, "partition": partition}
     local = run(**common, runtime={"backend": "local", "threads_per_client": 1})
     actors = promptfleet.run_federation(transfer_config(**common, runtime={"backend": "ray", "clients_per_actor": 2}))
     assert {"test/new", "test/unseen_clients_tuned", NAME} <= actors.accuracy.keys()
+    assert [client.id for client in actors.clients if client.held_out] == [2, 3]
     assert actors.accuracy == local.accuracy
     assert actors.zero_shot == local.zero_shot
     assert actors.state_sha256 == local.state_sha256

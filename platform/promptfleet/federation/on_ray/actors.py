@@ -243,9 +243,16 @@ class ClientActor:
         )
 
     def evaluate(
-        self, round_index: int, plan: Plan, downloads: Stacked, held: Sequence[Sequence[int]], *privates: Stacked
+        self,
+        round_index: int,
+        plan: Plan,
+        downloads: Stacked,
+        guests: Mapping[int, ClientSplit],
+        held: Sequence[Sequence[int]],
+        *privates: Stacked,
     ) -> list[Evaluation]:
         """Evaluate with the arguments of ``train``, a few clients at a time, which bounds the memory of states."""
+        self._group.host(guests)
         evaluations, clients, joined = [], sorted(chain(*held)), join(privates, held)
         for start in range(0, len(clients), AT_ONCE):
             some = clients[start : start + AT_ONCE]

@@ -19,7 +19,7 @@ from ray.exceptions import GetTimeoutError, ObjectLostError, RayActorError, RayT
 from promptfleet.cluster.node_files import NodeFile
 from promptfleet.cluster.shared_memory import pack
 from promptfleet.config import FederationConfig
-from promptfleet.data.partition import Partition
+from promptfleet.data.partition import ClientSplit, Partition
 from promptfleet.errors import FederationError
 from promptfleet.federation.evaluation.schedule import Plan
 from promptfleet.federation.evaluation.scores import Evaluation
@@ -147,10 +147,8 @@ class RayFleet:
     def train(self, round_index: int, privates: Mapping[int, Block], downloads: Selection) -> CohortUpdate:
         def submit(call: Call) -> Sequence[ObjectRef]:
             train = self._processes.clients[call.actor].train
-            guests = set(call.clients).difference(self._groups[call.actor])
-            splits = {client: self._partition.clients[client] for client in guests}
             held, refs = _by_block(privates, call.clients)
-            return train.remote(round_index, call.inputs, splits, held, *refs)
+            return train.remote(round_index, call.inputs, self._guests(call), held, *refs)
 
         outcomes, dropped = self._served(
             downloads, lambda selection: self._calls.run("train", selection.of(privates), submit, may_drop=True)
@@ -172,7 +170,7 @@ class RayFleet:
         def submit(call: Call) -> Sequence[ObjectRef]:
             evaluate = self._processes.clients[call.actor].evaluate
             held, refs = _by_block(privates, call.clients)
-            return [evaluate.remote(round_index, plan, call.inputs, held, *refs)]
+            return [evaluate.remote(round_index, plan, call.inputs, self._guests(call), held, *refs)]
 
         outcomes, _ = self._served(
             downloads, lambda selection: self._calls.run("evaluate", selection.of(privates), submit)
@@ -306,6 +304,11 @@ class RayFleet:
         for client in sorted(clients):
             groups.setdefault(client // self._config.runtime.clients_per_actor, []).append(client)
         return groups
+
+    def _guests(self, call: Call) -> dict[int, ClientSplit]:
+        """Return the splits of the clients of a call that another actor hosts otherwise."""
+        guests = set(call.clients).difference(self._groups[call.actor])
+        return {client: self._partition.clients[client] for client in guests}
 
     def _evened(self, groups: Mapping[int, Sequence[int]]) -> dict[int, list[int]]:
         """Return the same clients, at most an equal share per actor; a surplus client is a guest of another actor."""

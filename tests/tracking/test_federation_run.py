@@ -226,6 +226,7 @@ def test_clients_are_a_table(finished, table):
         "val_accuracy",
         "test_accuracy",
         "zero_shot_accuracy",
+        "held_out",
     ]
     assert rows["id"].tolist() == [0, 1, 2]
     assert rows["val_accuracy"].tolist() == pytest.approx([reported.val_accuracy for reported in result.clients])

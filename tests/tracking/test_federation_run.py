@@ -220,13 +220,13 @@ def test_clients_are_a_table(finished, table):
     rows = table(run.id, "clients.json")
     assert list(rows.columns) == [
         "id",
+        "held_out",
         "num_train",
         "num_val",
         "num_test",
         "val_accuracy",
         "test_accuracy",
         "zero_shot_accuracy",
-        "held_out",
     ]
     assert rows["id"].tolist() == [0, 1, 2]
     assert rows["val_accuracy"].tolist() == pytest.approx([reported.val_accuracy for reported in result.clients])

@@ -1,13 +1,15 @@
 """Trials whose results are gone: they come to the ends they had, whatever the study would say now."""
 
+import inspect
+import re
 from types import SimpleNamespace
 
 import pytest
 from optuna.trial import TrialState
 
 from promptfleet.config import FederationConfig
-from promptfleet.search import lost_results
-from promptfleet.search.lost_results import with_lost_results
+from promptfleet.search import lost_results, tune_adapters
+from promptfleet.search.lost_results import StudyWithLost, with_lost_results
 from promptfleet.search.space import IntRange
 from promptfleet.search.spec import SweepSettings
 from promptfleet.search.stage import Stage
@@ -32,6 +34,16 @@ def stage(tmp_path, monkeypatch):
     monkeypatch.setattr(lost_results, "trial_summaries", found)
     config = FederationConfig()
     return Stage("trial", tmp_path, study, lambda params: config, SimpleNamespace(id="parent"), config.storage)
+
+
+def test_it_notes_and_answers_as_the_study_does(stage):
+    """Tune's searcher calls all of these of any study."""
+    study = with_lost_results(stage).study
+    study.note(1, {"val/local": 0.9})
+    assert study.why_failed(3) == "a client raised"
+    public = {name for name in vars(StudyWithLost) if not name.startswith("_")}
+    used = set(re.findall(r"\bstudy\.(\w+)\(", inspect.getsource(tune_adapters)))
+    assert used <= public
 
 
 def test_lost_trials_are_handed_out_before_new_ones_and_come_to_their_old_ends(stage, caplog):

@@ -77,6 +77,10 @@ def test_what_the_paired_test_needs_is_on_disk(study_folder):
             {"pruner": "wilcoxon", "space": {"partition.alpha": {"float": [0.1, 1.0]}}},
             "a.yaml: pruner: wilcoxon compares the same clients, so partition.alpha cannot be searched",
         ),
+        (
+            {"pruner": "wilcoxon", "objective": "val/global"},
+            "a.yaml: pruner: wilcoxon compares clients by val/local, and objective is val/global; take median",
+        ),
     ],
 )
 def test_what_is_wrong_is_said_before_anything_starts(values, message):

@@ -286,3 +286,10 @@ def test_the_papers_ablations_run_on_digits_and_on_the_presets_their_headers_nam
         assert as_published.base_config().dataset == config.split("/")[-1].removesuffix(".yaml")
         assert list(on_digits.space) == list(as_published.space)
         assert on_digits.settings.trials == len(grid_points(on_digits.space))
+
+
+def test_extremes_are_values_that_can_be_drawn():
+    """K of nine others, in steps of two from one: ten would be one too many, and is never drawn."""
+    assert IntRange(1, 10, step=2).extremes() == (1, 9)
+    spec = parse_sweep({"federation": {"clients": 10}, "space": {"experts": {"int": [1, 10], "step": 2}}}, source="a")
+    assert spec.space["experts"].contains(9)

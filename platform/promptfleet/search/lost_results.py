@@ -59,6 +59,9 @@ class StudyWithLost:
             return Proposal(number, dict(trial.params), max(0, _last_round(trial) - 1))
         return self._study.next_proposal()
 
+    def why_failed(self, number: int) -> str:
+        return self._study.why_failed(number)
+
     def take_back(self, number: int) -> None:
         self._handed_out.discard(number)
         self._study.take_back(number)
@@ -84,6 +87,9 @@ class StudyWithLost:
             trial = self._lost[number]
             return trial.state == TrialState.PRUNED and round_index >= _last_round(trial)
         return self._study.should_stop(number, round_index)
+
+    def note(self, number: int, figures: RoundFigures) -> None:
+        self._study.note(number, figures)
 
     def complete(self, number: int, value: float) -> None:
         if not self._is_back(number):

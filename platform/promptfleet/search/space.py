@@ -34,7 +34,7 @@ class IntRange(Conditional):
     log: bool = False
 
     def extremes(self) -> tuple[Value, ...]:
-        return (self.low, self.high)
+        return (self.low, self.points()[-1])
 
     def contains(self, value: Value) -> bool:
         return _is_number(value, int) and self.low <= value <= self.high and (value - self.low) % self.step == 0

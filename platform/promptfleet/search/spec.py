@@ -444,6 +444,11 @@ def _check_seeds(spec: SweepSpec, source: str) -> None:
     others = [key for key in spec.space if key.startswith(("clients", "partition.", "seed", "dataset"))]
     if settings.pruner == "wilcoxon" and others:
         raise ConfigError(f"{source}: pruner: wilcoxon compares the same clients, so {others[0]} cannot be searched")
+    if settings.pruner == "wilcoxon" and settings.objective != "val/local":
+        raise ConfigError(
+            f"{source}: pruner: wilcoxon compares clients by val/local, and objective is {settings.objective}; "
+            "take median"
+        )
 
 
 def _unknown_setting(key: str, known: Sequence[str], source: str) -> ConfigError:

@@ -1,5 +1,6 @@
 """Clients that attack: who they are, what they send, and what is told of it."""
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
@@ -68,6 +69,13 @@ def test_counts_and_masks_are_sent_as_they_are(kind):
         assert sent[name].dtype == tensor.dtype
         assert torch.equal(sent[name], tensor)
     assert attacked(AdversaryConfig(kind=kind), others, download, stream(0, "attack")) == others
+
+
+@pytest.mark.parametrize("kind", ["sign_flip", "noise"])
+def test_an_upload_without_numbers_is_sent_as_it_is(kind):
+    """A template of hard text alone has no context to train."""
+    upload = {"context": torch.empty(0, 16)}
+    assert attacked(AdversaryConfig(kind=kind), upload, upload, np.random.default_rng(0)) is upload
 
 
 def test_a_client_sends_what_the_attack_makes_of_its_update_and_keeps_what_it_learned():

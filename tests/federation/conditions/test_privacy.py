@@ -24,7 +24,7 @@ from promptfleet.federation.conditions.steps import step_norm, step_of
 from promptfleet.federation.local_fleet import LocalFleet
 from promptfleet.federation.rounds import Federation
 from promptfleet.methods.parts.prompts import encode_frozen
-from promptfleet.methods.protocol import Spec
+from promptfleet.methods.protocol import Spec, UpTo
 from promptfleet.seeding import stream
 from tests.fakes import tiny_client, tiny_world
 from tests.tiny_federation import tiny_federation
@@ -196,6 +196,7 @@ def test_attack_privacy_and_robust_average_give_the_same_bits_everywhere(ray_ses
         (Spec((2,), torch.bool), r"of type torch\.bool"),
         (Spec((), torch.int64), r"of type torch\.int64"),
         (Spec((2,), trained=False), "that is not trained"),
+        (Spec((UpTo(4), 2)), "whose size differs between clients"),
     ],
 )
 def test_a_method_that_noise_cannot_hide_is_refused_before_the_first_round(spec, what):

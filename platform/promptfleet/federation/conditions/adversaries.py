@@ -42,10 +42,11 @@ def attacked(adversary: AdversaryConfig, upload: State, download: State, rng: Ge
     """Return the upload that an adversary sends in place of its own.
 
     ``sign_flip``: ``scale`` times its own step from the download, in the opposite direction. ``noise``: a step of
-    ``scale`` times the length of its own, in a random direction. Counts and masks are sent as they are.
+    ``scale`` times the length of its own, in a random direction. Counts and masks are sent as they are,
+    and so is an upload without numbers.
     """
     step = step_of(upload, download)
-    if not step:
+    if not any(tensor.numel() for tensor in step.values()):
         return upload
     if adversary.kind == "sign_flip":
         return after_step(upload, download, {name: -adversary.scale * tensor for name, tensor in step.items()})

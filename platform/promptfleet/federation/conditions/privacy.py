@@ -26,7 +26,7 @@ from promptfleet.config import FederationConfig, PrivacyConfig
 from promptfleet.errors import ConfigError
 from promptfleet.federation.conditions.cohort import asked_clients, sample_cohort, training_clients
 from promptfleet.federation.conditions.steps import after_step, step_norm, step_of
-from promptfleet.methods.protocol import Spec, State
+from promptfleet.methods.protocol import Spec, State, UpTo
 
 MOST_COUNTED_ROUNDS = 100_000  # counted in some three seconds
 Participation = Callable[[FederationConfig, int], float]  # share of the clients that train in a round, from 1
@@ -96,12 +96,17 @@ def planned_uploads(config: FederationConfig, participation: Participation) -> i
 
 
 def check_noise_hides(config: FederationConfig, uploads: Mapping[str, Spec]) -> None:
-    """Raise ConfigError if uploads shall be private and not all are trained real numbers, which noise hides."""
+    """Raise ConfigError if uploads shall be private and noise does not hide all of them.
+
+    It hides trained real numbers; the number of them must be the same for all clients.
+    """
     if config.privacy.epsilon == "none":
         return
     for name, spec in sorted(uploads.items()):
         if not spec.is_point:
             raise _not_hidden(name, "that is not trained" if spec.dtype.is_floating_point else f"of type {spec.dtype}")
+        if any(isinstance(size, UpTo) for size in spec.shape):
+            raise _not_hidden(name, "whose size differs between clients")
 
 
 def _not_hidden(name: str, what: str) -> ConfigError:

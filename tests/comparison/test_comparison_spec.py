@@ -89,8 +89,9 @@ def test_no_methods_and_no_seeds(text):
 def test_lists_of_methods_and_seeds():
     assert parse_methods("promptfl, pfedmoap") == ("promptfl", "pfedmoap")
     assert parse_methods("all") == tuple(METHODS)
+    assert parse_methods("incfl") == ("maxfl",)
     assert parse_seeds("2,0") == (2, 0)
-    for text, message in [("promptfl,promptfl", "is a duplicate"), ("prompfl", "did you mean 'promptfl'")]:
+    for text, message in [("maxfl,incfl", "is a duplicate"), ("prompfl", "did you mean 'promptfl'")]:
         with pytest.raises(ConfigError, match=message):
             parse_methods(text)
     for text, message in [("1,1", "is a duplicate"), ("-1", "'-1' is no seed"), ("one", "'one' is no seed")]:

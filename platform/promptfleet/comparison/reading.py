@@ -14,7 +14,7 @@ from promptfleet.config import StorageConfig, flatten, merge, text_keys
 from promptfleet.errors import ConfigError
 from promptfleet.federation.file_contents import with_file_contents
 from promptfleet.federation.settings import check_known, read_config, text_keys_of
-from promptfleet.methods import METHODS, config_class
+from promptfleet.methods import METHODS, OTHER_NAMES, config_class
 from promptfleet.search.spec import kept_at, parse_sweep
 
 ALL = "all"
@@ -22,7 +22,7 @@ ALL = "all"
 
 def parse_methods(text: str) -> tuple[str, ...]:
     """Parse ``coop,promptfl`` or ``all``. Raises ConfigError: none, a duplicate, or one that does not exist."""
-    names = tuple(METHODS) if text.strip() == ALL else _list(text)
+    names = tuple(METHODS) if text.strip() == ALL else tuple(OTHER_NAMES.get(name, name) for name in _list(text))
     if not names:
         raise ConfigError(f"--methods: name at least one method, or all; there are: {', '.join(METHODS)}")
     _refuse_repeated("--methods", names)

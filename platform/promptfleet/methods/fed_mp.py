@@ -142,7 +142,8 @@ class FedMP(PromptMethod):
 
     def aggregate(self, server: State, arrived: Arrived) -> State:
         world, names = arrived.world, [f"adapter.{name}" for name in channel_gate_shapes(arrived.world.clip.tower.dim)]
-        texts = torch.stack([_over_classes(world.config, text) for text in arrived.sent("text").values()])
+        unit = [F.normalize(text, dim=-1) for text in arrived.sent("text").values()]  # none counts more by its length
+        texts = torch.stack([_over_classes(world.config, text) for text in unit])
         weights = _weights(world, texts, torch.tensor([float(arrived.num_examples[i]) for i in arrived.uploads]))
         state = arrived.mean(dict(zip(arrived.uploads, weights.tolist(), strict=True)), names)
         if not _has_other_classes(world.config):

@@ -171,3 +171,14 @@ def test_without_a_client_near_to_the_classes_examples_count():
     shares = torch.tensor([float(count) for count in examples.values()]) / sum(examples.values())
     sent = torch.stack([upload["adapter.inner"] for upload in uploads.values()])
     assert torch.allclose(state["adapter.inner"], torch.tensordot(shares, sent, dims=1), atol=1e-6)
+
+
+def test_the_length_of_an_uploaded_text_feature_gives_no_weight():
+    fed = fed_mp()
+    uploads = {client: Message(upload_of(fed, client)) for client in ALL}
+    long = {**uploads, 2: Message({**uploads[2].tensors, "text": 1000 * uploads[2].tensors["text"]})}
+    states = [
+        fed.method.aggregate({}, Arrived(fed.world, 1, sent, dict.fromkeys(ALL, 1), np.random.default_rng(0)))
+        for sent in (uploads, long)
+    ]
+    assert all(torch.allclose(tensor, states[1][name], atol=1e-6) for name, tensor in states[0].items())

@@ -10,7 +10,7 @@ from hypothesis.extra import numpy as hnp
 from scipy.io import loadmat, savemat
 
 from promptfleet.data.matlab_file import read_numbers
-from tests.samples import SAMPLES
+from tests.samples import SAMPLES, needs_samples
 
 DTYPES = st.sampled_from(["f8", "f4", "i1", "u1", "i2", "u2", "i4", "u4", "i8", "u8"])
 
@@ -33,6 +33,7 @@ def test_numbers_are_those_that_scipy_writes(values, name, compressed):
     assert found.keys() == {name}
 
 
+@needs_samples
 @pytest.mark.parametrize("file", ["imagelabels.mat", "setid.mat", "subset_setid.mat"])
 def test_the_real_files_are_read_as_scipy_reads_them(file):
     path = SAMPLES / "oxford_flowers" / file

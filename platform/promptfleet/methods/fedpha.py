@@ -19,10 +19,10 @@ from torch import Tensor
 
 from promptfleet.config import FederationConfig
 from promptfleet.errors import ConfigError
-from promptfleet.methods.parts.prompts import CONTEXT_STD, context_shape, encoded, local_batches
-from promptfleet.methods.parts.training import detached, leaves, loss_metrics
+from promptfleet.methods.parts.prompts import CONTEXT_STD, context_shape, encoded
+from promptfleet.methods.parts.training import detached, leaves, steps
 from promptfleet.methods.promptfl import PromptFL
-from promptfleet.methods.protocol import Backward, Encode, Message, State, Task, Update, Work, World
+from promptfleet.methods.protocol import Encode, Examples, Message, State, Task, Update, Work, World
 
 
 class FedPHAConfig(FederationConfig):
@@ -91,26 +91,25 @@ class FedPHA(PromptFL):
         config = task.config
         parameters = leaves({"context": task.download.tensors["context"], "own.context": task.private["context"]})
         shared, own = parameters.values()
-        optimizer, losses = self.optimizer(task, parameters, config.prompt_lr), []
-        for batch in local_batches(task):
+
+        def loss(batch: Examples) -> Work[Tensor]:
             local_text, projected_text = yield Encode(
                 torch.stack([own, projected(own, shared.detach(), config.projection_ratio)])
             )
             (shared_text,) = yield Encode(shared.unsqueeze(0))
             near = F.relu(config.push_margin - (local_text - shared_text).norm(dim=-1)).mean()
-            loss = (
+            return (
                 self.cross_entropy(task, local_text, batch)
                 + self.cross_entropy(task, shared_text, batch)
                 + config.pull_weight * F.mse_loss(local_text, projected_text)
                 + config.push_weight * near
             )
-            yield Backward(loss)
-            optimizer.step()
-            losses.append(loss.detach())
+
+        metrics = yield from steps(task, optimizers=[self.optimizer(task, parameters, config.prompt_lr)], loss=loss)
         upload, local = detached(parameters).values()
         participations = {"participations": task.private["participations"] + 1}
         private = {**(yield from encoded(local)), **participations}
-        return Update(private, Message({"context": upload}), loss_metrics(losses))
+        return Update(private, Message({"context": upload}), metrics)
 
     def trained_parameters(self, world: World) -> int:
         """Count those of a client with the longest local prompt."""

@@ -9,7 +9,6 @@ normalization, without clipping, as in the published code. Optimizers are fresh 
 federation's momentum.
 """
 
-from collections.abc import Callable
 from dataclasses import replace
 
 import numpy as np
@@ -20,7 +19,7 @@ from torch import Tensor
 
 from promptfleet.errors import ConfigError
 from promptfleet.methods.parts.images import encode_images
-from promptfleet.methods.parts.training import detached, image_steps, leaves
+from promptfleet.methods.parts.training import detached, leaves, steps
 from promptfleet.methods.promptfl import PromptFL, PromptFLConfig
 from promptfleet.methods.protocol import (
     EncodeImages,
@@ -85,14 +84,12 @@ class PFedPT(PromptFL):
         """Train the frame with the downloaded prompt; the first phase."""
         frame, text = leaves({name: task.private[name] for name in strip_shapes(task.world)}), task.download.attached
 
-        def step(batch: Examples) -> tuple[EncodeImages, Callable[[Tensor], Tensor]]:
-            def loss(features: Tensor) -> Tensor:
-                return F.cross_entropy(self.logits(task, Images(features), text["text"]), batch.labels)
-
-            return EncodeImages(batch.images.pixels.load() + whole_frame(frame)), loss
+        def loss(batch: Examples) -> Work[Tensor]:
+            features = yield EncodeImages(batch.images.pixels.load() + whole_frame(frame))
+            return F.cross_entropy(self.logits(task, Images(features), text["text"]), batch.labels)
 
         optimizer = self.optimizer(task, frame, task.config.frame_lr)
-        metrics = yield from image_steps(task, optimizers=[optimizer], step=step, epochs=task.config.frame_epochs)
+        metrics = yield from steps(task, optimizers=[optimizer], loss=loss, epochs=task.config.frame_epochs)
         return detached(frame), metrics
 
     def trained_parameters(self, world: World) -> int:

@@ -11,7 +11,6 @@ All clients of a round see the counts of its start; published, later ones see th
 queries with the current shared tokens is left out.
 """
 
-from collections.abc import Callable
 from dataclasses import replace
 
 import numpy as np
@@ -26,7 +25,7 @@ from promptfleet.errors import BackboneError, ConfigError
 from promptfleet.methods.parts.images import class_tokens, encode_images
 from promptfleet.methods.parts.prompt_method import PromptMethod
 from promptfleet.methods.parts.token_groups import all_tokens, penalized_choice, shared_tokens, similarities, uses
-from promptfleet.methods.parts.training import detached, image_steps, leaves
+from promptfleet.methods.parts.training import detached, leaves, steps
 from promptfleet.methods.protocol import (
     Arrived,
     Call,
@@ -117,12 +116,11 @@ class SGPT(PromptMethod):
         def cross_entropy(features: Tensor, batch: Examples) -> Tensor:
             return F.cross_entropy(self.logits(task, Images(features), text), batch.labels)
 
-        def shared_step(batch: Examples) -> tuple[EncodeImages, Callable[[Tensor], Tensor]]:
-            pixels = batch.images.pixels.load()
+        def shared_loss(batch: Examples) -> Work[Tensor]:
             inserted = shared_tokens(shared["shared"], len(batch))
-            return EncodeImages(pixels, inserted), lambda features: cross_entropy(features, batch)
+            return cross_entropy((yield EncodeImages(batch.images.pixels.load(), inserted)), batch)
 
-        def group_step(batch: Examples) -> tuple[EncodeImages, Callable[[Tensor], Tensor]]:
+        def group_loss(batch: Examples) -> Work[Tensor]:
             similarity = similarities(batch.images.features, group["keys"])
             chosen = penalized_choice(similarity.detach(), tokens["counts"], config.penalty_floor)
             if config.batch_vote:
@@ -130,22 +128,19 @@ class SGPT(PromptMethod):
             counts.add_(uses(chosen, config.groups))
             inserted = all_tokens(tokens["shared"], group["group"], chosen)
             own = similarity.gather(1, chosen.unsqueeze(1)).mean()
-            request = EncodeImages(batch.images.pixels.load(), inserted, pooled=1 + config.group_blocks)
-            return request, lambda features: cross_entropy(features, batch) - own
+            features = yield EncodeImages(batch.images.pixels.load(), inserted, pooled=1 + config.group_blocks)
+            return cross_entropy(features, batch) - own
 
         shared = leaves({"shared": tokens["shared"]})
         metrics = {}
         if config.shared_blocks:
-            found = yield from image_steps(
-                task, optimizers=[self.optimizer(task, shared, config.prompt_lr)], step=shared_step
-            )
+            optimizers = [self.optimizer(task, shared, config.prompt_lr)]
+            found = yield from steps(task, optimizers=optimizers, loss=shared_loss)
             metrics = {f"shared_{name}": value for name, value in found.items()}
         tokens |= detached(shared)
         group = leaves({name: tokens[name] for name in ("group", "keys")})
         asked = replace(task, train=replace(task.train, images=with_queries(task, task.train.images)))
-        found = yield from image_steps(
-            asked, optimizers=[self.optimizer(task, group, config.prompt_lr)], step=group_step
-        )
+        found = yield from steps(asked, optimizers=[self.optimizer(task, group, config.prompt_lr)], loss=group_loss)
         upload = Message({**tokens, **detached(group), "counts": counts})
         return Update(task.private, upload, {**metrics, **found})
 

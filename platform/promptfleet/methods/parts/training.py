@@ -8,7 +8,7 @@ from torch import Tensor
 
 from promptfleet.methods.parts.optimizers import Optimizer
 from promptfleet.methods.parts.prompts import local_batches
-from promptfleet.methods.protocol import Backward, Encode, EncodeImages, Examples, State, Task, Work
+from promptfleet.methods.protocol import Backward, Encode, Examples, State, Task, Work
 
 
 @dataclass(frozen=True)
@@ -53,32 +53,24 @@ def train_steps(
     from their text features ``[prompts, classes, dim]``; without contexts ``text`` is None. Without a step there are no
     metrics. For ``yield from``: clients of one process go through the text tower together (see ``side_by_side``).
     """
-    losses = []
-    for batch in local_batches(task, epochs):
-        text = (yield Encode(contexts())) if contexts else None
-        value = loss(text, batch)
-        yield Backward(value)
-        for optimizer in optimizers:
-            optimizer.step()
-        losses.append(value.detach())
-    return loss_metrics(losses)
+
+    def of_batch(batch: Examples) -> Work[Tensor]:
+        return loss((yield Encode(contexts())) if contexts else None, batch)
+
+    return (yield from steps(task, optimizers=optimizers, loss=of_batch, epochs=epochs))
 
 
-def image_steps(
+def steps(
     task: Task,
     *,
     optimizers: Sequence[Optimizer],
-    step: Callable[[Examples], tuple[EncodeImages, Callable[[Tensor], Tensor]]],
+    loss: Callable[[Examples], Work[Tensor]],
     epochs: int | None = None,
 ) -> Work[dict[str, float]]:
-    """Step ``optimizers`` once per batch, through the image tower; returns the metrics, as ``train_steps``.
-
-    ``step(batch)`` gives the request for features of the batch's images, and the scalar loss as a function of them.
-    """
+    """Step as ``train_steps`` by a ``loss`` that is itself work: it may ask for any features on its way to a scalar."""
     losses = []
     for batch in local_batches(task, epochs):
-        request, loss = step(batch)
-        value = loss((yield request))
+        value = yield from loss(batch)
         yield Backward(value)
         for optimizer in optimizers:
             optimizer.step()

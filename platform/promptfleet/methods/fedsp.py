@@ -9,7 +9,6 @@ layer; embeddings, final norm and projection of phi are in psi; the published co
 not; no warm-up of learning rates.
 """
 
-from collections.abc import Sequence
 from dataclasses import replace
 from typing import Literal
 
@@ -24,7 +23,7 @@ from promptfleet.errors import ConfigError
 from promptfleet.methods.parts.distillation import distill
 from promptfleet.methods.parts.optimizers import Adam
 from promptfleet.methods.parts.prompts import context_with_text, encode_contexts, encode_frozen, no_context_yet
-from promptfleet.methods.parts.states import prefixed, unprefixed
+from promptfleet.methods.parts.states import joined, parted, prefixed, unprefixed
 from promptfleet.methods.parts.training import detached, leaves, train_steps
 from promptfleet.methods.promptfl import PromptFL, PromptFLConfig
 from promptfleet.methods.protocol import (
@@ -121,7 +120,7 @@ class FedSP(PromptFL):
             loss=lambda _, batch: self._loss(task, fixed, prompt["context"], batch),
         )
         trained = detached(prompt)
-        private = {**task.private, **_own_prompt(task, fixed, trained["context"]), "model": _joined(fixed)}
+        private = {**task.private, **_own_prompt(task, fixed, trained["context"]), "model": joined(_by_name(fixed))}
         return Update(private, Message(trained), {**prefixed("model_", of_model), **metrics})
 
     def trained_parameters(self, world: World) -> int:
@@ -141,7 +140,7 @@ class FedSP(PromptFL):
             return task.private
         block, context = self._block(task), task.download.tensors["context"]
         text = encode_frozen(_with_model(task.world, block), context)
-        return {**task.private, "context": context, "text": text, "model": _joined(block)}
+        return {**task.private, "context": context, "text": text, "model": joined(_by_name(block))}
 
     def predict(self, task: Task, images: Images) -> Tensor:
         return self.logits(task, images, task.private.get("text", task.download.attached["text"]))
@@ -159,7 +158,7 @@ class FedSP(PromptFL):
         """Return the block of the client's model, or of the downloaded one if it never trained."""
         if not len(task.private["model"]):
             return unprefixed(_AUXILIARY, task.download.tensors)
-        return _parted(task.private["model"], block_of(task.world.clip.tower, 0))
+        return parted(task.private["model"], _by_name(block_of(task.world.clip.tower, 0)))
 
     def _loss(self, task: Task, block: State, context: Tensor, batch: Examples) -> Tensor:
         (text,) = encode_contexts(_with_model(task.world, block), context.unsqueeze(0))
@@ -178,15 +177,9 @@ def _own_prompt(task: Task, block: State, context: Tensor) -> State:
     return {"context": context, "text": text, "participations": task.private["participations"] + 1}
 
 
-def _joined(block: State) -> Tensor:
-    return torch.cat([block[name].flatten() for name in sorted(block)])
-
-
-def _parted(numbers: Tensor, like: State) -> State:
-    """Return the tensors that ``_joined`` made ``numbers`` of, in the shapes of ``like``."""
-    names: Sequence[str] = sorted(like)
-    parts = numbers.split([like[name].numel() for name in names])
-    return {name: part.view_as(like[name]) for name, part in zip(names, parts, strict=True)}
+def _by_name(block: State) -> State:
+    """Return the block in the order of names, in which a private state has its numbers."""
+    return dict(sorted(block.items()))
 
 
 def _on_public(arrived: Arrived) -> Task:

@@ -21,7 +21,7 @@ from promptfleet.errors import ConfigError
 from promptfleet.methods.parts.optimizers import Optimizer
 from promptfleet.methods.parts.prompt_generator import HEADS, generate_context, generator_shapes, init_generator
 from promptfleet.methods.parts.prompts import context_with_text, encoded, require_a_text_per_class
-from promptfleet.methods.parts.states import prefixed, unprefixed
+from promptfleet.methods.parts.states import joined, parted, prefixed, unprefixed
 from promptfleet.methods.parts.training import detached, leaves, train_steps
 from promptfleet.methods.promptfl import PromptFL
 from promptfleet.methods.protocol import Arrived, Call, Examples, Message, Spec, State, Task, Update, Work, World
@@ -117,11 +117,7 @@ def _velocities(private: State, parameters: State) -> State:
     momentum = private.get("momentum", torch.empty(0))
     if not len(momentum):
         return {}
-    parts = momentum.clone().split([parameter.numel() for parameter in parameters.values()])
-    return {
-        _VELOCITY + name: part.view_as(parameter)
-        for (name, parameter), part in zip(parameters.items(), parts, strict=True)
-    }
+    return prefixed(_VELOCITY, parted(momentum.clone(), parameters))
 
 
 def _kept(private: State, optimizer: Optimizer) -> State:
@@ -129,7 +125,7 @@ def _kept(private: State, optimizer: Optimizer) -> State:
     velocities = unprefixed(_VELOCITY, optimizer.state)
     if "momentum" not in private or not velocities:
         return private
-    return {**private, "momentum": torch.cat([velocities[name].flatten() for name in optimizer.parameters])}
+    return {**private, "momentum": joined({name: velocities[name] for name in optimizer.parameters})}
 
 
 def _sizes(world: World) -> tuple[int, int, int]:

@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from promptfleet.methods.parts.states import find_non_finite, state_sha256, to_device
+from promptfleet.methods.parts.states import find_non_finite, joined, parted, state_sha256, to_device
 from promptfleet.methods.protocol import Message
 
 SERVER = {"context": torch.tensor([[1.0, 2.0]]), "round": torch.tensor(3)}
@@ -14,6 +14,14 @@ def test_the_hash_depends_on_values_alone():
     wanted = state_sha256(SERVER, PRIVATES)
     assert state_sha256(shuffled, dict(reversed(PRIVATES.items()))) == wanted
     assert state_sha256(strided, PRIVATES) == wanted
+
+
+def test_joined_numbers_are_in_the_order_of_the_state_and_parted_again():
+    state = {"b": torch.tensor([[1.0, 2.0], [3.0, 4.0]]), "a": torch.tensor([5.0])}
+    assert joined(state).tolist() == [1, 2, 3, 4, 5]
+    again = parted(joined(state), state)
+    assert list(again) == ["b", "a"]
+    assert all(torch.equal(again[name], tensor) for name, tensor in state.items())
 
 
 @pytest.mark.parametrize(

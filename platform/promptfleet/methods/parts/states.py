@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import TypeVar
 
 import torch
+from torch import Tensor
 
 from promptfleet.methods.protocol import Message, State
 
@@ -20,6 +21,17 @@ def prefixed(prefix: str, state: Mapping[str, T]) -> dict[str, T]:
 def unprefixed(prefix: str, state: Mapping[str, T]) -> dict[str, T]:
     """Return the tensors whose names start with ``prefix``, by the rest of their names."""
     return {name.removeprefix(prefix): tensor for name, tensor in state.items() if name.startswith(prefix)}
+
+
+def joined(state: State) -> Tensor:
+    """Return the numbers of all tensors as one vector, in the order of the state."""
+    return torch.cat([tensor.flatten() for tensor in state.values()])
+
+
+def parted(numbers: Tensor, like: State) -> State:
+    """Undo ``joined``: return views of ``numbers`` with the names and shapes of ``like``."""
+    parts = numbers.split([tensor.numel() for tensor in like.values()])
+    return {name: part.view_as(like[name]) for name, part in zip(like, parts, strict=True)}
 
 
 def state_sha256(server: State, privates: Mapping[int, State]) -> str:

@@ -105,6 +105,7 @@ def check_noise_hides(config: FederationConfig, uploads: Mapping[str, Spec]) -> 
     for name, spec in sorted(uploads.items()):
         if not spec.is_point:
             raise _not_hidden(name, "that is not trained" if spec.dtype.is_floating_point else f"of type {spec.dtype}")
+    for name, spec in sorted(uploads.items()):
         if any(isinstance(size, UpTo) for size in spec.shape):
             raise _not_hidden(name, "whose size differs between clients")
 

@@ -108,6 +108,9 @@ class DisPFL(PromptMethod):
 
     Config = DisPFLConfig
 
+    def has_prompt(self, config: DisPFLConfig) -> bool:
+        return config.target == "prompt"
+
     def init_server(self, world: World, rng: np.random.Generator) -> State:
         if world.config.target == "prompt":
             start = {"context": init_context(world, rng)}

@@ -90,6 +90,9 @@ class FedMP(PromptMethod):
         """Make the published Adam."""
         return Adam(parameters, lr=lr, betas=(0.9, 0.98), eps=1e-6, weight_decay=task.config.adapter_decay)
 
+    def has_prompt(self, config: FedMPConfig) -> bool:
+        return False
+
     def check(self, world: World) -> None:
         super().check(world)
         require_a_text_per_class(world)

@@ -72,6 +72,9 @@ class FedRep(PromptMethod):
     Config = FedRepConfig
     reworded = None  # a head has a row per class that it was trained on
 
+    def has_prompt(self, config: FedRepConfig) -> bool:
+        return config.representation == "prompt"
+
     def init_server(self, world: World, rng: np.random.Generator) -> State:
         if world.config.representation == "prompt":
             return context_with_text(world, init_context(world, rng))

@@ -30,6 +30,9 @@ class LinearProbe(Solo):
     Config = LinearProbeConfig
     reworded = None  # a row per class that it was trained on
 
+    def has_prompt(self, config: LinearProbeConfig) -> bool:
+        return False
+
     def init_client(self, world: World, client: int, rng: np.random.Generator) -> State:
         return {"head": world.clip.zero_shot_text.clone(), "epochs": torch.tensor(0)}
 

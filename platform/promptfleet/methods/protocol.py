@@ -428,6 +428,10 @@ class Method(ABC):
         """Return what the method needs with this configuration, by default its ``needs``."""
         return self.needs
 
+    def has_prompt(self, config: FederationConfig) -> bool:
+        """Return True if there are learnable vectors next to the class names; otherwise keys about them do nothing."""
+        return True
+
     def texts(self, config: FederationConfig, class_names: Sequence[str]) -> Mapping[str, Sequence[str]]:
         """Return further lists of texts by name, such as descriptions of classes; ``World.texts`` has their tokens."""
         return {}

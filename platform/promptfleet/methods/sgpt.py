@@ -75,6 +75,9 @@ class SGPT(PromptMethod):
     Config = SGPTConfig
     needs = Needs.PIXELS
 
+    def has_prompt(self, config: SGPTConfig) -> bool:
+        return False
+
     def check(self, world: World) -> None:
         config, tower = world.config, world.image_tower
         try:

@@ -5,12 +5,16 @@ Source: Radford et al., "Learning Transferable Visual Models From Natural Langua
 
 from torch import Tensor
 
+from promptfleet.config import FederationConfig
 from promptfleet.methods.parts.no_communication import NoCommunication
 from promptfleet.methods.protocol import Images, Message, State, Task, Update
 
 
 class ZeroShot(NoCommunication):
     """Classifier without any state or learnable prompt; the keys about a prompt have no effect."""
+
+    def has_prompt(self, config: FederationConfig) -> bool:
+        return False
 
     def local_update(self, task: Task) -> Update:
         return Update(task.private, Message({}), {})

@@ -16,6 +16,7 @@ from promptfleet.federation.partitioning import partition_for
 from promptfleet.federation.prepare import Prepared, prepare
 from promptfleet.federation.reports import summary_from_json
 from promptfleet.federation.rounds import Federation
+from promptfleet.methods import load_method
 from promptfleet.methods.parts.prompts import context_with_text
 
 HALF = {"new_classes": 0.5}
@@ -165,6 +166,19 @@ def test_a_method_that_cannot_shows_no_accuracy_and_the_reason(run, small_config
         prepare(small_config(method="linear_probe", partition=HALF, evaluation={"sets": {"new": "each"}}))
     specific = small_config(method="promptfl", class_specific_context=True, partition=HALF)
     assert cannot_predict_new(specific).startswith("class_specific_context=true learns a context for each class")
+
+
+def test_a_method_without_prompts_predicts_new_classes_with_class_specific_contexts_and_fits_any_length(
+    run, small_config
+):
+    plain, specific = run(method="fed_mp"), run(method="fed_mp", class_specific_context=True, prompt_length=99)
+    assert plain.accuracy["test/new"] == specific.accuracy["test/new"]
+    assert not any(report.events for report in specific.rounds)
+    for method, own in {"fed_mp": {}, "sgpt": {}, "zero_shot": {}, "dispfl": {"target": "adapter"}}.items():
+        config = small_config(method=method, **own, class_specific_context=True, prompt_length=99, partition=HALF)
+        assert cannot_predict_new(config) is None
+        assert not load_method(method).has_prompt(config)
+    assert cannot_predict_new(small_config(method="dispfl", class_specific_context=True))
 
 
 @pytest.mark.parametrize("name", ["base", "new"])

@@ -110,9 +110,10 @@ def check_sets(config: FederationConfig) -> None:
 
 def cannot_predict_new(config: FederationConfig) -> str | None:
     """Return the reason why the method cannot predict classes that it was not trained on; None if it can."""
-    if not isinstance(load_method(config.method), PredictsOtherClasses):
+    method = load_method(config.method)
+    if not isinstance(method, PredictsOtherClasses):
         return f"method {config.method} has parameters for each class that it was trained on"
-    if config.class_specific_context:
+    if config.class_specific_context and method.has_prompt(config):
         return "class_specific_context=true learns a context for each class that it was trained on"
     return None
 

@@ -218,7 +218,10 @@ def test_a_configuration_that_cannot_be_meant_is_refused(config, message):
             {"template": "{soft:3 a photo} {class}"},
             r"'a photo' has 2 tokens, and its soft slot 3 vectors; write {s",
         ),
-        ({"template": "{soft:3} {class}" + " very" * 71}, r"has 78 tokens with the longest word, and .* 77 positions"),
+        (
+            {"template": "{soft:3} {class}" + " very" * 71},
+            r"has 78 tokens with the longest word, of class 'class 0', .* 77 p",
+        ),
         ({"verbalizer": "knowledgeable"}, "weighs the words of a class, and each has one; set words_file"),
         ({"class_token_position": "front"}, "the template has the place of the class; leave class_token_position out"),
         ({"words": WORDS[:3]}, "words: there is nothing for class 'class 3'"),

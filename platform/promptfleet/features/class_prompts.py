@@ -7,13 +7,12 @@ from collections.abc import Sequence
 from torch import Tensor
 
 from promptfleet.clip.backbone import Backbone
-from promptfleet.clip.frozen import FrozenClip
 from promptfleet.clip.prompt_layout import ClassTokens
 from promptfleet.clip.tokens import class_texts, equal_classes
-from promptfleet.config import FederationConfig
 from promptfleet.data.dataset import Dataset
 from promptfleet.errors import ConfigError, DataError
 from promptfleet.escaping import printable
+from promptfleet.methods.protocol import World
 
 logger = logging.getLogger(__name__)
 
@@ -58,15 +57,18 @@ def tokenize_texts(backbone: Backbone, texts: Sequence[str]) -> Tensor:
     return backbone.tokenize(texts)
 
 
-def check_prompt_fits(config: FederationConfig, clip: FrozenClip, class_names: Sequence[str]) -> None:
-    """Raise ConfigError if the text tower has no room for the context and the longest class name."""
-    positions, lengths = clip.tower.positions, clip.classes.lengths
-    room = positions - 1 - int(lengths.max())
-    if config.prompt_length > room:
-        name = class_names[int(lengths.argmax())]
+def check_prompt_fits(world: World) -> None:
+    """Raise ConfigError if the text tower has no room for the context and the longest text of a class.
+
+    Texts in a template are left to the method, since what is too long is then the template.
+    """
+    config, classes, positions = world.config, world.clip.classes, world.clip.tower.positions
+    taken = 1 + int(classes.lengths.max())  # with the start of a text
+    if classes.frame is None and config.prompt_length > positions - taken:
         raise ConfigError(
-            f"prompt_length={config.prompt_length} does not fit: the text tower of {config.backbone.label} has "
-            f"{positions} positions, and class {name!r}, the longest of {config.dataset}, leaves room for {room} tokens"
+            f"prompt_length={config.prompt_length} does not fit: class {world.longest_class!r}, the longest of "
+            f"{config.dataset}, takes {taken} of the {positions} positions of the text tower of "
+            f"{config.backbone.label}, and leaves room for {positions - taken} tokens; lower prompt_length"
         )
 
 

@@ -4,7 +4,7 @@ Both are computed once per content and kept on disk, so a second run imports nei
 """
 
 import logging
-from collections.abc import Hashable, Mapping, Sequence
+from collections.abc import Hashable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import reduce
 from operator import or_
@@ -29,10 +29,11 @@ from promptfleet.features.class_prompts import check_prompt_fits, warn_of_equal_
 from promptfleet.features.encoding import encode_missing, features_folder, wanted_files
 from promptfleet.features.image_encoder import load_inputs
 from promptfleet.features.text_features import embedded_texts, text_features
-from promptfleet.federation.evaluation.schedule import check_sets
+from promptfleet.federation.evaluation.schedule import check_sets, sets_of_best
+from promptfleet.federation.evaluation.scores import NEW, transfer_to
 from promptfleet.federation.other_datasets import OtherDataset, config_of, load_others
 from promptfleet.federation.partitioning import partition_for
-from promptfleet.federation.worlds import all_texts, wanted_texts, world_of
+from promptfleet.federation.worlds import all_texts, new_world_of, other_world_of, wanted_texts, world_of
 from promptfleet.limits import check_states
 from promptfleet.methods import load_method
 from promptfleet.methods.protocol import Needs, World
@@ -103,21 +104,18 @@ def prepare(*configs: FederationConfig) -> Prepared:
     warn_of_equal_prompts(backbone, dataset, clip.classes)
     needs = reduce(or_, (load_method(candidate.method).needs_of(candidate) for candidate in configs))
     image_tower = backbone.image_tower if Needs.PIXELS in needs else None
-    for candidate in configs:
-        check_prompt_fits(candidate, clip, dataset.class_names)
-        check_sets(candidate)
-        method = load_method(candidate.method)
-        world = world_of(candidate, clip, dataset.class_names, image_tower=image_tower)
-        method.check(world)
-        check_states(candidate, method.trained_parameters(world))
     elsewhere = {name: config_of(config, name) for name in others}
     wanted = {
         name: wanted_files(backbone, other, elsewhere[name].features, needs, folder) for name, other in others.items()
     }
     ready = {name: OtherDataset.of(config, backbone, other, wanted[name]) for name, other in others.items()}
     for candidate in configs:
-        for name in candidate.evaluation.transfer:
-            check_prompt_fits(config_of(candidate, name), ready[name].clip(clip), ready[name].class_names)
+        check_sets(candidate)
+        world = world_of(candidate, clip, dataset.class_names, image_tower=image_tower)
+        _check_world(world)
+        check_states(candidate, load_method(candidate.method).trained_parameters(world))
+        for source, foreign in _foreign_worlds(candidate, clip, dataset, ready, image_tower):
+            _check_world(foreign, source)
     samples = Samples.of_dataset(dataset)
     by_key = {_partition_key(candidate): candidate for candidate in configs}
     partitions = {key: partition_for(candidate, samples) for key, candidate in by_key.items()}
@@ -135,6 +133,34 @@ def prepare(*configs: FederationConfig) -> Prepared:
         others=ready,
         **{file.kind: file.path for file in files},
     )
+
+
+def _foreign_worlds(
+    config: FederationConfig,
+    clip: FrozenClip,
+    dataset: Dataset,
+    others: Mapping[str, OtherDataset],
+    image_tower: ImageTower | None,
+) -> Iterator[tuple[str, World]]:
+    """Yield the worlds of classes that no client has and that the method will predict, and where they come from."""
+    sets = sets_of_best(config)
+    if NEW in sets and (world := new_world_of(config, clip, dataset.class_names, image_tower=image_tower)):
+        yield "partition.new_classes", world
+    for name in config.evaluation.transfer:
+        if transfer_to(name) in sets:
+            world = other_world_of(config, clip, name, others[name], image_tower=image_tower)
+            yield f"evaluation.transfer, dataset {name}", world
+
+
+def _check_world(world: World, source: str = "") -> None:
+    """Raise ConfigError, which names ``source``, if prompts do not fit the world's classes, or its method does not."""
+    method = load_method(world.config.method)
+    try:
+        if method.has_prompt(world.config):
+            check_prompt_fits(world)
+        method.check(world)
+    except ConfigError as error:
+        raise ConfigError(f"{source}: {error}" if source else str(error)) from None
 
 
 def _partition_key(config: FederationConfig) -> Hashable:

@@ -91,6 +91,12 @@ class World:
         return self.texts[texts]
 
     @property
+    def longest_class(self) -> str:
+        """Name of the class that has the longest text."""
+        text = int(self.clip.classes.lengths.argmax())
+        return self.class_names[text if self.text_classes is None else int(self.text_classes[text])]
+
+    @property
     def device(self) -> torch.device:
         """Device of the tensors, on which a client's update computes."""
         return self.clip.zero_shot_text.device

@@ -73,8 +73,13 @@ def plan_of_round(config: FederationConfig, round_index: int, clients: Sequence[
 
 def plan_of_best(config: FederationConfig, done: Plan) -> Plan | None:
     """Return the sets that a round with the best validation accuracy so far needs beyond those ``done``, if any."""
-    rest = tuple(name for name in _sets(config, ("each", "last_and_best")) if name not in done.sets)
+    rest = tuple(name for name in sets_of_best(config) if name not in done.sets)
     return Plan((*_calibration(config), *rest), done.server_by, again=True) if rest else None
+
+
+def sets_of_best(config: FederationConfig) -> tuple[str, ...]:
+    """Return the sets, other than ``local``, that the round with the best validation accuracy has."""
+    return _sets(config, ("each", "last_and_best"))
 
 
 def _calibration(config: FederationConfig) -> tuple[str, ...]:

@@ -105,8 +105,9 @@ class TemplateAndWords(PromptMethod):
         longest, positions = 1 + context + int(classes.lengths.max()), world.clip.tower.positions
         if longest > positions:
             raise ConfigError(
-                f"template={config.template!r}: has {longest} tokens with the longest word, and the text tower of "
-                f"{config.backbone.label} has {positions} positions"
+                f"template={config.template!r}: has {longest} tokens with the longest word, of class "
+                f"{world.longest_class!r}, and the text tower of {config.backbone.label} has {positions} positions; "
+                "shorten the template or the word"
             )
         if config.class_token_position != "end":
             raise ConfigError(

@@ -24,6 +24,11 @@ def test_a_file_has_a_text_or_a_list_per_class_and_numbers_are_text(file):
     assert read_class_texts(file) == LISTED
 
 
+def test_what_yaml_would_make_other_values_of_is_text_as_written(file):
+    file.write_text("zero: [no, true, 1.50, 2026-01-01, '~', \"null\"]\none: 010\n")
+    assert read_class_texts(file) == [["zero", "no", "true", "1.50", "2026-01-01", "~", "null"], ["one", "010"]]
+
+
 @pytest.mark.parametrize(
     ("text", "message"),
     [
@@ -31,6 +36,9 @@ def test_a_file_has_a_text_or_a_list_per_class_and_numbers_are_text(file):
         ("zero:\n- a\n- b\n- a", r"words.yaml:4: class 'zero': 'a' is a duplicate"),
         ("zero: []", r"words.yaml:1: class 'zero': should have a text or a list of texts"),
         ("zero: a\none:", r"words.yaml:2: class 'one': should have a text or a list of texts"),
+        ("zero: a\none: [b, ~]", r"words.yaml:2: class 'one': ~ is YAML for nothing; put it in quotes if it is a text"),
+        ("zero: null", r"words.yaml:1: class 'zero': null is YAML for nothing; put it in quotes if it is a text"),
+        ("zero: [a, ]\n1: b", r"words.yaml:2: malformed YAML: a key must be a word; put it in quotes"),
         ("zero: [a, [b]]", r"words.yaml:1: class 'zero': should have a text or a list of texts"),
         ("[zero, one]", r"words.yaml: must hold 'class: \[text, text\]' lines"),
         ("zero: [a", r"words.yaml:1: malformed YAML"),

@@ -298,9 +298,10 @@ def test_the_last_assignment_wins_and_values_may_hold_equals_signs():
 
 @pytest.mark.parametrize("text", ["clients", "=5", " =5", ""])
 def test_an_assignment_without_key_or_value_gets_the_form(text):
+    quotes = "a value with spaces needs quotes: --set 'key=two words'"
     with pytest.raises(ConfigError) as caught:
         parse_assignments([text], {})
-    assert str(caught.value) == f"--set {text}: write key=value, for example --set clients=5"
+    assert str(caught.value) == f"--set {text}: write key=value, for example --set clients=5; {quotes}"
 
 
 def test_malformed_values_are_named_by_their_key():

@@ -15,7 +15,10 @@ def split_assignment(assignment: str, *, option: str = "--set") -> tuple[str, st
     """Return key and text of ``key=value``, which ``option`` gave. Raises ConfigError."""
     key, equals, text = assignment.partition("=")
     if not equals or not key.strip():
-        raise ConfigError(f"{option} {assignment}: write key=value, for example {option} {EXAMPLES[option]}")
+        raise ConfigError(
+            f"{option} {assignment}: write key=value, for example {option} {EXAMPLES[option]}; a value with spaces "
+            f"needs quotes: {option} 'key=two words'"
+        )
     return key.strip(), text
 
 

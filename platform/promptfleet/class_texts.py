@@ -1,6 +1,6 @@
 """Files with texts of each class, such as words or descriptions, and such texts as a configuration has them.
 
-A file is YAML: a class per key, and a text or a list of texts. Numbers are text as well::
+A file is YAML: a class per key, and a text or a list of texts. Numbers, ``no`` and dates are text as written::
 
     zero: [zero, nought, 0]
     one: [one, 1]
@@ -8,7 +8,6 @@ A file is YAML: a class per key, and a text or a list of texts. Numbers are text
 A configuration has the same as ``[["zero", "zero", "nought", "0"], ["one", "one", "1"]]``: each class, then its texts.
 """
 
-import difflib
 from collections.abc import Collection, Hashable, Mapping, Sequence
 from functools import lru_cache
 from os import PathLike, fspath
@@ -20,8 +19,8 @@ import yaml
 from pydantic import Field
 
 from promptfleet.config_types import expand_home
-from promptfleet.errors import ConfigError
-from promptfleet.yaml_files import line_of, read_nodes
+from promptfleet.errors import ConfigError, nearest
+from promptfleet.yaml_files import is_null, line_of, read_nodes
 
 ClassTexts = list[Annotated[list[Annotated[str, Field(min_length=1)]], Field(min_length=2)]]
 KEYS = ("words", "descriptions")  # of all configurations; the file of KEY is KEY_file
@@ -92,11 +91,11 @@ def texts_of(
 
 def _hint(name: str, known: Collection[str], class_names: Sequence[str], path: str | None) -> str:
     """Return the name that may have been meant, with its line while the file is there; else the dataset's classes."""
-    near = difflib.get_close_matches(name, [one for one in known if one not in class_names], n=1)
-    if not near:
+    near = nearest(name, [one for one in known if one not in class_names])
+    if near is None:
         return f"the dataset has {', '.join(class_names)}"
-    lines = [line_of(one) for one, _ in read_nodes(path).value if one.value in near] if path and exists(path) else []
-    return f"did you mean {near[0]!r}{f' on line {lines[0]}' if lines else ''}?"
+    lines = [line_of(one) for one, _ in read_nodes(path).value if one.value == near] if path and exists(path) else []
+    return f"did you mean {near!r}{f' on line {lines[0]}' if lines else ''}?"
 
 
 def _texts(path: str | Path, name: str, node: yaml.Node) -> list[str]:
@@ -104,6 +103,8 @@ def _texts(path: str | Path, name: str, node: yaml.Node) -> list[str]:
     seen: set[str] = set()
     for text in texts:
         where = f"{path}:{line_of(text)}: class {name!r}"
+        if is_null(text) and text.value:
+            raise ConfigError(f"{where}: {text.value} is YAML for nothing; put it in quotes if it is a text")
         if not isinstance(text, yaml.ScalarNode) or not text.value.strip():
             raise ConfigError(f"{where}: should have a text or a list of texts")
         if text.value in seen:

@@ -68,5 +68,16 @@ def did_you_mean(name: str, known: Iterable[str], *, cutoff: float = 0.6) -> str
 
     cutoff: the least likeness, 0..1; at 0 every name is near.
     """
-    nearest = difflib.get_close_matches(name, list(known), n=1, cutoff=cutoff)
-    return f"did you mean {nearest[0]!r}?" if nearest else ""
+    near = nearest(name, known, cutoff=cutoff)
+    return "" if near is None else f"did you mean {near!r}?"
+
+
+def nearest(name: str, known: Iterable[str], *, cutoff: float = 0.6) -> str | None:
+    """Return the known name that differs in ``_``, ``-``, spaces or case alone; else the most similar one, if any."""
+    known = list(known)
+    same = [one for one in known if _letters(one) == _letters(name)]
+    return next(iter(same or difflib.get_close_matches(name, known, n=1, cutoff=cutoff)), None)
+
+
+def _letters(name: str) -> str:
+    return re.sub(r"[-_\s]", "", name).casefold()

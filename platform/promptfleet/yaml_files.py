@@ -13,7 +13,7 @@ from promptfleet.escaping import printable
 
 DEEPEST = 40  # sections within sections
 LARGEST = 100_000  # values in a file, those behind an alias counted each time
-_WORD, _MERGE = "tag:yaml.org,2002:str", "tag:yaml.org,2002:merge"
+_WORD, _MERGE, _NULL = (f"tag:yaml.org,2002:{kind}" for kind in ("str", "merge", "null"))
 _NEEDS_QUOTES = re.compile(r"character '[^\\]' that cannot start any token|mapping values are not allowed here")
 _YAML_1_1 = ("bool", "int", "float", "timestamp")  # "on", "010" (8), "1:30" (90), "2026-01-01"
 
@@ -41,7 +41,9 @@ class _Loader(yaml.SafeLoader):
         seen = set()
         for key_node, _ in node.value:
             if key_node.tag not in (_WORD, _MERGE):
-                raise yaml.constructor.ConstructorError(None, None, "a key must be a word", key_node.start_mark)
+                hint = "; put it in quotes" if isinstance(key_node, yaml.ScalarNode) else ""
+                problem = f"a key must be a word{hint}"
+                raise yaml.constructor.ConstructorError(None, None, problem, key_node.start_mark)
             if key_node.value in seen:
                 hint = "; write <<: [*one, *other]" if key_node.tag == _MERGE else ""
                 problem = f"key {key_node.value!r} is a duplicate{hint}"
@@ -99,6 +101,11 @@ def read_nodes(path: str | Path) -> yaml.Node | None:
 def line_of(node: yaml.Node) -> int:
     """Return the line that a node of ``read_nodes`` starts on, from 1."""
     return node.start_mark.line + 1
+
+
+def is_null(node: yaml.Node) -> bool:
+    """Return True for an empty value, ``~`` and ``null`` without quotes."""
+    return node.tag == _NULL
 
 
 def line_of_key(path: str | Path, key: str) -> int | None:

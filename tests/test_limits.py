@@ -52,7 +52,7 @@ def test_views_that_fit_neither_memory_nor_disk(tmp_path, views, monkeypatch):
 
 
 def test_a_prompt_that_no_memory_holds():
-    config = federation_config({"method": "fedpgp", "factor_rank": 10**12})
+    config = federation_config({"method": "fedpgp"})
     with pytest.raises(ResourceError, match=r"^method=fedpgp: a client trains 1e\+15 numbers, which take 4 PB; this"):
         check_states(config, 10**15)
     check_states(config, 10**6)

@@ -5,6 +5,8 @@ import torch
 import torch.nn.functional as F
 
 from promptfleet.clip.prompt_encoder import encode_prompts
+from promptfleet.errors import ConfigError
+from promptfleet.methods import config_class
 from promptfleet.methods.fedpgp import contrastive_loss
 from promptfleet.methods.parts.prompts import encode_frozen, similarity_logits
 from tests.fakes import tiny_examples
@@ -109,3 +111,10 @@ def usual_logits():
 def test_every_option_changes_the_result(usual_logits, option):
     logits = tiny_federation("fedpgp", **option).run([[0]]).logits(0)
     assert not torch.allclose(logits, usual_logits, atol=1e-5)
+
+
+def test_the_private_part_has_at_most_the_rank_of_a_prompt():
+    assert [config_class("fedpgp")(prompt_length=length).factor_rank for length in (1, 3, 8)] == [1, 3, 4]
+    fed = tiny_federation("fedpgp", factor_rank=4)
+    with pytest.raises(ConfigError, match=r"^factor_rank=4 exceeds .* at most 3 for 3 tokens of width 16$"):
+        fed.method.check(fed.world)

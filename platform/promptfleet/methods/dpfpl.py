@@ -18,8 +18,14 @@ from torch import Tensor
 
 from promptfleet.config import FederationConfig
 from promptfleet.devices import from_numpy
-from promptfleet.errors import ConfigError
-from promptfleet.methods.parts.prompts import context_shape, context_with_text, encoded, init_context, local_batches
+from promptfleet.methods.parts.prompts import (
+    context_shape,
+    context_with_text,
+    encoded,
+    init_context,
+    local_batches,
+    require_rank,
+)
 from promptfleet.methods.parts.training import detached, leaves, loss_metrics
 from promptfleet.methods.promptfl import PromptFL
 from promptfleet.methods.protocol import Arrived, Backward, Encode, Message, State, Task, Update, Work, World
@@ -54,12 +60,7 @@ class DPFPL(PromptFL):
 
     def check(self, world: World) -> None:
         super().check(world)
-        rank, (tokens, width) = world.config.private_rank, context_shape(world)[-2:]
-        if rank > min(tokens, width):
-            raise ConfigError(
-                f"private_rank={rank} exceeds the rank of a prompt, which is at most {min(tokens, width)} for {tokens} "
-                f"tokens of width {width}"
-            )
+        require_rank(world, "private_rank", world.config.private_rank)
 
     def init_client(self, world: World, client: int, rng: np.random.Generator) -> State:
         *classes, _, width = context_shape(world)

@@ -18,7 +18,7 @@ from pydantic import Field
 from torch import Tensor
 
 from promptfleet.config import FederationConfig
-from promptfleet.methods.parts.prompts import CONTEXT_STD, context_shape, encoded
+from promptfleet.methods.parts.prompts import CONTEXT_STD, context_shape, encoded, require_rank
 from promptfleet.methods.parts.training import detached, leaves, train_steps
 from promptfleet.methods.promptfl import PromptFL
 from promptfleet.methods.protocol import Examples, Message, State, Task, Update, Work, World
@@ -29,7 +29,11 @@ _FACTORS = ("left", "right")
 class FedPGPConfig(FederationConfig):
     """Configuration of FedPGP."""
 
-    factor_rank: int = Field(4, ge=1, description="rank of the client's private part of the prompt")
+    factor_rank: int = Field(
+        default_factory=lambda values: min(4, values["prompt_length"]),
+        ge=1,
+        description="rank of the client's private part of the prompt; default: 4, or prompt_length if that is less",
+    )
     contrast_weight: float = Field(1.0, ge=0, description="mu, weight of the contrastive loss")
     contrast_temperature: float = Field(0.5, gt=0, description="tau, temperature of the contrastive loss")
 
@@ -42,6 +46,10 @@ class FedPGP(PromptFL):
     """
 
     Config = FedPGPConfig
+
+    def check(self, world: World) -> None:
+        super().check(world)
+        require_rank(world, "factor_rank", world.config.factor_rank)
 
     def init_client(self, world: World, client: int, rng: np.random.Generator) -> State:
         *classes, tokens, width = context_shape(world)

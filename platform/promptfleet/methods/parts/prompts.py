@@ -30,6 +30,16 @@ def require_a_text_per_class(world: World) -> None:
         )
 
 
+def require_rank(world: World, key: str, rank: int) -> None:
+    """Raise ConfigError if a private part of that ``rank``, which is the value of ``key``, exceeds a prompt."""
+    tokens, width = context_shape(world)[-2:]
+    if rank > min(tokens, width):
+        raise ConfigError(
+            f"{key}={rank} exceeds the rank of a prompt, which is at most {min(tokens, width)} for {tokens} tokens of "
+            f"width {width}"
+        )
+
+
 def init_context(world: World, rng: np.random.Generator) -> Tensor:
     """Draw a random context, normal with standard deviation 0.02 (CoOp, arXiv:2109.01134).
 

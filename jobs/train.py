@@ -8,7 +8,6 @@ from pathlib import Path
 from promptfleet.cluster.watch import leaving_when_ray_is_gone
 from promptfleet.command_line import ArgumentParser, path_argument, run
 from promptfleet.config import FederationConfig
-from promptfleet.data.download import download_dataset
 from promptfleet.disks import check_writable
 from promptfleet.federation.checkpoints.begin import (
     check_new,
@@ -19,6 +18,7 @@ from promptfleet.federation.checkpoints.begin import (
 )
 from promptfleet.federation.checkpoints.folder import RESULT_FILE
 from promptfleet.federation.drive import Calling
+from promptfleet.federation.other_datasets import download_datasets
 from promptfleet.federation.reports import FederationResult, RoundReport, nothing_accepted
 from promptfleet.federation.run import run_federation
 from promptfleet.federation.settings import all_keys, assigned_storage, read_federation_config, trust_option
@@ -41,7 +41,7 @@ def main() -> None:
     parser.add_argument("--resume", type=path_argument, metavar="DIR", help="resume the federation in that folder")
     parser.add_argument("--overwrite", action="store_true", help="start again; replaces what the folder holds")
     parser.add_argument("--address", help="a running Ray cluster, or 'auto' (default: start Ray on this machine)")
-    parser.add_argument("--download", action="store_true", help="fetch the dataset first, if its folder is not there")
+    parser.add_argument("--download", action="store_true", help="fetch datasets first whose folders are not there")
     arguments = parser.parse_args()
 
     if arguments.resume and (arguments.config or arguments.out or arguments.overwrite):
@@ -64,7 +64,7 @@ def _train(config: FederationConfig, out: Path, arguments: Namespace) -> None:
     if not arguments.resume:
         check_new(out, config, overwrite=arguments.overwrite)
     if arguments.download:
-        download_dataset(config.dataset, config.data.root, config.data.folder)
+        download_datasets(config)
     storage = config.storage
     option = storage.option if storage.address else ""
     resume = f"python jobs/train.py --resume {resumed_as(storage, out)}{option}{trust_option([config.method])}"

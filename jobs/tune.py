@@ -11,9 +11,9 @@ from promptfleet.cluster.session import local_nodes, ray_with
 from promptfleet.cluster.watch import leaving_when_ray_is_gone
 from promptfleet.command_line import INTERRUPTED, ArgumentParser, path_argument, run
 from promptfleet.config import StorageConfig
-from promptfleet.data.download import download_dataset
 from promptfleet.errors import ConfigError
 from promptfleet.escaping import printable
+from promptfleet.federation.other_datasets import download_datasets
 from promptfleet.federation.settings import all_keys, assigned_storage, trust_option
 from promptfleet.search.folders import SWEEPS, read_begun
 from promptfleet.search.history import FILE as HISTORY
@@ -49,7 +49,7 @@ def main() -> int:
     parser.add_trust_code()
     parser.add_argument("--name", help="of the new sweep (default: the search file's)")
     parser.add_argument("--address", help="a running Ray cluster, or 'auto' (default: start Ray on this machine)")
-    parser.add_argument("--download", action="store_true", help="fetch the dataset first, if its folder is not there")
+    parser.add_argument("--download", action="store_true", help="fetch datasets first whose folders are not there")
     parser.add_argument("--dry-run", action="store_true", help="print the resolved space and resources, start nothing")
     parser.add_argument(
         "--export", choices=FORMATS, help="with --resume: write the trials so far as a table, start nothing"
@@ -102,7 +102,7 @@ def _run(spec: SweepSpec, folder: Path | None, arguments: Namespace, history: Hi
     if arguments.address is None:
         plan_sweep(spec, local_nodes())
     if arguments.download:
-        download_dataset(base.dataset, base.data.root, base.data.folder)
+        download_datasets(base)
     where = {"fork_server": base.runtime.fork_server, "storage": base.storage}
     with ray_with(lambda: prepare_sweep(spec), arguments.address, **where) as (prepared, nodes):
         plan_sweep(spec, nodes)

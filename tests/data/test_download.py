@@ -9,6 +9,8 @@ from promptfleet.data.datasets import load_dataset
 from promptfleet.data.download import MADE, STALLED_S, download_dataset
 from promptfleet.data.sources import SOURCES
 from promptfleet.errors import DataError
+from promptfleet.federation.other_datasets import download_datasets
+from promptfleet.federation.settings import federation_config
 from tests.samples import write_dtd
 
 
@@ -39,6 +41,16 @@ def test_cifar_keeps_its_inner_folder(tmp_path, monkeypatch):
     download_dataset("cifar10", tmp_path, "mine/cifar")
     assert [path.name for path in (tmp_path / "mine" / "cifar").iterdir()] == ["cifar-10-batches-py"]
     assert [path.name for path in tmp_path.iterdir()] == ["mine"]
+
+
+def test_the_datasets_that_prompts_are_tested_on_are_downloaded_too(tmp_path, monkeypatch):
+    def fetch(root: str, download: bool) -> None:
+        write_dtd(Path(root) / "dtd", per_part=1)
+
+    monkeypatch.setattr(torchvision.datasets, "DTD", fetch)
+    values = {"evaluation": {"transfer": ["dtd"]}, "data": {"root": str(tmp_path), "folder": "mine"}}
+    download_datasets(federation_config({"method": "promptfl", **values}))
+    assert [path.name for path in tmp_path.iterdir()] == ["dtd"]
 
 
 def test_without_a_network_it_says_where_to_get_the_files(tmp_path, monkeypatch):

@@ -216,7 +216,8 @@ def test_descriptions_of_other_classes(job, tmp_path):
         (["dataset=digits_styles", "partition.held_out_domain=pen"], ["unknown domain 'pen'"]),
         (["partition.held_out_clients=10"], ["held_out_clients=10: no client of clients=10 would train"]),
         (["evaluation.transfer=[digits_styles]"], ["evaluation.transfer: dataset digits_styles has no published test"]),
-        (["evaluation.transfer=[dtdd]"], ["unknown dataset 'dtdd'; did you mean 'dtd'?"]),
+        (["evaluation.transfer=[dtdd]"], ["evaluation.transfer: unknown dataset 'dtdd'; did you mean 'dtd'?"]),
+        (["evaluation.transfer=[dtd]"], ["evaluation.transfer: data.root data: there is no such folder; put images/"]),
         (["evaluation.every=11"], ["evaluation.every=11 should be at most rounds=10"]),
     ],
 )

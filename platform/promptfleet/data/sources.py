@@ -95,7 +95,7 @@ def dataset_folder(name: str, root: str | Path, folder: str | None = None) -> Pa
         if candidate.is_dir():
             return candidate
     missing = candidates[0] if root.is_dir() else f"data.root {root}"
-    fetch = "; --download can do it" if source.fetcher else ""
+    fetch = "; --download can do it (train.py, tune.py, encode.py)" if source.fetcher else ""
     raise DataError(f"{missing}: there is no such folder; {how_to_get(name, candidates[0])}{fetch}")
 
 

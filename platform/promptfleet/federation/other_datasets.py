@@ -13,8 +13,9 @@ from promptfleet.clip.prompt_layout import ClassTokens
 from promptfleet.config import FederationConfig
 from promptfleet.data.dataset import Dataset, Part
 from promptfleet.data.datasets import load_dataset
+from promptfleet.data.download import download_dataset
 from promptfleet.data.feature_store import FeatureStore, open_store
-from promptfleet.errors import ConfigError
+from promptfleet.errors import ConfigError, DataError
 from promptfleet.features.encoding import Wanted, features_folder
 from promptfleet.features.text_features import text_features
 
@@ -66,6 +67,13 @@ def config_of(config: FederationConfig, name: str) -> FederationConfig:
     return config.model_copy(update={"dataset": name, "data": data, "features": features})
 
 
+def download_datasets(config: FederationConfig) -> None:
+    """Download the dataset of the clients and those of ``evaluation.transfer``, as far as their folders are missing."""
+    download_dataset(config.dataset, config.data.root, config.data.folder)
+    for name in config.evaluation.transfer:
+        download_dataset(name, config.data.root)
+
+
 def load_others(*configs: FederationConfig) -> dict[str, Dataset]:
     """Return the datasets of ``evaluation.transfer`` by name.
 
@@ -74,8 +82,14 @@ def load_others(*configs: FederationConfig) -> dict[str, Dataset]:
         DataError: its files are missing or damaged.
     """
     names = dict.fromkeys(name for config in configs for name in config.evaluation.transfer)
-    datasets = {name: load_dataset(name, configs[0].data.root) for name in names}
-    for name, dataset in datasets.items():
-        if dataset.official is None or not (dataset.official == Part.TEST).any():
-            raise ConfigError(f"evaluation.transfer: dataset {name} has no published test part; leave it out")
-    return datasets
+    return {name: _loaded(name, configs[0].data.root) for name in names}
+
+
+def _loaded(name: str, root: str) -> Dataset:
+    try:
+        dataset = load_dataset(name, root)
+    except (ConfigError, DataError) as error:
+        raise type(error)(f"evaluation.transfer: {error}") from None
+    if dataset.official is None or not (dataset.official == Part.TEST).any():
+        raise ConfigError(f"evaluation.transfer: dataset {name} has no published test part; leave it out")
+    return dataset

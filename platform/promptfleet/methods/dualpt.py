@@ -99,6 +99,7 @@ class DuAlPT(PromptMethod):
     """
 
     Config = DuAlPTConfig
+    context_names = ("contexts",)
     needs = Needs.PATCHES
 
     def needs_of(self, config: DuAlPTConfig) -> Needs:

@@ -100,6 +100,7 @@ class FedABML(SampledPrompts):
     """
 
     Config = FedABMLConfig
+    context_names = ("mean",)
 
     def check(self, world: World) -> None:
         config = world.config

@@ -75,6 +75,7 @@ class FedJETs(PromptMethod):
     """
 
     Config = FedJETsConfig
+    context_names = ("experts",)
 
     def init_server(self, world: World, rng: np.random.Generator) -> State:
         config, dim = world.config, world.clip.tower.dim

@@ -42,6 +42,7 @@ class FedPer(PromptMethod):
     """
 
     Config = FedPerConfig
+    context_names = ("shared", "private")
 
     def init_server(self, world: World, rng: np.random.Generator) -> State:
         return _split(world, init_context(world, rng))

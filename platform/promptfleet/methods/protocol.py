@@ -429,6 +429,7 @@ class Method(ABC):
     Config: ClassVar[type[FederationConfig]] = FederationConfig
     needs: ClassVar[Needs] = Needs.GLOBAL  # of any configuration
     has_memory: ClassVar[bool] = False  # a prediction depends on the images that were predicted before
+    context_names: ClassVar[tuple[str, ...]] = ("context",)  # last parts of the names of states that are contexts
 
     def needs_of(self, config: FederationConfig) -> Needs:
         """Return what the method needs with this configuration, by default its ``needs``."""

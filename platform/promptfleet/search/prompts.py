@@ -5,7 +5,7 @@ Its last two dimensions are tokens and width; class-specific contexts, and pools
 """
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from os import PathLike
@@ -22,12 +22,10 @@ from promptfleet.disks import disk_errors
 from promptfleet.errors import DataError
 from promptfleet.federation.reports import FederationResult
 from promptfleet.federation.settings import local_path
-from promptfleet.methods.protocol import State
+from promptfleet.methods import load_method
 from promptfleet.tensor_file import require_readable, write_tensors
 from promptfleet.text_tables import render
 
-CONTEXT = "context"  # the last part of a context's name
-_FEWEST_DIMENSIONS = 2
 _BACKBONE = "backbone"
 
 
@@ -93,13 +91,18 @@ def load_prompts(path: str | PathLike[str]) -> Prompts:
 
 
 def write_prompts(path: Path, result: FederationResult, config: FederationConfig, about: Mapping[str, str]) -> None:
-    """Write the contexts of a federation's server and clients; without any, delete the file. Raises StorageError."""
-    width = load_backbone(config.backbone, config.seed).tower.width
-    states = {"server": result.server} | {f"client_{client:03d}": one for client, one in result.privates.items()}
+    """Write the contexts of a federation's server and of each client that trained; without any, delete the file.
+
+    Raises StorageError.
+    """
+    trained = {client for report in result.rounds for client in report.cohort if client not in report.dropped}
+    privates = {f"client_{client:03d}": one for client, one in result.privates.items() if client in trained}
+    names = load_method(config.method).context_names
     contexts = {
-        f"{owner}/{name}": tensor
-        for owner, state in states.items()
-        for name, tensor in _contexts(state, config.prompt_length, width)
+        f"{owner}/{name}": tensor.detach().cpu().contiguous().clone()
+        for owner, state in {"server": result.server, **privates}.items()
+        for name, tensor in state.items()
+        if name.rpartition(".")[2] in names
     }
     known = {"method": config.method, "dataset": config.dataset, "seed": str(config.seed)}
     known |= {_BACKBONE: json.dumps(config.to_dict()[_BACKBONE]), "state_sha256": result.state_sha256}
@@ -107,13 +110,3 @@ def write_prompts(path: Path, result: FederationResult, config: FederationConfig
         path.unlink(missing_ok=True)
         if contexts:
             write_tensors(path, contexts, {**known, **about})
-
-
-def _contexts(state: State, tokens: int, width: int) -> Iterator[tuple[str, Tensor]]:
-    """Yield the contexts of a state by name: those called so, and what has their shape. None if it never trained."""
-    if int(state.get("participations", torch.tensor(1))) == 0:
-        return
-    for name, tensor in state.items():
-        is_wide = tensor.dim() >= _FEWEST_DIMENSIONS and tensor.is_floating_point() and tensor.shape[-1] == width
-        if is_wide and (name.rsplit(".", 1)[-1] == CONTEXT or tensor.shape[-2] == tokens):
-            yield name, tensor.detach().cpu().contiguous().clone()

@@ -4,7 +4,7 @@ from dataclasses import replace
 from types import SimpleNamespace
 
 import pytest
-from scipy.stats import sem, t
+from scipy.stats import sem, t, wilcoxon
 
 from promptfleet.errors import ConfigError
 from promptfleet.search.final_stage import final_ranking, final_space, final_stage
@@ -70,6 +70,28 @@ def test_finalists_are_ranked_by_the_objective_of_the_search(searched):
         (1, pytest.approx(0.7)),
         (3, pytest.approx(0.3)),
     ]
+
+
+def test_one_number_of_the_server_is_one_pair_per_seed(searched):
+    _, study, folder = searched
+    finalists = {"trials": 2, "seeds": [7, 8, 9, 10]}
+    spec = spec_of(objective="val/server", finalists=finalists, federation={"method": "promptfl", "clients": 3})
+    stage = final_stage(spec, folder, study, final_space(spec, study), SimpleNamespace(id="parent"))
+    ahead = {7: 0.1, 8: 0.05, 9: -0.01, 10: 0.02}  # of trial 3
+    while proposal := stage.study.next_proposal():
+        result = make_result(stage.config(proposal.params))
+        value = 0.6 + (ahead[proposal.params["seed"]] if proposal.params["trial"] == 3 else 0.0)
+        accuracy = {"val/server": replace(result.rounds[-1].accuracy["val/local"], mean=value)}
+        place = trial_folder(stage.folder, proposal.number)
+        place.mkdir(parents=True)
+        last = replace(result.rounds[-1], accuracy=accuracy)
+        (place / "result.json").write_text(replace(result, rounds=[*result.rounds[:-1], last]).to_json())
+        stage.study.complete(proposal.number, value)
+    winner, second = final_ranking(stage)
+    assert (winner.number, winner.val_accuracy) == (3, pytest.approx(0.64))
+    assert second.gap == pytest.approx(0.04)
+    assert second.p == pytest.approx(0.144, abs=0.001)  # of four differences; of twelve equal by threes it is 0.007
+    assert wilcoxon(list(ahead.values()), method="asymptotic").pvalue == pytest.approx(second.p)
 
 
 def test_results_are_ranked_by_their_validation_mean(searched):

@@ -39,6 +39,12 @@ def test_an_objective_is_a_mean_over_the_clients_that_do_not_attack(report, text
     assert parse_objective(objective.name, source="a") == objective
 
 
+def test_the_server_alone_has_one_value(report):
+    assert Objective(("val/server",)).of_clients(report, [0, 2]) == [0.25]
+    assert Objective(("val/local",)).of_clients(report, [2]) == [0.5, 1.0, None]
+    assert Objective(("val/local", "val/server")).of_clients(report, [0, 2]) == [None, pytest.approx(0.4), None]
+
+
 def test_a_round_without_its_sets_has_no_value(report):
     assert Objective(("val/others",)).value(report, []) is None
     assert Objective(("val/local", "val/others")).value(report, []) is None

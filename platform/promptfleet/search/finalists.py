@@ -29,7 +29,7 @@ class Finalist:
 
     ``val_accuracy`` is their mean; ``interval`` is half of its 95 % confidence interval (Student's t over seeds).
     ``gap`` is its distance below the winner's mean, ``p`` of the paired test against the winner over all pairs of seed
-    and client, with Holm's correction; None for the winner.
+    and client, or over seeds where the server has one value, with Holm's correction; None for the winner.
     """
 
     number: int
@@ -50,7 +50,8 @@ def rank_finalists(
 ) -> list[Finalist]:
     """Return the finalists, the highest validation mean first, of equals the one that comes first in ``clients``.
 
-    clients: validation accuracy of each client, NaN without one, by trial and seed; test_accuracy: by trial.
+    clients: validation accuracy of each client (of the server alone: one), NaN without one, by trial and seed;
+    test_accuracy: by trial.
     """
     means = {number: [float(np.nanmean(values)) for values in seeds.values()] for number, seeds in clients.items()}
     order = sorted(means, key=lambda number: -fmean(means[number]))

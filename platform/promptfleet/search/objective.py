@@ -46,7 +46,9 @@ class Objective:
         return mean_of(self.of_clients(report, adversaries))
 
     def of_clients(self, report: RoundReport, adversaries: Collection[int]) -> list[float | None]:
-        """Return that of each client; None for those that attack or have no value."""
+        """Return that of each client, None for those that attack or have no value; the server's alone is one value."""
+        if self.sets == (OF_SERVER,):
+            return [report.accuracy[OF_SERVER].mean if OF_SERVER in report.accuracy else None]
         rows = zip(*[_of_clients(report, name) for name in self.sets], strict=True)
         return [
             harmonic_mean(row) if client not in adversaries and None not in row else None

@@ -286,7 +286,10 @@ def trial_record(
 
 
 def _standard_error(summaries: Sequence[FederationSummary], objective: Objective) -> float | None:
-    """Return that of the mean over the clients of all federations after the last round; None below two values."""
+    """Return that of the mean over the clients of all federations after the last round; None below two values.
+
+    Where the objective is the server's, it is that of the mean over federations.
+    """
     last = [(summary.rounds[-1], summary.adversaries) for summary in summaries]
     values = [value for one in last for value in objective.of_clients(*one) if value is not None]
     return stdev(values) / sqrt(len(values)) if len(values) > 1 else None

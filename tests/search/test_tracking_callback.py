@@ -1,6 +1,5 @@
 """Writes of the driver to MLflow for its trials, and their order."""
 
-from dataclasses import asdict
 from types import SimpleNamespace
 
 import pytest
@@ -68,7 +67,7 @@ def tell(tracking, number, *rounds, end=True):
     last = {"round": rounds[-1], "rounds": 3, "val_accuracy": rounds[-1] / 10}
     trial = SimpleNamespace(config=values, last_result=last)
     for index in rounds:
-        tracking.callback.on_trial_result(0, [], trial, {"report": asdict(make_report(index))})
+        tracking.callback.on_trial_result(0, [], trial, {"report": make_report(index)})
     if end:
         tracking.callback.on_trial_complete(0, [], trial)
 
@@ -80,7 +79,8 @@ def test_rounds_that_wait_are_written_at_once_and_figures_after_all_runs_have_en
     assert tracking.runs[0].seen == [[1, 2, 3], ("end", False, "FINISHED", None), ("draw", False, "FINISHED", None)]
     assert tracking.runs[1].seen == [[1], ("end", False, "KILLED", None), ("draw", False, "KILLED", None)]
     assert [tracking.runs[number].objective for number in (0, 1)] == [0.3, 0.1]
-    assert not tracking.callback._runs, "a long sweep keeps no run in memory"
+    kept = tracking.callback._runs, tracking.callback._reports
+    assert kept == ({}, {}), "a long sweep keeps no run in memory"
     tell(tracking, 2, 1, end=False)
     tracking.writer.work()
     tell(tracking, 2, 2, 3)

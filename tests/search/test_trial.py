@@ -21,7 +21,8 @@ def test_a_step_reports_one_round_and_ends_with_the_last():
     trial._rounds = iter([[reports[:1]], [reports]])
     first, second = trial.step(), trial.step()
     assert [(one["round"], one["rounds"], one["done"]) for one in (first, second)] == [(1, 2, False), (2, 2, True)]
-    assert first["val_accuracy"] == first["report"]["honest_val_accuracy"] == make_report(1).honest_val_accuracy
+    assert first["val_accuracy"] == first["report"].honest_val_accuracy == make_report(1).honest_val_accuracy
+    assert flatten_dict(first).keys() == first.keys(), "Tune keeps the history of each number of each trial"
     assert [one["figures"].quantities["rounds"] for one in (first, second)] == [1, 2]
     told = []
     study = SimpleNamespace(report=lambda *given: told.append(given), should_stop=lambda *_: False)

@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass, field, fields, replace
 from statistics import fmean
 from typing import TYPE_CHECKING, Any
 
-from promptfleet.federation.evaluation.calibration import Bin, Calibration, calibration, calibration_of_tallies
+from promptfleet.federation.evaluation.calibration import Calibration, calibration, calibration_of_tallies
 from promptfleet.federation.evaluation.scores import (
     LOCAL,
     TEST,
@@ -411,21 +411,6 @@ def check_rounds(reports: Sequence[RoundReport], *, clients: int) -> None:
             raise ValueError(f"round {number} has a set without one accuracy for each of {clients} clients")
         if any(client >= clients for client in [*report.cohort, *report.rejected, *report.dropped]):
             raise ValueError(f"round {number} has a client that is none of {clients}")
-
-
-def round_report_from_dict(values: Mapping[str, Any]) -> RoundReport:
-    """Return a report that went through JSON, where keys are text."""
-    by_client = {name: {int(client): why for client, why in values[name].items()} for name in ("rejected", "dropped")}
-    events = [Event(**event) for event in values["events"]]
-    accuracy = {name: SetAccuracy(**one) for name, one in values["accuracy"].items()}
-    calibrated = values["calibration"] and _calibration_from_dict(values["calibration"])
-    by_set = {name: _calibration_from_dict(one) for name, one in values.get("set_calibration", {}).items()}
-    of_sets = {"accuracy": accuracy, "calibration": calibrated, "set_calibration": by_set}
-    return RoundReport(**{**values, **by_client, "events": events, **of_sets})
-
-
-def _calibration_from_dict(values: Mapping[str, Any]) -> Calibration:
-    return Calibration(**{**values, "bins": [Bin(**one) for one in values["bins"]]})
 
 
 def _calibration(evaluations: Sequence[Evaluation]) -> Calibration | None:

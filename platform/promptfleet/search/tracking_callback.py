@@ -10,7 +10,7 @@ from ray.tune.experiment import Trial
 
 from promptfleet.config import StorageConfig
 from promptfleet.federation.checkpoints.folder import bring_result, load_result, load_summary
-from promptfleet.federation.reports import round_report_from_dict
+from promptfleet.federation.reports import RoundReport
 from promptfleet.search.stage import FEDERATION, FOLDER, NUMBER, PARAMS, STAGE, Stage
 from promptfleet.search.study import Proposal
 from promptfleet.search.trial import OBJECTIVE
@@ -29,7 +29,7 @@ class TrackTrials(NotSaved, tune.Callback):
         self._stages = {stage.name: stage for stage in stages}
         self._writer = writer
         self._runs: dict[tuple[str, int], FederationRun] = {}
-        self._reports: dict[tuple[str, int], list[dict[str, Any]]] = {}  # reports that are not written yet
+        self._reports: dict[tuple[str, int], list[RoundReport]] = {}  # reports that are not written yet
 
     def catch_up(self, store: TrackingStore) -> None:
         """Write results of trials that ended before a sweep was killed and had not reached MLflow."""
@@ -46,7 +46,7 @@ class TrackTrials(NotSaved, tune.Callback):
     def on_trial_result(
         self, iteration: int, trials: list[Trial], trial: Trial, result: dict[str, Any], **info: Any
     ) -> None:
-        self._reports.setdefault(_key(trial.config), []).append(dict(result["report"]))
+        self._reports.setdefault(_key(trial.config), []).append(result["report"])
         self._writer.submit(self._log_rounds, dict(trial.config))
 
     def on_trial_complete(self, iteration: int, trials: list[Trial], trial: Trial, **info: Any) -> None:
@@ -66,7 +66,7 @@ class TrackTrials(NotSaved, tune.Callback):
         reports = self._reports.get(_key(values), [])
         count = len(reports)
         if count:
-            self._run(values).log_rounds(map(round_report_from_dict, reports[:count]))
+            self._run(values).log_rounds(reports[:count])
             del reports[:count]
 
     def _finish(
@@ -76,6 +76,7 @@ class TrackTrials(NotSaved, tune.Callback):
         bring_result(folder, storage)
         result = load_result(folder, values[FEDERATION].fingerprint())
         self._run(values).end(result, status, reason=reason, objective=value)
+        self._reports.pop(_key(values), None)
         self._writer.submit_late(self._draw, values, status, reason)
 
     def _draw(self, values: dict[str, Any], status: EndStatus, reason: str | None) -> None:

@@ -3,7 +3,6 @@
 import logging
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -77,8 +76,8 @@ class FederationTrial(tune.Trainable):
         return {
             OBJECTIVE: objective_of(self._objective, last, self._adversaries),
             "round": last[0].round,
-            "report": asdict(last[0]),
-            FIGURES: RoundFigures.of(federations),  # no mapping, which Tune would flatten
+            "report": last[0],  # no mapping, like the figures: Tune flattens one, and keeps each number's history
+            FIGURES: RoundFigures.of(federations),
             "rounds": total,
             "done": last[0].round == total,
         }

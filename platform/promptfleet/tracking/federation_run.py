@@ -121,6 +121,8 @@ class FederationRun:
         note = {NOTE_TAG: self._note(result, status, reason, ())}
         self.run.set_tags({**tags, **note, **({REASON_TAG: reason} if reason else {}), FIGURES_TAG: TO_BE_DRAWN})
         end_run(self.run, status, _STATES[status])
+        if result is not None:
+            self._reports = {}  # they are in the result, and many ended runs may wait for their figures
 
     def draw(self, result: FederationSummary | None, status: EndStatus, *, reason: str | None = None) -> None:
         """Draw the figures of a run that has ended, and list them in its description."""

@@ -10,6 +10,7 @@ from optuna.trial import TrialState
 from sqlalchemy import event
 
 from promptfleet.errors import DataError
+from promptfleet.search.quantities import RoundFigures
 from promptfleet.search.space import Choice, FloatRange, IntRange
 from promptfleet.search.spec import SweepSettings
 from promptfleet.search.study import SweepStudy
@@ -143,6 +144,32 @@ def test_saying_things_twice_changes_nothing(study):
     study.report(number, 2, 0.9)
     trial = study.trials()[number]
     assert (trial.state, trial.value, trial.intermediate_values) == (TrialState.COMPLETE, 0.5, {1: 0.4})
+
+
+def test_a_round_is_written_without_reading_the_trials_again(study, tmp_path):
+    number = study.next_proposal().number
+    study.trials()
+    with counted_selects(study._file._storage) as selects:
+        for round_index in (1, 2, 3):
+            study.report(number, round_index, round_index / 10)
+            study.should_stop(number, round_index)
+            study.trials()
+        study.note(number, RoundFigures({"rounds": 3.0, "seconds": 0.5}, [0.3, None]))
+    assert not [text for text in selects if "trial_params" in text], "of a long sweep that is most of its study's time"
+    assert study.trials()[number].intermediate_values == {1: 0.1, 2: 0.2, 3: 0.3}
+    assert study.trials() == SweepStudy(tmp_path, SPACE, SweepSettings(trials=20), ROUNDS).trials()
+
+
+@contextmanager
+def counted_selects(storage):
+    texts = []
+
+    def note(connection, cursor, statement, *_):
+        texts.append(statement)
+
+    event.listen(storage._backend.engine, "before_cursor_execute", note)
+    yield texts
+    event.remove(storage._backend.engine, "before_cursor_execute", note)
 
 
 def test_a_failed_trial_says_why(study):
@@ -280,7 +307,7 @@ def locked(monkeypatch, tmp_path):
 @pytest.mark.parametrize(
     "access",
     [
-        lambda study: study.next_proposal().number == 1,
+        lambda study: study.next_proposal().number == 0,
         lambda study: not study.has_ended(0),
         lambda study: study.rounds_reported(0) == 2,
         lambda study: study.trials_left() == 20,
@@ -290,11 +317,12 @@ def locked(monkeypatch, tmp_path):
         lambda study: study.report(0, 3, 0.5) is None,
     ],
 )
-def test_every_access_waits_for_a_lock(study, locked, access, capfd):
+def test_every_access_waits_for_a_lock(study, tmp_path, locked, access, capfd):
     ask_and_report(study, 1, 0.4)
     study.report(0, 2, 0.4)
+    resumed = SweepStudy(tmp_path, SPACE, SweepSettings(trials=20), ROUNDS)  # which has read no trial
     with locked():
-        assert access(study)
+        assert access(resumed)
     assert capfd.readouterr() == ("", ""), "Optuna has nothing to say about it"
 
 

@@ -3,8 +3,8 @@
 import os
 import sqlite3
 import warnings
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import closing
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -72,7 +72,7 @@ class StudyFile:
             raise self.failure from None
 
     def trials(self) -> list[FrozenTrial]:
-        """Return all trials; they are read again after a change alone, since no other process changes them."""
+        """Return all trials; they are read again after some changes alone, since no other process changes them."""
         if self._read is None:
             self._read = self.study.get_trials(deepcopy=False)
         return self._read
@@ -83,14 +83,16 @@ class StudyFile:
         self.study.add_trial(trial)
 
     def set_attribute(self, trial: FrozenTrial, name: str, value: Any) -> None:
-        """Set a user attribute. Optuna's own ``Trial`` reads the trial from the database first, three times."""
-        self._read = None
-        self._storage.set_trial_user_attr(trial._trial_id, name, value)
+        """Set a user attribute of one of ``trials``. Optuna's own ``Trial`` reads the trial first, three times."""
+        with self._known_change():
+            self._storage.set_trial_user_attr(trial._trial_id, name, value)
+            trial.user_attrs[name] = value
 
     def set_round(self, trial: FrozenTrial, round_index: int, value: float) -> None:
-        """Store a trial's objective after a round."""
-        self._read = None
-        self._storage.set_trial_intermediate_value(trial._trial_id, round_index, value)
+        """Store the objective of one of ``trials`` after a round."""
+        with self._known_change():
+            self._storage.set_trial_intermediate_value(trial._trial_id, round_index, value)
+            trial.intermediate_values[round_index] = value
 
     def set_constraint(self, trial: FrozenTrial, name: str, excess: float) -> None:
         """Store by how much a trial that runs exceeds a bound."""
@@ -101,6 +103,13 @@ class StudyFile:
         """End a trial."""
         self._read = None
         self.study.tell(number, values, state=state)
+
+    @contextmanager
+    def _known_change(self) -> Iterator[None]:
+        """Keep the trials that were read, which the body changes as it does the database, unless it fails."""
+        read, self._read = self._read, None
+        yield
+        self._read = read
 
     def _open(self) -> optuna.Study:
         if os.path.lexists(self.path):

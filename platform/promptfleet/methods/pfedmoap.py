@@ -48,7 +48,7 @@ class PFedMoAPConfig(GateConfig):
     gate_sharing: Literal["kept", "averaged"] = Field(
         "kept", description="keep the gate on its client, or upload and average it like the prompt"
     )
-    gate_lr: float = Field(0.1, gt=0, description="learning rate of the gate")
+    gate_lr: float = Field(0.03, gt=0, description="learning rate of the gate")
     lambda_: float = Field(0.5, ge=0, alias="lambda", description="weight of the logits of the local prompt")
     pool: PoolConfig = PoolConfig()
 

@@ -56,7 +56,7 @@ class TinyFederation:
         download, images = self.download(client), tiny_examples(self.world, count, seed=77).images
         task = tiny_task(self.world, self.privates[client], download, self.examples(client))
         private = run_alone(self.world, self.method.personalize(task), "personalize")
-        return self.method.predict(tiny_task(self.world, private, download), images)
+        return self.method.predict(tiny_task(self.world, private, download).to_predict(), images)
 
     def sha256(self) -> str:
         return state_sha256(self.server.state, self.privates)

@@ -1,3 +1,4 @@
+from dataclasses import replace
 from math import log
 
 import numpy as np
@@ -8,7 +9,9 @@ from promptfleet.clip.prompt_encoder import encode_prompts
 from promptfleet.config import build
 from promptfleet.errors import ConfigError
 from promptfleet.methods import config_class
+from promptfleet.methods.parts import sampled_prompts
 from promptfleet.methods.parts.gaussian_residual import kl_to_prior, sampled_contexts
+from promptfleet.methods.parts.side_by_side import run_alone
 from promptfleet.methods.protocol import Message
 from tests.fakes import tiny_arrived, tiny_examples, tiny_task
 from tests.tiny_federation import ALL, equal, tiny_federation
@@ -59,7 +62,7 @@ def test_one_step_follows_the_gradient_of_the_formula():
 def test_a_prediction_is_the_mean_of_the_probabilities_of_the_samples():
     fed = tiny_federation(NAME, prior_std=0.5, test_samples=4).run(COHORTS)
     clip, images = fed.world.clip, tiny_examples(fed.world, 8, seed=77).images
-    noise = torch.from_numpy(tiny_task(fed.world).rng.standard_normal((4, 1, 16), dtype="float32"))
+    noise = torch.from_numpy(tiny_task(fed.world).to_predict().rng.standard_normal((4, 1, 16), dtype="float32"))
     contexts = sampled_contexts(fed.server.state["context"], fed.server.state, 0.5, noise).squeeze(1)
     text = encode_prompts(clip.tower, clip.classes, contexts)
     each = torch.log_softmax(clip.logit_scale * images.features @ text.transpose(1, 2), dim=-1)
@@ -68,6 +71,16 @@ def test_a_prediction_is_the_mean_of_the_probabilities_of_the_samples():
     assert torch.allclose(logits.exp().sum(dim=-1), torch.ones(8), atol=1e-5)
     assert (logits - each.mean(dim=0)).min() > 0  # Jensen
     assert torch.equal(fed.logits(0), logits)  # the noise of predictions is the same each time
+
+
+def test_samples_are_encoded_once_for_all_evaluation_sets(monkeypatch):
+    fed = tiny_federation(NAME, prior_std=0.5, test_samples=4)
+    task = tiny_task(fed.world, {}, fed.download(0)).to_predict()
+    images = tiny_examples(fed.world, 8, seed=77).images
+    encoded_here = fed.method.predict(task, images)
+    private = run_alone(fed.world, fed.method.personalize(task), "personalize")
+    monkeypatch.setattr(sampled_prompts, "encode_contexts", None)
+    assert torch.equal(fed.method.predict(replace(task, private=private), images), encoded_here)
 
 
 def test_all_tokens_have_the_same_residual():

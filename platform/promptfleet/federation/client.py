@@ -12,7 +12,7 @@ from promptfleet.data.feature_store import FeatureStore
 from promptfleet.federation.client_examples import examples_of
 from promptfleet.federation.conditions.adversaries import adversaries, attacked, flipped
 from promptfleet.federation.conditions.privacy import private_upload
-from promptfleet.federation.evaluation.answers import certainty_of, mean_right, server_model, to_predict
+from promptfleet.federation.evaluation.answers import certainty_of, mean_right, server_model
 from promptfleet.federation.evaluation.personalized import Personalized
 from promptfleet.federation.evaluation.schedule import Plan
 from promptfleet.federation.evaluation.scores import (
@@ -113,7 +113,7 @@ class Client:
         with torch.inference_mode():
             described = {}
             if isinstance(self._method, Describes):
-                described = self._method.describe(to_predict(task), test.images)
+                described = self._method.describe(task.to_predict(), test.images)
             certainty = certainty_of(self._method, task, test) if CALIBRATION in plan.sets else None
             of_test = Score(sum(certainty.right) / len(test), len(test)) if certainty else self._score(task, test)
             return Evaluation(

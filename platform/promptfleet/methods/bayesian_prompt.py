@@ -35,7 +35,7 @@ from promptfleet.methods.parts.gaussian_residual import (
 )
 from promptfleet.methods.parts.prompts import context_shape, encode_contexts, init_context, local_batches
 from promptfleet.methods.parts.prompts_of_images import noise_of, noise_of_parts, together
-from promptfleet.methods.parts.sampled_prompts import SampledPrompts
+from promptfleet.methods.parts.sampled_prompts import SAMPLES, SampledPrompts
 from promptfleet.methods.parts.training import detached, leaves, loss_metrics
 from promptfleet.methods.protocol import (
     Arrived,
@@ -150,6 +150,10 @@ class BayesianPrompt(SampledPrompts):
         noise = noise_of(task, config.test_samples, 1)
         return sampled_contexts(context, _posterior(task), config.prior_std, noise).squeeze(1)
 
+    def with_samples(self, task: Task) -> Work[State]:
+        """Return the private state, with samples unless each image has its own."""
+        return task.private if task.config.conditional else (yield from super().with_samples(task))
+
     def predictor(self, task: Task) -> Callable[[Images], Tensor]:
         """Sample the prompts once for all images or, if conditional, those of each image with the same noise."""
         if not task.config.conditional:
@@ -173,7 +177,8 @@ class BayesianPrompt(SampledPrompts):
         """Return the prior where posteriors are private: the server has no other."""
         if not _is_private(task.world):
             return task.private
-        return {**task.private, **{name: torch.zeros_like(task.private[name]) for name in _shapes(task.world)}}
+        kept = {name: tensor for name, tensor in task.private.items() if name != SAMPLES}
+        return {**kept, **{name: torch.zeros_like(kept[name]) for name in _shapes(task.world)}}
 
     def _gaussian(self, task: Task, posterior: State, images: Images) -> State:
         """Return mean and log-variance ``[1, width]`` or, if conditional, ``[images, width]``."""

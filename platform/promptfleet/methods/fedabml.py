@@ -14,6 +14,7 @@ Differs: no published code was found; scales, steps and the split are ours. ``pr
 """
 
 from collections.abc import Iterator
+from dataclasses import replace
 from math import ceil
 from typing import Literal
 
@@ -33,7 +34,7 @@ from promptfleet.methods.parts.gaussian_prompts import (
 )
 from promptfleet.methods.parts.inner_loop import descend, descend_differentiably
 from promptfleet.methods.parts.prompts import context_shape, init_context, local_batches
-from promptfleet.methods.parts.sampled_prompts import SampledPrompts, standard_normal
+from promptfleet.methods.parts.sampled_prompts import SAMPLES, SampledPrompts, standard_normal
 from promptfleet.methods.parts.training import detached, leaves, loss_metrics
 from promptfleet.methods.protocol import (
     Arrived,
@@ -154,15 +155,16 @@ class FedABML(SampledPrompts):
         noise = iter(_noise(task, steps, task.config.train_samples))
         reached = detached((yield from self._adapt(task, prior, task.train, steps, noise)))
         finite = torch.stack([tensor.isfinite().all() for tensor in reached.values()]).all()
-        return {**task.private, **{name: torch.where(finite, reached[name], prior[name]) for name in GAUSSIAN}}
+        posterior = {name: torch.where(finite, reached[name], prior[name]) for name in GAUSSIAN}
+        return (yield from self.with_samples(replace(task, private={**task.private, **posterior})))
 
     def contexts_to_predict(self, task: Task) -> Tensor:
         gaussian = task.private if "mean" in task.private else task.download.tensors
         return sampled_contexts(gaussian, task.config.prior_std, _noise(task, 1, task.config.test_samples)[0])
 
     def server_model(self, task: Task) -> State:
-        """Return the private state without the posterior: the server predicts with the prior."""
-        return {name: tensor for name, tensor in task.private.items() if name not in GAUSSIAN}
+        """Return the private state without the posterior and its samples: the server predicts with the prior."""
+        return {name: tensor for name, tensor in task.private.items() if name not in (*GAUSSIAN, SAMPLES)}
 
     def _adapt(self, task: Task, prior: State, examples: Examples, steps: int, noise: Iterator[Tensor]) -> Work[State]:
         """Take ``steps`` from the prior towards the posterior given ``examples``."""

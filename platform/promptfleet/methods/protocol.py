@@ -306,6 +306,10 @@ class Task:
         """The classes of the client's training examples, ascending."""
         return self.train.labels.unique()
 
+    def to_predict(self) -> "Task":
+        """Return the task with the random stream of predictions, which begins at the same place after each round."""
+        return replace(self, rng=stream(self.config.seed, "predict", client=self.client))
+
 
 @dataclass(frozen=True)
 class Call:

@@ -15,12 +15,7 @@ from promptfleet.seeding import stream
 
 def predictor_of(method: Method, task: Task) -> Callable[[Images], Tensor]:
     """Return a new predictor; its random stream begins at the same place for each set of images and each round."""
-    return method.predictor(to_predict(task))
-
-
-def to_predict(task: Task) -> Task:
-    """Give a task the random stream of predictions."""
-    return replace(task, rng=stream(task.config.seed, "predict", client=task.client))
+    return method.predictor(task.to_predict())
 
 
 def server_model(method: Method, task: Task) -> Task | None:

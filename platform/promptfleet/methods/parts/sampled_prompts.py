@@ -2,6 +2,7 @@
 
 from abc import abstractmethod
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from math import log
 
 import numpy as np
@@ -12,7 +13,9 @@ from torch import Tensor
 from promptfleet.devices import from_numpy
 from promptfleet.methods.parts.prompt_method import PromptMethod
 from promptfleet.methods.parts.prompts import encode_contexts
-from promptfleet.methods.protocol import Images, Task
+from promptfleet.methods.protocol import Encode, Images, State, Task, Work, World
+
+SAMPLES = "samples"  # name of the sampled prompts' text features in a state to predict with
 
 
 class SampledPrompts(PromptMethod):
@@ -22,10 +25,27 @@ class SampledPrompts(PromptMethod):
     def contexts_to_predict(self, task: Task) -> Tensor:
         """Sample the contexts ``[samples, (classes,) tokens, width]`` that predict, with noise from ``task.rng``."""
 
+    def with_samples(self, task: Task) -> Work[State]:
+        """Return the private state with ``samples [samples, classes, dim]``, the text features of prompts to predict.
+
+        They are encoded once for all evaluation sets.
+        """
+        return {**task.private, SAMPLES: (yield Encode(self.contexts_to_predict(task.to_predict())))}
+
+    def personalize(self, task: Task) -> Work[State]:
+        return (yield from self.with_samples(task))
+
+    def reworded(self, task: Task, world: World) -> Work[Task]:
+        """Return the task to predict the classes of ``world`` with: the same samples, encoded with their names."""
+        task = replace(task, world=world)
+        return replace(task, private=(yield from self.with_samples(task)))
+
     def predictor(self, task: Task) -> Callable[[Images], Tensor]:
-        """Sample the prompts once for all images; the logits are logarithms of the mean probabilities."""
-        with torch.no_grad():
-            text = encode_contexts(task.world, self.contexts_to_predict(task))
+        """Predict with the ``samples``, drawn here if there are none; logits are logarithms of mean probabilities."""
+        text = task.private.get(SAMPLES)
+        if text is None:
+            with torch.no_grad():
+                text = encode_contexts(task.world, self.contexts_to_predict(task))
         return lambda images: self.log_mean(task, images, text)
 
     def predict(self, task: Task, images: Images) -> Tensor:

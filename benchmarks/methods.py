@@ -2,8 +2,9 @@
 
 Every method runs the same federation in a process of its own, with its default settings and all clients in every round.
 The first round is not counted. ``cpu_s`` are seconds of the processor, which other work on the machine hardly changes,
-and ``times_promptfl`` is their ratio. Bytes are those of the real protocol, per client and round; ``peak_mib`` is the
-peak of the process's resident memory above that before the federation, whose images are encoded by then.
+and ``times_promptfl`` is their ratio. A method that samples prompts has a second row, with one sample. Bytes are those
+of the real protocol, per client and round; ``peak_mib`` is the peak of the process's resident memory above that before
+the federation, whose images are encoded by then.
 """
 
 import argparse
@@ -23,7 +24,7 @@ from promptfleet.federation.local_fleet import LocalFleet
 from promptfleet.federation.prepare import prepare
 from promptfleet.federation.rounds import Federation
 from promptfleet.federation.settings import read_federation_config
-from promptfleet.methods import METHODS, load_method
+from promptfleet.methods import METHODS, config_class, load_method
 
 
 def main() -> None:
@@ -41,13 +42,22 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as storage:
         same = [f"clients={options.clients}", f"rounds={options.rounds}", f"storage.path={storage}", *options.set]
         for name in options.methods:
-            with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as alone:
-                rows.append(alone.submit(measure, name, [*same, f"method={name}"], options.threads).result())
-            print(f"{name}: {rows[-1]['cpu_s']:.2f} s", file=sys.stderr, flush=True)
+            for title, changes in variants(name).items():
+                settings = [*same, f"method={name}", *changes]
+                with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as alone:
+                    figures = alone.submit(measure, name, settings, options.threads).result()
+                rows.append({"method": title, **figures})
+                print(f"{title}: {figures['cpu_s']:.2f} s", file=sys.stderr, flush=True)
     of_promptfl = next((row["cpu_s"] for row in rows if row["method"] == "promptfl"), None)
     if of_promptfl:
         rows = [{**row, "times_promptfl": row["cpu_s"] / of_promptfl} for row in rows]
     report("one round of each method", rows, as_json=options.json, clients=options.clients, threads=options.threads)
+
+
+def variants(name: str) -> dict[str, list[str]]:
+    """Return the settings of each row of a method: its defaults and, if it samples prompts, one sample."""
+    one_sample = [f"{key}=1" for key in ("train_samples", "test_samples") if key in config_class(name).model_fields]
+    return {name: [], **({f"{name}, 1 sample": one_sample} if one_sample else {})}
 
 
 def measure(name: str, settings: Sequence[str], threads: int) -> dict[str, Any]:
@@ -67,7 +77,6 @@ def measure(name: str, settings: Sequence[str], threads: int) -> dict[str, Any]:
     peak = peak_mib() - before
     messages = sum(len(one.cohort) for one in reports)
     return {
-        "method": name,
         "cpu_s": statistics.median(cpu_s),
         "round_s": statistics.median(one.seconds for one in reports),
         "train_s": statistics.median(one.client_seconds for one in reports),

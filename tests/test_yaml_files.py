@@ -83,6 +83,10 @@ def test_what_pyyaml_writes_is_read_back(values):
         ("- {k: 1, k: 1}", "f.yaml:1: malformed YAML: key 'k' is a duplicate"),
         ("a: 1\n\tb: 2", "f.yaml:2: malformed YAML: found character '\\t' that cannot start any token"),
         ("a: 1\n---\nb: 2", "f.yaml:2: malformed YAML: but found another document"),
+        (
+            "a: {soft} a photo",
+            "f.yaml:1: malformed YAML: expected <block end>, but found '<scalar>'; put such text in quotes",
+        ),
         ("a: *nowhere", "f.yaml:1: malformed YAML: found undefined alias 'nowhere'"),
         ("? [1, 2]\n: a", "f.yaml:1: malformed YAML: a key must be a word"),
         (

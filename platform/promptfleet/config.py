@@ -638,7 +638,13 @@ def _key_of(model: type[Section], location: Iterable[str | int]) -> str:
     return ".".join(str(part) for part in location if part in parts)
 
 
-_WANTED = {"model_type": "a section of keys", "string_too_short": "text that is not empty"}  # by pydantic's type
+_WANTED = {  # by pydantic's type
+    "model_type": "a section of keys",
+    "string_too_short": "text that is not empty",
+    "bool_type": "true or false",
+    "list_type": "a list, such as [a, b]",
+    "tuple_type": "a list, such as [a, b]",
+}
 
 
 def _explain(problems: list[Mapping[str, Any]]) -> str:
@@ -650,4 +656,5 @@ def _explain(problems: list[Mapping[str, Any]]) -> str:
     if problems[0]["type"] == "string_type" and isinstance(problems[0]["input"], int | float):
         return f"got {problems[0]['input']!r}, should be text, which a file has in quotes"
     wanted = [_WANTED.get(problem["type"], problem["msg"].removeprefix("Input should be ")) for problem in problems]
-    return f"got {problems[0]['input']!r}, should be {' or '.join(wanted)}"
+    found = "has no value" if problems[0]["input"] is None else f"got {problems[0]['input']!r}"
+    return f"{found}, should be {' or '.join(wanted)}"

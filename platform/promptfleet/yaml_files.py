@@ -14,7 +14,9 @@ from promptfleet.escaping import printable
 DEEPEST = 40  # sections within sections
 LARGEST = 100_000  # values in a file, those behind an alias counted each time
 _WORD, _MERGE, _NULL = (f"tag:yaml.org,2002:{kind}" for kind in ("str", "merge", "null"))
-_NEEDS_QUOTES = re.compile(r"character '[^\\]' that cannot start any token|mapping values are not allowed here")
+_NEEDS_QUOTES = re.compile(
+    r"character '[^\\]' that cannot start any token|mapping values are not allowed here|found '<scalar>'"
+)
 _YAML_1_1 = ("bool", "int", "float", "timestamp")  # "on", "010" (8), "1:30" (90), "2026-01-01"
 
 

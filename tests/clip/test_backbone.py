@@ -38,7 +38,10 @@ def test_fingerprint_is_that_of_the_model_not_of_the_file(tiny):
 def test_glyph_clip_brings_its_weights():
     with pytest.raises(BackboneError) as caught:
         load_backbone(BackboneConfig(pretrained="openai"))
-    assert str(caught.value) == "backbone.name=glyph-clip has its own weights: leave out 'openai'"
+    assert str(caught.value) == (
+        "backbone.name=glyph-clip has its own weights: leave out backbone.pretrained=openai, or set "
+        "backbone.name to the architecture of those, such as ViT-B-16"
+    )
 
 
 # glyph-clip

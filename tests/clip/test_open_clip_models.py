@@ -32,6 +32,10 @@ def refused(**keys) -> str:
     ("keys", "text"),
     [
         ({"name": "ViT-B16", "pretrained": "openai"}, "open_clip has no model 'ViT-B16'; did you mean 'ViT-B-16'?"),
+        (
+            {"name": "glyph_clip", "pretrained": "openai"},
+            "open_clip has no model 'glyph_clip'; did you mean 'glyph-clip'?",
+        ),
         ({"name": "%%%", "pretrained": "openai"}, "open_clip has no model '%%%'"),
         (
             {"name": "ViT-B-16"},

@@ -121,10 +121,15 @@ def test_a_key_of_another_method_is_answered_with_whose_it_is(assignments, messa
     assert str(caught.value) == message
 
 
-def test_a_search_file_is_sent_to_the_job_that_takes_it(tmp_path):
-    path = tmp_path / "search.yaml"
-    path.write_text("trials: 3\nspace: {prompt_lr: {float: [0.01, 0.1]}}\n")
-    with pytest.raises(
-        ConfigError, match=r"search\.yaml: is a search file \('space'\): give it to tune\.py by --search$"
-    ):
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("space: {prompt_lr: {float: [0.01, 0.1]}}", r"is a search file \('space'\): give it to tune\.py by --search$"),
+        ("methods: {coop: {}}", r"is a file of a comparison \('methods'\): give it to compare\.py by --config$"),
+    ],
+)
+def test_a_file_of_another_job_is_sent_to_it(tmp_path, text, message):
+    path = tmp_path / "mine.yaml"
+    path.write_text(text)
+    with pytest.raises(ConfigError, match=rf"mine\.yaml: {message}"):
         read_federation_config(path)

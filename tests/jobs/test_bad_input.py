@@ -133,7 +133,7 @@ def test_an_option_that_cannot_be_meant(job, space, arguments, parts):
         (["--set", "clients=" + "9" * 5000], ["malformed YAML: Exceeds the limit"]),
         (["--set", "template=a", "photo", "of"], ["--set photo: write key=value", "--set 'key=two words'"]),
         (["--set", "method=fedmp"], ["unknown method 'fedmp'; did you mean 'fed_mp'?"]),
-        (["--set", "evaluation.transfer=[dtd, ~]"], ["evaluation.transfer: got None, should be a valid string"]),
+        (["--set", "evaluation.transfer=[dtd, ~]"], ["evaluation.transfer: has no value, should be a valid st"]),
         (["--set", "evaluation.transfer=[2026-01-01, 1]"], ["got 1, should be text, which a file has in quotes"]),
         (["--set", "method=os:getcwd"], ["method 'os:getcwd' is not a subclass of"]),
         (["--set", "clints=3"], ["--set: unknown key 'clints'; did you mean 'clients'?"]),

@@ -90,9 +90,12 @@ def load_backbone(settings: BackboneConfig, seed: int = 0) -> Backbone:
             the prompt encoder does not support, weights that cannot be had or do not fit.
     """
     if settings.name == GLYPH_CLIP:
-        weights = settings.pretrained or settings.checkpoint
-        if weights:
-            raise BackboneError(f"backbone.name={GLYPH_CLIP} has its own weights: leave out {weights!r}")
+        for key in ("pretrained", "checkpoint"):
+            if weights := getattr(settings, key):
+                raise BackboneError(
+                    f"backbone.name={GLYPH_CLIP} has its own weights: leave out backbone.{key}={weights}, or set "
+                    "backbone.name to the architecture of those, such as ViT-B-16"
+                )
         return _load_glyph_clip()
     from promptfleet.clip.open_clip_models import open_model
 

@@ -15,6 +15,7 @@ import torch
 from open_clip.transform import PreprocessCfg
 from torch import nn
 
+from promptfleet.clip.backbone import GLYPH_CLIP
 from promptfleet.clip.checkpoint import load_weights, read_weights
 from promptfleet.clip.text_tower import text_tower_of
 from promptfleet.config import BackboneConfig
@@ -85,7 +86,7 @@ def check_architecture(name: str, architecture: Mapping[str, Any]) -> None:
 def _architecture(name: str) -> dict[str, Any]:
     known = open_clip.list_models()
     if name not in known:
-        hint = did_you_mean(name, known)
+        hint = did_you_mean(name, [GLYPH_CLIP, *known])
         raise BackboneError(f"open_clip has no model {name!r}" + (f"; {hint}" if hint else ""))
     return open_clip.get_model_config(name)
 

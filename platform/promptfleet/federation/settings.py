@@ -160,6 +160,8 @@ def read_federation_config(
     values = read_config(path, trust_code=trust_code) if path is not None else {}
     if "space" in values:
         raise ConfigError(f"{path}: is a search file ('space'): give it to tune.py by --search")
+    if "methods" in values:
+        raise ConfigError(f"{path}: is a file of a comparison ('methods'): give it to compare.py by --config")
     if values:
         federation_config(values, source=str(path))
     overrides = read_assignments(assignments, [values.get("method", DEFAULT_METHOD)])

@@ -51,5 +51,7 @@ def test_lists_that_cannot_be_meant_are_refused(small_config, method, message):
 
 
 def test_a_text_that_is_too_long_is_refused_before_anything_is_encoded(small_config):
-    with pytest.raises(ConfigError, match=r"^text 'zero, very very .*' has 83 tokens, should have 1 to 75 for the "):
+    with pytest.raises(
+        ConfigError, match=r"^described: text 'zero, very .*' has 83 tokens, .* 1 to 75 .*; shorten it$"
+    ):
         prepare(small_config(method=DESCRIBED, template="{}," + " very" * 80 + "."))

@@ -52,7 +52,7 @@ def tokenize_texts(backbone: Backbone, texts: Sequence[str]) -> Tensor:
             shown = text if len(text) <= _MOST_SHOWN else f"{text[:_MOST_SHOWN]}..."
             raise ConfigError(
                 f"text {shown!r} has {count - 2} tokens, should have 1 to {positions - 2} for the text tower of "
-                f"{backbone.name}"
+                f"{backbone.name}{'; shorten it' if count > positions else ''}"
             )
     return backbone.tokenize(texts)
 

@@ -93,14 +93,17 @@ def prepare(*configs: FederationConfig) -> Prepared:
     """
     config = configs[0]
     _check_one_backbone(configs)
+    for candidate in configs:
+        check_sets(candidate)
     dataset, backbone = load_inputs(config)
     others = load_others(*configs)
     folder = features_folder(config)
-    lists = {texts for candidate in configs for texts in all_texts(candidate, dataset.class_names)}
+    lists: dict[tuple[str, ...], str] = {}
     for candidate in configs:
-        for name in candidate.evaluation.transfer:
-            lists |= {*wanted_texts(candidate, others[name].class_names).values()}
-    clip = _frozen_clip(backbone, dataset, sorted(lists), config.storage, folder)
+        lists |= all_texts(candidate, dataset.class_names)
+        for other in candidate.evaluation.transfer:
+            lists |= {texts: name for name, texts in wanted_texts(candidate, others[other].class_names).items()}
+    clip = _frozen_clip(backbone, dataset, lists, config.storage, folder)
     warn_of_equal_prompts(backbone, dataset, clip.classes)
     needs = reduce(or_, (load_method(candidate.method).needs_of(candidate) for candidate in configs))
     image_tower = backbone.image_tower if Needs.PIXELS in needs else None
@@ -110,7 +113,6 @@ def prepare(*configs: FederationConfig) -> Prepared:
     }
     ready = {name: OtherDataset.of(config, backbone, other, wanted[name]) for name, other in others.items()}
     for candidate in configs:
-        check_sets(candidate)
         world = world_of(candidate, clip, dataset.class_names, image_tower=image_tower)
         _check_world(world)
         check_states(candidate, load_method(candidate.method).trained_parameters(world))
@@ -187,10 +189,11 @@ def _check_one_backbone(configs: Sequence[FederationConfig]) -> None:
 def _frozen_clip(
     backbone: Backbone,
     dataset: Dataset,
-    lists: Sequence[Sequence[str]],
+    lists: Mapping[tuple[str, ...], str],
     storage: StorageConfig,
     folder: Path,
 ) -> FrozenClip:
+    """Return CLIP's text side with the embedded tokens of the ``lists`` of texts, which are given with their names."""
     text = text_features(backbone, dataset, storage, folder)
     tower = backbone.tower
     weights = {name: tensor for name, tensor in tower.weights.items() if name != "token_embedding.weight"}
@@ -199,5 +202,12 @@ def _frozen_clip(
         classes=ClassTokens(text["start"], text["suffix"], text["lengths"]),
         zero_shot_text=text["zero_shot_text"],
         logit_scale=backbone.logit_scale,
-        texts={texts_key(texts): embedded_texts(backbone, texts, storage, folder) for texts in lists},
+        texts={texts_key(texts): _embedded(backbone, texts, lists[texts], storage, folder) for texts in sorted(lists)},
     )
+
+
+def _embedded(backbone: Backbone, texts: Sequence[str], name: str, storage: StorageConfig, folder: Path) -> ClassTokens:
+    try:
+        return embedded_texts(backbone, texts, storage, folder)
+    except ConfigError as error:
+        raise ConfigError(f"{name}: {error}") from None

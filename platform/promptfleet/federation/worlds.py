@@ -33,10 +33,10 @@ def base_and_new(config: FederationConfig, classes: int) -> list[range]:
     return [range(base), range(base, classes)] if base < classes else [range(classes)]
 
 
-def all_texts(config: FederationConfig, class_names: Sequence[str]) -> set[tuple[str, ...]]:
-    """Return the lists of texts that the worlds of a configuration have."""
+def all_texts(config: FederationConfig, class_names: Sequence[str]) -> dict[tuple[str, ...], str]:
+    """Return the lists of texts that the worlds of a configuration have, and the name of each."""
     worlds = [class_names[labels.start : labels.stop] for labels in base_and_new(config, len(class_names))]
-    return {texts for names in worlds for texts in wanted_texts(config, names).values()}
+    return {texts: name for names in worlds for name, texts in wanted_texts(config, names).items()}
 
 
 def world_of(config: FederationConfig, clip: FrozenClip, class_names: Sequence[str], **more: Any) -> World:

@@ -21,13 +21,13 @@ def run_locally(config, prepared):
 
 
 @pytest.fixture(scope="module")
-def local_result(small_config, prepared):
-    return run_locally(small_config(), prepared)
+def local_result(few_shot_config, prepared):
+    return run_locally(few_shot_config(), prepared)
 
 
 @pytest.mark.ray
-def test_actors_give_bitwise_the_local_result(ray_session, small_config, local_result):
-    result = promptfleet.run_federation(small_config(runtime={"backend": "ray"}))
+def test_actors_give_bitwise_the_local_result(ray_session, few_shot_config, local_result):
+    result = promptfleet.run_federation(few_shot_config(runtime={"backend": "ray"}))
     assert result.state_sha256 == local_result.state_sha256
     assert [c.test_accuracy for c in result.clients] == [c.test_accuracy for c in local_result.clients]
     assert [r.client_val_accuracy for r in result.rounds] == [r.client_val_accuracy for r in local_result.rounds]
@@ -36,9 +36,9 @@ def test_actors_give_bitwise_the_local_result(ray_session, small_config, local_r
         assert torch.equal(result.server[name], tensor), name
 
 
-def test_the_seed_decides(small_config, prepared, local_result):
-    assert run_locally(small_config(), prepared).state_sha256 == local_result.state_sha256
-    assert run_locally(small_config(seed=1), prepared).state_sha256 != local_result.state_sha256
+def test_the_seed_decides(few_shot_config, prepared, local_result):
+    assert run_locally(few_shot_config(), prepared).state_sha256 == local_result.state_sha256
+    assert run_locally(few_shot_config(seed=1), prepared).state_sha256 != local_result.state_sha256
 
 
 def test_bytes_are_those_of_the_real_protocol(local_result):
@@ -60,8 +60,8 @@ def test_the_result_as_json_has_the_promised_keys(local_result):
     assert summary_from_json(local_result.to_json()).to_json() == local_result.to_json()
 
 
-def test_everybody_is_evaluated_also_who_never_trained(small_config, prepared):
-    result = run_locally(small_config(rounds=1, participation=0.1), prepared)
+def test_everybody_is_evaluated_also_who_never_trained(few_shot_config, prepared):
+    result = run_locally(few_shot_config(rounds=1, participation=0.1), prepared)
     assert len(result.rounds[0].cohort) == 1
     (trained,) = result.rounds[0].cohort
     flags = [int(result.privates[client]["participations"]) for client in range(3)]
@@ -69,10 +69,10 @@ def test_everybody_is_evaluated_also_who_never_trained(small_config, prepared):
     assert all(0 <= client.test_accuracy <= 1 for client in result.clients)
 
 
-def test_threads_are_given_back(small_config, prepared):
+def test_threads_are_given_back(few_shot_config, prepared):
     torch.set_num_threads(2)
     try:
-        run_locally(small_config(rounds=1), prepared)
+        run_locally(few_shot_config(rounds=1), prepared)
         assert torch.get_num_threads() == 2
     finally:
         torch.set_num_threads(1)

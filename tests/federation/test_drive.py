@@ -116,8 +116,8 @@ def test_a_federation_that_learns_nothing_is_ended_also_where_its_rounds_are_rep
     assert RequireAccepted(federation).after_round(reports[2]) == Decision.CONTINUE
 
 
-def test_a_federation_that_a_listener_ends_has_a_result_and_continues_without_it(small_config, tmp_path):
-    config = small_config(rounds=3, runtime={"backend": "local"})
+def test_a_federation_that_a_listener_ends_has_a_result_and_continues_without_it(few_shot_config, tmp_path):
+    config = few_shot_config(rounds=3, runtime={"backend": "local"})
     notes = []
     stopped = promptfleet.run_federation(config, folder=tmp_path / "out", listeners=[Noting("stop", notes, 1)])
     assert (notes, len(stopped.rounds)) == (["stop 1"], 1)

@@ -123,11 +123,11 @@ def test_tpe_learns_a_conditional_key_from_the_trials_that_have_it():
     assert sum(fraction is not None and abs(fraction - 0.2) < 0.05 for fraction in late) >= 8
 
 
-def test_a_study_with_conditions_is_resumed_as_it_was(tmp_path):
-    study = SweepStudy(tmp_path, SPACE, SweepSettings(trials=6, startup_trials=2), 1)
+def test_a_study_with_conditions_is_resumed_as_it_was(study_folder):
+    study = SweepStudy(study_folder, SPACE, SweepSettings(trials=6, startup_trials=2), 1)
     for value in (0.1, 0.3, 0.2):
         study.complete(study.next_proposal().number, value)
-    again = SweepStudy(tmp_path, SPACE, SweepSettings(trials=6, startup_trials=2), 1)
+    again = SweepStudy(study_folder, SPACE, SweepSettings(trials=6, startup_trials=2), 1)
     assert [trial.params for trial in again.trials()] == [trial.params for trial in study.trials()]
     assert {len(trial.params) for trial in again.trials()} == {2, 3}
     assert again.next_proposal().number == 3

@@ -70,7 +70,7 @@ def test_a_trial_that_cannot_become_feasible_runs_no_further_round(study_folder)
     assert [trial.constraints["bytes max"] for trial in study.trials()] == [1, 1, -1]
 
 
-@pytest.mark.parametrize("sampler", ["tpe", "nsga2"])
+@pytest.mark.parametrize("sampler", ["tpe", pytest.param("nsga2", marks=pytest.mark.slow)])
 def test_samplers_learn_from_constraints(study_folder, sampler):
     options = {"population_size": 6} if sampler == "nsga2" else None
     bound = {"bytes_per_round": {"max": 30}}
@@ -95,7 +95,7 @@ def test_several_objectives_have_a_front_and_no_pruning(tmp_path):
     assert again.next_proposal().number == 4
 
 
-@pytest.mark.parametrize("sampler", ["tpe", "nsga2"])
+@pytest.mark.parametrize("sampler", ["tpe", pytest.param("nsga2", marks=pytest.mark.slow)])
 def test_with_several_objectives_a_killed_search_equals_the_undisturbed_one(tmp_path, sampler):
     options = {"population_size": 3} if sampler == "nsga2" else None
     settings = {"sampler": sampler, "sampler_options": options, "objectives": BOTH, "pruner": "none"}

@@ -22,6 +22,7 @@ from promptfleet.search.study_file import FILE, DamagedStudy
 from promptfleet.search.sweep import open_study
 from tests.tracking.values import make_result
 
+slow = pytest.mark.slow
 SPEC = parse_sweep(
     {
         "trials": 10,
@@ -135,18 +136,14 @@ def changed(*statements):
 @pytest.mark.parametrize(
     "damage",
     [
-        cut_off,
-        overwrite,
-        restore_backup,
-        put_folder,
-        put_link,
-        lambda file: file.write_text("this is no database " * 100),
-        lambda file: file.write_bytes(b""),
-        lambda file: file.unlink(),
-    ],
-    ids=[
-        *("cut off", "overwritten", "an old backup", "a folder", "a link to nothing"),
-        *("no database", "empty", "gone"),
+        pytest.param(cut_off, id="cut off"),
+        pytest.param(lambda file: file.unlink(), id="gone"),
+        pytest.param(overwrite, id="overwritten", marks=slow),
+        pytest.param(restore_backup, id="an old backup", marks=slow),
+        pytest.param(put_folder, id="a folder", marks=slow),
+        pytest.param(put_link, id="a link to nothing", marks=slow),
+        pytest.param(lambda file: file.write_text("this is no database " * 100), id="no database", marks=slow),
+        pytest.param(lambda file: file.write_bytes(b""), id="empty", marks=slow),
     ],
 )
 def test_a_damaged_study_is_one_line_and_is_rebuilt_row_by_row(begun, folder, damage):
@@ -187,7 +184,7 @@ def test_what_sqlite_reads_and_no_sweep_wrote_is_damage_too(folder, monkeypatch,
         open_study(SPEC, folder)
 
 
-@pytest.mark.parametrize("version", ["v99.0.0.a", "v2.4.0.a"])
+@pytest.mark.parametrize("version", ["v99.0.0.a", pytest.param("v2.4.0.a", marks=slow)])
 def test_a_study_of_another_version_is_one_line_and_is_rebuilt(begun, folder, version):
     changed(f"update alembic_version set version_num = '{version}'")(folder / FILE)
     why = f"cannot be used (it is of another version of Optuna than {optuna.__version__}); 6 of its trials"

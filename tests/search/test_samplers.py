@@ -17,7 +17,8 @@ from promptfleet.search.study import SweepStudy
 from tests.search.made_up_study import run_study
 
 SPACE = {"experts": IntRange(1, 9), "tau": FloatRange(0.01, 1.0, log=True), "length": Choice((4, 8, 16))}
-ROUNDS = 3
+ROUNDS = 2
+slow = pytest.mark.slow
 OPTIONS = {"nsga2": {"population_size": 4}, "cmaes": {"popsize": 3}}
 SEARCH = {"space": {"experts": {"int": [1, 9]}, "prompt_lr": {"float": [0.001, 0.1], "log": True}}}
 
@@ -68,12 +69,19 @@ def undisturbed(tmp_path_factory, empty):
     return rows
 
 
-@pytest.mark.parametrize("sampler", ["tpe", "random", "qmc", "nsga2", "cmaes", "gp", f"{__name__}:Halves"])
+@pytest.mark.parametrize(
+    "sampler",
+    [
+        "tpe",
+        "nsga2",
+        *(pytest.param(name, marks=slow) for name in ("random", "qmc", "cmaes", "gp", f"{__name__}:Halves")),
+    ],
+)
 def test_killed_and_resumed_it_is_the_undisturbed_study_row_by_row(tmp_path, empty, undisturbed, sampler, monkeypatch):
     monkeypatch.setattr(samplers, "imported", lambda name, kind: Halves)
     undisturbed = undisturbed(sampler)
     assert (TrialState.PRUNED in {row[1] for row in undisturbed}) == (sampler == "tpe")
-    run_search(tmp_path / "killed", empty, sampler, stop_after=13)
+    run_search(tmp_path / "killed", empty, sampler, stop_after=9)
     assert run_search(tmp_path / "killed", empty, sampler) == undisturbed
 
 

@@ -43,6 +43,7 @@ def rows(study):
     return [(t.number, t.state, t.params, t.value, t.intermediate_values) for t in study.trials()]
 
 
+@pytest.mark.slow
 def test_killed_again_and_again_and_resumed_it_is_the_undisturbed_study_row_by_row(tmp_path):
     settings = SweepSettings(trials=12, startup_trials=4)
     undisturbed = run_sweep(tmp_path_of(tmp_path, "undisturbed"), settings)
@@ -192,15 +193,15 @@ def test_importances_need_five_complete_trials_and_name_every_key(study):
 
 def test_a_grid_runs_its_points_in_order_to_their_ends(tmp_path):
     space = {"experts": Choice((9, 1)), "tau": Choice((0.1, 1.0))}
-    settings = SweepSettings(sampler="grid", trials=4, grace_rounds=1)
-    begun = SweepStudy(tmp_path, space, settings, ROUNDS)
+    settings, rounds = SweepSettings(sampler="grid", trials=4, grace_rounds=1), 3
+    begun = SweepStudy(tmp_path, space, settings, rounds)
     begun.report(begun.next_proposal().number, 1, 0.5)  # and the power goes out
-    study = SweepStudy(tmp_path, space, settings, ROUNDS)
+    study = SweepStudy(tmp_path, space, settings, rounds)
     while proposal := study.next_proposal():
-        for round_index in range(1, ROUNDS + 1):
+        for round_index in range(1, rounds + 1):
             study.report(proposal.number, round_index, accuracy(proposal.params, round_index))
             assert not study.should_stop(proposal.number, round_index)
-        study.complete(proposal.number, accuracy(proposal.params, ROUNDS))
+        study.complete(proposal.number, accuracy(proposal.params, rounds))
     points = [(9, 0.1), (9, 1.0), (1, 0.1), (1, 1.0)]
     assert [tuple(trial.params.values()) for trial in study.trials()] == points
     assert study.is_over()

@@ -2,9 +2,13 @@
 
 import json
 
+import pytest
+
 from promptfleet.tracking.background import track_federation
 from promptfleet.tracking.store import TrackingStore
 from tests.tracking.values import make_config, make_report, make_result
+
+pytestmark = pytest.mark.usefixtures("no_figures")
 
 
 def test_a_federation_that_is_tracked_says_where_to_look(own_store):

@@ -189,6 +189,7 @@ def test_finish_ends_trials_whose_process_died(start, client):
     assert client.get_run(sweep.id).data.tags["promptfleet.state"] == "interrupted"
 
 
+@pytest.mark.usefixtures("no_figures")
 def test_a_sweep_written_from_the_background_thread(start, client, steps, caplog):
     trials = {}
     with BackgroundWriter() as writer:

@@ -25,11 +25,11 @@ NEVER = dict.fromkeys(EACH, "never")
 
 
 @pytest.fixture(scope="module")
-def run_again(small_config, prepared):
+def run_again(few_shot_config, prepared):
     """``run_again(**config)``: the result of a federation."""
 
     def run(**values):
-        config = small_config(**{"method": "promptfl", "runtime": {"backend": "local"}, **values})
+        config = few_shot_config(**{"method": "promptfl", "runtime": {"backend": "local"}, **values})
         federation = Federation(config, prepared, LocalFleet(prepared))
         while federation.rounds_done < config.rounds:
             federation.run_round()
@@ -98,8 +98,8 @@ def test_with_iid_clients_global_is_close_to_local(run, seed):
     assert abs(accuracy["test/global"].mean - accuracy["test/local"].mean) < 0.04
 
 
-def test_zero_shots_numbers_are_those_of_open_clip_on_the_same_images_and_names(run, small_config, prepared):
-    store, config = prepared.open_store(), small_config(method="zero_shot")
+def test_zero_shots_numbers_are_those_of_open_clip_on_the_same_images_and_names(run, few_shot_config, prepared):
+    store, config = prepared.open_store(), few_shot_config(method="zero_shot")
     samples = Samples.of_store(store, prepared.class_names)
     test = [split.test for split in partition_for(config, samples).clients]
     right = (store.features @ prepared.clip.zero_shot_text.numpy().T).argmax(axis=1) == store.labels
@@ -220,8 +220,8 @@ def test_what_cannot_be_meant_is_one_line(small_config, values, message):
     assert "\n" not in str(error.value)
 
 
-def test_calibration_is_that_of_the_probabilities_of_zero_shot(run, small_config, prepared):
-    store, config = prepared.open_store(), small_config(method="zero_shot")
+def test_calibration_is_that_of_the_probabilities_of_zero_shot(run, few_shot_config, prepared):
+    store, config = prepared.open_store(), few_shot_config(method="zero_shot")
     test = [split.test for split in partition_for(config, Samples.of_store(store, prepared.class_names)).clients]
     logits = prepared.clip.logit_scale * store.features @ prepared.clip.zero_shot_text.numpy().T
     probability = np.exp(logits - logits.max(axis=1, keepdims=True))

@@ -19,7 +19,8 @@ from promptfleet.federation.rounds import Federation
 from promptfleet.methods import load_method
 from promptfleet.methods.parts.prompts import context_with_text
 
-HALF = {"new_classes": 0.5}
+SHOTS = {"shots": 4}
+HALF = {"new_classes": 0.5, **SHOTS}
 
 
 @pytest.fixture
@@ -129,7 +130,7 @@ def test_it_is_the_federation_on_a_dataset_of_the_base_classes_alone(run, small_
     base = np.flatnonzero(store.labels < 5)
     columns = {name: getattr(store, name)[base] for name in ("features", "labels", "domains", "official")}
     alone = replace(prepared, clip=prepared.clip.take(range(5)), class_names=prepared.class_names[:5])
-    config = small_config(method="promptfl", runtime={"backend": "local"})
+    config = small_config(method="promptfl", partition=SHOTS, runtime={"backend": "local"})
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(Prepared, "open_store", lambda self: replace(store, **columns))
         federation = Federation(config, alone, LocalFleet(alone))

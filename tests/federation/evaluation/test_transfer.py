@@ -19,7 +19,7 @@ NAME = "test/transfer/dtd"
 
 
 @pytest.fixture(scope="module")
-def transfer_config(small_config, tmp_path_factory):
+def transfer_config(few_shot_config, tmp_path_factory):
     """Digits and, under the same root, a DTD with 20 test images of five classes."""
     root = tmp_path_factory.mktemp("data")
     write_dtd(root, classes=("cross", "eight", "line", "seven", "two"), per_part=4)
@@ -27,7 +27,7 @@ def transfer_config(small_config, tmp_path_factory):
 
     def make(**values):
         common = {"method": "promptfl", "data": {"root": str(root)}, "evaluation": evaluation, "rounds": 1}
-        return small_config(**{**common, "runtime": {"backend": "local"}, **values})
+        return few_shot_config(**{**common, "runtime": {"backend": "local"}, **values})
 
     return make
 

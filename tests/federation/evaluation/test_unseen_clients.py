@@ -15,7 +15,7 @@ from promptfleet.federation.prepare import Prepared, prepare
 from promptfleet.federation.reports import summary_from_json
 from promptfleet.federation.rounds import Federation
 
-HELD_OUT = {"held_out_clients": 0.4}  # two of five
+HELD_OUT = {"held_out_clients": 0.4, "shots": 4}  # two of five
 SETS = ["test/unseen_clients", "test/unseen_clients_tuned"]
 
 
@@ -69,7 +69,8 @@ def test_the_servers_model_is_tested_on_their_test_parts(federation, run, prepar
 
 
 def test_fine_tuning_begins_at_the_servers_model(run):
-    plain, tuned = run(rounds=1), run(method="promptfl_ft", prompt_lr=0.003, rounds=1, finetune_epochs=1)
+    common = {"prompt_lr": 0.1, "rounds": 1}
+    plain, tuned = run(**common), run(method="promptfl_ft", finetune_epochs=1, **common)
     assert tuned.accuracy[SETS[0]] == plain.accuracy[SETS[0]]
     assert tuned.accuracy[SETS[1]] != tuned.accuracy[SETS[0]] == plain.accuracy[SETS[1]]
 

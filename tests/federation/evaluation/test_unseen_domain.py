@@ -21,7 +21,7 @@ def run(small_config, prepared, monkeypatch):
 
     def run(features=store.features, **values):
         monkeypatch.setattr(Prepared, "open_store", lambda self: replace(store, features=features))
-        partition = {"kind": "domain", "held_out_domain": "brush"}
+        partition = {"kind": "domain", "held_out_domain": "brush", "shots": 4}
         common = {"method": "promptfl", "partition": partition, "runtime": {"backend": "local"}, "prompt_lr": 0.1}
         config, mine = small_config(**{**common, **values}), replace(prepared, domain_names=names)
         federation = Federation(config, mine, LocalFleet(mine))

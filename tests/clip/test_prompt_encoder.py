@@ -52,6 +52,25 @@ def test_equals_the_plain_encoder_in_features_and_gradients(
     assert relative(ours.grad, theirs.grad) <= 1e-5
 
 
+def test_padded_contexts_of_several_lengths_give_the_features_and_gradients_of_each_alone():
+    tower = tiny_tower(layers=3)
+    classes, lengths = tiny_classes(tower, [1, 4, 2]), torch.tensor([2, 7, 3])
+    alone = [random_contexts(1, length, tower.width, seed=length).requires_grad_() for length in lengths.tolist()]
+    padded = torch.full((3, 7, tower.width), 5.0)
+    for row, context in zip(padded, alone, strict=True):
+        row[: context.shape[1]] = context[0].detach()
+    padded.requires_grad_()
+    together = encode_prompts(tower, classes, padded, lengths=lengths)
+    one_by_one = torch.cat([encode_prompts(tower, classes, context) for context in alone])
+    assert torch.allclose(together, one_by_one, rtol=0, atol=1e-6)
+    probe = torch.randn(together.shape, generator=torch.Generator().manual_seed(1))
+    (together * probe).sum().backward()
+    (one_by_one * probe).sum().backward()
+    for gradient, context in zip(padded.grad, alone, strict=True):
+        assert relative(gradient[: context.shape[1]], context.grad[0]) <= 1e-5
+        assert not gradient[context.shape[1] :].any()
+
+
 @pytest.mark.parametrize("class_specific", [False, True])
 def test_the_place_of_the_class_name_matters(class_specific):
     tower = tiny_tower()

@@ -161,21 +161,26 @@ class Prompts:
     """Embedded prompts, cut where the classes begin to differ.
 
     ``shared [prompts, tokens, width]`` starts every class's row; ``own [prompts, classes, tokens, width]`` continues
-    with a class's own tokens, padded.
+    with a class's own tokens, padded. ``hidden [prompts, 1, 1, shared tokens]`` is -inf where a shared token is padding
+    and 0 elsewhere, or None without padding among them.
     """
 
     shared: Tensor
     own: Tensor
     packing: Packing
+    hidden: Tensor | None = None
 
 
-def lay_out(tower: TextTower, classes: ClassTokens, contexts: Tensor, position: Position) -> Prompts:
+def lay_out(
+    tower: TextTower, classes: ClassTokens, contexts: Tensor, position: Position, lengths: Tensor | None = None
+) -> Prompts:
     """Put contexts and class names in their places and add the positional embedding.
 
     contexts ``[prompts, tokens, width]`` or, class by class, ``[prompts, classes, tokens, width]``. The class name is
     at the ``end`` of the context, in its ``middle`` (after ``tokens // 2`` vectors) or in ``front`` of it; full stop
     and EOT come last. Source: CoOp (arXiv:2109.01134). If the classes have a frame, that has all places instead.
-    Raises ValueError if a prompt exceeds the tower.
+    With ``lengths [prompts]`` only these first vectors of each context count, and the rest is padding: for contexts of
+    all classes, with the class name at the end. Raises ValueError if a prompt exceeds the tower.
     """
     if classes.frame:
         contexts = classes.frame.around(contexts)
@@ -197,7 +202,13 @@ def lay_out(tower: TextTower, classes: ClassTokens, contexts: Tensor, position: 
     else:
         shared = torch.cat([shared, head], dim=1)
     at, cut = tower.weights["positional_embedding"], shared.shape[1]
-    return Prompts(shared + at[:cut], own + at[cut : cut + own.shape[2]], layout.packing)
+    if lengths is None:
+        return Prompts(shared + at[:cut], own + at[cut : cut + own.shape[2]], layout.packing)
+    begin = 1 + lengths.unsqueeze(1)  # place of a class's first own token
+    places = torch.arange(cut + own.shape[2], device=shared.device)
+    hidden = torch.zeros_like(shared[..., 0]).masked_fill(places[:cut] >= begin, float("-inf"))
+    own = own + at[begin + places[: own.shape[2]]].unsqueeze(1)
+    return Prompts(shared + at[:cut], own, layout.packing, hidden[:, None, None])
 
 
 def _with_context_in(lengths: Tensor, own: int, inserted: int, last: int) -> Tensor:

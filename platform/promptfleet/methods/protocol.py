@@ -376,11 +376,13 @@ class Encode:
     """Request of work for text features of ``contexts [prompts, (classes,) tokens, width]``.
 
     The answer is ``[prompts, classes, dim]``, unit norm, which gradients flow through. ``texts`` names a list of the
-    method's texts, which are then encoded in place of the class names.
+    method's texts, which are then encoded in place of the class names. With ``lengths [prompts]`` contexts are padded,
+    and only the first tokens of each count: contexts of several lengths then go through the tower in one batch.
     """
 
     contexts: Tensor
     texts: str = "classes"
+    lengths: Tensor | None = None
 
 
 @dataclass(frozen=True)

@@ -40,9 +40,9 @@ def encodings(monkeypatch):
     """Return the number of prompts in each run of the text tower."""
     sizes = []
 
-    def counted(world, contexts, texts, encode=lockstep.encode_contexts):
+    def counted(world, contexts, texts, lengths, encode=lockstep.encode_contexts):
         sizes.append(len(contexts))
-        return encode(world, contexts, texts)
+        return encode(world, contexts, texts, lengths)
 
     monkeypatch.setattr(lockstep, "encode_contexts", counted)
     return sizes
@@ -129,7 +129,7 @@ def comes_to_nothing():
     ],
 )
 def test_a_local_update_that_is_none_is_one_line(monkeypatch, update, what):
-    monkeypatch.setattr(lockstep, "encode_contexts", lambda world, contexts, texts: contexts)
+    monkeypatch.setattr(lockstep, "encode_contexts", lambda world, contexts, texts, lengths: contexts)
     wanted = (
         rf"^method pfedmoap: local_update {what}, should be a generator .* returns an Update, or return one itself$"
     )
@@ -139,7 +139,7 @@ def test_a_local_update_that_is_none_is_one_line(monkeypatch, update, what):
 
 @pytest.mark.parametrize("function", ["init_server", "aggregate", "personalize"])
 def test_work_of_another_function_comes_to_a_state(monkeypatch, function):
-    monkeypatch.setattr(lockstep, "encode_contexts", lambda world, contexts, texts: contexts)
+    monkeypatch.setattr(lockstep, "encode_contexts", lambda world, contexts, texts, lengths: contexts)
     assert run_alone(tiny_world(), {"a": torch.ones(1)}, function).keys() == {"a"}
     wanted = rf"^method pfedmoap: {function} came to None, should be .* and returns a state, or return one itself$"
     with pytest.raises(MethodError, match=wanted):

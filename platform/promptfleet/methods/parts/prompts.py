@@ -77,15 +77,23 @@ def own_or_given_text(task: Task) -> Tensor:
     return (task.private if has_own else task.download.attached)["text"]
 
 
-def encode_contexts(world: World, contexts: Tensor, texts: str = "classes") -> Tensor:
+def encode_contexts(world: World, contexts: Tensor, texts: str = "classes", lengths: Tensor | None = None) -> Tensor:
     """Return class text features ``[prompts, classes, dim]``, float32, unit norm, of ``contexts [prompts, ...]``.
 
     ``texts`` names another list of the method's texts to put the contexts before; without tokens in the context, that
-    encodes the texts themselves. The text tower runs in ``config.precision``, everything else in float32.
+    encodes the texts themselves. Of each context the first ``lengths [prompts]`` tokens count, by default all. The text
+    tower runs in ``config.precision``, everything else in float32.
     """
     tokens, position = world.tokens(texts), world.config.class_token_position
+    among_classes = contexts.dim() == 4 or position != "end"  # then a class's own tokens come after padding
+    if lengths is not None and among_classes:
+        each = zip(contexts.split(1), lengths.tolist(), strict=True)
+        return torch.cat([encode_contexts(world, one[..., :length, :], texts) for one, length in each])
     return in_precision(
-        world.config, world.clip.tower, [contexts], lambda tower, given: encode_prompts(tower, tokens, *given, position)
+        world.config,
+        world.clip.tower,
+        [contexts],
+        lambda tower, given: encode_prompts(tower, tokens, *given, position, lengths),
     )
 
 

@@ -126,7 +126,8 @@ def _alike(asked: Mapping[int, Request]) -> Iterator[tuple[Callable[..., Sequenc
     groups = defaultdict(list)
     for index, request in asked.items():
         if isinstance(request, Encode):
-            key = (request.texts, request.contexts.shape, request.contexts.requires_grad)
+            contexts, padded = request.contexts, request.lengths is not None
+            key = (request.texts, contexts.shape, contexts.requires_grad, padded)
             groups[_encode_texts, key].append(index)
         elif isinstance(request, EncodeImages):
             tokens = tuple((block, one.shape[1], one.requires_grad) for block, one in request.inserted.items())
@@ -136,8 +137,10 @@ def _alike(asked: Mapping[int, Request]) -> Iterator[tuple[Callable[..., Sequenc
 
 
 def _encode_texts(world: World, requests: Sequence[Encode]) -> Sequence[Tensor]:
-    contexts = [request.contexts for request in requests]
-    return _parts(encode_contexts(world, torch.cat(contexts), requests[0].texts), contexts)
+    contexts, lengths = [request.contexts for request in requests], None
+    if requests[0].lengths is not None:
+        lengths = torch.cat([request.lengths for request in requests])
+    return _parts(encode_contexts(world, torch.cat(contexts), requests[0].texts, lengths), contexts)
 
 
 def _encode_images(world: World, requests: Sequence[EncodeImages]) -> Sequence[Tensor]:

@@ -6,6 +6,7 @@ import torch.nn.functional as F
 
 from promptfleet.clip.plain_encoder import encode_prompts_plainly
 from promptfleet.errors import ConfigError
+from promptfleet.federation.client import train_together
 from promptfleet.methods.fedpha import FedPHAConfig, projected
 from promptfleet.methods.parts.prompts import encode_frozen, similarity_logits
 from tests.fakes import tiny_examples
@@ -63,6 +64,18 @@ def test_one_step_follows_the_gradient_of_the_formula_with_texts_of_77_tokens(le
         assert (stepped - leaf).norm() > 1e-5
         assert torch.allclose(stepped, leaf - config.prompt_lr * (leaf.grad + 0.01 * leaf), atol=1e-5)
     assert trained.report.metrics["loss"] == pytest.approx(loss.item(), abs=1e-4)
+
+
+@pytest.mark.parametrize("options", [{}, {"class_token_position": "middle"}, {"class_specific_context": True}], ids=str)
+def test_clients_with_prompts_of_several_lengths_get_the_same_bits_together_as_alone(options):
+    fed = tiny_federation("fedpha", **TWO_LENGTHS, **options, local_epochs=1)
+    downloads = fed.server.select(1, ALL)
+    together = train_together(list(fed.clients.values()), 1, fed.privates, downloads)
+    for i in ALL:
+        alone = fed.clients[i].train(1, fed.privates[i], downloads[i])
+        assert equal(alone.private, together[i].private)
+        assert equal(alone.upload.tensors, together[i].upload.tensors)
+        assert not equal(alone.private, fed.privates[i])
 
 
 def test_without_pull_and_push_it_is_promptfl_on_the_server_and_coop_on_the_clients():

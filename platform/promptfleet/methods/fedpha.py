@@ -18,6 +18,7 @@ from pydantic import Field, model_validator
 from torch import Tensor
 
 from promptfleet.config import FederationConfig
+from promptfleet.devices import from_numpy
 from promptfleet.errors import ConfigError
 from promptfleet.methods.parts.prompts import CONTEXT_STD, context_shape, encoded
 from promptfleet.methods.parts.training import detached, leaves, steps
@@ -92,11 +93,13 @@ class FedPHA(PromptFL):
         parameters = leaves({"context": task.download.tensors["context"], "own.context": task.private["context"]})
         shared, own = parameters.values()
 
+        longest = max(config.local_length_max, shared.shape[-2])  # the same for all clients: one batch
+        lengths = from_numpy(np.array([own.shape[-2], own.shape[-2], shared.shape[-2]]), shared.device)
+
         def loss(batch: Examples) -> Work[Tensor]:
-            local_text, projected_text = yield Encode(
-                torch.stack([own, projected(own, shared.detach(), config.projection_ratio)])
-            )
-            (shared_text,) = yield Encode(shared.unsqueeze(0))
+            prompts = own, projected(own, shared.detach(), config.projection_ratio), shared
+            contexts = torch.stack([F.pad(one, (0, 0, 0, longest - one.shape[-2])) for one in prompts])
+            local_text, projected_text, shared_text = yield Encode(contexts, lengths=lengths)
             near = F.relu(config.push_margin - (local_text - shared_text).norm(dim=-1)).mean()
             return (
                 self.cross_entropy(task, local_text, batch)

@@ -23,6 +23,7 @@ from promptfleet.yaml_files import line_of_key
 
 Fraction = Annotated[float, Field(gt=0, le=1)]
 Share = Literal["auto"] | Annotated[float, Field(ge=0, allow_inf_nan=False)]
+MOST_LISTED = 20  # keys in an error
 EXECUTION_SECTIONS = (
     "data",
     "runtime",
@@ -547,7 +548,9 @@ def unknown_key(key: str, known: Iterable[str], *, source: str, renamed: Mapping
     known = list(known)
     elsewhere = [candidate for candidate in known if candidate.rsplit(".", 1)[-1] == key.rsplit(".", 1)[-1]][:1]
     hint = did_you_mean(key, known, cutoff=0.4) or did_you_mean(key, elsewhere, cutoff=0)
-    return ConfigError(f"{source}: unknown key {key!r}; {hint or 'known keys: ' + ', '.join(known)}")
+    if not hint:
+        hint = "docs/configuration.md has all keys" if len(known) > MOST_LISTED else f"known keys: {', '.join(known)}"
+    return ConfigError(f"{source}: unknown key {key!r}; {hint}")
 
 
 def unknown_name(what: str, name: str, known: Iterable[str]) -> ConfigError:

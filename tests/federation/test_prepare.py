@@ -64,4 +64,8 @@ def test_class_names_of_other_datasets_are_checked_before_round_1(small_config, 
     )
     with pytest.raises(ConfigError, match=message):
         prepare(small_config(method="promptfl", **common))
+    with pytest.raises(
+        ConfigError, match=r"^evaluation\.transfer, dataset dtd: words: there is nothing for class 'e f"
+    ):
+        prepare(small_config(method="openprompt", words=LONG, **{**common, "prompt_length": 8}))
     prepare(small_config(method="linear_probe", **common), small_config(method="fed_mp", **common))

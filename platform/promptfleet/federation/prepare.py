@@ -5,6 +5,7 @@ Both are computed once per content and kept on disk, so a second run imports nei
 
 import logging
 from collections.abc import Hashable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from functools import reduce
 from operator import or_
@@ -102,7 +103,8 @@ def prepare(*configs: FederationConfig) -> Prepared:
     for candidate in configs:
         lists |= all_texts(candidate, dataset.class_names)
         for other in candidate.evaluation.transfer:
-            lists |= {texts: name for name, texts in wanted_texts(candidate, others[other].class_names).items()}
+            with _errors_of(_of_transfer(other)):
+                lists |= {texts: name for name, texts in wanted_texts(candidate, others[other].class_names).items()}
     clip = _frozen_clip(backbone, dataset, lists, config.storage, folder)
     warn_of_equal_prompts(backbone, dataset, clip.classes)
     needs = reduce(or_, (load_method(candidate.method).needs_of(candidate) for candidate in configs))
@@ -117,7 +119,8 @@ def prepare(*configs: FederationConfig) -> Prepared:
         _check_world(world)
         check_states(candidate, load_method(candidate.method).trained_parameters(world))
         for source, foreign in _foreign_worlds(candidate, clip, dataset, ready, image_tower):
-            _check_world(foreign, source)
+            with _errors_of(source):
+                _check_world(foreign)
     samples = Samples.of_dataset(dataset)
     by_key = {_partition_key(candidate): candidate for candidate in configs}
     partitions = {key: partition_for(candidate, samples) for key, candidate in by_key.items()}
@@ -151,18 +154,28 @@ def _foreign_worlds(
     for name in config.evaluation.transfer:
         if transfer_to(name) in sets:
             world = other_world_of(config, clip, name, others[name], image_tower=image_tower)
-            yield f"evaluation.transfer, dataset {name}", world
+            yield _of_transfer(name), world
 
 
-def _check_world(world: World, source: str = "") -> None:
-    """Raise ConfigError, which names ``source``, if prompts do not fit the world's classes, or its method does not."""
+def _of_transfer(name: str) -> str:
+    return f"evaluation.transfer, dataset {name}"
+
+
+def _check_world(world: World) -> None:
+    """Raise ConfigError if prompts do not fit the world's classes, or its method does not."""
     method = load_method(world.config.method)
+    if method.has_prompt(world.config):
+        check_prompt_fits(world)
+    method.check(world)
+
+
+@contextmanager
+def _errors_of(source: str) -> Iterator[None]:
+    """Put ``source`` before the text of a ConfigError."""
     try:
-        if method.has_prompt(world.config):
-            check_prompt_fits(world)
-        method.check(world)
+        yield
     except ConfigError as error:
-        raise ConfigError(f"{source}: {error}" if source else str(error)) from None
+        raise ConfigError(f"{source}: {error}") from None
 
 
 def _partition_key(config: FederationConfig) -> Hashable:
@@ -207,7 +220,5 @@ def _frozen_clip(
 
 
 def _embedded(backbone: Backbone, texts: Sequence[str], name: str, storage: StorageConfig, folder: Path) -> ClassTokens:
-    try:
+    with _errors_of(name):
         return embedded_texts(backbone, texts, storage, folder)
-    except ConfigError as error:
-        raise ConfigError(f"{name}: {error}") from None

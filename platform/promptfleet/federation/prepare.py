@@ -4,8 +4,7 @@ Both are computed once per content and kept on disk, so a second run imports nei
 """
 
 import logging
-from collections.abc import Hashable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import reduce
 from operator import or_
@@ -22,20 +21,17 @@ from promptfleet.clip.tokens import texts_key
 from promptfleet.config import FederationConfig, StorageConfig
 from promptfleet.data.dataset import Dataset
 from promptfleet.data.feature_store import FeatureStore, open_store
-from promptfleet.data.partition import Partition
 from promptfleet.data.samples import Samples
 from promptfleet.disks import disk_errors
-from promptfleet.errors import ConfigError
-from promptfleet.features.class_prompts import check_prompt_fits, warn_of_equal_prompts
+from promptfleet.features.class_prompts import warn_of_equal_prompts
 from promptfleet.features.encoding import encode_missing, features_folder, wanted_files
 from promptfleet.features.image_encoder import load_inputs
 from promptfleet.features.text_features import embedded_texts, text_features
-from promptfleet.federation.evaluation.schedule import check_sets, sets_of_best
-from promptfleet.federation.evaluation.scores import NEW, transfer_to
+from promptfleet.federation.checks import check_one_backbone, check_public, check_worlds, errors_of, of_transfer
+from promptfleet.federation.evaluation.schedule import check_sets
 from promptfleet.federation.other_datasets import OtherDataset, config_of, load_others
 from promptfleet.federation.partitioning import partition_for
-from promptfleet.federation.worlds import all_texts, new_world_of, other_world_of, wanted_texts, world_of
-from promptfleet.limits import check_states
+from promptfleet.federation.worlds import all_texts, wanted_texts, world_of
 from promptfleet.methods import load_method
 from promptfleet.methods.protocol import Needs, World
 
@@ -93,7 +89,7 @@ def prepare(*configs: FederationConfig) -> Prepared:
         StorageError: a disk that refuses.
     """
     config = configs[0]
-    _check_one_backbone(configs)
+    check_one_backbone(configs)
     for candidate in configs:
         check_sets(candidate)
     dataset, backbone = load_inputs(config)
@@ -103,7 +99,7 @@ def prepare(*configs: FederationConfig) -> Prepared:
     for candidate in configs:
         lists |= all_texts(candidate, dataset.class_names)
         for other in candidate.evaluation.transfer:
-            with _errors_of(_of_transfer(other)):
+            with errors_of(of_transfer(other)):
                 lists |= {texts: name for name, texts in wanted_texts(candidate, others[other].class_names).items()}
     clip = _frozen_clip(backbone, dataset, lists, config.storage, folder)
     warn_of_equal_prompts(backbone, dataset, clip.classes)
@@ -115,17 +111,12 @@ def prepare(*configs: FederationConfig) -> Prepared:
     }
     ready = {name: OtherDataset.of(config, backbone, other, wanted[name]) for name, other in others.items()}
     for candidate in configs:
-        world = world_of(candidate, clip, dataset.class_names, image_tower=image_tower)
-        _check_world(world)
-        check_states(candidate, load_method(candidate.method).trained_parameters(world))
-        for source, foreign in _foreign_worlds(candidate, clip, dataset, ready, image_tower):
-            with _errors_of(source):
-                _check_world(foreign)
+        check_worlds(candidate, clip, dataset.class_names, ready, image_tower=image_tower)
     samples = Samples.of_dataset(dataset)
     by_key = {_partition_key(candidate): candidate for candidate in configs}
     partitions = {key: partition_for(candidate, samples) for key, candidate in by_key.items()}
     for candidate in configs:
-        _check_public(candidate, partitions[_partition_key(candidate)])
+        check_public(candidate, partitions[_partition_key(candidate)])
     files = wanted_files(backbone, dataset, config.features, needs, folder)
     encode_missing(config, backbone, dataset, files)
     for name, other in others.items():
@@ -140,63 +131,9 @@ def prepare(*configs: FederationConfig) -> Prepared:
     )
 
 
-def _foreign_worlds(
-    config: FederationConfig,
-    clip: FrozenClip,
-    dataset: Dataset,
-    others: Mapping[str, OtherDataset],
-    image_tower: ImageTower | None,
-) -> Iterator[tuple[str, World]]:
-    """Yield the worlds of classes that no client has and that the method will predict, and where they come from."""
-    sets = sets_of_best(config)
-    if NEW in sets and (world := new_world_of(config, clip, dataset.class_names, image_tower=image_tower)):
-        yield "partition.new_classes", world
-    for name in config.evaluation.transfer:
-        if transfer_to(name) in sets:
-            world = other_world_of(config, clip, name, others[name], image_tower=image_tower)
-            yield _of_transfer(name), world
-
-
-def _of_transfer(name: str) -> str:
-    return f"evaluation.transfer, dataset {name}"
-
-
-def _check_world(world: World) -> None:
-    """Raise ConfigError if prompts do not fit the world's classes, or its method does not."""
-    method = load_method(world.config.method)
-    if method.has_prompt(world.config):
-        check_prompt_fits(world)
-    method.check(world)
-
-
-@contextmanager
-def _errors_of(source: str) -> Iterator[None]:
-    """Put ``source`` before the text of a ConfigError."""
-    try:
-        yield
-    except ConfigError as error:
-        raise ConfigError(f"{source}: {error}") from None
-
-
 def _partition_key(config: FederationConfig) -> Hashable:
     """Return the inputs of ``partition_for``: the many federations of a sweep mostly share a few partitions."""
     return config.clients, config.partition, config.seed
-
-
-def _check_public(config: FederationConfig, partition: Partition) -> None:
-    """Raise ConfigError if the federation's method needs public data and the partition has none."""
-    if len(partition.public) or Needs.PUBLIC not in load_method(config.method).needs_of(config):
-        return
-    file = config.partition.file
-    fix = "set" if file is None else f"partition.file={file} has none; make one with"
-    raise ConfigError(
-        f"method={config.method} needs images that the server has: {fix} partition.public_fraction, such as 0.1"
-    )
-
-
-def _check_one_backbone(configs: Sequence[FederationConfig]) -> None:
-    if configs[0].backbone.is_random and len({config.seed for config in configs}) > 1:
-        raise ConfigError("backbone.pretrained=random draws other weights for each seed: give all federations one seed")
 
 
 def _frozen_clip(
@@ -220,5 +157,5 @@ def _frozen_clip(
 
 
 def _embedded(backbone: Backbone, texts: Sequence[str], name: str, storage: StorageConfig, folder: Path) -> ClassTokens:
-    with _errors_of(name):
+    with errors_of(name):
         return embedded_texts(backbone, texts, storage, folder)

@@ -50,7 +50,8 @@ class Run:
 
 
 @pytest.fixture
-def tracking(tmp_path):
+def tracking(tmp_path, monkeypatch):
+    monkeypatch.setattr("promptfleet.search.tracking_callback.BATCH_S", 0.0)
     config = make_config(storage={"path": str(tmp_path)})
     runs = {}
     parent = SimpleNamespace(id="parent", child=lambda number, params, config: runs.setdefault(number, Run()))
@@ -79,13 +80,27 @@ def test_rounds_that_wait_are_written_at_once_and_figures_after_all_runs_have_en
     assert tracking.runs[0].seen == [[1, 2, 3], ("end", False, "FINISHED", None), ("draw", False, "FINISHED", None)]
     assert tracking.runs[1].seen == [[1], ("end", False, "KILLED", None), ("draw", False, "KILLED", None)]
     assert [tracking.runs[number].objective for number in (0, 1)] == [0.3, 0.1]
-    kept = tracking.callback._runs, tracking.callback._reports
+    kept = tracking.callback._runs, tracking.callback._waiting
     assert kept == ({}, {}), "a long sweep keeps no run in memory"
     tell(tracking, 2, 1, end=False)
     tracking.writer.work()
     tell(tracking, 2, 2, 3)
     tracking.writer.work()
     assert tracking.runs[2].seen[:3] == [[1], [2, 3], ("end", False, "FINISHED", None)]
+
+
+def test_short_rounds_are_written_in_batches_of_seconds(tracking, monkeypatch):
+    monkeypatch.setattr("promptfleet.search.tracking_callback.BATCH_S", 60.0)
+    tell(tracking, 0, 1, end=False)  # the first batch
+    tracking.writer.work()
+    tell(tracking, 0, 2, end=False)
+    tell(tracking, 1, 1, 2)
+    tracking.writer.work()
+    assert tracking.runs[0].seen == [[1]]
+    assert tracking.runs[1].seen[:2] == [[1, 2], ("end", False, "KILLED", None)]
+    tracking.callback.on_experiment_end([])
+    tracking.writer.work()
+    assert tracking.runs[0].seen == [[1], [2]]
 
 
 def test_rounds_that_could_not_be_written_are_written_with_the_next_ones(tracking):

@@ -1,5 +1,6 @@
 """Records of Tune's trials in MLflow, written by a background thread of the driver."""
 
+import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -19,17 +20,22 @@ from promptfleet.tracking.federation_run import FIGURES_TAG, TO_BE_DRAWN, EndSta
 from promptfleet.tracking.store import TrackingStore
 from promptfleet.tracking.writer import BackgroundWriter
 
+BATCH_S = 3.0
 RUN_STATUS = {TrialState.COMPLETE: "FINISHED", TrialState.PRUNED: "KILLED", TrialState.FAIL: "FAILED"}
 
 
 class TrackTrials(NotSaved, tune.Callback):
-    """Nested run per trial: its rounds in batches, everything else when it ends, and figures when there is time."""
+    """Nested run per trial: its rounds in batches, everything else when it ends, and figures when there is time.
+
+    A batch has the rounds of a few seconds: each write costs the driver as much time as a short round.
+    """
 
     def __init__(self, stages: Sequence[Stage], writer: BackgroundWriter):
         self._stages = {stage.name: stage for stage in stages}
         self._writer = writer
         self._runs: dict[tuple[str, int], FederationRun] = {}
-        self._reports: dict[tuple[str, int], list[RoundReport]] = {}  # reports that are not written yet
+        self._waiting: dict[tuple[str, int], tuple[dict[str, Any], list[RoundReport]]] = {}  # by trial, to be written
+        self._passed_on = float("-inf")  # when the last batch was
 
     def catch_up(self, store: TrackingStore) -> None:
         """Write results of trials that ended before a sweep was killed and had not reached MLflow."""
@@ -46,8 +52,10 @@ class TrackTrials(NotSaved, tune.Callback):
     def on_trial_result(
         self, iteration: int, trials: list[Trial], trial: Trial, result: dict[str, Any], **info: Any
     ) -> None:
-        self._reports.setdefault(_key(trial.config), []).append(result["report"])
-        self._writer.submit(self._log_rounds, dict(trial.config))
+        _, reports = self._waiting.setdefault(_key(trial.config), (dict(trial.config), []))
+        reports.append(result["report"])
+        if time.monotonic() - self._passed_on >= BATCH_S:
+            self._pass_on()
 
     def on_trial_complete(self, iteration: int, trials: list[Trial], trial: Trial, **info: Any) -> None:
         last = trial.last_result
@@ -61,9 +69,19 @@ class TrackTrials(NotSaved, tune.Callback):
             status, reason = RUN_STATUS[ended.state], ended.user_attrs.get("error")
             self._writer.submit(self._finish, dict(trial.config), status, reason)
 
+    def on_experiment_end(self, trials: list[Trial], **info: Any) -> None:
+        self._pass_on()
+
+    def _pass_on(self) -> None:
+        """Have the waiting rounds of all trials written."""
+        self._passed_on = time.monotonic()
+        for values, reports in list(self._waiting.values()):
+            if reports:
+                self._writer.submit(self._log_rounds, values)
+
     def _log_rounds(self, values: dict[str, Any]) -> None:
-        """Write all reports so far, for which further jobs may be waiting."""
-        reports = self._reports.get(_key(values), [])
+        """Write all reports of a trial so far, for which further jobs may be waiting."""
+        _, reports = self._waiting.get(_key(values), (values, []))
         count = len(reports)
         if count:
             self._run(values).log_rounds(reports[:count])
@@ -75,8 +93,10 @@ class TrackTrials(NotSaved, tune.Callback):
         folder, storage = _folder(values)
         bring_result(folder, storage)
         result = load_result(folder, values[FEDERATION].fingerprint())
+        if result is None:
+            self._log_rounds(values)
         self._run(values).end(result, status, reason=reason, objective=value)
-        self._reports.pop(_key(values), None)
+        self._waiting.pop(_key(values), None)
         self._writer.submit_late(self._draw, values, status, reason)
 
     def _draw(self, values: dict[str, Any], status: EndStatus, reason: str | None) -> None:

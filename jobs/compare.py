@@ -2,8 +2,8 @@
 
 import sys
 from argparse import Namespace
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, nullcontext
+from collections.abc import Sequence
+from contextlib import nullcontext
 from functools import partial
 from pathlib import Path
 
@@ -12,14 +12,15 @@ from promptfleet.cluster.session import local_nodes, ray_with
 from promptfleet.cluster.watch import leaving_when_ray_is_gone
 from promptfleet.command_line import INTERRUPTED, ArgumentParser, path_argument, run
 from promptfleet.comparison.columns import parse_columns
-from promptfleet.comparison.domains import DomainTable, domains_to_leave_out
-from promptfleet.comparison.files import check_out, write_files, write_report
+from promptfleet.comparison.domains import domains_to_leave_out
+from promptfleet.comparison.each_domain import EachDomain
+from promptfleet.comparison.files import check_out, kept_in, write_report
 from promptfleet.comparison.growth import grown
 from promptfleet.comparison.impossible import prepare_possible
 from promptfleet.comparison.reading import ALL, load_comparison, parse_methods, parse_seeds, read_comparison
 from promptfleet.comparison.reference import REFERENCES
 from promptfleet.comparison.report import Shown
-from promptfleet.comparison.run import ComparisonOutcome, plan_comparison, prepare_comparison, run_comparison
+from promptfleet.comparison.run import ComparisonOutcome, plan_comparison, run_comparison
 from promptfleet.comparison.spec import ComparisonSpec
 from promptfleet.comparison.studies import check_studies, rebuild_studies
 from promptfleet.comparison.summary import describe_comparison, describe_domains, describe_outcome
@@ -28,7 +29,7 @@ from promptfleet.errors import ConfigError
 from promptfleet.escaping import printable
 from promptfleet.federation.prepare import Prepared
 from promptfleet.federation.settings import all_keys, assigned_storage, trust_option
-from promptfleet.search.folders import COMPARISONS, as_name
+from promptfleet.search.folders import COMPARISONS
 from promptfleet.storage.sync import synced_storage
 from promptfleet.text_tables import folded
 
@@ -116,7 +117,7 @@ def _run(spec: ComparisonSpec, folder: Path | None, arguments: Namespace, *, is_
     prepare = partial(prepare_possible, spec, possible_only=arguments.methods == ALL)
     with ray_with(prepare, arguments.address, **where) as ((spec, prepared), nodes):
         plan_comparison(spec, nodes)
-        with _kept_in(folder, spec, arguments.name, is_grown=is_grown) as folder:
+        with kept_in(folder, spec, arguments.name, is_grown=is_grown) as folder:
             outcome = _compare(spec, folder, prepared, nodes, shown)
     _finish(spec, folder, out, outcome)
     return INTERRUPTED if outcome.interrupted else 0
@@ -149,69 +150,20 @@ def _leave_one_domain_out(arguments: Namespace) -> int:
     """Run one comparison for each domain, or the rest of it if it was begun, then write the table of all domains."""
     first = next(_new_comparison(arguments).configs())
     shown = _shown(arguments, first)
-    storage, out = first.storage, Path(arguments.out) if arguments.out else None
     domains = domains_to_leave_out(first)
     specs = {name: _new_comparison(arguments, f"partition.held_out_domain={name}") for name in domains}
     if arguments.dry_run:
         print(describe_comparison(specs[domains[0]]))
         print(folded(f"the same with each of these domains left out: {', '.join(domains)}"))
         return 0
-    names = {domain: f"{arguments.name}-{as_name(domain)}" for domain in domains}
-    with synced_storage(storage):
-        for domain, spec in specs.items():
-            _check_begun(spec, names[domain], arguments)
-            if out:
-                folder = COMPARISONS.find(storage, names[domain]) if COMPARISONS.has(storage, names[domain]) else None
-                check_out(out / as_name(domain), folder, overwrite=arguments.overwrite)
-        if arguments.address is None:
-            plan_comparison(specs[domains[0]], local_nodes())
-        where = {"fork_server": first.runtime.fork_server, "storage": storage}
-        results, folders = {}, []
-        with ray_with(lambda: prepare_comparison(*specs.values()), arguments.address, **where) as (prepared, nodes):
-            for domain, spec in specs.items():
-                begun = COMPARISONS.has(storage, names[domain])
-                with (
-                    COMPARISONS.resume(storage, names[domain]) if begun else nullcontext() as folder,
-                    _kept_in(folder, spec, names[domain], is_grown=False) as folder,
-                ):
-                    if begun:
-                        check_studies(spec, folder)
-                    outcome = _compare(spec, folder, prepared, nodes, shown)
-                _finish(spec, folder, out and out / as_name(domain), outcome)
-                if outcome.report is None:
-                    return INTERRUPTED
-                results[domain] = outcome.report.results
-                folders.append(folder)
-    table = DomainTable.of(results)
-    write_files(table.files(), *folders, *filter(None, [out]))
+    each = EachDomain(specs, arguments.name, Path(arguments.out) if arguments.out else None)
+    with synced_storage(first.storage):
+        each.check(overwrite=arguments.overwrite, trust_code=arguments.trust_code)
+        table = each.run(arguments.address, partial(_compare, shown=shown), _finish)
+    if table is None:
+        return INTERRUPTED
     print(describe_domains(table))
     return 0
-
-
-def _check_begun(spec: ComparisonSpec, name: str, arguments: Namespace) -> None:
-    """Raise ConfigError if there is a comparison of this name that is not the same, or can be none."""
-    storage = next(spec.configs()).storage
-    if not COMPARISONS.has(storage, name):
-        COMPARISONS.check_name(storage, name)
-        return
-    begun = load_comparison(
-        COMPARISONS.find(storage, name) / COMPARISONS.file, storage, trust_code=arguments.trust_code
-    )
-    if [one.fingerprint() for one in begun.all_configs()] != [one.fingerprint() for one in spec.all_configs()]:
-        raise ConfigError(f"--name {arguments.name}: {name} is a comparison of other federations; choose another name")
-
-
-@contextmanager
-def _kept_in(folder: Path | None, spec: ComparisonSpec, name: str | None, *, is_grown: bool) -> Iterator[Path]:
-    """Give the comparison's folder, with what was added written into it; a new comparison's is made now."""
-    config = next(spec.configs())
-    if folder is None:
-        with COMPARISONS.create(spec.to_dict(), config.storage, name=name, default_name=config.dataset) as new:
-            yield new
-    else:
-        if is_grown:
-            COMPARISONS.write(config.storage, folder, spec.to_dict())
-        yield folder
 
 
 def _new_comparison(arguments: Namespace, *assignments: str) -> ComparisonSpec:

@@ -1,12 +1,28 @@
 """Files of a comparison, in its own folder and in the one of ``--out``."""
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 
 from promptfleet.atomic_files import replacing
 from promptfleet.comparison.report import JSON_FILE, ComparisonReport
+from promptfleet.comparison.spec import ComparisonSpec
 from promptfleet.disks import check_writable, disk_errors
 from promptfleet.errors import ConfigError
+from promptfleet.search.folders import COMPARISONS
+
+
+@contextmanager
+def kept_in(folder: Path | None, spec: ComparisonSpec, name: str | None, *, is_grown: bool) -> Iterator[Path]:
+    """Give the comparison's folder, with what was added written into it; a new comparison's is made now."""
+    config = next(spec.configs())
+    if folder is None:
+        with COMPARISONS.create(spec.to_dict(), config.storage, name=name, default_name=config.dataset) as new:
+            yield new
+    else:
+        if is_grown:
+            COMPARISONS.write(config.storage, folder, spec.to_dict())
+        yield folder
 
 
 def check_out(out: Path, folder: Path | None, *, overwrite: bool) -> None:

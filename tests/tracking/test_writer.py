@@ -148,8 +148,21 @@ def test_late_jobs_run_when_nothing_else_waits_also_those_that_jobs_submit():
     assert seen == [0, 1, 2, "figures of 0", "figures of 1"]
 
 
-def test_late_jobs_have_no_more_than_their_time_once_the_writer_is_closed(monkeypatch, caplog):
-    monkeypatch.setattr(writer_module, "LATE_S", 0.0)
+def test_late_jobs_rest_between_each_other_until_the_writer_is_closed(monkeypatch):
+    monkeypatch.setattr(writer_module, "LATE_REST", 1e6)
+    noted, seen = threading.Event(), []
+    with BackgroundWriter() as writer:
+        writer.submit_late(time.sleep, 0.01)
+        writer.submit_late(seen.append, "figures of 1")
+        while writer._rest_until < 0:  # the first one has not run
+            time.sleep(0.01)
+        writer.submit(noted.set)
+        assert noted.wait(30), "other jobs need no rest"
+        assert not seen
+    assert seen == ["figures of 1"]
+
+
+def test_late_jobs_have_no_more_than_their_time_once_the_writer_is_closed(caplog):
     caplog.set_level(logging.INFO)
     gate, seen = threading.Event(), []
     writer = BackgroundWriter()
@@ -158,7 +171,7 @@ def test_late_jobs_have_no_more_than_their_time_once_the_writer_is_closed(monkey
         writer.submit_late(seen.append, number)
     writer.submit(seen.append, "end of the run")
     threading.Timer(0.05, gate.set).start()
-    writer.close()
+    writer.close(late_s=0.0)
     assert seen == ["end of the run"]
     assert "tracking: the figures of 3 runs were left out; --resume draws them" in caplog.text
     assert writer.failures == 0

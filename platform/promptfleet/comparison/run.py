@@ -24,7 +24,7 @@ from promptfleet.tracking.outages import persistently
 from promptfleet.tracking.store import TrackingStore
 from promptfleet.tracking.sweep_run import SweepRun
 from promptfleet.tracking.views import view_name
-from promptfleet.tracking.writer import BackgroundWriter
+from promptfleet.tracking.writer import LATE_AT_END_S, BackgroundWriter
 
 logger = logging.getLogger(__name__)
 
@@ -81,6 +81,8 @@ def run_comparison(
     store = persistently(lambda: TrackingStore.open(next(spec.configs()).storage.folder))
     with BackgroundWriter() as writer:
         report = _run_tracked(spec, folder, prepared, nodes, store, writer, shown)
+        if report is not None:
+            writer.close(late_s=LATE_AT_END_S)
     return ComparisonOutcome(report, report is None, store.ui_hint(view_name(_key(folder))), writer.last_reason)
 
 

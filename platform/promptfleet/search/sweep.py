@@ -34,7 +34,7 @@ from promptfleet.storage.remote import bring_file
 from promptfleet.tracking.outages import persistently
 from promptfleet.tracking.store import TrackingStore
 from promptfleet.tracking.sweep_run import SweepRun
-from promptfleet.tracking.writer import BackgroundWriter
+from promptfleet.tracking.writer import LATE_AT_END_S, BackgroundWriter
 from promptfleet.trial_records import TrialRecord, best_trial, tied_trials
 
 logger = logging.getLogger(__name__)
@@ -135,8 +135,10 @@ def run_sweep(spec: SweepSpec, folder: Path, prepared: Prepared, nodes: Sequence
         if final is not None:
             run(final)
             finish_sweep(spec, final.folder, final.study, final.parent, writer, config=final.config)
+        is_over = study.is_over() and (final is None or final.study.is_over())
+        if is_over:
+            writer.close(late_s=LATE_AT_END_S)
     finalists = final_ranking(final) if final is not None else []
-    is_over = study.is_over() and (final is None or final.study.is_over())
     front = study.front() if spec.goals.are_several else []
     best, ties = _best(spec, records, finalists)
     write_outcome(spec, folder, records, best, ties)

@@ -15,6 +15,8 @@ logger = logging.getLogger(__name__)
 SLOW_S = 20.0  # waiting for longer than this is logged
 PROGRESS_S = 10.0  # seconds between reports of progress then
 LATE_S = 60.0  # seconds for late jobs once the writer is closed
+LATE_AT_END_S = 600.0  # the same where everything has run to its end, and nothing else waits for it
+LATE_REST = 9  # times the duration of a late job until the next one: they use a tenth of a processor
 _NOW, _LATE, _END = range(3)  # in this order
 
 
@@ -30,8 +32,9 @@ class _Item(NamedTuple):
 class BackgroundWriter:
     """Writer that runs jobs one after the other in the order of submission. As a context manager it closes itself.
 
-    Late jobs run when no others wait. They may be submitted by jobs, also while the writer closes; jobs that are left
-    after a minute of closing are left out, which is logged.
+    Late jobs run when no others wait, and with pauses until the writer closes: others of this process come first. They
+    may be submitted by jobs, also while the writer closes; those that are left after ``close`` has waited are left out,
+    which is logged.
 
     While the store is locked or unreachable, all jobs are kept in order and run when it is back; once the writer is
     closed it waits for that no longer than a minute. Any other failure of a job is a warning, and the next job runs:
@@ -44,7 +47,9 @@ class BackgroundWriter:
         self._numbers = count()
         self._patience_s = patience_s
         self._closed = threading.Event()
-        self._closed_at = float("inf")
+        self._closed_at = self._late_until = float("inf")
+        self._rest_until = float("-inf")  # of late jobs
+        self._news = threading.Event()  # a job that may end their rest
         self._failures = 0
         self._reasons: list[str] = []
         # daemon: a driver that dies without close() must not hang on it
@@ -77,8 +82,9 @@ class BackgroundWriter:
         """Run ``job(*arguments)`` when no other job waits, if there is time for it; returns at once."""
         self._put(_LATE, job, *arguments)
 
-    def close(self) -> None:
-        """Wait until everything submitted has run; a second call does nothing."""
+    def close(self, *, late_s: float = LATE_S) -> None:
+        """Wait until everything submitted has run, and for late jobs for ``late_s`` seconds; may be called again."""
+        self._late_until = min(self._late_until, time.monotonic() + late_s)
         if not self._closed.is_set():
             self._closed_at = time.monotonic()
             self._closed.set()
@@ -90,14 +96,29 @@ class BackgroundWriter:
 
     def _put(self, turn: int, job: Callable[..., object], *arguments: object) -> None:
         self._jobs.put(_Item(turn, next(self._numbers), job, arguments))
+        self._news.set()
+
+    def _next(self) -> _Item:
+        """Return the next job, a late one only after its rest or once the writer is closed."""
+        while True:
+            self._news.clear()
+            item = self._jobs.get()
+            rest_s = self._rest_until - time.monotonic()
+            if item.turn != _LATE or rest_s <= 0 or self._closed.is_set():
+                return item
+            self._jobs.put(item)
+            self._news.wait(rest_s)
 
     def _run(self) -> None:
         lost = left_out = 0
-        while (item := self._jobs.get()).turn != _END:
-            if item.turn == _LATE and (lost or time.monotonic() - self._closed_at > LATE_S):
+        while (item := self._next()).turn != _END:
+            if item.turn == _LATE and (lost or time.monotonic() > self._late_until):
                 left_out += 1
-            else:
-                lost += lost > 0 or not self._finished(item.job, item.arguments)
+                continue
+            started = time.monotonic()
+            lost += lost > 0 or not self._finished(item.job, item.arguments)
+            if item.turn == _LATE:
+                self._rest_until = time.monotonic() + LATE_REST * (time.monotonic() - started)
         if left_out:
             logger.info("tracking: the figures of %d runs were left out; --resume draws them", left_out)
         if lost:

@@ -22,7 +22,8 @@ _LINEAR_ALONE = ("text_projection", "conv1.weight", "proj")
 class Transformer:
     """Pre-norm transformer, whose blocks have open_clip's names ``transformer.resblocks.{i}.*`` in ``weights``.
 
-    ``weights`` also has ``positional_embedding [positions, width]``. Nothing in it is trained.
+    ``weights`` also has ``positional_embedding [positions, width]``. Nothing in it is trained. Weights of blocks may
+    have a first dimension of rows: then each row of the input has its own.
     """
 
     weights: Mapping[str, Tensor]
@@ -80,13 +81,17 @@ class Transformer:
     def _linear(self, name: str, x: Tensor, join: str = ".") -> Tensor:
         """Multiply row by row, all products of one shape: a row's result does not depend on the number of rows."""
         weight, bias = self.weights[f"{name}{join}weight"], self.weights[f"{name}{join}bias"]
-        return torch.baddbmm(bias.expand(x.shape[0], 1, -1), x, weight.T.expand(x.shape[0], -1, -1))
+        return torch.baddbmm(bias.unsqueeze(-2).expand(x.shape[0], 1, -1), x, weight.mT.expand(x.shape[0], -1, -1))
 
     def _norm(self, layer: int, number: int, x: Tensor) -> Tensor:
         return self._layer_norm(f"transformer.resblocks.{layer}.ln_{number}", x)
 
     def _layer_norm(self, name: str, x: Tensor) -> Tensor:
         weight, bias = self.weights[f"{name}.weight"], self.weights[f"{name}.bias"]
+        if weight.dim() == 2:
+            return torch.addcmul(
+                bias.unsqueeze(1), F.layer_norm(x, (self.width,), eps=LAYER_NORM_EPS), weight.unsqueeze(1)
+            )
         return F.layer_norm(x, (self.width,), weight, bias, LAYER_NORM_EPS)
 
 

@@ -377,12 +377,14 @@ class Encode:
 
     The answer is ``[prompts, classes, dim]``, unit norm, which gradients flow through. ``texts`` names a list of the
     method's texts, which are then encoded in place of the class names. With ``lengths [prompts]`` contexts are padded,
-    and only the first tokens of each count: contexts of several lengths then go through the tower in one batch.
+    and only the first tokens of each count: contexts of several lengths then go through the tower in one batch. A
+    ``block`` takes the place of every layer of the text tower (see ``clip.shared_block``), and gets gradients, too.
     """
 
     contexts: Tensor
     texts: str = "classes"
     lengths: Tensor | None = None
+    block: Mapping[str, Tensor] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

@@ -1,12 +1,14 @@
 """Building blocks of prompt methods: contexts, their text features and batches."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from dataclasses import replace
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from promptfleet.clip.prompt_encoder import encode_prompts
+from promptfleet.clip.shared_block import with_shared_block
 from promptfleet.devices import from_numpy
 from promptfleet.errors import ConfigError
 from promptfleet.methods.parts.precision import in_precision
@@ -95,6 +97,11 @@ def encode_contexts(world: World, contexts: Tensor, texts: str = "classes", leng
         [contexts],
         lambda tower, given: encode_prompts(tower, tokens, *given, position, lengths),
     )
+
+
+def with_block(world: World, block: Mapping[str, Tensor]) -> World:
+    """Return the world with ``block`` in the place of every layer of the text tower."""
+    return replace(world, clip=replace(world.clip, tower=with_shared_block(world.clip.tower, block)))
 
 
 @torch.no_grad()

@@ -8,9 +8,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from promptfleet.clip.shared_block import stacked
 from promptfleet.errors import MethodError
 from promptfleet.methods.parts.images import encode_images
-from promptfleet.methods.parts.prompts import encode_contexts
+from promptfleet.methods.parts.prompts import encode_contexts, with_block
 from promptfleet.methods.protocol import (
     Answer,
     Backward,
@@ -127,7 +128,8 @@ def _alike(asked: Mapping[int, Request]) -> Iterator[tuple[Callable[..., Sequenc
     for index, request in asked.items():
         if isinstance(request, Encode):
             contexts, padded = request.contexts, request.lengths is not None
-            key = (request.texts, contexts.shape, contexts.requires_grad, padded)
+            trained = [one.requires_grad for one in (contexts, *request.block.values())]
+            key = (request.texts, contexts.shape, padded, *trained)
             groups[_encode_texts, key].append(index)
         elif isinstance(request, EncodeImages):
             tokens = tuple((block, one.shape[1], one.requires_grad) for block, one in request.inserted.items())
@@ -138,6 +140,8 @@ def _alike(asked: Mapping[int, Request]) -> Iterator[tuple[Callable[..., Sequenc
 
 def _encode_texts(world: World, requests: Sequence[Encode]) -> Sequence[Tensor]:
     contexts, lengths = [request.contexts for request in requests], None
+    if requests[0].block:
+        world = with_block(world, stacked([request.block for request in requests], len(contexts[0])))
     if requests[0].lengths is not None:
         lengths = torch.cat([request.lengths for request in requests])
     return _parts(encode_contexts(world, torch.cat(contexts), requests[0].texts, lengths), contexts)

@@ -5,8 +5,10 @@ import torch
 
 from promptfleet.clip.shared_block import block_of, with_shared_block
 from promptfleet.errors import ConfigError
+from promptfleet.federation.client import train_together
 from promptfleet.federation.server import Server
 from promptfleet.methods import config_class, load_method
+from promptfleet.methods.parts import side_by_side
 from promptfleet.methods.parts.prompts import encode_frozen, similarity_logits
 from promptfleet.methods.parts.side_by_side import run_alone
 from promptfleet.methods.parts.states import unprefixed
@@ -32,6 +34,23 @@ def test_if_the_model_is_the_tower_it_is_promptfl():
         assert torch.allclose(ours, theirs, atol=1e-6)
     for i in ALL:
         assert torch.allclose(fed.logits(i), promptfl.logits(i), atol=1e-5)
+
+
+def test_models_that_clients_train_together_have_the_bits_of_those_trained_alone(monkeypatch):
+    fed, sizes = fedsp(distillation_steps=1, local_epochs=1), []
+
+    def counted(world, contexts, texts, lengths, encode=side_by_side.encode_contexts):
+        sizes.append(len(contexts))
+        return encode(world, contexts, texts, lengths)
+
+    monkeypatch.setattr(side_by_side, "encode_contexts", counted)
+    downloads = fed.server.select(1, ALL)
+    together = train_together(list(fed.clients.values()), 1, fed.privates, downloads)
+    assert max(sizes) == len(ALL)
+    for i in ALL:
+        alone = fed.clients[i].train(1, fed.privates[i], downloads[i])
+        assert equal(alone.private, together[i].private)
+        assert equal(alone.upload.tensors, together[i].upload.tensors)
 
 
 def test_the_model_travels_once_and_then_prompts_alone():

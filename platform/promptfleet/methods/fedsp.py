@@ -17,18 +17,19 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from promptfleet.clip.shared_block import block_of, with_shared_block
+from promptfleet.clip.shared_block import block_of
 from promptfleet.config import FederationConfig
 from promptfleet.errors import ConfigError
 from promptfleet.methods.parts.distillation import distill
 from promptfleet.methods.parts.optimizers import Adam
-from promptfleet.methods.parts.prompts import context_with_text, encode_contexts, encode_frozen, no_context_yet
+from promptfleet.methods.parts.prompts import context_with_text, encode_frozen, no_context_yet, with_block
 from promptfleet.methods.parts.states import joined, parted, prefixed, unprefixed
-from promptfleet.methods.parts.training import detached, leaves, train_steps
+from promptfleet.methods.parts.training import detached, leaves, steps
 from promptfleet.methods.promptfl import PromptFL, PromptFLConfig
 from promptfleet.methods.protocol import (
     Arrived,
     Call,
+    Encode,
     Examples,
     Images,
     Message,
@@ -107,17 +108,17 @@ class FedSP(PromptFL):
     def local_update(self, task: Task) -> Work[Update]:
         config, context = task.config, task.download.tensors["context"]
         model, prompt = leaves(self._block(task)), leaves({"context": context})
-        of_model = yield from train_steps(
+        of_model = yield from steps(
             task,
             optimizers=[Adam(model, lr=config.model_lr, weight_decay=0.01, decoupled=True)],
-            loss=lambda _, batch: self._loss(task, model, context, batch),
+            loss=lambda batch: self._loss(task, model, context, batch),
             epochs=config.model_epochs,
         )
         fixed = detached(model)
-        metrics = yield from train_steps(
+        metrics = yield from steps(
             task,
             optimizers=[self.optimizer(task, prompt, config.prompt_lr)],
-            loss=lambda _, batch: self._loss(task, fixed, prompt["context"], batch),
+            loss=lambda batch: self._loss(task, fixed, prompt["context"], batch),
         )
         trained = detached(prompt)
         private = {**task.private, **_own_prompt(task, fixed, trained["context"]), "model": joined(_by_name(fixed))}
@@ -139,7 +140,7 @@ class FedSP(PromptFL):
         if task.config.predict_with == "server" or task.private["participations"] > 0:
             return task.private
         block, context = self._block(task), task.download.tensors["context"]
-        text = encode_frozen(_with_model(task.world, block), context)
+        text = encode_frozen(with_block(task.world, block), context)
         return {**task.private, "context": context, "text": text, "model": joined(_by_name(block))}
 
     def predict(self, task: Task, images: Images) -> Tensor:
@@ -151,7 +152,7 @@ class FedSP(PromptFL):
         task = yield from super().reworded(task, world)
         if block is None:
             return task
-        text = encode_frozen(_with_model(world, block), task.private["context"])
+        text = encode_frozen(with_block(world, block), task.private["context"])
         return replace(task, private={**task.private, "text": text})
 
     def _block(self, task: Task) -> State:
@@ -160,20 +161,15 @@ class FedSP(PromptFL):
             return unprefixed(_AUXILIARY, task.download.tensors)
         return parted(task.private["model"], _by_name(block_of(task.world.clip.tower, 0)))
 
-    def _loss(self, task: Task, block: State, context: Tensor, batch: Examples) -> Tensor:
-        (text,) = encode_contexts(_with_model(task.world, block), context.unsqueeze(0))
+    def _loss(self, task: Task, block: State, context: Tensor, batch: Examples) -> Work[Tensor]:
+        (text,) = yield Encode(context.unsqueeze(0), block=block)
         return self.cross_entropy(task, text, batch)
-
-
-def _with_model(world: World, block: State) -> World:
-    """Return the world of a client, which has the auxiliary model in the place of the text tower."""
-    return replace(world, clip=replace(world.clip, tower=with_shared_block(world.clip.tower, block)))
 
 
 def _own_prompt(task: Task, block: State, context: Tensor) -> State:
     if task.config.predict_with == "server":
         return {}
-    text = encode_frozen(_with_model(task.world, block), context)
+    text = encode_frozen(with_block(task.world, block), context)
     return {"context": context, "text": text, "participations": task.private["participations"] + 1}
 
 

@@ -1,23 +1,30 @@
 """Print a Markdown table with a row per method and a column per comparison and evaluation set.
 
-    python docs/comparison_table.py own=FOLDER:test/local all=FOLDER:test/global "1 image=OTHER:test/local"
+    python docs/comparison_table.py own=FOLDER:test/local last=FOLDER@last:test/local "1 image=OTHER:test/local"
 
-FOLDER has the comparison.json of a finished comparison. Rows are in the order of the first column, best first.
-Accuracies are in %, mean and sample standard deviation over seeds. The best of a column is bold; ≈ marks those that
-may be as good: p of 0.05 or more in Wilcoxon's test, paired over seeds and clients, after Holm's correction.
-FOLDER:ece has the calibration error in %, without a test; FOLDER:trained has the numbers that one client trains,
-FOLDER:up the KB that all clients upload in a round, and FOLDER:seconds the time of one federation.
+FOLDER is that of a finished comparison. Figures are of the round with the best validation accuracy, with @last of the
+last round. Rows are in the order of the first column, best first. Accuracies are in %, mean and sample standard
+deviation over seeds. The best of a column is bold; ≈ marks those that may be as good: p of 0.05 or more in Wilcoxon's
+test, paired over seeds and clients, after Holm's correction. FOLDER:ece has the calibration error in %, without a
+test, FOLDER:trained the numbers that one client trains, FOLDER:up the KB that all clients upload in a round, and
+FOLDER:seconds the time of one federation.
 """
 
 import json
 import sys
-from collections.abc import Mapping
+from collections import defaultdict
+from collections.abc import Callable, Mapping
 from pathlib import Path
+from statistics import mean, stdev
+
+import numpy as np
+
+from promptfleet.search.paired import holm, paired_test
 
 NOISE = 0.05
-COSTS = {
+COSTS: dict[str, Callable[[Mapping], str]] = {
     "trained": lambda score: f"{score['trained_parameters']:,}",
-    "up": lambda score: f"{score['uploaded_bytes'] / 1024:.0f}",
+    "up": lambda score: f"{score['uploaded_bytes'] / 1024:,.0f}",
     "seconds": lambda score: f"{score['seconds']['mean']:.0f}",
 }
 
@@ -27,7 +34,7 @@ def main(*columns: str) -> None:
     for column in columns:
         label, _, place = column.partition("=")
         folder, _, figure = place.rpartition(":")
-        cells[label] = _column(json.loads((Path(folder) / "comparison.json").read_text()), figure)
+        cells[label] = _costs(Path(folder), figure) if figure in COSTS else _figures(folder, figure)
     methods = {method: None for column in cells.values() for method in column}
     print("| " + " | ".join(["method", *cells]) + " |")
     print("| --- |" + " ---: |" * len(cells))
@@ -35,24 +42,54 @@ def main(*columns: str) -> None:
         print("| " + " | ".join([method, *(column.get(method, "") for column in cells.values())]) + " |")
 
 
-def _column(comparison: Mapping, figure: str) -> dict[str, str]:
-    """Return a cell per method, the highest figure first."""
-    if figure in COSTS:
-        return {score["method"]: COSTS[figure](score) for score in comparison["scores"]}
-    figures = {one["method"]: _figures(one, figure) for one in comparison["judgements"]}
-    means = {method: one["mean"] for method, one in figures.items() if one is not None}
-    differences = comparison["set_differences_to_best"].get(figure, [])
-    as_good = {one["method"] for one in differences if one["p_adjusted"] is not None and one["p_adjusted"] >= NOISE}
-    best = {one["best"] for one in differences}
+def _costs(folder: Path, figure: str) -> dict[str, str]:
+    comparison = json.loads((folder / "comparison.json").read_text())
+    return {score["method"]: COSTS[figure](score) for score in comparison["scores"]}
+
+
+def _figures(place: str, figure: str) -> dict[str, str]:
+    """Return a cell per method, the highest figure first; the lowest of calibration errors."""
+    folder, _, which = place.partition("@")
+    seeds = _clients_by_method(Path(folder), figure, is_last=which == "last")
+    means = {
+        method: [100 * mean(clients) for clients in of.values()] for method, of in seeds.items() if all(of.values())
+    }
+    order = sorted(means, key=lambda method: mean(means[method]), reverse=figure != "ece")
+    as_good = set() if figure == "ece" else _as_good(seeds, order)
     cells = {}
-    for method in sorted(means, key=means.get, reverse=figure != "ece"):
-        cell = f"{100 * means[method]:.1f} ± {100 * figures[method]['std']:.1f}"
-        cells[method] = f"**{cell}**" if method in best else f"{cell} ≈" if method in as_good else cell
-    return cells | {method: "-" for method in figures if method not in means}
+    for method in order:
+        cell = f"{mean(means[method]):.1f} ± {stdev(means[method]):.1f}"
+        cells[method] = f"**{cell}**" if method == order[0] else f"{cell} ≈" if method in as_good else cell
+    return cells | {method: "-" for method in seeds if method not in means}
 
 
-def _figures(judgement: Mapping, figure: str) -> Mapping | None:
-    return judgement["calibration"]["ece"] if figure == "ece" else judgement["sets"].get(figure)
+def _clients_by_method(folder: Path, figure: str, *, is_last: bool) -> dict[str, dict[int, list[float]]]:
+    """Return the clients' figures by method and seed; none for a method without that evaluation set."""
+    figures = defaultdict(dict)
+    for path in sorted(folder.glob("trials/*/result.json")):
+        result = json.loads(path.read_text())
+        figures[result["method"]][result["seed"]] = _of_round(
+            result["rounds"][-1 if is_last else result["best_round"] - 1], figure
+        )
+    return {method: dict(sorted(of.items())) for method, of in figures.items()}
+
+
+def _of_round(report: Mapping, figure: str) -> list[float]:
+    """Return the figures of the clients, or the one of the federation where clients have none."""
+    if figure == "test/local":
+        return report["client_test_accuracy"]
+    if figure == "ece":
+        return [report["calibration"]["ece"]]
+    if figure in report["client_accuracy"]:
+        return report["client_accuracy"][figure]
+    return [report["accuracy"][figure]["mean"]] if figure in report["accuracy"] else []
+
+
+def _as_good(seeds: Mapping[str, Mapping[int, list[float]]], order: list[str]) -> set[str]:
+    """Return the methods whose difference to the best may be noise."""
+    of = {method: np.concatenate(list(seeds[method].values())) for method in order}
+    p_values = holm([paired_test(of[method] - of[order[0]]) for method in order[1:]])
+    return {method for method, p in zip(order[1:], p_values, strict=True) if p >= NOISE}
 
 
 if __name__ == "__main__":

@@ -57,6 +57,10 @@ def test_a_cluster_is_joined_before_anything_is_prepared_and_its_nodes_asked_onc
 
 
 FATAL = "[2026-11-28 05:52:43,048 C 6728 6728] (gcs_server) gcs_server.cc:474: Check failed: Too many open files"
+BUG = (
+    "An unexpected system state has occurred. You have likely discovered a bug in Ray. Please report this issue and "
+    "we'll work with you to fix it. Check failed: Timed out waiting for file a"
+)
 
 
 @pytest.mark.parametrize(
@@ -68,6 +72,11 @@ FATAL = "[2026-11-28 05:52:43,048 C 6728 6728] (gcs_server) gcs_server.cc:474: C
             "The current node timed out.",
             FATAL.replace(" C ", " I "),
             r"; has this machine too much to do\? \(The .*\.\)",
+        ),
+        (
+            "Ray is not there",
+            FATAL.replace("Check failed: Too many open files", BUG),
+            r"; has this machine too much to do\? \(Check failed: Timed out waiting for file a\)",
         ),
     ],
 )

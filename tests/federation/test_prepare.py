@@ -34,6 +34,8 @@ def test_every_configuration_is_checked(small_config):
         prepare(small_config(), small_config(prompt_length=99))
     with pytest.raises(DataError, match="clients=1000: a client needs"):
         prepare(small_config(), small_config(clients=1000))
+    with pytest.raises(ConfigError, match=r"^privacy\.epsilon: the method uploads mask of type torch\.bool, and noise"):
+        prepare(small_config(), small_config(method="dispfl", privacy={"epsilon": 8.0}))
 
 
 WORDS = [[name, name] for name in "zero one two three four five six seven eight".split()]  # noqa: SIM905

@@ -9,6 +9,7 @@ from promptfleet.config import FederationConfig
 from promptfleet.data.partition import Partition
 from promptfleet.errors import ConfigError
 from promptfleet.features.class_prompts import check_prompt_fits
+from promptfleet.federation.conditions.privacy import check_noise_hides, privacy_budget
 from promptfleet.federation.evaluation.schedule import sets_of_best
 from promptfleet.federation.evaluation.scores import NEW, transfer_to
 from promptfleet.federation.other_datasets import OtherDataset
@@ -28,13 +29,17 @@ def check_worlds(
     """Check the method in all worlds of a federation, which have the arguments of ``world_of``.
 
     Raises:
-        ConfigError: prompts do not fit the classes that clients have, or others that they will predict; or the method
-            does not fit.
+        ConfigError: prompts do not fit the classes that clients have, or others that they will predict; the method
+            does not fit; or noise cannot make its uploads private.
         ResourceError: what a client trains does not fit this machine.
     """
-    world = world_of(config, clip, class_names, **more)
+    method, world = load_method(config.method), world_of(config, clip, class_names, **more)
     _check_world(world)
-    check_states(config, load_method(config.method).trained_parameters(world))
+    check_states(config, method.trained_parameters(world))
+    uploads = method.uploads(world)
+    check_noise_hides(config, uploads)
+    if uploads:
+        privacy_budget(config, method.participation)
     for source, foreign in _foreign_worlds(config, clip, class_names, others, **more):
         with errors_of(source):
             _check_world(foreign)

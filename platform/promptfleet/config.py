@@ -547,7 +547,7 @@ def unknown_key(key: str, known: Iterable[str], *, source: str, renamed: Mapping
         return ConfigError(f"{source}: unknown key {key!r}; it is now {renamed[key]!r}")
     known = list(known)
     elsewhere = [candidate for candidate in known if candidate.rsplit(".", 1)[-1] == key.rsplit(".", 1)[-1]][:1]
-    hint = did_you_mean(key, known, cutoff=0.4) or did_you_mean(key, elsewhere, cutoff=0)
+    hint = did_you_mean(key, known) or did_you_mean(key, elsewhere, cutoff=0)
     if not hint:
         hint = "docs/configuration.md has all keys" if len(known) > MOST_LISTED else f"known keys: {', '.join(known)}"
     return ConfigError(f"{source}: unknown key {key!r}; {hint}")
@@ -630,9 +630,10 @@ def _refusal(model: type[Section], error: ValidationError, *, source: str) -> Co
     problems = [(_key_of(model, problem["loc"]), problem) for problem in error.errors()]
     key = problems[0][0]
     text = _explain([problem for where, problem in problems if where == key])
+    place = "".join(f"[{part}]" for part in problems[0][1]["loc"] if isinstance(part, int))  # within a list
     line = line_of_key(source, key)
     source = source if line is None else f"{source}:{line}"
-    return ConfigError(f"{source}: {key}: {text}" if key else f"{source}: {text}")
+    return ConfigError(f"{source}: {key}{place}: {text}" if key else f"{source}: {text}")
 
 
 def _key_of(model: type[Section], location: Iterable[str | int]) -> str:

@@ -20,14 +20,14 @@ from promptfleet.comparison.impossible import prepare_possible
 from promptfleet.comparison.reading import ALL, load_comparison, parse_methods, parse_seeds, read_comparison
 from promptfleet.comparison.reference import REFERENCES
 from promptfleet.comparison.report import Shown
-from promptfleet.comparison.run import ComparisonOutcome, plan_comparison, run_comparison
+from promptfleet.comparison.run import ComparisonOutcome, check_comparison, plan_comparison, run_comparison
 from promptfleet.comparison.spec import ComparisonSpec
 from promptfleet.comparison.studies import check_studies, rebuild_studies
 from promptfleet.comparison.summary import describe_comparison, describe_domains, describe_outcome
 from promptfleet.config import FederationConfig
 from promptfleet.errors import ConfigError
 from promptfleet.escaping import printable
-from promptfleet.federation.prepare import Prepared
+from promptfleet.federation.prepare import Prepared, check_possible, prepare
 from promptfleet.federation.settings import all_keys, assigned_storage, trust_option
 from promptfleet.search.folders import COMPARISONS
 from promptfleet.storage.sync import synced_storage
@@ -101,9 +101,6 @@ def main() -> int:
 
 
 def _run(spec: ComparisonSpec, folder: Path | None, arguments: Namespace, *, is_grown: bool = False) -> int:
-    if arguments.dry_run:
-        print(describe_comparison(spec))
-        return 0
     config = next(spec.configs())
     shown = _shown(arguments, config)
     if arguments.name:
@@ -113,9 +110,13 @@ def _run(spec: ComparisonSpec, folder: Path | None, arguments: Namespace, *, is_
         check_out(out, folder, overwrite=arguments.overwrite)
     if arguments.address is None:
         plan_comparison(spec, local_nodes())
+    possible = partial(prepare_possible, spec, possible_only=arguments.methods == ALL)
+    if arguments.dry_run:
+        spec, _ = possible(check_possible)
+        print(describe_comparison(spec))
+        return 0
     where = {"fork_server": config.runtime.fork_server, "storage": config.storage}
-    prepare = partial(prepare_possible, spec, possible_only=arguments.methods == ALL)
-    with ray_with(prepare, arguments.address, **where) as ((spec, prepared), nodes):
+    with ray_with(partial(possible, prepare), arguments.address, **where) as ((spec, prepared), nodes):
         plan_comparison(spec, nodes)
         with kept_in(folder, spec, arguments.name, is_grown=is_grown) as folder:
             outcome = _compare(spec, folder, prepared, nodes, shown)
@@ -153,6 +154,7 @@ def _leave_one_domain_out(arguments: Namespace) -> int:
     domains = domains_to_leave_out(first)
     specs = {name: _new_comparison(arguments, f"partition.held_out_domain={name}") for name in domains}
     if arguments.dry_run:
+        check_comparison(*specs.values())
         print(describe_comparison(specs[domains[0]]))
         print(folded(f"the same with each of these domains left out: {', '.join(domains)}"))
         return 0

@@ -23,7 +23,7 @@ from promptfleet.search.rebuild import rebuild_study
 from promptfleet.search.spec import SweepSpec, read_sweep
 from promptfleet.search.study import SweepStudy
 from promptfleet.search.summary import describe_outcome, describe_plan
-from promptfleet.search.sweep import check_budget, open_study, plan_sweep, prepare_sweep, run_sweep
+from promptfleet.search.sweep import check_budget, check_sweep, open_study, plan_sweep, prepare_sweep, run_sweep
 from promptfleet.search.trials_frame import FORMATS, export_trials
 from promptfleet.storage.remote import bring_file
 from promptfleet.storage.sync import synced_storage
@@ -93,14 +93,16 @@ def main() -> int:
 
 
 def _run(spec: SweepSpec, folder: Path | None, arguments: Namespace, history: History = ()) -> int:
-    if arguments.dry_run:
-        print(describe_plan(spec))
-        return 0
     base = spec.base_config()
     if arguments.name:
         SWEEPS.check_name(base.storage, arguments.name)
     if arguments.address is None:
         plan_sweep(spec, local_nodes())
+    if arguments.dry_run:
+        if not arguments.download:  # or the dataset may not be there yet
+            check_sweep(spec)
+        print(describe_plan(spec))
+        return 0
     if arguments.download:
         download_datasets(base)
     where = {"fork_server": base.runtime.fork_server, "storage": base.storage}

@@ -35,7 +35,7 @@ def test_a_method_that_has_values_of_its_own_and_a_setting_that_fits_none_are_re
         read("rounds=0")
 
 
-def test_a_method_that_is_found_impossible_while_all_is_prepared_is_left_out_too(monkeypatch):
+def test_a_method_that_is_found_impossible_while_all_is_prepared_is_left_out_too():
     prepared = []
 
     def prepare(*configs):
@@ -43,13 +43,12 @@ def test_a_method_that_is_found_impossible_while_all_is_prepared_is_left_out_too
             check_sets(config)
         prepared.append([config.method for config in configs])
 
-    monkeypatch.setattr(impossible, "prepare", prepare)
     sets = ("partition.new_classes=0.5", "evaluation.sets.new=each")
     spec = read(*sets, methods=("promptfl", "linear_probe", "coop"))
     with pytest.raises(ConfigError, match="parameters for each class"):
-        impossible.prepare_possible(spec, possible_only=False)
-    possible, _ = impossible.prepare_possible(spec, possible_only=True)
+        impossible.prepare_possible(spec, prepare, possible_only=False)
+    possible, _ = impossible.prepare_possible(spec, prepare, possible_only=True)
     assert (possible.methods, list(possible.own), prepared[-1]) == (("promptfl", "coop"),) + (["promptfl", "coop"],) * 2
     assert "parameters for each class" in possible.left_out["linear_probe"]
     with pytest.raises(ConfigError, match="parameters for each class"):
-        impossible.prepare_possible(read(*sets, methods=("linear_probe",)), possible_only=True)
+        impossible.prepare_possible(read(*sets, methods=("linear_probe",)), prepare, possible_only=True)

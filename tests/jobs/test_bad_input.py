@@ -338,6 +338,21 @@ def test_a_dry_run_prints_the_plan_and_starts_nothing(job, space, tmp_path):
     assert [path.name for path in tmp_path.iterdir()] == ["space.yaml"]
 
 
+@pytest.mark.parametrize(
+    ("job_and_options", "message"),
+    [
+        (["tune.py", "--search", "space.yaml", "--set", "backbone.pretrained=mine.pt"], "mine.pt"),
+        (["tune.py", "--search", "space.yaml", "--set", "dataset=dtd"], "data.root data: there is no such folder"),
+        (["compare.py", "--methods", "coop", "--seeds", "0", "--set", "prompt_length=90"], "prompt_length=90"),
+        (["compare.py", "--methods", "coop", "--seeds", "0", "--columns", "globl"], "did you mean 'global'"),
+    ],
+)
+def test_a_dry_run_is_refused_as_its_start_would_be(job, space, tmp_path, job_and_options, message):
+    space(SPACE)
+    refused(job(*job_and_options, "--dry-run"), message)
+    assert [path.name for path in tmp_path.iterdir()] == ["space.yaml"]
+
+
 def begun(shelf, tmp_path, spec):
     storage = StorageConfig(path=str(tmp_path / "results"))
     return shelf.create(spec.to_dict(), storage, name="mine", default_name="x")

@@ -2,11 +2,12 @@
 
 from collections.abc import Callable, Mapping
 from dataclasses import replace
-from typing import Any
+from typing import Any, TypeVar
 
 from promptfleet.comparison.spec import ComparisonSpec
 from promptfleet.errors import PromptfleetError, StorageError
-from promptfleet.federation.prepare import Prepared, prepare
+
+T = TypeVar("T")
 
 
 def with_valid_methods(spec: ComparisonSpec) -> ComparisonSpec:
@@ -21,8 +22,10 @@ def with_valid_methods(spec: ComparisonSpec) -> ComparisonSpec:
     return _without(spec, reasons)
 
 
-def prepare_possible(spec: ComparisonSpec, *, possible_only: bool) -> tuple[ComparisonSpec, Prepared]:
-    """Return the comparison and the frozen inputs of all its federations.
+def prepare_possible(
+    spec: ComparisonSpec, prepare: Callable[..., T], *, possible_only: bool
+) -> tuple[ComparisonSpec, T]:
+    """Return the comparison, and what ``prepare`` gives for all its federations, which it checks.
 
     With ``possible_only``, methods that data and backbone do not allow are left out. Raises PromptfleetError: a method
     is not possible, or none is.

@@ -35,19 +35,24 @@ Layout = Mapping[str, tuple[tuple[int | None, ...], torch.dtype]]
 logger = logging.getLogger(__name__)
 
 
-def text_features(backbone: Backbone, dataset: Dataset, storage: StorageConfig, folder: Path) -> State:
+def text_features(backbone: Backbone, dataset: Dataset, storage: StorageConfig, folder: Path | None) -> State:
     """Return embedded class tokens and zero-shot text features, from ``folder`` if they were computed before.
 
+    Without a folder nothing is computed or written that takes time, and zero-shot features are 0: for checks.
     ``start [width]``, ``suffix [classes, tokens, width]`` and ``lengths [classes]`` as in ``ClassTokens``;
     ``zero_shot_text [classes, dim]`` of unit norm. Raises StorageError: the disk refuses.
     """
     key = json.dumps([VERSION, backbone.fingerprint, dataset.class_names, dataset.templates])
     classes, dim = len(dataset.class_names), backbone.tower.dim
+    if folder is None:
+        return {**_embedded(backbone, tokenize_classes(backbone, dataset)), "zero_shot_text": torch.zeros(classes, dim)}
     layout = {**_tokens_layout(backbone.tower, classes), "zero_shot_text": ((classes, dim), torch.float32)}
     return _computed_once(key, layout, lambda: _compute(backbone, dataset), storage, folder)
 
 
-def embedded_texts(backbone: Backbone, texts: Sequence[str], storage: StorageConfig, folder: Path) -> ClassTokens:
+def embedded_texts(
+    backbone: Backbone, texts: Sequence[str], storage: StorageConfig, folder: Path | None
+) -> ClassTokens:
     """Return the embedded tokens of ``texts``, at least one, as ``text_features`` does.
 
     Raises:
@@ -61,8 +66,10 @@ def embedded_texts(backbone: Backbone, texts: Sequence[str], storage: StorageCon
 
 
 def _computed_once(
-    key: str, layout: Layout, compute: Callable[[], State], storage: StorageConfig, folder: Path
+    key: str, layout: Layout, compute: Callable[[], State], storage: StorageConfig, folder: Path | None
 ) -> State:
+    if folder is None:
+        return compute()
     path = folder / f"text-{hashlib.sha256(key.encode()).hexdigest()[:16]}.safetensors"
     fetch_missing(storage, path)
     was_there = path.exists()

@@ -10,13 +10,13 @@ from torch import Tensor
 from promptfleet.clip.backbone import Backbone
 from promptfleet.clip.frozen import FrozenClip
 from promptfleet.clip.prompt_layout import ClassTokens
-from promptfleet.config import FederationConfig
+from promptfleet.config import FederationConfig, StorageConfig
 from promptfleet.data.dataset import Dataset, Part
 from promptfleet.data.datasets import load_dataset
 from promptfleet.data.download import download_dataset
 from promptfleet.data.feature_store import FeatureStore, open_store
 from promptfleet.errors import ConfigError, DataError
-from promptfleet.features.encoding import Wanted, features_folder
+from promptfleet.features.encoding import Wanted
 from promptfleet.features.text_features import text_features
 
 
@@ -31,10 +31,13 @@ class OtherDataset:
 
     @classmethod
     def of(
-        cls, config: FederationConfig, backbone: Backbone, dataset: Dataset, files: Iterable[Wanted]
+        cls, backbone: Backbone, dataset: Dataset, storage: StorageConfig, folder: Path | None, files: Iterable[Wanted]
     ) -> "OtherDataset":
-        """Return the dataset for the backbone; ``files`` are those that its images are encoded into."""
-        text = text_features(backbone, dataset, config.storage, features_folder(config))
+        """Return the dataset for the backbone; ``files`` are those that its images are encoded into.
+
+        storage and folder are those of ``text_features``.
+        """
+        text = text_features(backbone, dataset, storage, folder)
         return cls.from_tensors(text, dataset.class_names, {file.kind: file.path for file in files})
 
     @classmethod

@@ -24,7 +24,7 @@ from promptfleet.data.feature_store import FeatureStore, open_store
 from promptfleet.data.samples import Samples
 from promptfleet.disks import disk_errors
 from promptfleet.features.class_prompts import warn_of_equal_prompts
-from promptfleet.features.encoding import encode_missing, features_folder, wanted_files
+from promptfleet.features.encoding import Wanted, encode_missing, features_folder, wanted_files
 from promptfleet.features.image_encoder import load_inputs
 from promptfleet.features.text_features import embedded_texts, text_features
 from promptfleet.federation.checks import check_one_backbone, check_public, check_worlds, errors_of, of_transfer
@@ -34,6 +34,8 @@ from promptfleet.federation.partitioning import partition_for
 from promptfleet.federation.worlds import all_texts, wanted_texts, world_of
 from promptfleet.methods import load_method
 from promptfleet.methods.protocol import Needs, World
+
+Encoding = tuple[FederationConfig, Backbone, Dataset, Sequence[Wanted]]  # arguments of ``encode_missing``
 
 logger = logging.getLogger(__name__)
 
@@ -88,6 +90,20 @@ def prepare(*configs: FederationConfig) -> Prepared:
         BackboneError: a CLIP that cannot be had.
         StorageError: a disk that refuses.
     """
+    prepared, missing = _checked(configs, features_folder(configs[0]))
+    for work in missing:
+        encode_missing(*work)
+    return prepared
+
+
+@disk_errors(doing="used")
+def check_possible(*configs: FederationConfig) -> None:
+    """Raise what ``prepare`` raises if a federation is not possible. Encodes nothing, and writes no file."""
+    _checked(configs, None)
+
+
+def _checked(configs: Sequence[FederationConfig], stored: Path | None) -> tuple[Prepared, list[Encoding]]:
+    """Return the inputs, and what has to be encoded for them; text features are ``stored`` there, if anywhere."""
     config = configs[0]
     check_one_backbone(configs)
     for candidate in configs:
@@ -101,7 +117,7 @@ def prepare(*configs: FederationConfig) -> Prepared:
         for other in candidate.evaluation.transfer:
             with errors_of(of_transfer(other)):
                 lists |= {texts: name for name, texts in wanted_texts(candidate, others[other].class_names).items()}
-    clip = _frozen_clip(backbone, dataset, lists, config.storage, folder)
+    clip = _frozen_clip(backbone, dataset, lists, config.storage, stored)
     warn_of_equal_prompts(backbone, dataset, clip.classes)
     needs = reduce(or_, (load_method(candidate.method).needs_of(candidate) for candidate in configs))
     image_tower = backbone.image_tower if Needs.PIXELS in needs else None
@@ -109,7 +125,9 @@ def prepare(*configs: FederationConfig) -> Prepared:
     wanted = {
         name: wanted_files(backbone, other, elsewhere[name].features, needs, folder) for name, other in others.items()
     }
-    ready = {name: OtherDataset.of(config, backbone, other, wanted[name]) for name, other in others.items()}
+    ready = {
+        name: OtherDataset.of(backbone, other, config.storage, stored, wanted[name]) for name, other in others.items()
+    }
     for candidate in configs:
         check_worlds(candidate, clip, dataset.class_names, ready, image_tower=image_tower)
     samples = Samples.of_dataset(dataset)
@@ -118,10 +136,7 @@ def prepare(*configs: FederationConfig) -> Prepared:
     for candidate in configs:
         check_public(candidate, partitions[_partition_key(candidate)])
     files = wanted_files(backbone, dataset, config.features, needs, folder)
-    encode_missing(config, backbone, dataset, files)
-    for name, other in others.items():
-        encode_missing(elsewhere[name], backbone, other, wanted[name])
-    return Prepared(
+    prepared = Prepared(
         clip=clip,
         class_names=dataset.class_names,
         domain_names=dataset.domain_names,
@@ -129,6 +144,8 @@ def prepare(*configs: FederationConfig) -> Prepared:
         others=ready,
         **{file.kind: file.path for file in files},
     )
+    of_others = [(elsewhere[name], backbone, other, wanted[name]) for name, other in others.items()]
+    return prepared, [(config, backbone, dataset, files), *of_others]
 
 
 def _partition_key(config: FederationConfig) -> Hashable:
@@ -141,7 +158,7 @@ def _frozen_clip(
     dataset: Dataset,
     lists: Mapping[tuple[str, ...], str],
     storage: StorageConfig,
-    folder: Path,
+    folder: Path | None,
 ) -> FrozenClip:
     """Return CLIP's text side with the embedded tokens of the ``lists`` of texts, which are given with their names."""
     text = text_features(backbone, dataset, storage, folder)
@@ -156,6 +173,8 @@ def _frozen_clip(
     )
 
 
-def _embedded(backbone: Backbone, texts: Sequence[str], name: str, storage: StorageConfig, folder: Path) -> ClassTokens:
+def _embedded(
+    backbone: Backbone, texts: Sequence[str], name: str, storage: StorageConfig, folder: Path | None
+) -> ClassTokens:
     with errors_of(name):
         return embedded_texts(backbone, texts, storage, folder)

@@ -15,7 +15,7 @@ from promptfleet.cluster.nodes import Node
 from promptfleet.config import FederationConfig
 from promptfleet.errors import ConfigError, DataError
 from promptfleet.federation.checkpoints.folder import load_summary
-from promptfleet.federation.prepare import Prepared, prepare
+from promptfleet.federation.prepare import Prepared, check_possible, prepare
 from promptfleet.federation.reports import FederationSummary
 from promptfleet.federation.resources import Shares, announce_gpus, plan_shares
 from promptfleet.search.final_stage import final_folder, final_ranking, final_space, final_stage
@@ -79,6 +79,11 @@ def concurrent_trials(spec: SweepSpec, nodes: Sequence[Node]) -> int:
 def prepare_sweep(spec: SweepSpec) -> Prepared:
     """Return frozen inputs of all trials. Raises PromptfleetError if one of the extreme federations is not possible."""
     return prepare(*spec.extreme_configs(), *spec.further_seeds())
+
+
+def check_sweep(spec: SweepSpec) -> None:
+    """Raise what ``prepare_sweep`` raises. Encodes nothing, and writes no file."""
+    check_possible(*spec.extreme_configs(), *spec.further_seeds())
 
 
 def open_study(spec: SweepSpec, folder: Path) -> SweepStudy:

@@ -85,30 +85,10 @@ def test_mlflow_has_the_sweep_and_its_trials(undisturbed, folder):
     assert figures >= {"figures/history.png", "figures/slices.png"}
 
 
-@pytest.mark.parametrize(("moment", "results"), [("trial   0 starts", "results"), ("trial   3 starts", "home")])
-def test_killed_and_resumed_it_is_the_undisturbed_sweep(
-    undisturbed, root, folder, moment, results, ends_by_itself, monkeypatch
-):
-    """``home`` is an address, which is all that is left to go on from: the resumed sweep's machine is another one."""
-    name, place = f"killed-{moment.split()[1]}", []
-    if results == "home":
-        place = ["--set", f"storage.path={(folder / results).as_uri()}"]
-        monkeypatch.setenv("XDG_CACHE_HOME", str(folder / "machine"))
-    job = Job(root, folder, "tune.py", "--search", "small.yaml", "--name", name, *place)
-    job.wait_for(moment)
-    time.sleep(1.0)  # into its rounds
-    os.kill(job.process.pid, signal.SIGKILL)
-    job.wait()
-    if results == "home":
-        monkeypatch.setenv("XDG_CACHE_HOME", str(folder / "other-machine"))
-        (folder / results / ".in-use.json").unlink()  # instead of waiting until it counts for nothing
-
-    again = Job(root, folder, "tune.py", "--resume", name, *place)
-    assert again.wait() == 0, again.text()
-    assert again.text().count(" starts ") <= 5 - int(moment.split()[1])  # those that were done are kept
+def assert_undisturbed(folder: Path, name: str, results: str = "results") -> None:
+    """Fail unless a sweep has the trials of the undisturbed one, and each of their rounds once in MLflow."""
     assert rows(folder, name, results) == rows(folder, "small")
     assert hashes(folder, name, results) == hashes(folder, "small")
-
     client = MlflowClient(f"sqlite:///{folder}/{results}/mlflow.db")
     experiment = client.get_experiment_by_name("promptfleet").experiment_id
     (parent,) = client.search_runs([experiment], f"tags.`promptfleet.key` = 'sweep/{name}'")
@@ -117,25 +97,56 @@ def test_killed_and_resumed_it_is_the_undisturbed_sweep(
     for run in trials:
         steps = [entry.step for entry in client.get_metric_history(run.info.run_id, "val/accuracy_mean")]
         assert len(steps) == len(set(steps))
+
+
+def killed_within(job: Job, moment: str) -> None:
+    """Kill a job in the rounds of a trial."""
+    job.wait_for(moment)
+    time.sleep(1.0)  # into its rounds
+    os.kill(job.process.pid, signal.SIGKILL)
+    job.wait()
+
+
+def test_killed_and_resumed_it_is_the_undisturbed_sweep(undisturbed, root, folder, ends_by_itself):
+    job = Job(root, folder, "tune.py", "--search", "small.yaml", "--name", "killed")
+    killed_within(job, "trial   0 starts")
+    again = Job(root, folder, "tune.py", "--resume", "killed")
+    assert again.wait() == 0, again.text()
+    assert_undisturbed(folder, "killed")
     again.wait_until_gone(20)
     ends_by_itself(job)
 
 
-def test_told_to_end_it_does_so_in_good_order_and_says_how_to_go_on(undisturbed, root, folder):
-    """SIGTERM acts like Ctrl-C, which a terminal is pressed in test_train_job."""
-    job = Job(root, folder, "tune.py", "--search", "small.yaml", "--name", "interrupted")
+def test_told_to_end_and_then_killed_it_is_resumed_from_an_address(
+    undisturbed, root, folder, ends_by_itself, monkeypatch
+):
+    """SIGTERM acts like Ctrl-C, which a terminal is pressed in test_train_job, and leaves all in good order.
+
+    After the kill the address is all that is left: the machine that resumes is another one.
+    """
+    place = ["--set", f"storage.path={(folder / 'home').as_uri()}"]
+    monkeypatch.setenv("XDG_CACHE_HOME", str(folder / "machine"))
+    job = Job(root, folder, "tune.py", "--search", "small.yaml", "--name", "moved", *place)
     job.wait_for("trial   1 starts")
     os.kill(job.process.pid, signal.SIGTERM)
     assert job.wait() == 130
-    assert "python jobs/tune.py --resume interrupted" in job.text()
-    with sqlite3.connect(folder / "results/mlflow.db") as database:
+    assert "python jobs/tune.py --resume moved" in job.text()
+    with sqlite3.connect(folder / "home/mlflow.db") as database:
         assert not database.execute("select name from runs where status = 'RUNNING'").fetchall()
     assert "Traceback" not in job.text()
     job.wait_until_gone(20)
 
-    again = Job(root, folder, "tune.py", "--resume", "interrupted")
-    assert again.wait() == 0, again.text()
-    assert rows(folder, "interrupted") == rows(folder, "small")
+    again = Job(root, folder, "tune.py", "--resume", "moved", *place)
+    killed_within(again, "trial   3 starts")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(folder / "other-machine"))
+    (folder / "home" / ".in-use.json").unlink()  # instead of waiting until it counts for nothing
+
+    last = Job(root, folder, "tune.py", "--resume", "moved", *place)
+    assert last.wait() == 0, last.text()
+    assert last.text().count(" starts ") <= 2  # those that were done are kept
+    assert_undisturbed(folder, "moved", "home")
+    last.wait_until_gone(20)
+    ends_by_itself(again)
 
 
 def test_a_finished_sweep_resumed_has_nothing_to_do(undisturbed, root, folder):

@@ -54,6 +54,7 @@ def test_a_configuration_can_be_run_or_is_refused(file, digits, text, sets):
         assert federation_config(config.to_dict()) == config
 
 
+@pytest.mark.slow
 @many
 @given(text=documents(SPACES), sets=assignments(KEYS))
 def test_a_search_file_can_be_run_or_is_refused(file, text, sets):

@@ -33,6 +33,7 @@ def rows(study):
     return [(one.number, one.state, one.params, one.value, one.intermediate_values) for one in study.trials()]
 
 
+@pytest.mark.slow
 def test_only_what_is_missing_is_run_and_the_whole_is_that_of_a_comparison_begun_with_all(tmp_path):
     study = comparison_study(BEGUN, tmp_path)
     assert run_all(study, tmp_path) == [(0, "promptfl"), (0, "coop"), (1, "promptfl"), (1, "coop")]

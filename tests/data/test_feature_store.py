@@ -162,6 +162,7 @@ def test_every_truncation_is_refused_even_without_verifying(store_path):
             open_features(store_path, verify=False)
 
 
+@pytest.mark.slow
 def test_every_changed_byte_is_refused_or_without_effect(store_path):
     content = store_path.read_bytes()
     intact = open_features(store_path)

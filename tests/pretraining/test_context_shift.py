@@ -36,6 +36,7 @@ def test_style_words_move_the_text_features_more_than_synonyms(clip):
     assert opposites > 3 * synonyms
 
 
+@pytest.mark.slow
 def test_shifts_are_those_in_the_model_card(clip):
     card = model.WEIGHTS.with_name("MODEL_CARD.md").read_text()
     for scale in context_shift.SCALES:

@@ -67,6 +67,7 @@ def test_zero_shot_leaves_prompt_learning_something_to_gain(features):
     assert 0.70 <= evaluation.zero_shot_accuracy(*features) <= 0.88
 
 
+@pytest.mark.slow
 def test_accuracy_on_held_out_drawings_is_the_one_in_the_model_card(features):
     accuracy = steps.held_out_accuracy(features[0], open_clip.SimpleTokenizer(), steps.held_out_digits(0))
     assert abs(accuracy - card_figure("held-out drawings, zero-shot")) <= 0.005

@@ -303,6 +303,7 @@ def test_a_pruned_trial(start, client, artifacts):
     assert "figures/gate.png" not in note
 
 
+@pytest.mark.slow
 def test_a_pruned_trial_with_a_result_is_described_as_stopped(start, client):
     run = start(make_config(rounds=9))
     run.finish(make_result(), "KILLED")

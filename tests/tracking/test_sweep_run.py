@@ -96,6 +96,7 @@ def test_finish_writes_table_best_trial_and_figures(start, client, artifacts, ta
     assert sorted(path.stem for path in (tmp_path / "figures").iterdir()) == list(names)
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("no_figures")
 def test_the_description_has_the_best_trial_and_what_was_searched(start, client):
     sweep = start()

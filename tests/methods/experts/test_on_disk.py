@@ -38,6 +38,7 @@ def everything(entries):
     return entries[torch.arange(len(entries))]
 
 
+@pytest.mark.slow
 @settings(max_examples=60, deadline=None)
 @given(data=st.data(), dtype=st.sampled_from([torch.float32, torch.float16]))
 def test_any_round_has_what_a_dict_would_whatever_was_written_since(data, dtype):

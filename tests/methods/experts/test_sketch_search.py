@@ -14,6 +14,7 @@ from tests.methods.experts.test_nearest import by_every_distance
 from tests.methods.experts.test_sketches import POINTS, points_of, sketches_of
 
 
+@pytest.mark.slow
 @settings(max_examples=100, deadline=None)
 @given(
     count=st.integers(1, 60),

@@ -16,13 +16,18 @@ REFUSED_BY_AMSGRAD = {"coop", "linear_probe", "dispfl", "fedjets", "fedlalr", "f
 SOME = ["promptfl", "fedpgp", "pfedmoap"]
 
 
+def each(names):
+    """Return methods by name as parameters; all but some of them, which are many together, are slow."""
+    return [pytest.param(name, marks=[] if name in SOME else pytest.mark.slow) for name in sorted(names)]
+
+
 @cache  # tests only read
 def run(plug_in, name, **config):
     small = {"local_epochs": 1, "batch_size": 8, "prompt_length": 2, **config}
     return tiny_federation(f"tests.methods.plug_ins:{plug_in}_{name}" if plug_in else name, **small).run(COHORTS)
 
 
-@pytest.mark.parametrize("name", sorted(METHODS))
+@pytest.mark.parametrize("name", each(METHODS))
 def test_every_method_scores_by_the_seam(name):
     plain, same = run(None, name), run("Offsets", name, offset=0.0)
     assert plain.sha256() == same.sha256()
@@ -32,7 +37,7 @@ def test_every_method_scores_by_the_seam(name):
         assert pulled.sha256() != plain.sha256()  # the loss is of these scores, too
 
 
-@pytest.mark.parametrize("name", TRAINED)
+@pytest.mark.parametrize("name", each(TRAINED))
 def test_every_method_sees_the_features_of_the_seam(name):
     plain, fixed = run(None, name), run("Channels", name, channel_lr=0.0)
     assert equal(fixed.server.state, plain.server.state)
@@ -45,7 +50,7 @@ def test_every_method_sees_the_features_of_the_seam(name):
     assert trained.method.uploads(trained.world) == plain.method.uploads(plain.world)
 
 
-@pytest.mark.parametrize("name", sorted(set(TRAINED) - REFUSED_BY_AMSGRAD))
+@pytest.mark.parametrize("name", each(set(TRAINED) - REFUSED_BY_AMSGRAD))
 def test_the_state_of_an_optimizer_travels_with_what_it_trains(name):
     fed = run("LocalAMSGrad", name)
     shared = [key for key, spec in run(None, name).method.uploads(fed.world).items() if spec.is_point]

@@ -151,7 +151,7 @@ def test_of_equal_finalists_the_better_of_the_search_wins():
         ({"finalists": {"seeds": [5, 6]}}, "a.yaml: finalists.trials: is missing, should be the number of finalists"),
         ({"finalists": {"trials": 2, "seeds": [0, 6]}}, "finalists.seeds: the trials have seed 0 already; give fresh"),
         ({"finalists": {"trials": 2, "seeds": [2, 6]}, "seeds_per_trial": 3}, "the trials have seed 2 already"),
-        ({"finalists": {"trials": 2, "seeds": [-1, 6]}}, "finalists.seeds: got -1, should be greater than or equal"),
+        ({"finalists": {"trials": 2, "seeds": [-1, 6]}}, "finalists.seeds[0]: got -1, should be greater than or equal"),
         ({"seeds_per_trial": 0}, "a.yaml: seeds_per_trial: got 0, should be greater than or equal to 1"),
         (
             {"seeds_per_trial": 2, "finalists": {}, "space": {"seed": {"int": [0, 3]}}},

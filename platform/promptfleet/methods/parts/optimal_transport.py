@@ -55,8 +55,8 @@ def transport_plans(similarity: Tensor, *, mass: float, epsilon: float, iteratio
     v = per_prompt / kernel.sum(dim=3, keepdim=True)
     u, converged = None, None
     for _ in range(iterations):
-        next_u = (per_patch / (kernel * v).sum(dim=1, keepdim=True)).clamp_(max=largest)
-        next_v = per_prompt / (kernel * next_u).sum(dim=3, keepdim=True)
+        next_u = (kernel * v).sum(dim=1, keepdim=True).reciprocal_().mul_(per_patch).clamp_(max=largest)
+        next_v = (kernel * next_u).sum(dim=3, keepdim=True).reciprocal_().mul_(per_prompt)
         growth = (next_v / v).max()  # a patch gives at most this many times 1 / patches
         if kernel.device.type == "cpu":
             u, v = next_u, next_v

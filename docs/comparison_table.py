@@ -2,18 +2,18 @@
 
     python docs/comparison_table.py own=FOLDER:test/local last=FOLDER@last:test/local "1 image=OTHER:test/local"
 
-FOLDER is that of a finished comparison. Figures are of the round with the best validation accuracy, with @last of the
-last round. Rows are in the order of the first column, best first. Accuracies are in %, mean and sample standard
-deviation over seeds. The best of a column is bold; ≈ marks those that may be as good: p of 0.05 or more in Wilcoxon's
-test, paired over seeds and clients, after Holm's correction. FOLDER:ece has the calibration error in %, without a
-test, FOLDER:trained the numbers that one client trains, FOLDER:up the KB that all clients upload in a round, and
-FOLDER:seconds the time of one federation.
+FOLDER is that of a finished comparison, or several joined by +: of a method that is in two, the last one counts.
+Figures are of the round with the best validation accuracy, with @last of the last round. Rows are in the order of the
+first column, best first. Accuracies are in %, mean and sample standard deviation over seeds. The best of a column is
+bold; ≈ marks those that may be as good: p of 0.05 or more in Wilcoxon's test, paired over seeds and clients, after
+Holm's correction. FOLDER:ece has the calibration error in %, without a test, FOLDER:trained the numbers that one
+client trains, FOLDER:up the KB that all clients upload in a round, and FOLDER:seconds the time of one federation.
 """
 
 import json
 import sys
 from collections import defaultdict
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from statistics import mean, stdev
 
@@ -33,8 +33,10 @@ def main(*columns: str) -> None:
     cells = {}
     for column in columns:
         label, _, place = column.partition("=")
-        folder, _, figure = place.rpartition(":")
-        cells[label] = _costs(Path(folder), figure) if figure in COSTS else _figures(folder, figure)
+        place, _, figure = place.rpartition(":")
+        folders, _, which = place.partition("@")
+        places = [Path(folder) for folder in folders.split("+")]
+        cells[label] = _costs(places, figure) if figure in COSTS else _figures(places, figure, is_last=which == "last")
     methods = {method: None for column in cells.values() for method in column}
     print("| " + " | ".join(["method", *cells]) + " |")
     print("| --- |" + " ---: |" * len(cells))
@@ -42,15 +44,16 @@ def main(*columns: str) -> None:
         print("| " + " | ".join([method, *(column.get(method, "") for column in cells.values())]) + " |")
 
 
-def _costs(folder: Path, figure: str) -> dict[str, str]:
-    comparison = json.loads((folder / "comparison.json").read_text())
-    return {score["method"]: COSTS[figure](score) for score in comparison["scores"]}
+def _costs(folders: Sequence[Path], figure: str) -> dict[str, str]:
+    scores = [score for folder in folders for score in json.loads((folder / "comparison.json").read_text())["scores"]]
+    return {score["method"]: COSTS[figure](score) for score in scores}
 
 
-def _figures(place: str, figure: str) -> dict[str, str]:
+def _figures(folders: Sequence[Path], figure: str, *, is_last: bool) -> dict[str, str]:
     """Return a cell per method, the highest figure first; the lowest of calibration errors."""
-    folder, _, which = place.partition("@")
-    seeds = _clients_by_method(Path(folder), figure, is_last=which == "last")
+    seeds = {}
+    for folder in folders:
+        seeds |= _clients_by_method(folder, figure, is_last=is_last)
     means = {
         method: [100 * mean(clients) for clients in of.values()] for method, of in seeds.items() if all(of.values())
     }

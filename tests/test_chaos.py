@@ -15,7 +15,7 @@ import pytest
 @pytest.mark.timeout(900)
 def test_a_sweep_under_fire_equals_the_undisturbed_one(root, tmp_path):
     command = [sys.executable, str(root / "benchmarks" / "chaos.py"), "--kills", "3", "--trials", "2", "--json"]
-    command += ["--jobs", "sweep", "--processes", "client", "server", "trial"]
+    command += ["--jobs", "sweep", "--processes", "client", "server", "trial", "--pause", "0.3", "2.0"]
     done = subprocess.run([*command, "--seed", "3"], capture_output=True, text=True, cwd=tmp_path, timeout=850)
     assert done.returncode == 0, done.stderr
     found = json.loads(done.stdout.splitlines()[-1])

@@ -15,7 +15,7 @@ logger = logging.getLogger(__name__)
 SLOW_S = 20.0  # waiting for longer than this is logged
 PROGRESS_S = 10.0  # seconds between reports of progress then
 LATE_S = 60.0  # seconds for late jobs once the writer is closed
-LATE_AT_END_S = 600.0  # the same where everything has run to its end, and nothing else waits for it
+LATE_AT_END_S = 180.0  # the same where everything has run to its end, and nothing else waits for it
 LATE_REST = 9  # times the duration of a late job until the next one: they use a tenth of a processor
 _NOW, _LATE, _END = range(3)  # in this order
 

@@ -84,7 +84,7 @@ def _of_round(report: Mapping, figure: str) -> list[float]:
     if figure == "ece":
         return [report["calibration"]["ece"]]
     if figure in report["client_accuracy"]:
-        return report["client_accuracy"][figure]
+        return [one for one in report["client_accuracy"][figure] if one is not None]
     return [report["accuracy"][figure]["mean"]] if figure in report["accuracy"] else []
 
 

@@ -4,12 +4,14 @@ import re
 
 import pytest
 
+from promptfleet.comparison.reading import parse_methods, parse_seeds, read_comparison
 from promptfleet.config import flatten
 from promptfleet.data.datasets import load_dataset
 from promptfleet.data.samples import Samples
 from promptfleet.federation.partitioning import partition_for
 from promptfleet.federation.run import run_federation
 from promptfleet.federation.settings import read_federation_config
+from promptfleet.methods import METHODS
 from promptfleet.search.spec import read_sweep
 from promptfleet.yaml_files import read_yaml
 from tests.samples import SAMPLES, needs_samples
@@ -106,6 +108,16 @@ def test_the_commands_in_the_headers_are_right(root, folder):
             flag, file, *sets = arguments.split()
             assert (flag, root / file) == ("--config", path)
             read_federation_config(root / file, [text for text in sets if text != "--set"])
+
+
+def test_a_comparison_has_values_for_every_method_that_learns(root):
+    (path,) = files(root, "comparisons").values()
+    for job, arguments in commands(path):
+        assert job == "jobs/compare.py"
+        flag, file, _, methods, _, seeds, *_ = arguments.split()
+        assert (flag, root / file) == ("--config", path)
+        read_comparison(path, methods=parse_methods(methods), seeds=parse_seeds(seeds))
+    assert read_yaml(path)["methods"].keys() == METHODS.keys() - {"zero_shot"}
 
 
 @pytest.mark.slow

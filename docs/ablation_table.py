@@ -10,6 +10,7 @@ import sys
 from collections import defaultdict
 
 import numpy as np
+from markdown_table import mean_and_std, print_table
 
 import promptfleet
 from promptfleet.search.folders import trial_folder
@@ -25,12 +26,12 @@ def main(name: str, key: str, reference: str) -> None:
         [paired_test(_accuracies(rows[value], "both") - _accuracies(rows[reference], "both")) for value in others]
     )
     p_of = dict(zip(others, p_values, strict=True))
-    print("| " + " | ".join([key.replace(",", ", "), *SETS, "from uniform", "p"]) + " |")
-    print("| --- |" + " ---: |" * (len(SETS) + 2))
+    cells = []
     for value, seeds in rows.items():
-        means = [_mean_and_std(_by_seed(seeds, name)) for name in SETS]
+        means = [mean_and_std(_by_seed(seeds, name).mean(axis=1)) for name in SETS]
         p = _format_p(p_of[value]) if value in p_of else ""
-        print("| " + " | ".join([value, *means, _distance_from_uniform(seeds), p]) + " |")
+        cells.append([value, *means, _distance_from_uniform(seeds), p])
+    print_table([key.replace(",", ", "), *SETS, "from uniform", "p"], cells)
 
 
 def _clients_by_value(name: str, keys: list[str]) -> dict[str, dict[int, list[dict]]]:
@@ -52,11 +53,6 @@ def _by_seed(seeds: dict[int, list[dict]], name: str) -> np.ndarray:
 
 def _accuracies(seeds: dict[int, list[dict]], name: str) -> np.ndarray:
     return _by_seed(seeds, name).ravel()
-
-
-def _mean_and_std(accuracies: np.ndarray) -> str:
-    means = 100 * accuracies.mean(axis=1)
-    return f"{means.mean():.1f} ± {means.std(ddof=1):.1f}"
 
 
 def _distance_from_uniform(seeds: dict[int, list[dict]]) -> str:

@@ -15,9 +15,10 @@ import sys
 from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from statistics import mean, stdev
+from statistics import mean
 
 import numpy as np
+from markdown_table import mean_and_std, print_table
 
 from promptfleet.search.paired import holm, paired_test
 
@@ -38,10 +39,8 @@ def main(*columns: str) -> None:
         places = [Path(folder) for folder in folders.split("+")]
         cells[label] = _costs(places, figure) if figure in COSTS else _figures(places, figure, is_last=which == "last")
     methods = {method: None for column in cells.values() for method in column}
-    print("| " + " | ".join(["method", *cells]) + " |")
-    print("| --- |" + " ---: |" * len(cells))
-    for method in methods:
-        print("| " + " | ".join([method, *(column.get(method, "") for column in cells.values())]) + " |")
+    rows = ([method, *(column.get(method, "") for column in cells.values())] for method in methods)
+    print_table(["method", *cells], rows)
 
 
 def _costs(folders: Sequence[Path], figure: str) -> dict[str, str]:
@@ -54,14 +53,12 @@ def _figures(folders: Sequence[Path], figure: str, *, is_last: bool) -> dict[str
     seeds = {}
     for folder in folders:
         seeds |= _clients_by_method(folder, figure, is_last=is_last)
-    means = {
-        method: [100 * mean(clients) for clients in of.values()] for method, of in seeds.items() if all(of.values())
-    }
+    means = {method: [mean(clients) for clients in of.values()] for method, of in seeds.items() if all(of.values())}
     order = sorted(means, key=lambda method: mean(means[method]), reverse=figure != "ece")
     as_good = set() if figure == "ece" else _as_good(seeds, order)
     cells = {}
     for method in order:
-        cell = f"{mean(means[method]):.1f} ± {stdev(means[method]):.1f}"
+        cell = mean_and_std(means[method])
         cells[method] = f"**{cell}**" if method == order[0] else f"{cell} ≈" if method in as_good else cell
     return cells | {method: "-" for method in seeds if method not in means}
 

@@ -98,8 +98,10 @@ def test_a_model_of_the_server_depends_on_the_download_alone(name):
     images, download, logits = tiny_examples(fed.world, 8, seed=77).images, fed.download(0), []
     for private in (fed.privates[0], fed.privates[1], fed.clients[2].initial_state()):
         task = tiny_task(fed.world, private, download, fed.examples(0))
-        task = replace(task, private=run_alone(fed.world, fed.method.personalize(task), "personalize"))
+        task = replace(task, private=run_alone(fed.world, fed.method.personalize(task), "personalize")).to_predict()
         logits.append(fed.method.predict(replace(task, private=fed.method.server_model(task)), images))
+        drawn = task.rng.bit_generator.state != task.to_predict().rng.bit_generator.state
+        assert drawn <= fed.method.draws_to_predict
     assert torch.isfinite(logits[0]).all()
     assert all(torch.equal(logits[0], other) for other in logits[1:])
 

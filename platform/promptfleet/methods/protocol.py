@@ -437,6 +437,7 @@ class Method(ABC):
     Config: ClassVar[type[FederationConfig]] = FederationConfig
     needs: ClassVar[Needs] = Needs.GLOBAL  # of any configuration
     has_memory: ClassVar[bool] = False  # a prediction depends on the images that were predicted before
+    draws_to_predict: ClassVar[bool] = False  # a prediction depends on ``task.rng``
     context_names: ClassVar[tuple[str, ...]] = ("context",)  # last parts of the names of states that are contexts
 
     def needs_of(self, config: FederationConfig) -> Needs:
@@ -541,7 +542,8 @@ class PredictsOtherClasses(Protocol):
 class HasServerModel(Protocol):
     """A method whose server has a model of its own, which predicts from the download alone.
 
-    A subclass without one sets ``server_model = None``.
+    Shared samples are predicted once for all clients whose personalized state is that of this model. A subclass without
+    one sets ``server_model = None``.
     """
 
     def server_model(self, task: Task) -> State:

@@ -11,6 +11,7 @@ from promptfleet.data.samples import Samples
 from promptfleet.errors import ConfigError, FederationError
 from promptfleet.federation.checkpoints.checkpoint import load_snapshot, save_snapshot
 from promptfleet.federation.evaluation import shared_sets
+from promptfleet.federation.evaluation.answers import right_answers
 from promptfleet.federation.evaluation.calibration import Certainty, calibration, calibration_errors
 from promptfleet.federation.evaluation.schedule import evaluated_clients
 from promptfleet.federation.local_fleet import LocalFleet
@@ -153,6 +154,20 @@ def test_samples_are_read_in_blocks_and_the_result_does_not_depend_on_them(run, 
     monkeypatch.setattr(shared_sets, "right_answers", watched)
     assert run_again(method="pfedmoap", rounds=1).accuracy == whole.accuracy
     assert max(sizes) == 64
+
+
+@pytest.mark.parametrize(("method", "models"), [("promptfl", 1), ("promptfl_ft", 3), ("bayesian_prompt", 3)])
+def test_a_model_that_all_clients_share_predicts_shared_samples_once(run_again, monkeypatch, method, models):
+    def evaluated():
+        calls = []
+        monkeypatch.setattr(shared_sets, "right_answers", lambda *given: calls.append(1) or right_answers(*given))
+        return run_again(method=method, rounds=1, evaluation={"sets": {"server": "never"}}).accuracy, len(calls)
+
+    once, calls = evaluated()
+    monkeypatch.setattr(shared_sets, "first_with_same_model", lambda method, tasks: list(range(len(tasks))))
+    each, calls_of_each = evaluated()
+    assert once == each
+    assert (calls, calls_of_each) == (2 * models, 2 * 3)  # the validation and the test part, three clients
 
 
 def test_between_evaluations_nothing_is_evaluated(run):

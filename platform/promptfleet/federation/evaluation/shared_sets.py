@@ -1,7 +1,8 @@
 """Evaluation of several clients' models on the same samples, a block of them at a time.
 
-A block is read once for all models. Of a model's answers their correctness is kept, and where calibration is measured
-their confidence in bins, whose size does not depend on the samples.
+A block is read once for all models, and predicted once by models that are the same. Of a model's answers their
+correctness is kept, and where calibration is measured their confidence in bins, whose size does not depend on the
+samples.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -20,6 +21,7 @@ from promptfleet.federation.evaluation.answers import (
 )
 from promptfleet.federation.evaluation.calibration import Tally
 from promptfleet.federation.evaluation.foreign_sets import ForeignSet
+from promptfleet.federation.evaluation.same_models import first_with_same_model
 from promptfleet.federation.evaluation.schedule import Plan
 from promptfleet.federation.evaluation.scores import (
     BASE,
@@ -152,6 +154,16 @@ class SharedSets:
         self, tasks: Sequence[Task], indices: np.ndarray, read: Read | None = None, *, tallied: bool = False
     ) -> list[Answers]:
         """Return each task's answers on samples, by default shared ones, with tallies if they are ``tallied``."""
+        places = first_with_same_model(self._method, tasks)
+        different = sorted({*places})
+        answers = self._answers_of_each([tasks[place] for place in different], indices, read, tallied=tallied)
+        by_place = dict(zip(different, answers, strict=True))
+        return [by_place[place] for place in places]
+
+    def _answers_of_each(
+        self, tasks: Sequence[Task], indices: np.ndarray, read: Read | None, *, tallied: bool
+    ) -> list[Answers]:
+        """Return the same for tasks whose models differ."""
         read = read or self._read
         method, right = self._method, np.empty((len(tasks), len(indices)), dtype=bool)
         tallies = [Tally.empty() if tallied else None for _ in tasks]

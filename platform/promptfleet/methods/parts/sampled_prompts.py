@@ -21,6 +21,8 @@ SAMPLES = "samples"  # name of the sampled prompts' text features in a state to 
 class SampledPrompts(PromptMethod):
     """Base of methods that predict with the mean probabilities of sampled prompts."""
 
+    draws_to_predict = True
+
     @abstractmethod
     def contexts_to_predict(self, task: Task) -> Tensor:
         """Sample the contexts ``[samples, (classes,) tokens, width]`` that predict, with noise from ``task.rng``."""

@@ -4,7 +4,7 @@ from dataclasses import replace
 from types import SimpleNamespace
 
 import pytest
-from scipy.stats import sem, t, wilcoxon
+from scipy.stats import sem, t
 
 from promptfleet.errors import ConfigError
 from promptfleet.search.final_stage import final_ranking, final_space, final_stage
@@ -90,8 +90,7 @@ def test_one_number_of_the_server_is_one_pair_per_seed(searched):
     winner, second = final_ranking(stage)
     assert (winner.number, winner.val_accuracy) == (3, pytest.approx(0.64))
     assert second.gap == pytest.approx(0.04)
-    assert second.p == pytest.approx(0.144, abs=0.001)  # of four differences; of twelve equal by threes it is 0.007
-    assert wilcoxon(list(ahead.values()), method="asymptotic").pvalue == pytest.approx(second.p)
+    assert second.p == 2 * 2 / 2**4, "of four differences; of twelve equal by threes it is 0.005"
 
 
 def test_results_are_ranked_by_their_validation_mean(searched):

@@ -32,12 +32,12 @@ def differences_to_best(accuracy: Mapping[str, Mapping[int, Sequence[float]]]) -
 
     accuracy: by method and seed, each client's test accuracy, in the order of client ids.
 
-    The test is Wilcoxon's signed-rank test, two-sided, over all pairs (seed, client) that both methods have; ties count
-    by Pratt's rule. It assumes that the pairs are independent and their differences symmetric around their median.
-    Pairs of different seeds are (other partitions, other initial values); clients of one seed share a server, so their
-    differences lean the same way, and a p-value is rather too small than too large: read it together with the mean and
-    the standard deviation over seeds. The best is chosen by the same figures, which leans the same way. Source: Demsar,
-    JMLR 7 (2006); Holm, Scand. J. Statist. 6 (1979).
+    The test is Wilcoxon's signed-rank test, two-sided, over all pairs (seed, client) that both methods have; it is
+    exact for few pairs, see ``paired_test``. It assumes that the pairs are independent and their differences symmetric
+    around their median. Pairs of different seeds are (other partitions, other initial values); clients of one seed
+    share a server, so their differences lean the same way, and a p-value is rather too small than too large: read it
+    together with the mean and the standard deviation over seeds. The best is chosen by the same figures, which leans
+    the same way. Source: Demsar, JMLR 7 (2006); Holm, Scand. J. Statist. 6 (1979).
     """
     means = {method: np.mean([np.mean(clients) for clients in seeds.values()]) for method, seeds in accuracy.items()}
     best = max(means, key=lambda method: means[method])

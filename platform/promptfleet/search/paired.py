@@ -1,17 +1,29 @@
 """Tests of differences between pairs, and their correction for the number of tests."""
 
 from collections.abc import Sequence
+from typing import Literal
 
 import numpy as np
 
+MOST_EXACT = 25  # pairs; of more, a p-value below 0.1 by the normal distribution is less than 0.004 too small
 
-def paired_test(differences: np.ndarray) -> float:
-    """Return the two-sided p-value of Wilcoxon's signed-rank test; 1 if no pair differs."""
+
+def paired_test(differences: np.ndarray, alternative: Literal["two-sided", "less"] = "two-sided") -> float:
+    """Return the p-value of Wilcoxon's signed-rank test; 1 if no pair differs.
+
+    Pairs that do not differ take part in the ranking and have no sign (Pratt's rule). Of at most ``MOST_EXACT`` pairs
+    the p-value is exact, also with ties: the share of all signs that give a sum of ranks as extreme as this one. Of
+    more it is that of the normal distribution, corrected for ties. Source: Wilcoxon, "Individual Comparisons by Ranking
+    Methods" (Biometrics Bulletin 1, 1945); Pratt, "Remarks on Zeros and Ties in the Wilcoxon Signed Rank Procedures"
+    (JASA 54, 1959).
+    """
     if not np.any(differences):
         return 1.0
+    if len(differences) <= MOST_EXACT:
+        return _exact_p(differences, alternative)
     from scipy.stats import wilcoxon  # takes a second to import
 
-    return float(wilcoxon(differences, zero_method="pratt", method="asymptotic").pvalue)
+    return float(wilcoxon(differences, zero_method="pratt", method="asymptotic", alternative=alternative).pvalue)
 
 
 def holm(p_values: Sequence[float]) -> list[float]:
@@ -21,3 +33,16 @@ def holm(p_values: Sequence[float]) -> list[float]:
         highest = max(highest, min(1.0, (len(p_values) - rank) * p_values[index]))
         adjusted[index] = highest
     return adjusted
+
+
+def _exact_p(differences: np.ndarray, alternative: str) -> float:
+    """Return the exact p-value, from the number of signs that give each sum of positive ranks."""
+    from scipy.stats import rankdata
+
+    doubled = (2 * rankdata(np.abs(differences))).astype(int)  # tied ranks are halves
+    signs = np.ones(1)  # by twice the sum
+    for rank in doubled[differences != 0]:
+        signs = np.pad(signs, (0, rank)) + np.pad(signs, (rank, 0))
+    found = doubled[differences > 0].sum()
+    below, above = signs[: found + 1].sum() / signs.sum(), signs[found:].sum() / signs.sum()
+    return float(below if alternative == "less" else min(1.0, 2 * min(below, above)))

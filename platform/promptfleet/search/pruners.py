@@ -11,10 +11,12 @@ from optuna.pruners import BasePruner, MedianPruner, PatientPruner
 from optuna.study import Study
 from optuna.trial import FrozenTrial, TrialState
 
+from promptfleet.search.paired import paired_test
+
 Name = Literal["asha", "median", "patient", "wilcoxon", "none"]
 Judge = Callable[[Study, Sequence[FrozenTrial], FrozenTrial, int], bool]
 LARGEST_P = 0.1  # of the paired test, for a trial to be stopped
-LEAST_PAIRS = 6  # of fewer, no difference is significant
+LEAST_PAIRS = 6  # for a trial to be compared at all
 
 
 @dataclass(frozen=True)
@@ -65,9 +67,8 @@ class ByOptuna:
 class PairedTest:
     """Compares the clients of a trial with those of the best complete one after the same round.
 
-    The trial is stopped where its clients are worse by Wilcoxon's signed-rank test, one-sided, p below 0.1. Clients of
-    one federation share a server, so p is rather too small than too large. Source: Wilcoxon, "Individual Comparisons by
-    Ranking Methods" (Biometrics Bulletin 1, 1945).
+    The trial is stopped where its clients are worse by a one-sided ``paired_test``, p below 0.1. Clients of one
+    federation share a server, so p is rather too small than too large.
     """
 
     grace_rounds: int
@@ -82,12 +83,7 @@ class PairedTest:
             return False
         differences = np.subtract(np.array(mine, dtype=float), np.array(best, dtype=float))
         differences = differences[~np.isnan(differences)]  # clients that were not evaluated
-        if len(differences) < LEAST_PAIRS or not np.any(differences):
-            return False
-        from scipy.stats import wilcoxon  # takes a second to import
-
-        test = wilcoxon(differences, alternative="less", zero_method="pratt", method="asymptotic")
-        return bool(test.pvalue < LARGEST_P)
+        return len(differences) >= LEAST_PAIRS and paired_test(differences, "less") < LARGEST_P
 
 
 def clients_attr(round_index: int) -> str:

@@ -20,7 +20,7 @@ from promptfleet.comparison.impossible import prepare_possible
 from promptfleet.comparison.reading import ALL, load_comparison, parse_methods, parse_seeds, read_comparison
 from promptfleet.comparison.reference import REFERENCES
 from promptfleet.comparison.report import Shown
-from promptfleet.comparison.run import ComparisonOutcome, check_comparison, plan_comparison, run_comparison
+from promptfleet.comparison.run import ComparisonOutcome, plan_comparison, run_comparison
 from promptfleet.comparison.spec import ComparisonSpec
 from promptfleet.comparison.studies import check_studies, rebuild_studies
 from promptfleet.comparison.summary import describe_comparison, describe_domains, describe_outcome
@@ -153,12 +153,12 @@ def _leave_one_domain_out(arguments: Namespace) -> int:
     shown = _shown(arguments, first)
     domains = domains_to_leave_out(first)
     specs = {name: _new_comparison(arguments, f"partition.held_out_domain={name}") for name in domains}
+    each = EachDomain(specs, arguments.name, Path(arguments.out) if arguments.out else None)
     if arguments.dry_run:
-        check_comparison(*specs.values())
+        check_possible(*each.configs())
         print(describe_comparison(specs[domains[0]]))
         print(folded(f"the same with each of these domains left out: {', '.join(domains)}"))
         return 0
-    each = EachDomain(specs, arguments.name, Path(arguments.out) if arguments.out else None)
     with synced_storage(first.storage):
         each.check(overwrite=arguments.overwrite, trust_code=arguments.trust_code)
         table = each.run(arguments.address, partial(_compare, shown=shown), _finish)

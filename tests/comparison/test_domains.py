@@ -6,6 +6,8 @@ from dataclasses import replace
 import pytest
 
 from promptfleet.comparison.domains import DomainTable, domains_to_leave_out
+from promptfleet.comparison.each_domain import EachDomain
+from promptfleet.comparison.spec import ComparisonSpec
 from promptfleet.errors import ConfigError
 from promptfleet.federation.evaluation.scores import Score, SetAccuracy
 from promptfleet.federation.settings import federation_config
@@ -56,3 +58,11 @@ def test_what_has_no_domains_to_leave_out_is_refused(values, message):
 
 def test_each_domain_of_the_dataset_is_left_out():
     assert len(domains_to_leave_out(federation_config({"dataset": "digits_styles"}))) == 5
+
+
+def test_the_federations_of_all_domains_are_one_list():
+    specs = {
+        name: ComparisonSpec(("coop", "promptfl"), (0,), {"clients": size}, {}) for name, size in (("a", 2), ("b", 3))
+    }
+    found = [(config.method, config.clients) for config in EachDomain(specs, "mine", None).configs()]
+    assert found == [("coop", 2), ("promptfl", 2), ("coop", 3), ("promptfl", 3)]

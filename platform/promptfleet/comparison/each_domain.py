@@ -1,6 +1,6 @@
 """Comparisons that leave out one domain each, one after the other on one Ray; those that were begun are resumed."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,12 +10,12 @@ from promptfleet.cluster.session import local_nodes, ray_with
 from promptfleet.comparison.domains import DomainTable
 from promptfleet.comparison.files import check_out, kept_in, write_files
 from promptfleet.comparison.reading import load_comparison
-from promptfleet.comparison.run import ComparisonOutcome, plan_comparison, prepare_comparison
+from promptfleet.comparison.run import ComparisonOutcome, plan_comparison
 from promptfleet.comparison.spec import ComparisonSpec
 from promptfleet.comparison.studies import check_studies
 from promptfleet.config import FederationConfig
 from promptfleet.errors import ConfigError
-from promptfleet.federation.prepare import Prepared
+from promptfleet.federation.prepare import Prepared, prepare
 from promptfleet.search.folders import COMPARISONS, as_name
 
 Compare = Callable[[ComparisonSpec, Path, Prepared, Sequence[Node]], ComparisonOutcome]
@@ -29,6 +29,11 @@ class EachDomain:
     specs: Mapping[str, ComparisonSpec]
     name: str
     out: Path | None
+
+    def configs(self) -> Iterator[FederationConfig]:
+        """Yield every federation of all comparisons, those of the tuning too."""
+        for spec in self.specs.values():
+            yield from spec.all_configs()
 
     def check(self, *, overwrite: bool, trust_code: bool) -> None:
         """Raise ConfigError if a comparison cannot have its name, or its folder in ``out``."""
@@ -53,7 +58,7 @@ class EachDomain:
             plan_comparison(next(iter(specs.values())), local_nodes())
         where = {"fork_server": first.runtime.fork_server, "storage": first.storage}
         results, folders = {}, []
-        with ray_with(lambda: prepare_comparison(*specs.values()), address, **where) as (prepared, nodes):
+        with ray_with(lambda: prepare(*self.configs()), address, **where) as (prepared, nodes):
             for domain, spec in specs.items():
                 name = self._name(domain)
                 begun = COMPARISONS.has(first.storage, name)

@@ -13,7 +13,7 @@ from promptfleet.comparison.report import ComparisonReport, Shown, make_report
 from promptfleet.comparison.spec import ComparisonSpec
 from promptfleet.comparison.studies import comparison_study, tuned_values, tuning_folder
 from promptfleet.config import FederationConfig
-from promptfleet.federation.prepare import Prepared, check_possible, prepare
+from promptfleet.federation.prepare import Prepared
 from promptfleet.federation.reports import FederationSummary
 from promptfleet.federation.resources import Shares, announce_gpus, plan_shares
 from promptfleet.search.spec import SweepSpec
@@ -58,16 +58,6 @@ class Tuning:
 def plan_comparison(spec: ComparisonSpec, nodes: Sequence[Node]) -> Shares:
     """Return the resources of one federation. Raises ResourceError if they do not fit side by side."""
     return plan_shares(next(spec.configs()), nodes, concurrent=spec.concurrent_trials)
-
-
-def check_comparison(*specs: ComparisonSpec) -> None:
-    """Raise what ``prepare_comparison`` raises. Encodes nothing, and writes no file."""
-    check_possible(*(config for spec in specs for config in spec.all_configs()))
-
-
-def prepare_comparison(*specs: ComparisonSpec) -> Prepared:
-    """Return the frozen inputs of all federations. Raises PromptfleetError if one of them is not possible."""
-    return prepare(*(config for spec in specs for config in spec.all_configs()))
 
 
 def run_comparison(

@@ -86,3 +86,10 @@ def test_every_fetcher_exists():
     fetchers = {name: source.fetcher for name, source in SOURCES.items() if source.fetcher}
     assert set(MADE) == set(fetchers)
     assert all(hasattr(torchvision.datasets, fetcher) for fetcher in fetchers.values())
+
+
+def test_a_root_that_cannot_be_written_is_refused_first(tmp_path):
+    (tmp_path / "file").write_text("no folder")
+    for root in (tmp_path / "file", tmp_path / "file" / "below"):
+        with pytest.raises(DataError, match=rf"^data\.root={root}: cannot be written \(Not a directory\); there is"):
+            download_dataset("dtd", root)

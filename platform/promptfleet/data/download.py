@@ -10,6 +10,7 @@ from contextlib import contextmanager, redirect_stdout
 from pathlib import Path
 
 from promptfleet.data.sources import SOURCES, how_to_get
+from promptfleet.disks import check_writable
 from promptfleet.errors import DataError
 
 STALLED_S = 60  # without a byte from the server
@@ -32,6 +33,7 @@ def download_dataset(name: str, root: str | Path, folder: str | None = None) -> 
 
     Raises:
         DataError: if it cannot be fetched; says where to get it instead.
+        StorageError: ``root`` cannot be written.
     """
     if name not in SOURCES:
         return
@@ -42,6 +44,7 @@ def download_dataset(name: str, root: str | Path, folder: str | None = None) -> 
     target = root / names[0]
     if not source.fetcher:
         raise DataError(f"{name} cannot be downloaded from here; {how_to_get(name, target)}")
+    check_writable(root, named=f"data.root={root}")
     made, belongs = MADE[name]
     try:
         with _scratch_folder(root) as scratch:

@@ -3,6 +3,7 @@
 import errno
 import os
 import stat
+import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -86,7 +87,7 @@ def unusable_path(text: str) -> str | None:
 
 
 def check_writable(folder: str | Path, *, named: str | None = None) -> None:
-    """Raise StorageError unless ``folder``, or files in it, can be made. Nothing is made.
+    """Raise StorageError unless ``folder``, or files in it, can be made. Nothing is left of the attempt.
 
     Its name has to be UTF-8, since databases and JSON hold it. named: its name in the error, such as ``--out mine``.
     """
@@ -100,10 +101,16 @@ def check_writable(folder: str | Path, *, named: str | None = None) -> None:
             place = place.parent
         if not stat.S_ISDIR(mode):
             raise OSError(errno.ENOTDIR, os.strerror(errno.ENOTDIR))
-        if not os.access(place, os.W_OK | os.X_OK):
-            read_only = os.statvfs(place).f_flag & os.ST_RDONLY
-            number = errno.EROFS if read_only else errno.EACCES
-            raise OSError(number, os.strerror(number))
+        _make_and_remove_folder(place)
+
+
+def _make_and_remove_folder(place: Path) -> None:
+    """Raise OSError if no folder can be made in ``place``. Permissions do not say it: root has them in /proc, too."""
+    try:
+        made = tempfile.mkdtemp(prefix=".promptfleet-", dir=place)
+    except FileNotFoundError:  # such as /proc, which has no place for new names
+        raise OSError(errno.ENOTSUP, os.strerror(errno.ENOTSUP)) from None
+    os.rmdir(made)
 
 
 def _mode(path: Path) -> int | None:

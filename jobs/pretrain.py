@@ -16,6 +16,7 @@ import sys
 from pathlib import Path
 
 from promptfleet.command_line import ArgumentParser, path_argument, run
+from promptfleet.disks import check_writable
 from promptfleet.errors import ConfigError, ResourceError
 from promptfleet.limits import check_threads, memory_bytes, size_text
 from promptfleet.terminal import LiveLine
@@ -52,6 +53,7 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
         raise ConfigError(f"--seed must be in 0..2**63-1, got {options.seed}")
     check_threads(options.threads, os.cpu_count() or 1, "--threads")
     _check_memory(options.workers, options.batch)
+    check_writable(options.out, named=f"--out {options.out}")
     return options
 
 

@@ -138,6 +138,11 @@ def test_a_place_that_is_none_for_out(run_here, here, job):
         refused(run_here(*job, "--out", place), f"error: --out {place}: cannot be written ({why}")
 
 
+def test_pretraining_refuses_out_before_it_imports_torch_and_ray(run_here, here, monkeypatch):
+    monkeypatch.setitem(sys.modules, "promptfleet.pretraining", None)
+    refused(run_here(*PRETRAIN, "--out", "file"), "error: --out file: cannot be written (Not a directory)")
+
+
 LONG, DEEP = "ü" * 128, "a/" * 2500
 PATHS = [
     pytest.param("a" * 5000, "has a name of 5000 bytes, should be at most 255", id="5,000 letters"),

@@ -18,7 +18,7 @@ from ray.train import FailureConfig, RunConfig, ScalingConfig
 from torch import Tensor
 
 from promptfleet.devices import CUBLAS_WORKSPACE
-from promptfleet.disks import check_writable, disk_errors
+from promptfleet.disks import disk_errors
 from promptfleet.errors import ConfigError, PromptfleetError
 from promptfleet.pretraining.loop import CHECKPOINT, PROGRESS, PretrainConfig, read_checkpoint, train
 from promptfleet.pretraining.model import WEIGHTS
@@ -31,14 +31,13 @@ def fit(config: PretrainConfig, *, resume: bool, on_progress: Callable[[dict], N
         PromptfleetError: if torch is too old, or training fails.
         ConfigError: if ``out`` holds a checkpoint and ``resume`` is false, or the reverse, or the recipes differ, or
             ``out`` holds weights.
-        StorageError: if ``out`` cannot be written.
+        StorageError: if the disk refuses ``out``.
     """
     if not hasattr(torch.optim, "Muon"):
         raise PromptfleetError(
             f"pretraining needs torch.optim.Muon, found torch {torch.__version__}; install 2.9 or newer"
         )
     out = Path(config.out).resolve()
-    check_writable(out, named=f"--out {config.out}")
     check_resume(out, config, resume=resume)
     started_ray = not ray.is_initialized()
     if started_ray:

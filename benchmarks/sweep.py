@@ -33,7 +33,7 @@ def main() -> None:
 def run(storage: Path, options: argparse.Namespace) -> list[dict[str, float]]:
     search = {
         "trials": options.trials,
-        "grace_rounds": options.rounds,
+        "pruner": "none",
         "federation": {"clients": options.clients, "rounds": options.rounds},
         "space": {"prompt_lr": {"float": [0.01, 0.05]}},
     }

@@ -10,6 +10,7 @@ from promptfleet.errors import ConfigError
 from promptfleet.federation.settings import check_known, federation_config
 from promptfleet.methods import config_class
 from promptfleet.search.default_space import default_space
+from promptfleet.search.effects import check_effects
 from promptfleet.search.spec import SweepSpec, parse_sweep
 
 logger = logging.getLogger(__name__)
@@ -59,6 +60,7 @@ def read_tuning(
         space = {key: entry for key, entry in entries.items() if key not in own_fixed}
         if space:
             tuning[method] = parse_sweep({**settings, "federation": base, "space": space}, trials=trials, source=where)
+            check_effects(tuning[method], source=source)
     return tuning
 
 

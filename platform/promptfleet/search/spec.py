@@ -41,6 +41,7 @@ from promptfleet.methods import load_method
 from promptfleet.methods.protocol import HasServerModel
 from promptfleet.search.budget import Budget, check_parts
 from promptfleet.search.conditions import active, is_active, parents_first, required, with_fixed
+from promptfleet.search.effects import check_effects
 from promptfleet.search.finalists import Finalists
 from promptfleet.search.goals import Goals, parse_goals
 from promptfleet.search.objective import MAIN, OF_SERVER, Objective, parse_objective
@@ -276,7 +277,9 @@ def read_sweep(
         keys = read_config(config, trust_code=trust_code)
         federation_config(keys, source=str(config))
         values = {**values, "federation": _around(_mapping(values, "federation", str(path)), keys, path, config)}
-    return parse_sweep(values, assignments, trials=trials, budget=budget, source=str(path))
+    spec = parse_sweep(values, assignments, trials=trials, budget=budget, source=str(path))
+    check_effects(spec, source=str(path))
+    return spec
 
 
 def _around(own: Mapping[str, Any], keys: Mapping[str, Any], path: str | Path, config: str | Path) -> dict[str, Any]:

@@ -129,6 +129,10 @@ def test_what_is_wrong_with_a_new_part_is_said(budget, message):
     ("values", "message"),
     [
         ({"budget": {"rounds": 2}}, "a.yaml: budget.rounds: 2 allow no trial, which takes 3 rounds"),
+        (
+            {"budget": {"rounds": 5}, "seeds_per_trial": 2},
+            "a.yaml: budget.rounds: 5 allow no trial, which takes 6 rounds (3 for each of 2 seeds)",
+        ),
         ({"budget": {"trials": 0}}, "a.yaml: budget: trials: got 0, should be greater than or equal to 1"),
         ({"budget": {"seconds": 0}}, "a.yaml: budget.seconds: got 0, should be greater than 0"),
         ({"budget": {"bytes": -3}}, "budget.bytes: got -3, should be greater than or equal to 1"),

@@ -338,7 +338,7 @@ def parse_sweep(
     _check_searched(_mapping(values, "space", source), space, base, source)
     if settings.sampler == GRID:
         settings = _grid_settings(settings, space, asked=trials or settings_values.get("trials"), source=source)
-    _check_budget(settings.budget, base, source)
+    _check_budget(settings, base, source)
     options = settings.sampler_options or {}
     settings = _without_pruner(settings, asked="pruner" in settings_values, source=source)
     spec = SweepSpec(settings, base, space)
@@ -389,11 +389,15 @@ def _with_trials(values: Mapping[str, Any], source: str) -> dict[str, Any]:
     return {**values, "trials": trials, "budget": {**budget, "trials": None}}
 
 
-def _check_budget(budget: Budget, federation: Mapping[str, Any], source: str) -> None:
+def _check_budget(settings: SweepSettings, federation: Mapping[str, Any], source: str) -> None:
     """Raise ConfigError if the budget is used up before a trial has ended."""
     rounds = flatten(federation).get("rounds", FederationConfig.model_fields["rounds"].default)
-    if budget.rounds is not None and isinstance(rounds, int) and budget.rounds < rounds:
-        raise ConfigError(f"{source}: budget.rounds: {budget.rounds} allow no trial, which takes {rounds} rounds")
+    limit, seeds = settings.budget.rounds, settings.seeds_per_trial
+    if limit is not None and isinstance(rounds, int) and limit < rounds * seeds:
+        of_seeds = f" ({rounds} for each of {seeds} seeds)" if seeds > 1 else ""
+        raise ConfigError(
+            f"{source}: budget.rounds: {limit} allow no trial, which takes {rounds * seeds} rounds{of_seeds}"
+        )
 
 
 def _without_pruner(settings: SweepSettings, *, asked: bool, source: str) -> SweepSettings:

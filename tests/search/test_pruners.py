@@ -4,10 +4,13 @@ import pytest
 from optuna.trial import TrialState
 
 from promptfleet.errors import ConfigError
+from promptfleet.federation.reports import RoundReport
+from promptfleet.search.objective import objective_of
 from promptfleet.search.quantities import RoundFigures
 from promptfleet.search.space import IntRange
 from promptfleet.search.spec import SweepSettings, parse_sweep
 from promptfleet.search.study import SweepStudy
+from tests.federation.scores import evaluation
 
 SPACE = {"experts": IntRange(1, 9)}
 CURVES = [(0.5, 0.6, 0.7, 0.8), (0.4, 0.5, 0.6, 0.7), (0.3, 0.4, 0.5, 0.6)]
@@ -63,6 +66,25 @@ def test_the_paired_test_looks_at_clients_and_not_at_the_mean(study_folder):
     assert run_trial(study, [value - 0.01 for value in CURVES[0]]) == 2, "each client a little worse"
 
 
+@pytest.mark.parametrize(
+    ("objective", "stopped"), [("val/local", False), ("val/global", True), ("harmonic(val/local, val/global)", True)]
+)
+def test_the_paired_test_compares_the_honest_clients_by_the_objective(study_folder, objective, stopped):
+    settings = SweepSettings(trials=9, pruner="wilcoxon", grace_rounds=1, objective=objective)
+    study = SweepStudy(study_folder, SPACE, settings, 2)
+    for local, global_ in [(0.5, 0.6), (0.55, 0.3)]:
+        scores = [evaluation(client, local, 0.0, **{"val/global": global_}) for client in range(9)]
+        attacked = [9.9 if global_ < local else 0.0] * 3  # what attackers have does not count
+        scores += [evaluation(9 + index, value, 0.0, **{"val/global": value}) for index, value in enumerate(attacked)]
+        report = RoundReport.of(1, [0], [], {}, scores, 1.0, adversaries=[9, 10, 11])
+        number, attackers = study.next_proposal().number, [[9, 10, 11]]
+        figures = RoundFigures.of([[report]], study.objective, attackers)
+        study.report(number, 1, objective_of(study.objective, [report], attackers), figures)
+        if number == 0:
+            study.complete(0, 0.5)
+    assert study.should_stop(1, 1) == stopped
+
+
 def test_what_the_paired_test_needs_is_on_disk(study_folder):
     run_trial(open_study(study_folder, "wilcoxon"), CURVES[0])
     assert run_trial(open_study(study_folder, "wilcoxon"), CURVES[1]) == 2
@@ -78,8 +100,8 @@ def test_what_the_paired_test_needs_is_on_disk(study_folder):
             "a.yaml: pruner: wilcoxon compares the same clients, so partition.alpha cannot be searched",
         ),
         (
-            {"pruner": "wilcoxon", "objective": "val/global"},
-            "a.yaml: pruner: wilcoxon compares clients by val/local, and objective is val/global; take median",
+            {"pruner": "wilcoxon", "objective": "val/server"},
+            "a.yaml: pruner: wilcoxon compares clients, but val/server is one number of the server; take median",
         ),
     ],
 )

@@ -29,7 +29,7 @@ def test_a_step_reports_one_round_and_ends_with_the_last():
     config = {NUMBER: 7, STAGE: "trial"}
     scheduler = RungScheduler([SimpleNamespace(name="trial", study=study)])
     scheduler.on_trial_result(None, SimpleNamespace(config=config), flatten_dict(first))  # as Tune hands it on
-    assert told == [(7, 1, first["val_accuracy"], RoundFigures.of([reports[:1]]))]
+    assert told == [(7, 1, first["val_accuracy"], RoundFigures.of([reports[:1]], Objective(), [[]]))]
 
 
 def test_the_study_keeps_it_failed_with_the_reason(tmp_path):

@@ -65,7 +65,7 @@ class ByOptuna:
 
 @dataclass(frozen=True)
 class PairedTest:
-    """Compares the clients of a trial with those of the best complete one after the same round.
+    """Compares the clients of a trial with those of the best complete one after the same round, by the objective.
 
     The trial is stopped where its clients are worse by a one-sided ``paired_test``, p below 0.1. Clients of one
     federation share a server, so p is rather too small than too large.
@@ -87,7 +87,7 @@ class PairedTest:
 
 
 def clients_attr(round_index: int) -> str:
-    """Return the attribute of a trial that has its clients' accuracies after a round."""
+    """Return the attribute of a trial that has its clients' values of the objective after a round."""
     return f"clients:{round_index}"
 
 

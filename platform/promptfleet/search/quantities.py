@@ -1,10 +1,11 @@
 """Figures of a trial besides its objective: its cost, and the accuracy of its worst client."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from statistics import fmean
 
 from promptfleet.federation.reports import RoundReport
+from promptfleet.search.objective import Objective
 
 QUANTITIES = {
     "rounds": "communication rounds",
@@ -25,7 +26,7 @@ MEANS = ("bytes_per_round", "worst_client")  # over the federations of a trial; 
 class RoundFigures:
     """Figures of a trial after a round, besides its objective: its quantities, and accuracies.
 
-    ``clients`` are the validation accuracies of each client; ``test_accuracy`` is a mean.
+    ``clients`` are the values of each client whose mean is the objective; ``test_accuracy`` is a mean.
     """
 
     quantities: Mapping[str, float]
@@ -33,13 +34,18 @@ class RoundFigures:
     test_accuracy: float | None = None
 
     @classmethod
-    def of(cls, federations: Sequence[Sequence[RoundReport]]) -> "RoundFigures":
-        """Return those of a trial from the reports of its federations, which differ in their seed."""
+    def of(
+        cls,
+        federations: Sequence[Sequence[RoundReport]],
+        objective: Objective,
+        adversaries: Sequence[Collection[int]],
+    ) -> "RoundFigures":
+        """Return those of a trial from the reports and attackers of its federations, which differ in their seed."""
         each = [quantities_of(reports) for reports in federations]
         quantities = {name: (fmean if name in MEANS else sum)(one[name] for one in each) for name in each[0]}
         last = [reports[-1] for reports in federations]
         test = [report.test_accuracy for report in last if report.test_accuracy is not None]
-        clients = [value for report in last for value in report.client_val_accuracy]
+        clients = [value for one in zip(last, adversaries, strict=True) for value in objective.of_clients(*one)]
         return cls(quantities, clients, fmean(test) if test else None)
 
     def shown(self) -> dict[str, float]:

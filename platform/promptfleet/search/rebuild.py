@@ -100,7 +100,8 @@ def _restore(
             value = objective_of(study.objective, [reports[index - 1] for reports in federations], adversaries)
             if value is not None:
                 values[index] = value
-                figures[index] = RoundFigures.of([reports[:index] for reports in federations])
+                upto = [reports[:index] for reports in federations]
+                figures[index] = RoundFigures.of(upto, study.objective, adversaries)
         study.restore(params, values, complete=done == wanted.rounds, figures=figures)
         return
     study.restore(None, others=_readable_params(later, space))

@@ -451,10 +451,9 @@ def _check_seeds(spec: SweepSpec, source: str) -> None:
     others = [key for key in spec.space if key.startswith(("clients", "partition.", "seed", "dataset"))]
     if settings.pruner == "wilcoxon" and others:
         raise ConfigError(f"{source}: pruner: wilcoxon compares the same clients, so {others[0]} cannot be searched")
-    if settings.pruner == "wilcoxon" and settings.objective != "val/local":
+    if settings.pruner == "wilcoxon" and settings.objective == OF_SERVER:
         raise ConfigError(
-            f"{source}: pruner: wilcoxon compares clients by val/local, and objective is {settings.objective}; "
-            "take median"
+            f"{source}: pruner: wilcoxon compares clients, but {OF_SERVER} is one number of the server; take median"
         )
 
 

@@ -77,7 +77,7 @@ class FederationTrial(tune.Trainable):
             OBJECTIVE: objective_of(self._objective, last, self._adversaries),
             "round": last[0].round,
             "report": last[0],  # no mapping, like the figures: Tune flattens one, and keeps each number's history
-            FIGURES: RoundFigures.of(federations),
+            FIGURES: RoundFigures.of(federations, self._objective, self._adversaries),
             "rounds": total,
             "done": last[0].round == total,
         }

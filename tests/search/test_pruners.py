@@ -21,7 +21,11 @@ def open_study(folder, pruner, **settings):
     return SweepStudy(folder, SPACE, SweepSettings(trials=9, pruner=pruner, **settings), 4)
 
 
-def run_trial(study, values, clients=lambda value: [value] * 8):
+def eight(value):
+    return [value + client / 64 for client in range(8)]
+
+
+def run_trial(study, values, clients=eight):
     """Run a trial as the driver does; returns the round after which it was stopped, None for none."""
     number = study.next_proposal().number
     for round_index, value in enumerate(values, start=1):
@@ -73,7 +77,9 @@ def test_the_paired_test_compares_the_honest_clients_by_the_objective(study_fold
     settings = SweepSettings(trials=9, pruner="wilcoxon", grace_rounds=1, objective=objective)
     study = SweepStudy(study_folder, SPACE, settings, 2)
     for local, global_ in [(0.5, 0.6), (0.55, 0.3)]:
-        scores = [evaluation(client, local, 0.0, **{"val/global": global_}) for client in range(9)]
+        scores = [
+            evaluation(client, local + client / 64, 0.0, **{"val/global": global_ + client / 64}) for client in range(9)
+        ]
         attacked = [9.9 if global_ < local else 0.0] * 3  # what attackers have does not count
         scores += [evaluation(9 + index, value, 0.0, **{"val/global": value}) for index, value in enumerate(attacked)]
         report = RoundReport.of(1, [0], [], {}, scores, 1.0, adversaries=[9, 10, 11])
@@ -125,5 +131,11 @@ def test_rungs_wait_for_the_next_evaluated_round(study_folder):
 
 def test_a_paired_test_leaves_out_clients_that_were_not_evaluated(study_folder):
     study = open_study(study_folder, "wilcoxon")
-    assert run_trial(study, CURVES[0], lambda value: [None, *[value] * 8]) is None
-    assert run_trial(study, CURVES[2], lambda value: [value] * 8 + [None]) == 2
+    assert run_trial(study, CURVES[0], lambda value: [None, *eight(value)]) is None
+    assert run_trial(study, CURVES[2], lambda value: [*eight(value), None]) == 2
+
+
+def test_clients_with_one_model_and_the_same_samples_are_one_pair(study_folder):
+    study = open_study(study_folder, "wilcoxon")
+    assert run_trial(study, CURVES[0], lambda value: [value] * 8) is None
+    assert run_trial(study, CURVES[2], lambda value: [value] * 8) is None

@@ -16,7 +16,7 @@ from promptfleet.search.paired import paired_test
 Name = Literal["asha", "median", "patient", "wilcoxon", "none"]
 Judge = Callable[[Study, Sequence[FrozenTrial], FrozenTrial, int], bool]
 LARGEST_P = 0.1  # of the paired test, for a trial to be stopped
-LEAST_PAIRS = 6  # for a trial to be compared at all
+LEAST_PAIRS = 6  # different ones, for a trial to be compared at all
 
 
 @dataclass(frozen=True)
@@ -68,7 +68,8 @@ class PairedTest:
     """Compares the clients of a trial with those of the best complete one after the same round, by the objective.
 
     The trial is stopped where its clients are worse by a one-sided ``paired_test``, p below 0.1. Clients of one
-    federation share a server, so p is rather too small than too large.
+    federation share a server, so p is rather too small than too large; where they also share the model and the samples,
+    as with ``val/global``, their values are one, and it takes as many federations as it otherwise takes clients.
     """
 
     grace_rounds: int
@@ -81,9 +82,11 @@ class PairedTest:
         best = max(complete, key=lambda other: other.value).user_attrs.get(clients_attr(round_index))
         if best is None or len(best) != len(mine):
             return False
-        differences = np.subtract(np.array(mine, dtype=float), np.array(best, dtype=float))
-        differences = differences[~np.isnan(differences)]  # clients that were not evaluated
-        return len(differences) >= LEAST_PAIRS and paired_test(differences, "less") < LARGEST_P
+        pairs = np.array([mine, best], dtype=float)
+        pairs = pairs[:, ~np.isnan(pairs).any(axis=0)]  # of clients that were evaluated
+        if np.unique(pairs, axis=1).shape[1] < LEAST_PAIRS:
+            return False
+        return paired_test(pairs[0] - pairs[1], "less") < LARGEST_P
 
 
 def clients_attr(round_index: int) -> str:

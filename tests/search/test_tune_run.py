@@ -2,6 +2,7 @@
 
 import io
 import shutil
+import signal
 from types import SimpleNamespace
 
 import pytest
@@ -45,7 +46,9 @@ def run(ray_session, monkeypatch, tmp_path, said):
             folder.mkdir(exist_ok=True)
             study = SweepStudy(folder, {"experts": IntRange(0, 9)}, SweepSettings(trials=budget), rounds=1)
             stages.append(Stage(name, folder, study, lambda params: config, SimpleNamespace(id=name), config.storage))
+        on_ctrl_c = signal.getsignal(signal.SIGINT)
         tune_run.run_trials(stages, tmp_path, None, [], store, writer, concurrent=concurrent)
+        assert signal.getsignal(signal.SIGINT) is on_ctrl_c, "figures are drawn after this"
         return {stage.name: [(t.state, t.intermediate_values) for t in stage.study.trials()] for stage in stages}
 
     return run

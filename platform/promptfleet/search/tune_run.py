@@ -1,7 +1,10 @@
 """Run of the trials of a sweep or a comparison by Ray Tune, on the Ray that this process is connected to."""
 
 import logging
-from collections.abc import Mapping, Sequence
+import signal
+import threading
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -54,7 +57,8 @@ def run_trials(
     scheduler = RungScheduler(stages)
     tuner = _tuner(stages, folder, prepared, nodes, scheduler, tracking, concurrent)
     try:
-        tuner.fit()
+        with _own_ctrl_c():
+            tuner.fit()
     except Exception:
         require_ray()
         if scheduler.refused is not None:
@@ -62,6 +66,17 @@ def run_trials(
         for stage in stages:
             stage.study.require_written()
         raise
+
+
+@contextmanager
+def _own_ctrl_c() -> Iterator[None]:
+    """Give this process its handler of Ctrl-C back after the block: Tune leaves its own, which ignores one."""
+    kept = signal.getsignal(signal.SIGINT)
+    try:
+        yield
+    finally:
+        if kept is not None and threading.current_thread() is threading.main_thread():
+            signal.signal(signal.SIGINT, kept)
 
 
 def _tuner(

@@ -7,13 +7,15 @@ from types import SimpleNamespace
 import pytest
 from optuna.trial import TrialState
 
-from promptfleet.config import FederationConfig
+from promptfleet.config import FederationConfig, StorageConfig
 from promptfleet.search import lost_results, tune_adapters
-from promptfleet.search.lost_results import StudyWithLost, with_lost_results
+from promptfleet.search.folders import trial_folder
+from promptfleet.search.lost_results import StudyWithLost, bring_results, with_lost_results
 from promptfleet.search.space import IntRange
 from promptfleet.search.spec import SweepSettings
 from promptfleet.search.stage import Stage
 from promptfleet.search.study import SweepStudy
+from tests.tracking.values import make_config, make_result
 
 LOST = {1, 2}
 
@@ -80,3 +82,19 @@ def test_one_that_cannot_be_brought_back_stays_what_it_was(stage, caplog):
 def test_where_nothing_is_lost_the_stage_stays_as_it_is(stage, monkeypatch):
     monkeypatch.setattr(lost_results, "trial_summaries", lambda *_, **__: ["there"])
     assert with_lost_results(stage) is stage
+
+
+def test_a_result_that_another_node_wrote_is_brought_from_the_address(tmp_path, monkeypatch):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    storage, config = StorageConfig(path=(tmp_path / "there").as_uri()), make_config()
+    folder = storage.folder / "sweeps" / "a"
+    folder.mkdir(parents=True)
+    study = SweepStudy(folder, {"experts": IntRange(0, 9)}, SweepSettings(trials=2), rounds=3)
+    study.complete(study.next_proposal().number, 0.5)
+    study.next_proposal()  # and runs
+    for number in (0, 1):
+        place = trial_folder(tmp_path / "there" / "sweeps" / "a", number)
+        place.mkdir(parents=True)
+        (place / "result.json").write_text(make_result(config).to_json())
+    bring_results(Stage("trial", folder, study, lambda params: config, None, storage))
+    assert [(trial_folder(folder, number) / "result.json").exists() for number in (0, 1)] == [True, False]

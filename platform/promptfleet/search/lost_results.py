@@ -23,13 +23,20 @@ def with_lost_results(stage: Stage) -> Stage:
 
     One that still has a checkpoint gives its result again at once; without one it is computed again, to the same bits.
     """
-    lost = [trial for trial in stage.study.trials() if _is_lost(stage, trial)]
+    lost = [trial for trial in stage.study.trials() if _lacks_result(stage, trial)]
     for trial in lost:
         logger.info("%s %d: its result is missing on the disk and is restored", stage.name, trial.number)
     return replace(stage, study=StudyWithLost(stage.study, lost)) if lost else stage
 
 
-def _is_lost(stage: Stage, trial: FrozenTrial) -> bool:
+def bring_results(stage: Stage) -> None:
+    """Download the results that are missing here if ``storage.path`` is an address: other nodes may have run them."""
+    for trial in stage.study.trials() if stage.storage.address else ():
+        _lacks_result(stage, trial)
+
+
+def _lacks_result(stage: Stage, trial: FrozenTrial) -> bool:
+    """Return True if an ended trial has no result, neither here nor at the address, which is asked if it has not."""
     if trial.state not in (TrialState.COMPLETE, TrialState.PRUNED):
         return False
     config = stage.config(trial.params)

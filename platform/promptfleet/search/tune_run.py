@@ -16,7 +16,7 @@ from promptfleet.cluster.watch import require_ray
 from promptfleet.config import FederationConfig
 from promptfleet.federation.on_ray.fleet import put_frozen
 from promptfleet.federation.prepare import Prepared
-from promptfleet.search.lost_results import with_lost_results
+from promptfleet.search.lost_results import bring_results, with_lost_results
 from promptfleet.search.progress import SweepProgress
 from promptfleet.search.seats import Seats, plan_seats
 from promptfleet.search.stage import FEDERATION, FOLDER, SEEDS, Stage
@@ -40,8 +40,8 @@ def run_trials(
 ) -> None:
     """Run the studies' proposals until their budgets are spent or Ctrl-C, and write all of it to MLflow.
 
-    Ended trials whose results are missing on disk are run again. folder is for Tune's own notes, and this process's
-    alone; concurrent trials run side by side.
+    Ended trials whose results are missing on disk are run again, and in the end all results are here. folder is for
+    Tune's own notes, and this process's alone; concurrent trials run side by side.
 
     Raises:
         DataError: a study could not be written, or a trial's disk refuses.
@@ -66,6 +66,8 @@ def run_trials(
         for stage in stages:
             stage.study.require_written()
         raise
+    for stage in stages:
+        bring_results(stage)
 
 
 @contextmanager

@@ -14,7 +14,7 @@ from promptfleet.command_line import INTERRUPTED, ArgumentParser, path_argument,
 from promptfleet.comparison.columns import parse_columns
 from promptfleet.comparison.domains import domains_to_leave_out
 from promptfleet.comparison.each_domain import EachDomain
-from promptfleet.comparison.files import check_out, kept_in, write_report
+from promptfleet.comparison.files import check_out, kept_in, write_figures
 from promptfleet.comparison.growth import grown
 from promptfleet.comparison.impossible import prepare_possible
 from promptfleet.comparison.reading import ALL, load_comparison, parse_methods, parse_seeds, read_comparison
@@ -119,7 +119,7 @@ def _run(spec: ComparisonSpec, folder: Path | None, arguments: Namespace, *, is_
     with ray_with(partial(possible, prepare), arguments.address, **where) as ((spec, prepared), nodes):
         plan_comparison(spec, nodes)
         with kept_in(folder, spec, arguments.name, is_grown=is_grown) as folder:
-            outcome = _compare(spec, folder, prepared, nodes, shown)
+            outcome = _compare(spec, folder, prepared, nodes, out, shown=shown)
     _finish(spec, folder, out, outcome)
     return INTERRUPTED if outcome.interrupted else 0
 
@@ -129,21 +129,21 @@ def _shown(arguments: Namespace, config: FederationConfig) -> Shown:
 
 
 def _compare(
-    spec: ComparisonSpec, folder: Path, prepared: Prepared, nodes: Sequence[Node], shown: Shown
+    spec: ComparisonSpec, folder: Path, prepared: Prepared, nodes: Sequence[Node], out: Path | None, *, shown: Shown
 ) -> ComparisonOutcome:
-    """Run the comparison in its folder on the connected Ray."""
+    """Run the comparison in its folder on the connected Ray, with its tables also in ``out``."""
     storage = next(spec.configs()).storage
     federations, place = len(spec.methods) * len(spec.seeds), storage.shown(folder)
     print(printable(f"comparison {folder.name}: {federations} federations, in {place}"), file=sys.stderr)
     options = f"{storage.option}{trust_option(spec.named_code())}"
     with leaving_when_ray_is_gone(f"resume with: python jobs/compare.py --resume {folder.name}{options}"):
-        return run_comparison(spec, folder, prepared, nodes, shown)
+        return run_comparison(spec, folder, prepared, nodes, shown, out)
 
 
 def _finish(spec: ComparisonSpec, folder: Path, out: Path | None, outcome: ComparisonOutcome) -> None:
-    """Write the outcome to the comparison's folder and to ``out``, if that is given, and print it."""
+    """Write the figures to the comparison's folder and to ``out``, if that is given, and print the outcome."""
     if outcome.report is not None:
-        write_report(outcome.report, *filter(None, [folder, out]))
+        write_figures(outcome.report, *filter(None, [folder, out]))
     print(describe_outcome(spec, folder, out or folder, outcome))
 
 

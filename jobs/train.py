@@ -6,7 +6,7 @@ from functools import partial
 from pathlib import Path
 
 from promptfleet.cluster.watch import leaving_when_ray_is_gone
-from promptfleet.command_line import ArgumentParser, path_argument, run
+from promptfleet.command_line import INTERRUPTED, ArgumentParser, path_argument, run
 from promptfleet.config import FederationConfig
 from promptfleet.disks import check_writable
 from promptfleet.federation.checkpoints.begin import (
@@ -27,7 +27,7 @@ from promptfleet.terminal import LiveLine
 from promptfleet.tracking.background import track_federation
 
 
-def main() -> None:
+def main() -> int:
     parser = ArgumentParser(prog="train.py", description="Run one federation.", keys=all_keys)
     parser.add_argument("--config", type=path_argument, metavar="FILE", help="a YAML file with keys of the federation")
     parser.add_set()
@@ -50,15 +50,15 @@ def main() -> None:
         storage = assigned_storage(arguments.set)
         out = named_folder(storage, "--resume", arguments.resume)
         with synced_storage(storage):
-            _train(resumed_config(out, arguments.set, trust_code=arguments.trust_code), out, arguments)
-    else:
-        config = read_federation_config(arguments.config, arguments.set, trust_code=arguments.trust_code)
-        out = _output_folder(config, arguments.out)
-        with synced_storage(config.storage):
-            _train(config, out, arguments)
+            return _train(resumed_config(out, arguments.set, trust_code=arguments.trust_code), out, arguments)
+    config = read_federation_config(arguments.config, arguments.set, trust_code=arguments.trust_code)
+    out = _output_folder(config, arguments.out)
+    with synced_storage(config.storage):
+        return _train(config, out, arguments)
 
 
-def _train(config: FederationConfig, out: Path, arguments: Namespace) -> None:
+def _train(config: FederationConfig, out: Path, arguments: Namespace) -> int:
+    """Run the federation, or the rest of it, and print its outcome; return the exit status."""
     if not (arguments.resume or arguments.out):
         check_writable(config.storage.folder, named=f"storage.path={config.storage.path}")
     if not arguments.resume:
@@ -79,6 +79,7 @@ def _train(config: FederationConfig, out: Path, arguments: Namespace) -> None:
     if tracked.untracked:
         what = "a part of it" if tracked.ui_hint else "it"
         print(f"MLflow lacks {what} ({tracked.untracked}); write the missing part with: {resume}")
+    return INTERRUPTED if tracked.interrupted else 0
 
 
 def _output_folder(config: FederationConfig, name: str | None) -> Path:

@@ -116,7 +116,7 @@ def _run(spec: SweepSpec, folder: Path | None, arguments: Namespace, history: Hi
             with leaving_when_ray_is_gone(hint):
                 outcome = run_sweep(spec, folder, prepared, nodes)
     print(describe_outcome(spec, folder, outcome))
-    return INTERRUPTED if outcome.interrupted else 0
+    return INTERRUPTED if outcome.interrupted or outcome.drawing_interrupted else 0
 
 
 @contextmanager

@@ -2,6 +2,7 @@
 
 import os
 import secrets
+import signal
 import sys
 from pathlib import Path
 
@@ -92,3 +93,11 @@ def terminal():
     opened = Terminal()
     yield opened
     opened.close()
+
+
+@pytest.fixture
+def ctrl_c():
+    """``ctrl_c()``: what pressing it does to this process, also where the tests run in the background."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield lambda: os.kill(os.getpid(), signal.SIGINT)
+    signal.signal(signal.SIGINT, before)

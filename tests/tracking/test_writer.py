@@ -162,8 +162,7 @@ def test_late_jobs_rest_between_each_other_until_the_writer_is_closed(monkeypatc
     assert seen == ["figures of 1"]
 
 
-def test_late_jobs_have_no_more_than_their_time_once_the_writer_is_closed(caplog):
-    caplog.set_level(logging.INFO)
+def test_late_jobs_have_no_more_than_their_time_once_the_writer_is_closed():
     gate, seen = threading.Event(), []
     writer = BackgroundWriter()
     writer.submit(gate.wait, 30)
@@ -173,8 +172,38 @@ def test_late_jobs_have_no_more_than_their_time_once_the_writer_is_closed(caplog
     threading.Timer(0.05, gate.set).start()
     writer.close(late_s=0.0)
     assert seen == ["end of the run"]
-    assert "tracking: the figures of 3 runs were left out; --resume draws them" in caplog.text
-    assert writer.failures == 0
+    assert (writer.left_out, writer.failures, writer.interrupted) == (3, 0, False)
+
+
+def test_ctrl_c_leaves_out_late_jobs_and_keeps_the_others(ctrl_c):
+    gate, seen = threading.Event(), []
+    with BackgroundWriter() as writer:
+        writer.submit(gate.wait, 30)
+        for number in range(3):
+            writer.submit_late(seen.append, number)
+        writer.submit(seen.append, "end of the run")
+        threading.Timer(0.05, ctrl_c).start()
+        threading.Timer(0.1, gate.set).start()
+    assert seen == ["end of the run"]
+    assert (writer.left_out, writer.failures, writer.last_reason, writer.interrupted) == (3, 0, None, True)
+
+
+def test_a_second_ctrl_c_waits_for_nothing(ctrl_c):
+    gate, seen = threading.Event(), []
+    with BackgroundWriter() as writer:
+        writer.submit(gate.wait, 30)
+        writer.submit(seen.append, "end of the run")
+        for seconds in (0.05, 0.1):
+            threading.Timer(seconds, ctrl_c).start()
+    assert (seen, writer.last_reason, writer.interrupted) == ([], "interrupted", True)
+    gate.set()
+
+
+def test_after_ctrl_c_a_store_that_is_away_is_not_waited_for(ctrl_c, impatient, tmp_path):
+    with BackgroundWriter() as writer:
+        writer.submit(write, tmp_path / "store.db", 1)
+        threading.Timer(0.05, ctrl_c).start()
+    assert (writer.failures, writer.last_reason) == (1, "no such table: rounds")
 
 
 def test_a_backlog_says_how_far_it_is(monkeypatch, caplog):

@@ -18,7 +18,7 @@ from promptfleet.errors import ConfigError
 from promptfleet.federation.prepare import Prepared, prepare
 from promptfleet.search.folders import COMPARISONS, as_name
 
-Compare = Callable[[ComparisonSpec, Path, Prepared, Sequence[Node]], ComparisonOutcome]
+Compare = Callable[[ComparisonSpec, Path, Prepared, Sequence[Node], Path | None], ComparisonOutcome]
 Finish = Callable[[ComparisonSpec, Path, Path | None, ComparisonOutcome], None]
 
 
@@ -51,7 +51,7 @@ class EachDomain:
     def run(self, address: str | None, compare: Compare, finish: Finish) -> DomainTable | None:
         """Run each comparison, or the rest of it, and write the table of all domains; None if it was interrupted.
 
-        ``compare`` runs one in its folder, and ``finish`` writes its outcome, also into a folder of ``out``.
+        ``compare`` runs one in its folder, and ``finish`` reports its outcome; both also write to a folder of ``out``.
         """
         first, specs = self._first, self.specs
         if address is None:
@@ -60,7 +60,7 @@ class EachDomain:
         results, folders = {}, []
         with ray_with(lambda: prepare(*self.configs()), address, **where) as (prepared, nodes):
             for domain, spec in specs.items():
-                name = self._name(domain)
+                name, out = self._name(domain), self.out and self.out / as_name(domain)
                 begun = COMPARISONS.has(first.storage, name)
                 with (
                     COMPARISONS.resume(first.storage, name) if begun else nullcontext() as folder,
@@ -68,9 +68,9 @@ class EachDomain:
                 ):
                     if begun:
                         check_studies(spec, folder)
-                    outcome = compare(spec, folder, prepared, nodes)
-                finish(spec, folder, self.out and self.out / as_name(domain), outcome)
-                if outcome.report is None:
+                    outcome = compare(spec, folder, prepared, nodes, out)
+                finish(spec, folder, out, outcome)
+                if outcome.interrupted:
                     return None
                 results[domain] = outcome.report.results
                 folders.append(folder)

@@ -38,9 +38,8 @@ def check_out(out: Path, folder: Path | None, *, overwrite: bool) -> None:
             )
 
 
-def write_report(report: ComparisonReport, *folders: Path) -> None:
-    """Write the text files and the figures of a comparison. Raises StorageError."""
-    write_files(report.files(), *folders)
+def write_figures(report: ComparisonReport, *folders: Path) -> None:
+    """Write the figures of a comparison. Raises StorageError."""
     for folder in folders:
         for name, draw in report.figures():
             with disk_errors(), replacing(folder / f"{name}.png") as partial:

@@ -9,6 +9,7 @@ from typing import Any
 from promptfleet.cluster.nodes import Node
 from promptfleet.comparison.failures import Failure
 from promptfleet.comparison.fairness import ComparisonError, check_same_conditions
+from promptfleet.comparison.files import write_files
 from promptfleet.comparison.report import ComparisonReport, Shown, make_report
 from promptfleet.comparison.spec import ComparisonSpec
 from promptfleet.comparison.studies import comparison_study, tuned_values, tuning_folder
@@ -31,12 +32,13 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class ComparisonOutcome:
-    """Outcome of a comparison; ``report`` is None if it was interrupted."""
+    """Outcome of a comparison; ``report`` is None if it is not finished."""
 
     report: ComparisonReport | None
-    interrupted: bool
+    interrupted: bool  # also where nothing but figures of MLflow was left
     ui_hint: str
     untracked: str | None  # why MLflow lacks a part of it
+    undrawn: int = 0  # runs whose figures MLflow lacks
 
 
 @dataclass(frozen=True)
@@ -61,24 +63,33 @@ def plan_comparison(spec: ComparisonSpec, nodes: Sequence[Node]) -> Shares:
 
 
 def run_comparison(
-    spec: ComparisonSpec, folder: Path, prepared: Prepared, nodes: Sequence[Node], shown: Shown | None = None
+    spec: ComparisonSpec,
+    folder: Path,
+    prepared: Prepared,
+    nodes: Sequence[Node],
+    shown: Shown | None = None,
+    out: Path | None = None,
 ) -> ComparisonOutcome:
     """Run the unfinished part of the comparison in ``folder``, and write all of it to MLflow.
 
     Runs on the Ray that this process is connected to, which has ``nodes``. Ctrl-C ends it in good order; the next run
-    continues it.
+    continues it. Its tables are in ``folder`` and in ``out`` before the last figures of MLflow, which Ctrl-C leaves
+    out.
 
     Raises:
         TrackingError: there can be no MLflow store.
         ComparisonError: no federation was completed, or the methods did not have the same clients and settings.
+        StorageError: a disk refuses.
     """
     announce_gpus(plan_comparison(spec, nodes), next(spec.configs()), prepared, nodes)
     store = persistently(lambda: TrackingStore.open(next(spec.configs()).storage.folder))
     with BackgroundWriter() as writer:
         report = _run_tracked(spec, folder, prepared, nodes, store, writer, shown)
         if report is not None:
+            write_files(report.files(), *filter(None, [folder, out]))
             writer.close(late_s=LATE_AT_END_S)
-    return ComparisonOutcome(report, report is None, store.ui_hint(view_name(_key(folder))), writer.last_reason)
+    interrupted, hint = report is None or writer.interrupted, store.ui_hint(view_name(_key(folder)))
+    return ComparisonOutcome(report, interrupted, hint, writer.last_reason, undrawn=writer.left_out)
 
 
 def _run_tracked(

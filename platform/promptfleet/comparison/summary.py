@@ -20,6 +20,7 @@ from promptfleet.config import EXECUTION_SECTIONS, flatten
 from promptfleet.federation.settings import trust_option
 from promptfleet.search.progress import format_params
 from promptfleet.text_tables import folded, output_columns, render
+from promptfleet.tracking.missing import missing_lines
 from promptfleet.yaml_files import as_yaml
 
 
@@ -61,9 +62,8 @@ def describe_outcome(spec: ComparisonSpec, folder: Path, out: Path, outcome: Com
         lines += [f"{kind}: {place}/{name}" for kind, name in TABLE_FILES.items()] + [f"results: {place}"]
     lines.append(f"look at it: {outcome.ui_hint}")
     resume = f"python jobs/compare.py --resume {folder.name}{storage.option}{trust_option(spec.named_code())}"
-    if outcome.untracked:
-        lines.append(f"MLflow lacks a part of it ({outcome.untracked}); write the missing part with: {resume}")
-    if outcome.interrupted:
+    lines += missing_lines(outcome.untracked, outcome.undrawn if outcome.report is not None else 0, resume)
+    if outcome.report is None:
         lines.append(f"not finished; resume with: {resume}")
     return "\n".join(lines)
 

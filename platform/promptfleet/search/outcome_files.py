@@ -7,7 +7,7 @@ from promptfleet.atomic_files import replacing
 from promptfleet.config import StorageConfig
 from promptfleet.disks import disk_errors
 from promptfleet.federation.checkpoints.begin import CONFIG_FILE
-from promptfleet.federation.checkpoints.folder import load_result
+from promptfleet.federation.checkpoints.folder import bring_result, load_result
 from promptfleet.search.folders import trial_folder
 from promptfleet.search.prompts import write_prompts
 from promptfleet.search.seats import seat_folders, seeded
@@ -48,8 +48,11 @@ def write_best_prompts(spec: SweepSpec, folder: Path, best: TrialRecord | None) 
 
     There are none without a best trial, or if its states are not on disk any more.
     """
-    config = spec.config(best.params) if best is not None else None
-    result = load_result(trial_folder(folder, best.number), config.fingerprint()) if best is not None else None
+    if best is None:
+        return
+    config, place = spec.config(best.params), trial_folder(folder, best.number)
+    bring_result(place, config.storage)
+    result = load_result(place, config.fingerprint())
     if result is not None:
         about = {"sweep": folder.name, "trial": str(best.number)}
         write_prompts(folder / PROMPTS_FILE, result, config, about)

@@ -17,6 +17,7 @@ from promptfleet.search.progress import format_params
 from promptfleet.search.spec import SweepSpec
 from promptfleet.search.sweep import SweepOutcome, concurrent_trials, plan_sweep
 from promptfleet.text_tables import folded, render
+from promptfleet.tracking.missing import missing_lines
 from promptfleet.trial_records import TrialRecord, count_states, format_value, name_ties, ranked_trials
 from promptfleet.yaml_files import as_yaml
 
@@ -100,8 +101,7 @@ def describe_outcome(spec: SweepSpec, folder: Path, outcome: SweepOutcome) -> st
             f"train the best one: python jobs/train.py {best}",
             f"compare it: python jobs/compare.py {best} --methods {methods} --seeds 0,1,2",
         ]
-    if outcome.untracked:
-        lines.append(f"MLflow lacks a part of it ({outcome.untracked}); write the missing part with: {resume}")
+    lines += missing_lines(outcome.untracked, outcome.undrawn if not outcome.interrupted else 0, resume)
     if outcome.interrupted:
         lines.append(f"not finished; resume with: {resume}")
     return "\n".join(lines)

@@ -34,7 +34,7 @@ from promptfleet.storage.remote import bring_file
 from promptfleet.tracking.outages import persistently
 from promptfleet.tracking.store import TrackingStore
 from promptfleet.tracking.sweep_run import SweepRun
-from promptfleet.tracking.writer import LATE_AT_END_S, BackgroundWriter
+from promptfleet.tracking.writer import LATE_AT_END_S, LATE_S, BackgroundWriter
 from promptfleet.trial_records import TrialRecord, best_trial, tied_trials
 
 logger = logging.getLogger(__name__)
@@ -54,6 +54,8 @@ class SweepOutcome:
     finalists: Sequence[Finalist] = ()  # the winner first
     ties: Sequence[int] = ()  # trials that are as good as the best one
     front: Sequence[int] = ()  # of several objectives, the trials that no other one beats in each
+    undrawn: int = 0  # runs whose figures MLflow lacks
+    drawing_interrupted: bool = False  # by Ctrl-C, when all trials had ended
 
 
 def plan_sweep(spec: SweepSpec, nodes: Sequence[Node]) -> Shares:
@@ -116,7 +118,8 @@ def run_sweep(spec: SweepSpec, folder: Path, prepared: Prepared, nodes: Sequence
     """Run the unfinished trials of the sweep in ``folder``, and write all of it to MLflow.
 
     Runs on the Ray that this process is connected to, which has ``nodes``. Ctrl-C ends it in good order; the next run
-    continues it. Raises TrackingError if there can be no MLflow store.
+    continues it. The files in ``folder`` are there before the last figures of MLflow, which Ctrl-C leaves out. Raises
+    TrackingError if there can be no MLflow store.
     """
     from promptfleet.search.tune_run import run_trials  # imports ray, which reads its settings on import
 
@@ -141,13 +144,12 @@ def run_sweep(spec: SweepSpec, folder: Path, prepared: Prepared, nodes: Sequence
             run(final)
             finish_sweep(spec, final.folder, final.study, final.parent, writer, config=final.config)
         is_over = study.is_over() and (final is None or final.study.is_over())
-        if is_over:
-            writer.close(late_s=LATE_AT_END_S)
-    finalists = final_ranking(final) if final is not None else []
+        finalists = final_ranking(final) if final is not None else []
+        best, ties = _best(spec, records, finalists)
+        write_outcome(spec, folder, records, best, ties)
+        write_best_prompts(spec, folder, best)
+        writer.close(late_s=LATE_AT_END_S if is_over else LATE_S)
     front = study.front() if spec.goals.are_several else []
-    best, ties = _best(spec, records, finalists)
-    write_outcome(spec, folder, records, best, ties)
-    write_best_prompts(spec, folder, best)
     result = trial_summary(folder, spec.config(best.params), study.trials()[best.number]) if best else None
     hint = store.ui_hint(sweep.view)
     return SweepOutcome(
@@ -161,6 +163,8 @@ def run_sweep(spec: SweepSpec, folder: Path, prepared: Prepared, nodes: Sequence
         finalists=finalists,
         ties=ties,
         front=front,
+        undrawn=writer.left_out,
+        drawing_interrupted=writer.interrupted,
     )
 
 

@@ -35,6 +35,11 @@ class BackgroundFederationRun:
         """Reason why MLflow lacks a part of the run; None if it has everything, also rounds that failed before."""
         return None if self._is_complete else self._writer.last_reason
 
+    @property
+    def interrupted(self) -> bool:
+        """True if Ctrl-C was pressed while everything was being written."""
+        return self._writer.interrupted
+
     def after_round(self, report: RoundReport) -> Decision:
         """Write one round's metrics later."""
         self._writer.submit(lambda: self._opened().log_round(report))

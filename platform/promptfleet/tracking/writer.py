@@ -33,8 +33,8 @@ class BackgroundWriter:
     """Writer that runs jobs one after the other in the order of submission. As a context manager it closes itself.
 
     Late jobs run when no others wait, and with pauses until the writer closes: others of this process come first. They
-    may be submitted by jobs, also while the writer closes; those that are left after ``close`` has waited are left out,
-    which is logged.
+    may be submitted by jobs, also while the writer closes; those that are left after ``close`` has waited are left out
+    and counted.
 
     While the store is locked or unreachable, all jobs are kept in order and run when it is back; once the writer is
     closed it waits for that no longer than a minute. Any other failure of a job is a warning, and the next job runs:
@@ -52,6 +52,10 @@ class BackgroundWriter:
         self._news = threading.Event()  # a job that may end their rest
         self._failures = 0
         self._reasons: list[str] = []
+        self._over = threading.Event()  # Thread.join takes a thread for ended once Ctrl-C has interrupted it
+        self._hurried = threading.Event()
+        self._gave_up = False
+        self.left_out = 0  # late jobs
         # daemon: a driver that dies without close() must not hang on it
         self._thread = threading.Thread(target=self._run, name="promptfleet-tracking", daemon=True)
         self._thread.start()
@@ -72,6 +76,11 @@ class BackgroundWriter:
         """Reason of a failed job; of several reasons the last new one."""
         return self._reasons[-1] if self._reasons else None
 
+    @property
+    def interrupted(self) -> bool:
+        """True if Ctrl-C was pressed while ``close`` waited."""
+        return self._hurried.is_set()
+
     def submit(self, job: Callable[..., object], *arguments: object) -> None:
         """Run ``job(*arguments)`` later; returns at once. Raises RuntimeError after ``close``."""
         if self._closed.is_set():
@@ -83,16 +92,39 @@ class BackgroundWriter:
         self._put(_LATE, job, *arguments)
 
     def close(self, *, late_s: float = LATE_S) -> None:
-        """Wait until everything submitted has run, and for late jobs for ``late_s`` seconds; may be called again."""
+        """Wait until everything submitted has run, and for late jobs for ``late_s`` seconds; may be called again.
+
+        Ctrl-C raises nothing: after the first one, late jobs are left out, and the store is not waited for; after the
+        second one, nothing is.
+        """
         self._late_until = min(self._late_until, time.monotonic() + late_s)
         if not self._closed.is_set():
             self._closed_at = time.monotonic()
             self._closed.set()
             self._put(_END, lambda: None)
-        self._thread.join(SLOW_S)
-        while self._thread.is_alive():
+        while not self._over.is_set() and not self._gave_up:
+            try:
+                self._wait_until_over()
+            except KeyboardInterrupt:
+                self._give_up() if self._hurried.is_set() else self._hurry()
+
+    def _wait_until_over(self) -> None:
+        wait_s = SLOW_S
+        while not self._over.wait(wait_s):
             logger.info("tracking: waiting until everything is written to MLflow, %d writes left", self._jobs.qsize())
-            self._thread.join(PROGRESS_S)
+            wait_s = PROGRESS_S
+
+    def _hurry(self) -> None:
+        self._late_until = self._closed_at = float("-inf")
+        self._hurried.set()
+        logger.info(
+            "tracking: no more figures are drawn after this one; Ctrl-C again ends at once, without the writes left"
+        )
+
+    def _give_up(self) -> None:
+        self._gave_up = True
+        self._failures += 1
+        self._reasons.append("interrupted")
 
     def _put(self, turn: int, job: Callable[..., object], *arguments: object) -> None:
         self._jobs.put(_Item(turn, next(self._numbers), job, arguments))
@@ -110,17 +142,21 @@ class BackgroundWriter:
             self._news.wait(rest_s)
 
     def _run(self) -> None:
-        lost = left_out = 0
+        try:
+            self._run_jobs()
+        finally:
+            self._over.set()
+
+    def _run_jobs(self) -> None:
+        lost = 0
         while (item := self._next()).turn != _END:
             if item.turn == _LATE and (lost or time.monotonic() > self._late_until):
-                left_out += 1
+                self.left_out += 1
                 continue
             started = time.monotonic()
             lost += lost > 0 or not self._finished(item.job, item.arguments)
             if item.turn == _LATE:
                 self._rest_until = time.monotonic() + LATE_REST * (time.monotonic() - started)
-        if left_out:
-            logger.info("tracking: the figures of %d runs were left out; --resume draws them", left_out)
         if lost:
             self._failures += lost
             logger.warning("tracking: the store did not come back; %d writes are not in it", lost)
@@ -147,8 +183,8 @@ class BackgroundWriter:
         return True
 
     def _wait(self, seconds: float) -> None:
-        """Wait, or try again as soon as the writer is closed."""
-        time.sleep(seconds) if self._closed.is_set() else self._closed.wait(seconds)
+        """Wait, or try again as soon as the writer is closed, or Ctrl-C is pressed then."""
+        (self._hurried if self._closed.is_set() else self._closed).wait(seconds)
 
     def _fail(self, error: Exception) -> None:
         self._failures += 1

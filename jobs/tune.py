@@ -11,6 +11,7 @@ from promptfleet.cluster.session import local_nodes, ray_with
 from promptfleet.cluster.watch import leaving_when_ray_is_gone
 from promptfleet.command_line import INTERRUPTED, ArgumentParser, path_argument, run
 from promptfleet.config import StorageConfig
+from promptfleet.disks import check_writable
 from promptfleet.errors import ConfigError
 from promptfleet.escaping import printable
 from promptfleet.federation.other_datasets import download_datasets
@@ -138,7 +139,7 @@ def _kept_in(folder: Path | None, spec: SweepSpec, arguments: Namespace, history
 
 def _export(arguments: Namespace, storage: StorageConfig) -> int:
     """Write the trials so far next to the study, also while the sweep runs."""
-    SWEEPS.find(storage, arguments.resume)
+    check_writable(SWEEPS.find(storage, arguments.resume))
     sweep = load_sweep(arguments.resume, storage=storage, trust_code=arguments.trust_code)
     path = sweep.folder / f"trials.{arguments.export}"
     export_trials(sweep.trials, path, arguments.export)

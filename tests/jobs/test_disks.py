@@ -143,6 +143,15 @@ def test_pretraining_refuses_out_before_it_imports_torch_and_ray(run_here, here,
     refused(run_here(*PRETRAIN, "--out", "file"), "error: --out file: cannot be written (Not a directory)")
 
 
+def test_an_export_is_refused_before_the_study_is_opened(run_here, here, monkeypatch):
+    sweep = here / "results" / "sweeps" / "mine"
+    sweep.mkdir(parents=True)
+    (sweep / "sweep.yaml").write_text("")
+    Disk(monkeypatch, sweep, errno.EROFS)
+    told = f"error: {sweep}: cannot be written (Read-only file system)"
+    refused(run_here("tune.py", "--resume", "mine", "--export", "csv"), told)
+
+
 LONG, DEEP = "ü" * 128, "a/" * 2500
 PATHS = [
     pytest.param("a" * 5000, "has a name of 5000 bytes, should be at most 255", id="5,000 letters"),

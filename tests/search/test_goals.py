@@ -7,10 +7,10 @@ from promptfleet.errors import ConfigError
 from promptfleet.search.final_stage import final_space
 from promptfleet.search.goals import Constraint, parse_goals
 from promptfleet.search.quantities import RoundFigures
+from promptfleet.search.records import trial_record
 from promptfleet.search.space import FloatRange, IntRange
 from promptfleet.search.spec import SweepSettings, parse_sweep
 from promptfleet.search.study import SweepStudy
-from promptfleet.search.sweep import trial_record
 from promptfleet.tracking.sweep_run import trial_row
 from promptfleet.trial_records import best_trial
 

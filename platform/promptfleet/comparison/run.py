@@ -17,9 +17,10 @@ from promptfleet.config import FederationConfig
 from promptfleet.federation.prepare import Prepared
 from promptfleet.federation.reports import FederationSummary
 from promptfleet.federation.resources import Shares, announce_gpus, plan_shares
+from promptfleet.search.records import trial_summary
 from promptfleet.search.spec import SweepSpec
 from promptfleet.search.stage import Stage
-from promptfleet.search.sweep import finish_sweep, open_study, trial_summary
+from promptfleet.search.sweep import finish_sweep, open_study
 from promptfleet.tracking.comparison_run import ComparisonRun
 from promptfleet.tracking.outages import persistently
 from promptfleet.tracking.store import TrackingStore

@@ -7,10 +7,11 @@ from typing import Any
 from promptfleet.comparison.spec import ComparisonSpec
 from promptfleet.config import FederationConfig
 from promptfleet.search.rebuild import rebuild_study
+from promptfleet.search.records import trial_records
 from promptfleet.search.space import Choice, Parameter
 from promptfleet.search.spec import SweepSettings, SweepSpec
 from promptfleet.search.study import SweepStudy
-from promptfleet.search.sweep import open_study, trial_records
+from promptfleet.search.sweep import open_study
 from promptfleet.search.widened import open_widened
 from promptfleet.trial_records import best_trial
 

@@ -9,7 +9,8 @@ from promptfleet.config import StorageConfig
 from promptfleet.search.folders import SWEEPS, read_begun
 from promptfleet.search.outcome_files import PROMPTS_FILE
 from promptfleet.search.prompts import Prompts, load_prompts
-from promptfleet.search.sweep import best_record, open_study, trial_records
+from promptfleet.search.records import trial_records
+from promptfleet.search.sweep import best_record, open_study
 from promptfleet.search.trials_frame import trials_frame
 from promptfleet.trial_records import TrialRecord
 

@@ -10,10 +10,10 @@ from promptfleet.federation.checkpoints.folder import bring_result
 from promptfleet.search.folders import trial_folder
 from promptfleet.search.objective import Objective
 from promptfleet.search.quantities import RoundFigures
+from promptfleet.search.records import trial_summaries
 from promptfleet.search.seats import seat_folders
 from promptfleet.search.stage import Stage
 from promptfleet.search.study import Proposal, SweepStudy
-from promptfleet.search.sweep import trial_summaries
 
 logger = logging.getLogger(__name__)
 

@@ -9,8 +9,8 @@ from optuna.trial import TrialState, create_trial
 
 from promptfleet.search.folders import trial_folder
 from promptfleet.search.objective import Objective
+from promptfleet.search.records import trial_record, trial_summary
 from promptfleet.search.spec import parse_sweep
-from promptfleet.search.sweep import trial_record, trial_summary
 from tests.tracking.values import make_result
 
 SPEC = parse_sweep({"space": {"experts": {"int": [1, 2]}}, "federation": {"clients": 3}}, source="test")

@@ -152,7 +152,6 @@ def test_the_space_of_a_method_without_one_keeps_to_what_is_set_and_to_bounds(wr
             "tune.yaml: federation: unknown key 'round'; did you mean 'rounds'",
         ),
         ({"trial": 3}, "unknown key 'trial'; did you mean 'trials'"),
-        ({"grace_rounds": 10}, "tune.yaml: grace_rounds: got 10, should be at most 1, the last round after which"),
         (
             {"federation": {"seed": 9, "expert_search": "exact"}},
             "federation: unknown key 'expert_search'; it is now 'pool.search'",

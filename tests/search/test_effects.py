@@ -1,5 +1,7 @@
 """Keys of a new search that could change nothing: refused, at the last value that has no effect."""
 
+import re
+
 import pytest
 
 from promptfleet.errors import ConfigError
@@ -69,11 +71,14 @@ def test_a_key_without_an_effect_is_refused(values, accepted, message):
     check_effects(parse_sweep(search(accepted), source="a.yaml"), source="a.yaml")
 
 
-def test_a_new_search_is_checked_and_one_that_was_begun_continues(tmp_path):
+def test_a_new_search_is_checked_and_one_that_was_begun_or_changed_continues(tmp_path, caplog):
     path = tmp_path / "a.yaml"
     path.write_text(dump_yaml(search({"grace_rounds": 4})))
     assert read_sweep(path).settings.grace_rounds == 4
+    read_sweep(path, ["rounds=3"])
+    assert re.search(r"no trial is stopped early: .*a.yaml: grace_rounds: got 4, should be at most 2", caplog.text)
+    path.write_text(dump_yaml(search({"grace_rounds": 4, "federation": {"rounds": 3}})))
     with pytest.raises(ConfigError, match=r"a.yaml: grace_rounds: got 4, should be at most 2, .* of 3 rounds"):
-        read_sweep(path, ["rounds=3"])
+        read_sweep(path)
     begun = parse_sweep(search({"grace_rounds": 4}), ["rounds=3"], source="sweep.yaml")
     assert parse_sweep(begun.to_dict(), source="sweep.yaml") == begun

@@ -60,7 +60,7 @@ def read_tuning(
         space = {key: entry for key, entry in entries.items() if key not in own_fixed}
         if space:
             tuning[method] = parse_sweep({**settings, "federation": base, "space": space}, trials=trials, source=where)
-            check_effects(tuning[method], source=source)
+            check_effects(tuning[method], source=source, changed=True)
     return tuning
 
 

@@ -278,7 +278,7 @@ def read_sweep(
         federation_config(keys, source=str(config))
         values = {**values, "federation": _around(_mapping(values, "federation", str(path)), keys, path, config)}
     spec = parse_sweep(values, assignments, trials=trials, budget=budget, source=str(path))
-    check_effects(spec, source=str(path))
+    check_effects(spec, source=str(path), changed=bool(assignments or config))
     return spec
 
 

@@ -36,12 +36,18 @@ def test_ties_and_zeros_count_as_all_signs_of_their_ranks_do(steps):
     assert paired_test(differences) == pytest.approx(min(1.0, 2 * min(below, above)))
 
 
+def test_of_many_pairs_few_that_differ_are_exact():
+    """Thirty pairs, five of them differ and one way: one of two in thirty-two, not the normal distribution's 0.025."""
+    differences = np.array([0.0] * 25 + [1, 2, 3, 4, 5]) / 64
+    assert paired_test(differences) == 2 / 2**5
+
+
 def test_many_pairs_have_the_normal_distribution():
     """All of n differences positive: z = (n (n + 1) / 4) / sqrt(n (n + 1) (2n + 1) / 24)."""
     n = MOST_EXACT + 1
     z = (n * (n + 1) / 4) / sqrt(n * (n + 1) * (2 * n + 1) / 24)
     assert paired_test(np.arange(1, n + 1) / 100) == pytest.approx(erfc(z / sqrt(2)))
-    tied = np.random.default_rng(0).integers(-4, 6, 50) / 30
+    tied = np.random.default_rng(0).integers(-4, 6, 50) / 30  # 47 of them differ
     assert paired_test(tied) == wilcoxon(tied, zero_method="pratt", method="asymptotic").pvalue
 
 

@@ -109,6 +109,8 @@ def _make_and_remove_folder(place: Path) -> None:
     try:
         made = tempfile.mkdtemp(prefix=".promptfleet-", dir=place)
     except FileNotFoundError:  # such as /proc, which has no place for new names
+        if not place.exists():  # removed meanwhile
+            raise
         raise OSError(errno.ENOTSUP, os.strerror(errno.ENOTSUP)) from None
     os.rmdir(made)
 

@@ -3,6 +3,7 @@
 import contextlib
 import logging
 import sqlite3
+import sys
 import threading
 import time
 
@@ -173,6 +174,25 @@ def test_late_jobs_have_no_more_than_their_time_once_the_writer_is_closed():
     writer.close(late_s=0.0)
     assert seen == ["end of the run"]
     assert (writer.left_out, writer.failures, writer.interrupted) == (3, 0, False)
+
+
+def test_ctrl_c_within_a_submission_leaves_no_lock_taken():
+    def interrupt(frame, event, argument):
+        if event == "return" and frame.f_code.co_name == "__enter__":  # has just taken a lock
+            raise KeyboardInterrupt
+        return interrupt
+
+    seen, writer = [], BackgroundWriter()
+    with contextlib.suppress(KeyboardInterrupt):
+        sys.settrace(interrupt)
+        writer.submit(seen.append, 1)
+    sys.settrace(None)
+    second = threading.Thread(target=writer.submit, args=(seen.append, 2), daemon=True)
+    second.start()
+    second.join(5)
+    assert not second.is_alive()
+    writer.close()
+    assert seen[-1] == 2
 
 
 def test_ctrl_c_leaves_out_late_jobs_and_keeps_the_others(ctrl_c):

@@ -5,6 +5,7 @@ import queue
 import threading
 import time
 from collections.abc import Callable
+from heapq import heappop, heappush
 from itertools import count
 from typing import NamedTuple
 
@@ -43,16 +44,18 @@ class BackgroundWriter:
     """
 
     def __init__(self, *, patience_s: float = PATIENCE_S) -> None:
-        self._jobs: queue.PriorityQueue[_Item] = queue.PriorityQueue()
+        # Ctrl-C within the put of other queues, or within Event.wait, may leave a lock taken for ever
+        self._submitted: queue.SimpleQueue[_Item] = queue.SimpleQueue()
+        self._waiting: list[_Item] = []  # a heap; of the thread alone
         self._numbers = count()
         self._patience_s = patience_s
         self._closed = threading.Event()
         self._closed_at = self._late_until = float("inf")
         self._rest_until = float("-inf")  # of late jobs
-        self._news = threading.Event()  # a job that may end their rest
         self._failures = 0
         self._reasons: list[str] = []
-        self._over = threading.Event()  # Thread.join takes a thread for ended once Ctrl-C has interrupted it
+        self._over: queue.SimpleQueue[None] = queue.SimpleQueue()  # Ctrl-C in Thread.join makes a thread count as ended
+        self._is_over = False
         self._hurried = threading.Event()
         self._gave_up = False
         self.left_out = 0  # late jobs
@@ -98,21 +101,28 @@ class BackgroundWriter:
         second one, nothing is.
         """
         self._late_until = min(self._late_until, time.monotonic() + late_s)
-        if not self._closed.is_set():
-            self._closed_at = time.monotonic()
-            self._closed.set()
-            self._put(_END, lambda: None)
-        while not self._over.is_set() and not self._gave_up:
+        while not self._is_over and not self._gave_up:
             try:
+                self._end_submissions()
                 self._wait_until_over()
             except KeyboardInterrupt:
                 self._give_up() if self._hurried.is_set() else self._hurry()
 
+    def _end_submissions(self) -> None:
+        if not self._closed.is_set():
+            self._closed_at = min(self._closed_at, time.monotonic())
+            self._closed.set()
+        self._put(_END, lambda: None)
+
     def _wait_until_over(self) -> None:
         wait_s = SLOW_S
-        while not self._over.wait(wait_s):
-            logger.info("tracking: waiting until everything is written to MLflow, %d writes left", self._jobs.qsize())
-            wait_s = PROGRESS_S
+        while not self._is_over:
+            try:
+                self._over.get(timeout=wait_s)
+            except queue.Empty:
+                left = self._submitted.qsize() + len(self._waiting)
+                logger.info("tracking: waiting until everything is written to MLflow, %d writes left", left)
+                wait_s = PROGRESS_S
 
     def _hurry(self) -> None:
         self._late_until = self._closed_at = float("-inf")
@@ -127,25 +137,30 @@ class BackgroundWriter:
         self._reasons.append("interrupted")
 
     def _put(self, turn: int, job: Callable[..., object], *arguments: object) -> None:
-        self._jobs.put(_Item(turn, next(self._numbers), job, arguments))
-        self._news.set()
+        self._submitted.put(_Item(turn, next(self._numbers), job, arguments))
 
     def _next(self) -> _Item:
         """Return the next job, a late one only after its rest or once the writer is closed."""
         while True:
-            self._news.clear()
-            item = self._jobs.get()
-            rest_s = self._rest_until - time.monotonic()
-            if item.turn != _LATE or rest_s <= 0 or self._closed.is_set():
-                return item
-            self._jobs.put(item)
-            self._news.wait(rest_s)
+            try:
+                heappush(self._waiting, self._submitted.get(timeout=self._patience_with_first()))
+            except queue.Empty:
+                return heappop(self._waiting)
+
+    def _patience_with_first(self) -> float | None:
+        """Return the seconds to wait for a job that comes before the first that waits; None without one."""
+        if not self._waiting:
+            return None
+        if self._waiting[0].turn != _LATE or self._closed.is_set():
+            return 0.0
+        return max(0.0, self._rest_until - time.monotonic())
 
     def _run(self) -> None:
         try:
             self._run_jobs()
         finally:
-            self._over.set()
+            self._is_over = True
+            self._over.put(None)
 
     def _run_jobs(self) -> None:
         lost = 0

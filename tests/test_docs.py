@@ -11,7 +11,9 @@ from pydantic import Field
 from promptfleet import methods
 from promptfleet.config import Seconds, dotted_fields
 from promptfleet.config_types import FilePath
+from promptfleet.federation.evaluation.answers import server_model
 from promptfleet.methods import METHODS, config_class
+from tests.fakes import tiny_examples, tiny_task
 from tests.tiny_federation import ALL, equal, tiny_federation
 
 
@@ -44,6 +46,9 @@ def test_the_plug_in_of_the_page_trains_its_channels_and_is_fedpgp_without():
     assert equal(fixed.server.state, fedpgp.server.state)
     assert not torch.equal(trained.privates[0]["channels.weight"], fixed.privates[0]["channels.weight"])
     assert not torch.equal(trained.logits(0), fedpgp.logits(0))
+    of_server = server_model(trained.method, tiny_task(trained.world, trained.privates[0], trained.download(0)))
+    images = tiny_examples(trained.world, 8).images
+    assert trained.method.predict(of_server, images).isfinite().all()  # it has no weights of channels
 
 
 @pytest.fixture

@@ -28,7 +28,8 @@ class Channels(PromptMethod):
     Config = ChannelsConfig
 
     def features(self, task, images):
-        return super().features(task, images) * task.private["channels.weight"]
+        features, weight = super().features(task, images), task.private.get("channels.weight")
+        return features if weight is None else features * weight
 
     def init_client(self, world, client, rng):
         weight = torch.ones(world.clip.tower.dim)

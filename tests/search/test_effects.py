@@ -31,7 +31,7 @@ def search(values):
         (
             {"pruner": "median", "federation": {"rounds": 1}},
             {"federation": {"rounds": 1}},  # as by default
-            "pruner: median can stop no trial early, since only the last of its 1 rounds is evaluated; take none",
+            "pruner: median can stop no trial early, since only the last of its 1 rounds is evaluated; take pruner",
         ),
         (
             {"pruner": "patient", "patience": 8},

@@ -54,7 +54,7 @@ def _nothing_stops(settings: "SweepSettings", config: FederationConfig) -> str |
     if last == 0:
         return (
             f"pruner: {settings.pruner} can stop no trial early, since only the last of its {rounds} rounds "
-            f"is evaluated; take none"
+            f"is evaluated; take pruner: none"
         )
     if settings.grace_rounds > last:
         return (

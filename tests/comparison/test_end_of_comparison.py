@@ -9,8 +9,7 @@ from promptfleet.comparison.reading import read_comparison
 from promptfleet.comparison.run import run_comparison
 from promptfleet.comparison.summary import describe_outcome
 from promptfleet.search import tune_run
-from promptfleet.search.folders import trial_folder
-from tests.tracking.values import make_result
+from tests.search.made_up_study import completing_trials
 
 
 def test_ctrl_c_while_figures_are_drawn_still_ends_with_tables_and_a_summary(tmp_path, monkeypatch, ctrl_c):
@@ -25,16 +24,7 @@ def test_ctrl_c_while_figures_are_drawn_still_ends_with_tables_and_a_summary(tmp
         ctrl_c()
         writer._hurried.wait(30)
 
-    def run_trials(stages, folder, prepared, nodes, store, writer, *, concurrent):
-        (stage,) = stages
-        while proposal := stage.study.next_proposal():
-            place = trial_folder(folder, proposal.number)
-            place.mkdir(parents=True)
-            (place / "result.json").write_text(make_result(stage.config(proposal.params)).to_json())
-            stage.study.complete(proposal.number, 0.5)
-            writer.submit_late(draw, writer)
-
-    monkeypatch.setattr(tune_run, "run_trials", run_trials)
+    monkeypatch.setattr(tune_run, "run_trials", completing_trials(draw))
     monkeypatch.setattr(run_module.TrackingStore, "open", lambda _: SimpleNamespace(ui_hint=lambda view: "mlflow ui"))
     monkeypatch.setattr(run_module.ComparisonRun, "start", lambda *_, **__: SimpleNamespace(finish=lambda *_, **__: []))
     outcome = run_comparison(spec, folder, None, [Node(cpus=4.0, gpus=0.0)], out=out)

@@ -1,8 +1,10 @@
-"""A study run on a made-up objective, round by round as the driver does it."""
+"""Studies run on made-up objectives: round by round as the driver does it, and trials that are complete at once."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 
+from promptfleet.search.folders import trial_folder
 from promptfleet.search.study import SweepStudy
+from tests.tracking.values import make_result
 
 
 def run_study(
@@ -23,3 +25,18 @@ def run_study(
         else:
             study.complete(proposal.number, value)
     return True
+
+
+def completing_trials(draw: Callable) -> Callable:
+    """Return a ``run_trials`` that completes each trial at once with a made-up result, and submits ``draw(writer)``."""
+
+    def run_trials(stages: Sequence, folder, prepared, nodes, store, writer, *, concurrent):
+        (stage,) = stages
+        while proposal := stage.study.next_proposal():
+            place = trial_folder(folder, proposal.number)
+            place.mkdir(parents=True)
+            (place / "result.json").write_text(make_result(stage.config(proposal.params)).to_json())
+            stage.study.complete(proposal.number, 0.5 + 0.1 * proposal.number)
+            writer.submit_late(draw, writer)
+
+    return run_trials

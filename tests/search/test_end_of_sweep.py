@@ -7,11 +7,10 @@ import pytest
 
 from promptfleet.cluster.nodes import Node
 from promptfleet.search import sweep, tune_run
-from promptfleet.search.folders import trial_folder
 from promptfleet.search.spec import parse_sweep
 from promptfleet.search.summary import describe_outcome
 from promptfleet.search.sweep import run_sweep
-from tests.tracking.values import make_result
+from tests.search.made_up_study import completing_trials
 
 
 @pytest.fixture
@@ -21,16 +20,7 @@ def run(monkeypatch, study_folder):
     spec = parse_sweep(values, source="a.yaml")
 
     def run(draw):
-        def run_trials(stages, folder, prepared, nodes, store, writer, *, concurrent):
-            (stage,) = stages
-            while proposal := stage.study.next_proposal():
-                place = trial_folder(folder, proposal.number)
-                place.mkdir(parents=True)
-                (place / "result.json").write_text(make_result(stage.config(proposal.params)).to_json())
-                stage.study.complete(proposal.number, 0.5 + 0.1 * proposal.number)
-                writer.submit_late(draw, writer)
-
-        monkeypatch.setattr(tune_run, "run_trials", run_trials)
+        monkeypatch.setattr(tune_run, "run_trials", completing_trials(draw))
         monkeypatch.setattr(sweep.TrackingStore, "open", lambda _: SimpleNamespace(ui_hint=lambda view: "mlflow ui"))
         parent = SimpleNamespace(view="sweep-a", finish=lambda *_, **__: [])
         monkeypatch.setattr(sweep.SweepRun, "start", lambda *_, **__: parent)

@@ -53,13 +53,13 @@ def _nothing_stops(settings: "SweepSettings", config: FederationConfig) -> str |
     last = (rounds - 1) // every * every  # the last decision
     if last == 0:
         return (
-            f"pruner: {settings.pruner} can stop no trial early, since only the last of its {rounds} rounds "
-            f"is evaluated; take pruner: none"
+            f"pruner: {settings.pruner} can stop no trial early, since only the last of its {rounds} rounds is "
+            "evaluated; take pruner: none"
         )
     if settings.grace_rounds > last:
         return (
-            f"grace_rounds: got {settings.grace_rounds}, should be at most {last}, the last round after "
-            f"which a trial of {rounds} rounds can be stopped early"
+            f"grace_rounds: got {settings.grace_rounds}, should be at most {last}, the last round after which a trial "
+            f"of {rounds} rounds can be stopped early"
         )
     most = last // every - 2
     if settings.pruner == "patient" and settings.patience > most:
@@ -71,6 +71,6 @@ def _nothing_stops(settings: "SweepSettings", config: FederationConfig) -> str |
         if pairs < LEAST_PAIRS:
             return (
                 f"pruner: wilcoxon needs {LEAST_PAIRS} clients to compare, and a trial has {pairs}; raise "
-                f"seeds_per_trial, or take median"
+                "seeds_per_trial, or take median"
             )
     return None

@@ -18,9 +18,10 @@ from measuring import report
 from noop import NoOp
 from promptfleet.cluster.nodes import Node
 from promptfleet.cluster.session import ray_with
+from promptfleet.federation.prepare import prepare
 from promptfleet.search.folders import SWEEPS
 from promptfleet.search.spec import SweepSpec, parse_sweep
-from promptfleet.search.sweep import concurrent_trials, open_study, prepare_sweep, run_sweep
+from promptfleet.search.sweep import concurrent_trials, open_study, run_sweep
 
 WAIT_S = 0.5
 CLIENTS_PER_ACTOR = 2
@@ -64,7 +65,7 @@ def seconds(
     with tempfile.TemporaryDirectory() as storage, patch("promptfleet.cluster.session.local_nodes", lambda: [node]):
         spec = parse_sweep(search(federation, concurrent, storage, options), source="benchmark")
         config = spec.base_config()
-        session = ray_with(lambda: prepare_sweep(spec), None, fork_server="auto", storage=config.storage)
+        session = ray_with(lambda: prepare(*spec.all_configs()), None, fork_server="auto", storage=config.storage)
         with (
             session as (prepared, nodes),
             SWEEPS.create(spec.to_dict(), config.storage, name="a", default_name="a") as folder,

@@ -15,6 +15,7 @@ from promptfleet.disks import check_writable
 from promptfleet.errors import ConfigError
 from promptfleet.escaping import printable
 from promptfleet.federation.other_datasets import download_datasets
+from promptfleet.federation.prepare import check_possible, prepare
 from promptfleet.federation.settings import all_keys, assigned_storage, trust_option
 from promptfleet.search.folders import SWEEPS, read_begun
 from promptfleet.search.history import FILE as HISTORY
@@ -24,7 +25,7 @@ from promptfleet.search.rebuild import rebuild_study
 from promptfleet.search.spec import SweepSpec, read_sweep
 from promptfleet.search.study import SweepStudy
 from promptfleet.search.summary import describe_outcome, describe_plan
-from promptfleet.search.sweep import check_budget, check_sweep, open_study, plan_sweep, prepare_sweep, run_sweep
+from promptfleet.search.sweep import check_budget, open_study, plan_sweep, run_sweep
 from promptfleet.search.trials_frame import FORMATS, export_trials
 from promptfleet.storage.remote import bring_file
 from promptfleet.storage.sync import synced_storage
@@ -101,13 +102,13 @@ def _run(spec: SweepSpec, folder: Path | None, arguments: Namespace, history: Hi
         plan_sweep(spec, local_nodes())
     if arguments.dry_run:
         if not arguments.download:  # or the dataset may not be there yet
-            check_sweep(spec)
+            check_possible(*spec.all_configs())
         print(describe_plan(spec))
         return 0
     if arguments.download:
         download_datasets(base)
     where = {"fork_server": base.runtime.fork_server, "storage": base.storage}
-    with ray_with(lambda: prepare_sweep(spec), arguments.address, **where) as (prepared, nodes):
+    with ray_with(lambda: prepare(*spec.all_configs()), arguments.address, **where) as (prepared, nodes):
         plan_sweep(spec, nodes)
         with _kept_in(folder, spec, arguments, history) as folder:
             shown = base.storage.shown(folder)

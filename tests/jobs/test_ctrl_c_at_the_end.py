@@ -29,7 +29,7 @@ def no_ray(monkeypatch):
 def test_a_search_ends_with_its_summary(run_here, no_ray, monkeypatch, tmp_path):
     record = TrialRecord(0, "complete", {"experts": 1}, 0.9, 3, 0.8, 1.0)
     outcome = SweepOutcome([record], record, make_result(), False, "ui", None, undrawn=2, drawing_interrupted=True)
-    monkeypatch.setattr(sweep, "prepare_sweep", lambda _: None)
+    monkeypatch.setattr(prepare, "prepare", lambda *_: None)
     monkeypatch.setattr(sweep, "run_sweep", lambda *_: outcome)
     (tmp_path / "a.yaml").write_text("space: {experts: {int: [0, 2]}}\nfederation: {clients: 3}")
     status, out, _ = run_here("tune.py", "--search", "a.yaml")

@@ -226,8 +226,12 @@ class SweepSpec:
         own = flatten(self.config({}).to_dict())
         return {key: own[key] for key, parameter in self.space.items() if key in own and parameter.contains(own[key])}
 
-    def further_seeds(self) -> list[FederationConfig]:
-        """Return the first federation with every other seed that trials or finalists have."""
+    def all_configs(self) -> Iterator[FederationConfig]:
+        """Yield the extreme federations, and the first one with every other seed that trials or finalists have."""
+        yield from self.extreme_configs()
+        yield from self._further_seeds()
+
+    def _further_seeds(self) -> list[FederationConfig]:
         config, settings = self.base_config(), self.settings
         finals = [config.model_copy(update={"seed": seed}) for seed in settings.finalists.seeds]
         return [*seeded(config, settings.seeds_per_trial)[1:], *finals]

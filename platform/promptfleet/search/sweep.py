@@ -8,7 +8,7 @@ from typing import Any
 from promptfleet.cluster.nodes import Node
 from promptfleet.config import FederationConfig
 from promptfleet.errors import ConfigError
-from promptfleet.federation.prepare import Prepared, check_possible, prepare
+from promptfleet.federation.prepare import Prepared
 from promptfleet.federation.reports import FederationSummary
 from promptfleet.federation.resources import Shares, announce_gpus, plan_shares
 from promptfleet.search.final_stage import final_folder, final_ranking, final_space, final_stage
@@ -66,16 +66,6 @@ def concurrent_trials(spec: SweepSpec, nodes: Sequence[Node]) -> int:
     largest = max(clients.extremes()) if clients else spec.base_config().clients
     config = spec.base_config().model_copy(update={"clients": largest})
     return most_concurrent(config, nodes, seeds=settings.seeds_per_trial, trials=settings.trials)
-
-
-def prepare_sweep(spec: SweepSpec) -> Prepared:
-    """Return frozen inputs of all trials. Raises PromptfleetError if one of the extreme federations is not possible."""
-    return prepare(*spec.extreme_configs(), *spec.further_seeds())
-
-
-def check_sweep(spec: SweepSpec) -> None:
-    """Raise what ``prepare_sweep`` raises. Encodes nothing, and writes no file."""
-    check_possible(*spec.extreme_configs(), *spec.further_seeds())
 
 
 def open_study(spec: SweepSpec, folder: Path) -> SweepStudy:
